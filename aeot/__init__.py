@@ -1,0 +1,54 @@
+"""Semi-discrete optimal transport for generative modelling (AE-OT).
+
+The public names are loaded on first use, so that ``import aeot`` and ``aeot --help`` are instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# name -> the module that defines it
+_PUBLIC = {
+    "generator": "_rng",
+    "ConvexPolygon": "measures",
+    "Empirical": "measures",
+    "Gaussian": "measures",
+    "GridDensity": "measures",
+    "Sampler": "measures",
+    "UniformBall": "measures",
+    "UniformBox": "measures",
+    "dataset": "data",
+    "images": "data",
+    "loader": "data",
+    "paired": "data",
+    "tensors": "data",
+    "to_uint8": "data",
+    "unpaired": "data",
+    "power_diagram": "transport.geometry",
+    "BrenierMap": "transport.brenier",
+    "SingularSet": "transport.singular",
+    "find_singularities": "transport.singular",
+    "Solution": "transport.solution",
+    "solve_exact": "transport.exact",
+    "solve_semidiscrete": "transport.solve",
+    "SemiDiscreteOT": "transport.estimator",
+    "AEOT": "model",
+    "Autoencoder": "model",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module defines
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(f"aeot.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'aeot' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,150 @@
+"""Argument checks with one message form: name, requirement, what came, the way out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def fail(name: str, requirement: str, got: object, way_out: str = "") -> ValueError:
+    """Build the one kind of error this package raises for bad arguments.
+
+    Args:
+        name: The argument, as the caller spells it.
+        requirement: What it must be, starting after "must" (``"be positive"``).
+        got: What came instead; shown as is.
+        way_out: What to do about it, or nothing.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    message = f"{name} must {requirement}, got {got}"
+    return ValueError(f"{message}; {way_out}" if way_out else message)
+
+
+def integer(name: str, value: object, *, minimum: int | None = 1) -> int:
+    """Return `value` as an int not below `minimum`.
+
+    Raises:
+        ValueError: If it is not a whole number (bools are not) or too small.
+    """
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or (minimum is not None and value < minimum):
+        bound = "" if minimum is None else f" >= {minimum}"
+        raise fail(name, f"be a whole number{bound}", repr(value))
+    return int(value)
+
+
+def real(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+) -> float:
+    """Return `value` as a finite float with ``above < value`` and ``minimum <= value <= maximum``.
+
+    Raises:
+        ValueError: If it is not a real number or out of range.
+    """
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
+    if number and math.isfinite(value) and above < value and minimum <= value <= maximum:
+        return float(value)
+    parts = [f"> {above:g}"] if above > -math.inf else []
+    parts += [f">= {minimum:g}"] if minimum > -math.inf else []
+    parts += [f"<= {maximum:g}"] if maximum < math.inf else []
+    raise fail(name, " ".join(["be a finite number", " and ".join(parts)]).strip(), repr(value))
+
+
+def choice(name: str, value: object, options: Iterable[str]) -> str:
+    """Return `value` if it is one of `options`.
+
+    Raises:
+        ValueError: If it is not; the message lists the options.
+    """
+    options = list(options)
+    if not isinstance(value, str) or value not in options:
+        raise fail(name, "be one of " + ", ".join(repr(o) for o in options), repr(value))
+    return value
+
+
+def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything array-like
+    """Return an array-like as a floating tensor, keeping its dtype and device.
+
+    Integers and float16 become float32; sequences and numpy arrays are taken as they are.
+
+    Raises:
+        ValueError: If it is not numeric or holds NaN or infinity.
+    """
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = f"{type(value).__name__} ({error})"
+        raise fail(name, "be a numeric array", got) from error
+    if tensor.is_complex():
+        raise fail(name, "be a real array", str(tensor.dtype))
+    if tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.to(torch.float32)
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        first = tuple(int(i) for i in (~finite).nonzero()[0])
+        got = f"{bad} NaN or infinite value(s), the first at index {first}"
+        raise fail(name, "be finite", got, "drop or repair those rows")
+    return tensor
+
+
+def points(
+    name: str,
+    value: Any,  # noqa: ANN401 - anything array-like
+    *,
+    dim: int | None = None,
+    min_rows: int = 1,
+) -> torch.Tensor:
+    """Return an array-like of shape (rows, dim) as a finite floating tensor.
+
+    Raises:
+        ValueError: If it is not two-dimensional, too short, not `dim` wide, or not finite.
+    """
+    tensor = array(name, value)
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        way_out = f"{name}[:, None] makes a column" if tensor.ndim == 1 else ""
+        raise fail(name, "have shape (rows, dim)", f"shape {tuple(tensor.shape)}", way_out)
+    if tensor.shape[0] < min_rows:
+        raise fail(name, f"have at least {min_rows} row(s)", str(tensor.shape[0]))
+    if dim is not None and tensor.shape[1] != dim:
+        raise fail(name, f"have {dim} columns", str(tensor.shape[1]))
+    return tensor
+
+
+def masses(value: Any, n: int, *, name: str = "masses") -> torch.Tensor:  # noqa: ANN401
+    """Return target masses as a float64 tensor (n,) that sums to one exactly in rounding.
+
+    Args:
+        value: None for equal masses, or n positive numbers summing to one within 1e-6.
+        n: How many sites there are.
+        name: The argument, as the caller spells it.
+
+    Raises:
+        ValueError: If the shape, the sign or the sum is wrong.
+    """
+    if value is None:
+        return torch.full((n,), 1.0 / n, dtype=torch.float64)
+    tensor = array(name, value).to(torch.float64)
+    if tensor.shape != (n,):
+        raise fail(name, f"have shape ({n},), one per site", f"shape {tuple(tensor.shape)}")
+    if not bool((tensor > 0).all()):
+        bad = int((tensor <= 0).nonzero()[0])
+        got = f"{float(tensor[bad]):g} at index {bad}"
+        raise fail(name, "be positive", got, "drop the sites that carry no mass")
+    total = float(tensor.sum())
+    if abs(total - 1) > 1e-6:
+        raise fail(name, "sum to 1", f"{total:.6g}", f"divide by {name}.sum()")
+    return tensor / total

@@ -1,0 +1,163 @@
+"""Saved models: a directory of safetensors, JSON and a manifest of hashes, replaced whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _previous(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.previous")
+
+
+def check_writable(directory: str | os.PathLike) -> Path:
+    """Check, before any work starts, that `directory` can be created or replaced by `save`.
+
+    Args:
+        directory: Where the model will go.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If it is a file, holds something else, or cannot be written.
+    """
+    path = Path(directory).absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"path must be a directory, got the file {path}; choose another name")
+    if path.is_dir() and any(path.iterdir()) and not (path / _MANIFEST).is_file():
+        raise ValueError(
+            f"path must be new, empty or a saved model, got {path} with other files in it; "
+            "choose another name"
+        )
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"path must be writable, got {path}; {parent} refuses new files")
+    return path
+
+
+def save(
+    directory: str | os.PathLike,
+    tensors: dict[str, torch.Tensor],
+    config: dict[str, Any],
+    *,
+    kind: str,
+) -> None:
+    """Write tensors and plain values as a directory that appears whole or not at all.
+
+    A process killed half-way leaves the directory that was there before.
+
+    Args:
+        directory: Created, or replaced if it holds an earlier save.
+        tensors: What to store, by name; any device, stored as on the CPU.
+        config: Plain values that JSON can hold.
+        kind: What this is (a class name); `load` asks for the same.
+
+    Raises:
+        ValueError: If the directory holds something else or cannot be written.
+    """
+    path = check_writable(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        # clone: safetensors refuses tensors that share memory, such as tied weights.
+        stored = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        save_file(stored, fresh / "model.safetensors")
+        body = {"format": FORMAT, "kind": kind, "config": config}
+        (fresh / "config.json").write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+        files = sorted(p.name for p in fresh.iterdir())
+        manifest = {"format": FORMAT, "sha256": {name: _digest(fresh / name) for name in files}}
+        (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        for file in [*fresh.iterdir(), fresh]:
+            _sync(file)
+        previous = _previous(path)
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(path, previous)
+        os.replace(fresh, path)
+        _sync(path.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def load(
+    directory: str | os.PathLike, *, kind: str, device: torch.device | str = "cpu"
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save` wrote, after checking every byte against the manifest.
+
+    Args:
+        directory: The saved model, or a run directory that holds one under ``model``.
+        kind: The class the caller expects.
+        device: Where the tensors go.
+
+    Returns:
+        The tensors by name, and the config.
+
+    Raises:
+        ValueError: If nothing is there, a file is missing, changed or of an unknown format, or
+            the saved class is another one.
+    """
+    path = Path(directory).absolute()
+    if not path.exists() and _previous(path).is_dir():
+        # A process was killed between the two renames of `save`.
+        with contextlib.suppress(OSError):
+            os.replace(_previous(path), path)
+    if not (path / _MANIFEST).is_file() and (path / "model" / _MANIFEST).is_file():
+        path = path / "model"
+    if not (path / _MANIFEST).is_file():
+        raise ValueError(f"path must be a saved model, got {path} without {_MANIFEST}")
+    manifest = _json(path / _MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT}; "
+            "load it with the version of aeot that wrote it"
+        )
+    for name, digest in manifest.get("sha256", {}).items():
+        file = path / name
+        if not file.is_file():
+            raise ValueError(f"{path} is incomplete: {name} is missing; restore or save it again")
+        if _digest(file) != digest:
+            raise ValueError(f"{file} was changed or damaged: its SHA-256 is not the manifest's")
+    body = _json(path / "config.json")
+    if body.get("kind") != kind:
+        raise ValueError(f"{path} holds a {body.get('kind')!r}, not a {kind!r}; load it with that")
+    return load_file(path / "model.safetensors", device=str(device)), body["config"]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""Adversarial and likelihood baselines on the same data layer."""

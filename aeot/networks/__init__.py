@@ -1,0 +1,1 @@
+"""Networks: modules only, no losses, optimisers or devices."""

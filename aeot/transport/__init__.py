@@ -1,0 +1,1 @@
+"""Transport: heights, cells, exact geometry, solvers, singular sets."""
