@@ -6,13 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-
-
-def _word(key: str) -> int:
-    # Python's own hash of a string changes from process to process.
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
 def stream_seed(seed: int, *keys: int | str) -> int:
@@ -25,9 +19,9 @@ def stream_seed(seed: int, *keys: int | str) -> int:
     Returns:
         A whole number in [0, 2**64).
     """
-    words = [int(seed), *(_word(key) if isinstance(key, str) else int(key) for key in keys)]
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)
-    return int(state[0])
+    # A digest rather than arithmetic: ("a",), ("a", 0) and ("a0",) are three streams.
+    name = repr((int(seed), *(key if isinstance(key, str) else int(key) for key in keys)))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:

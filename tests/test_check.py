@@ -1,0 +1,70 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from aeot import _check
+from aeot._rng import forked, generator, stream_seed
+from aeot._shard import Shard
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: _check.integer("n", 2.5), "n must be a whole number >= 1, got 2.5"),
+        (lambda: _check.integer("n", True), "got True"),
+        (lambda: _check.integer("n", 0), ">= 1, got 0"),
+        (lambda: _check.real("tol", math.nan, above=0), "tol must be a finite number > 0, got nan"),
+        (lambda: _check.real("tol", 0.0, above=0.0), "got 0.0"),
+        (lambda: _check.real("tol", 2, minimum=0, maximum=1), ">= 0 and <= 1, got 2"),
+        (lambda: _check.choice("m", "x", ["a", "b"]), "m must be one of 'a', 'b', got 'x'"),
+        (lambda: _check.points("x", np.zeros((2, 3)), dim=4), "x must have 4 columns, got 3"),
+        (lambda: _check.points("x", np.zeros((1, 3)), min_rows=2), "at least 2 row"),
+        (lambda: _check.points("x", ["a"]), "x must be a numeric array"),
+        (lambda: _check.array("x", [1.0, math.inf]), r"the first at index \(1,\)"),
+        (lambda: _check.array("x", [1j]), "real array"),
+        (lambda: _check.masses([0.5, 0.6], 2), "sum to 1, got 1.1; divide by masses.sum()"),
+        (lambda: _check.masses([1.5, -0.5], 2), "positive, got -0.5 at index 1"),
+        (lambda: _check.masses([1.0], 2), r"shape \(2,\)"),
+    ],
+)
+def test_messages_say_what_came_and_the_way_out(call, words):
+    with pytest.raises(ValueError, match=words.replace("masses.sum()", r"masses.sum\(\)")):
+        call()
+
+
+def test_dtypes_are_kept_and_integers_become_float32():
+    assert _check.array("x", np.zeros(2)).dtype == torch.float64
+    assert _check.array("x", np.zeros(2, np.float32)).dtype == torch.float32
+    assert _check.array("x", [1, 2]).dtype == torch.float32
+
+
+def test_masses_sum_to_one_in_float64():
+    weights = _check.masses(np.array([1, 2, 4], np.float32) / 7, 3)
+    assert weights.dtype == torch.float64
+    assert abs(float(weights.sum()) - 1) < 1e-15
+
+
+def test_streams_differ_by_seed_and_by_every_key():
+    seeds = {stream_seed(s, *k) for s in (0, 1) for k in [(), ("a",), ("b",), ("a", 0), ("a", 1)]}
+    assert len(seeds) == 10
+
+
+def test_forked_leaves_the_global_generator_alone():
+    state = torch.random.get_rng_state()
+    with forked(7):
+        a = torch.rand(3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with forked(7):
+        assert torch.equal(torch.rand(3), a)
+    x, y = (torch.rand(3, generator=generator(7, "x")) for _ in range(2))
+    assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("start", [0, 3, 8])
+def test_shards_partition_the_blocks(start):
+    parts = [set(Shard(i, 3).blocks(start, 20)) for i in range(3)]
+    assert set.union(*parts) == set(range(start, 20))
+    assert sum(map(len, parts)) == 20 - start
+    assert all(b % 3 == i for i, part in enumerate(parts) for b in part)

@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+import aeot
+from aeot import generator
+from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
+
+N = 200_000
+MATRIX = torch.tensor([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])
+CLOUD = torch.tensor([[0.0, 1.0], [2.0, -1.0], [4.0, 0.5]])
+MEASURES = [
+    UniformBox(dim=3),
+    UniformBox(low=[-2.0, 1.0], high=[4.0, 1.5]),
+    UniformBall(dim=2, center=[1.0, -1.0], radius=2.0),
+    UniformBall(dim=5),
+    Gaussian(dim=4),
+    Gaussian(mean=[1.0, 2.0, 3.0], covariance=MATRIX),
+    Empirical(CLOUD),
+]
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=repr)
+def test_sample_moments_match_the_closed_forms(measure):
+    x = measure.sample(N, generator=generator(3, "moments")).to(torch.float64)
+    mean = measure.mean.to(torch.float64)
+    covariance = measure.covariance.to(torch.float64)
+    spread = covariance.diagonal().max().sqrt()
+    assert x.shape == (N, measure.dim)
+    # five standard errors; an entry of a sample covariance varies by at most spread^2 sqrt(3 / N)
+    assert ((x.mean(0) - mean).abs() < 5 * spread / N**0.5).all()
+    assert ((torch.cov(x.T) - covariance).abs() < 5 * spread**2 * (3 / N) ** 0.5).all()
+
+
+def test_ball_is_uniform_in_volume():
+    x = UniformBall(dim=3, radius=2.0).sample(N, generator=generator(0))
+    assert float(x.norm(dim=1).max()) <= 2.0 + 1e-6
+    inner = float((x.norm(dim=1) < 1.0).double().mean())
+    assert abs(inner - 1 / 8) < 5 * (1 / 8 * 7 / 8 / N) ** 0.5
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=repr)
+def test_same_generator_same_points(measure):
+    a, b = (measure.sample(5, generator=generator(1)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, measure.sample(5, generator=generator(2)))
+
+
+def test_dtype_is_the_callers():
+    low = torch.zeros(2, dtype=torch.float64)
+    assert UniformBox(low=low, high=low + 1).sample(3).dtype == torch.float64
+    assert UniformBox(dim=2).sample(3).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: UniformBox(dim=0), "dim must be a whole number >= 1, got 0"),
+        (lambda: UniformBox(), "dim must be given"),
+        (lambda: UniformBox(low=[0.0, 1.0], high=[1.0, 1.0]), "on axis 1"),
+        (lambda: UniformBox(low=[0.0, 1.0], high=[1.0]), "shape"),
+        (lambda: UniformBall(dim=2, radius=0.0), "radius must be a finite number > 0"),
+        (lambda: Gaussian(), "dim must be given"),
+        (lambda: Gaussian(covariance=[[1.0, 2.0], [2.0, 1.0]]), "least eigenvalue -1"),
+        (lambda: Gaussian(covariance=[[1.0, 0.5], [0.0, 1.0]]), "symmetric"),
+        (lambda: Sampler("no", dim=2), "callable"),
+        (lambda: Empirical([1.0, 2.0]), r"points\[:, None\]"),
+        (lambda: Empirical([[float("nan")]]), "NaN or infinite"),
+        (lambda: Sampler(lambda n, g: torch.zeros(n, 3), dim=2).sample(4), "2 columns"),
+        (lambda: Sampler(lambda n, g: torch.zeros(n + 1, 2), dim=2).sample(4), "4 rows"),
+    ],
+)
+def test_bad_arguments_are_named(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_public_names_resolve_lazily():
+    assert aeot.UniformBox is UniformBox
+    with pytest.raises(AttributeError):
+        _ = aeot.no_such_name
