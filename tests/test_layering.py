@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1] / "aeot"
 
 # A layer is a list of ranks; a module may import lower layers and, in its own layer, lower ranks.
 LAYERS = [
-    [["_check", "_rng", "_shard", "_io"]],
+    [["_check", "_rng", "_shard", "_io", "_environment"]],
     [["networks.blocks"], ["measures", "networks.*", "gan.losses", "metrics", "data"]],
     [
         ["transport.heights", "transport.minimize"],
@@ -25,7 +25,7 @@ LAYERS = [
     ],
     [["training", "distributed"]],
     [["gan.generate", "gan.likelihood", "gan.translate", "model", "features", "diagnostics.*"]],
-    [["plotting._style"], ["plotting.*", "compare"], ["report"], ["cli"], ["__main__"]],
+    [["plotting._style"], ["plotting.*", "compare"], ["report"], ["runs"], ["cli"], ["__main__"]],
 ]
 ONLY = {  # a package that one place alone may import
     "matplotlib": ("plotting",),

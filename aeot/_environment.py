@@ -1,0 +1,95 @@
+"""Where a result was made: versions, processor, devices, threads, memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None
+
+_PACKAGES = (
+    "aeot",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "numba",
+    "pykeops",
+    "matplotlib",
+    "pillow",
+    "safetensors",
+    "torchmetrics",
+    "jsonargparse",
+)
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return what is written beside every result.
+
+    Args:
+        device: Where the computation runs.
+
+    Returns:
+        Plain values: versions of the packages that matter, platform, processor, cores, threads,
+        memory in GiB, devices, the device asked for, and the ranks of a distributed run.
+
+    Example:
+        >>> environment()["device"]
+        'cpu'
+    """
+    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    return {
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory(),
+        "gpus": gpus,
+        "device": str(device),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def peak_memory() -> float:
+    """Return the largest resident memory this process has had so far, in GiB; nan if unknown."""
+    if resource is None:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << (30 if sys.platform == "darwin" else 20))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
