@@ -1,0 +1,213 @@
+"""Generators: image to image (ResNet, U-Net) and noise to image."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from aeot._check import choice, fail, integer, real
+
+NORMS = ("instance", "instance-affine", "batch", "none")
+
+
+def _norm(kind: str, channels: int) -> list[nn.Module]:
+    if kind == "none":
+        return []
+    if kind == "batch":
+        return [nn.BatchNorm2d(channels)]
+    return [nn.InstanceNorm2d(channels, affine=kind == "instance-affine")]
+
+
+def _has_bias(kind: str) -> bool:
+    # A learned shift after the convolution makes its own bias redundant.
+    return kind in ("instance", "none")
+
+
+def _check(in_channels: int, out_channels: int, filters: int, norm: str, dropout: float) -> None:
+    integer("in_channels", in_channels)
+    integer("out_channels", out_channels)
+    integer("filters", filters)
+    choice("norm", norm, NORMS)
+    if real("dropout", dropout, minimum=0) >= 1:
+        raise fail("dropout", "be below 1", dropout)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int, norm: str, dropout: float) -> None:
+        super().__init__()
+        bias = _has_bias(norm)
+        layers = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=bias)]
+        layers += [*_norm(norm, channels), nn.ReLU(inplace=True)]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=bias)]
+        self.body = nn.Sequential(*layers, *_norm(norm, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+class ResNetGenerator(nn.Module):
+    """The image-to-image network of CycleGAN: two strides down, residual blocks, two up.
+
+    With 3 channels it has 11 378 179 parameters for nine blocks (used at 256 px and up) and
+    7 837 699 for six (128 px). Sides must be multiples of four.
+
+    Args:
+        in_channels: Channels of the input image.
+        out_channels: Channels of the output image, in [-1, 1] through a tanh.
+        n_blocks: Residual blocks at a quarter of the resolution.
+        filters: Channels after the first layer; the blocks have four times as many.
+        norm: "instance" (statistics of each image, nothing learned: the published code),
+            "instance-affine" (with a learned scale and shift: the paper's text), "batch" or "none".
+        dropout: Dropout inside the residual blocks, 0 for none.
+
+    Raises:
+        ValueError: If an argument is out of range, or an image's side is no multiple of four.
+
+    References:
+        J.-Y. Zhu, T. Park, P. Isola, A. Efros, "Unpaired image-to-image translation using
+        cycle-consistent adversarial networks", 2017, section 7.2.
+
+    Example:
+        >>> import torch
+        >>> ResNetGenerator(1, 1, n_blocks=2, filters=4)(torch.zeros(2, 1, 32, 28)).shape
+        torch.Size([2, 1, 32, 28])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        n_blocks: int = 9,
+        *,
+        filters: int = 64,
+        norm: str = "instance",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check(in_channels, out_channels, filters, norm, dropout)
+        integer("n_blocks", n_blocks, minimum=0)
+        bias = _has_bias(norm)
+        relu = nn.ReLU(inplace=True)
+        layers = [nn.ReflectionPad2d(3), nn.Conv2d(in_channels, filters, 7, bias=bias)]
+        layers += [*_norm(norm, filters), relu]
+        for width in (filters, 2 * filters):
+            layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=bias)]
+            layers += [*_norm(norm, 2 * width), relu]
+        layers += [_Residual(4 * filters, norm, dropout) for _ in range(n_blocks)]
+        for width in (4 * filters, 2 * filters):
+            layers += [
+                nn.ConvTranspose2d(
+                    width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=bias
+                ),
+                *_norm(norm, width // 2),
+                relu,
+            ]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(filters, out_channels, 7), nn.Tanh()]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Translate images (B, in_channels, H, W) into (B, out_channels, H, W)."""
+        if x.shape[-1] % 4 or x.shape[-2] % 4:
+            raise fail("image sides", "be multiples of 4", tuple(x.shape[-2:]), "resize them")
+        return self.body(x)
+
+
+class _Level(nn.Module):
+    """One level of the U: down, whatever is inside, up, and the input beside it."""
+
+    def __init__(
+        self,
+        outer: int,
+        inner: int,
+        inside: nn.Module | None,
+        *,
+        norm: str,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        bias = _has_bias(norm)
+        self.down = nn.Sequential(
+            # Not in place: the same tensor goes through the skip connection.
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(outer, inner, 4, stride=2, padding=1, bias=bias),
+            *(_norm(norm, inner) if inside is not None else []),
+        )
+        self.inside = nn.Identity() if inside is None else inside
+        self.up = nn.Sequential(
+            nn.ReLU(),
+            nn.ConvTranspose2d(
+                inner if inside is None else 2 * inner, outer, 4, stride=2, padding=1, bias=bias
+            ),
+            *_norm(norm, outer),
+            *([nn.Dropout(dropout)] if dropout else []),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, self.up(self.inside(self.down(x)))], dim=1)
+
+
+class UNetGenerator(nn.Module):
+    """The U-Net of pix2pix: log2(size) strides down to one pixel and back, with skips.
+
+    Channels grow as 1, 2, 4, 8, 8, ... times `filters`. The outermost levels and the innermost
+    one down have no normalisation; dropout sits on the way up wherever both sides of a level have
+    8 `filters` channels, the innermost excepted.
+
+    Args:
+        in_channels: Channels of the input (images, or images and noise).
+        out_channels: Channels of the output image, in [-1, 1] through a tanh.
+        size: Side of the square images: a power of two, at least 8. Larger multiples of it work.
+        filters: Channels after the first layer.
+        norm: "batch", "instance", "instance-affine" or "none". With one image at a time, batch
+            normalisation in training *is* "instance-affine".
+        dropout: Probability in the intermediate levels; the only noise of pix2pix.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        P. Isola, J.-Y. Zhu, T. Zhou, A. Efros, "Image-to-image translation with conditional
+        adversarial networks", 2017, section 6.1.
+
+    Example:
+        >>> import torch
+        >>> UNetGenerator(1, 3, size=32, filters=4)(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        size: int = 256,
+        *,
+        filters: int = 64,
+        norm: str = "batch",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        _check(in_channels, out_channels, filters, norm, dropout)
+        size = integer("size", size, minimum=8)
+        if size & (size - 1):
+            raise fail("size", "be a power of two", size, "resize the images")
+        self.size = size
+        levels = size.bit_length() - 1
+        widths = [filters * min(2**i, 8) for i in range(levels)]
+        bias = _has_bias(norm)
+        inside = None
+        for level in range(levels - 1, 0, -1):
+            outer, inner = widths[level - 1], widths[level]
+            drop = dropout if outer == inner and inside is not None else 0.0
+            inside = _Level(outer, inner, inside, norm=norm, dropout=drop)
+        self.first = nn.Conv2d(in_channels, filters, 4, stride=2, padding=1, bias=bias)
+        self.inside = inside
+        self.last = nn.ConvTranspose2d(2 * filters, out_channels, 4, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Translate images (B, in_channels, H, W) into (B, out_channels, H, W)."""
+        if x.shape[-1] % self.size or x.shape[-2] % self.size:
+            raise fail(
+                "image sides", f"be multiples of {self.size}", tuple(x.shape[-2:]), "resize them"
+            )
+        return torch.tanh(self.last(torch.relu(self.inside(self.first(x)))))
