@@ -1,0 +1,163 @@
+"""The ``aeot`` command.
+
+``aeot --help`` reads the table below and nothing else. A subcommand is one line of it: the function
+that does the work, whose signature jsonargparse turns into options, and one sentence. A third entry
+names an estimator class: its constructor's options are offered too, and the function gets the
+instance as ``model``. A parameter ``config`` receives all options as YAML, to be written beside
+the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import aeot
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "demo": ("aeot.runs:demo", "train, transport and generate on scikit-learn's digits"),
+    "fit": ("aeot.runs:fit", "fit a model and write a run directory", "aeot.model:AEOT"),
+    "sample": ("aeot.runs:sample", "draw new images from a finished run"),
+    "doctor": ("aeot.cli:doctor", "show versions, devices, compilers and data sets found"),
+}
+_HELP = """\
+usage: aeot COMMAND [options]
+
+Autoencoders and semi-discrete optimal transport for generative modelling.
+
+commands:
+{commands}
+
+aeot COMMAND --help lists the options of a command. Each of them can come from a YAML file given
+as --config FILE; --print_config writes one. AEOT_DEBUG=1 shows the traceback of an error.
+"""
+
+
+class _Refused(Exception):
+    """The command line itself is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments after ``aeot``; None takes the process's own.
+
+    Returns:
+        The exit status: 0, 2 for a mistake the user can mend, 130 if interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        lines = [f"  {name:<10}{entry[1]}" for name, entry in COMMANDS.items()]
+        print(_HELP.format(commands="\n".join(lines)), end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"aeot {aeot.__version__}")
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise _Refused(f"there is no command {argv[0]!r}; the commands are {known}")
+        with _quiet_messages():
+            _run(argv[0], [_underscored(argument) for argument in argv[1:]])
+    except KeyboardInterrupt:
+        print("aeot: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `aeot doctor | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (_Refused, ValueError, OSError, ImportError) as error:
+        if os.environ.get("AEOT_DEBUG"):
+            raise
+        message = " ".join(str(error).split())
+        print(f"aeot: error: {message or type(error).__name__}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(command: str, argv: list[str]) -> None:
+    import jsonargparse
+
+    function = _load(COMMANDS[command][0])
+    estimator = _load(COMMANDS[command][2]) if len(COMMANDS[command]) > 2 else None
+    parser = jsonargparse.ArgumentParser(
+        prog=f"aeot {command}", description=COMMANDS[command][1], exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    own = parser.add_function_arguments(function, as_group=False, skip={"model", "config"})
+    theirs = parser.add_class_arguments(estimator, as_group=False) if estimator else []
+    try:
+        chosen = parser.parse_args(argv)
+    except jsonargparse.ArgumentError as error:
+        raise _Refused(f"{error}; see aeot {command} --help") from error
+    plain = chosen.as_dict()
+    arguments = {name: plain[name] for name in own}
+    if estimator:
+        arguments["model"] = estimator(**{name: plain[name] for name in theirs})
+    if "config" in inspect.signature(function).parameters:
+        arguments["config"] = parser.dump(chosen)
+    function(**arguments)
+
+
+def _load(place: str) -> Callable[..., Any]:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _underscored(argument: str) -> str:
+    """Read --latent-dim as --latent_dim: both spellings are typed."""
+    if not argument.startswith("--"):
+        return argument
+    option, equals, value = argument.partition("=")
+    return "--" + option[2:].replace("-", "_") + equals + value
+
+
+@contextlib.contextmanager
+def _quiet_messages() -> Iterator[None]:
+    """Show warnings and the package's log as plain lines on stderr."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"aeot: warning: {message}", file=sys.stderr)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("aeot: %(message)s"))
+    log = logging.getLogger("aeot")
+    level = log.level
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+
+
+def doctor() -> None:
+    """Print what this installation can use: versions, devices, compilers, data sets."""
+    from aeot._environment import environment
+
+    facts = environment()
+    print(f"aeot {aeot.__version__}, Python {facts['python']}, {facts['platform']}")
+    print(f"processor   {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads")
+    print(f"memory      {facts['memory_gib']} GiB")
+    print(f"GPUs        {', '.join(facts['gpus']) or 'none'}")
+    print(f"KeOps       {_keops()}")
+    print("versions    " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()))
+
+
+def _keops() -> str:
+    # Not imported: the first import compiles for half a minute.
+    if importlib.util.find_spec("pykeops") is None:
+        return "not installed; the dense and kd-tree backends need nothing"
+    compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
+    return f"installed, compiler {shutil.which(compiler)}" if compiler else "installed, no compiler"
