@@ -10,7 +10,11 @@ ROOT = Path(__file__).resolve().parents[1] / "aeot"
 # A layer is a list of ranks; a module may import lower layers and, in its own layer, lower ranks.
 LAYERS = [
     [["_check", "_rng", "_shard", "_io", "_environment"]],
-    [["networks.blocks"], ["measures", "networks.*", "gan.losses", "metrics", "data"]],
+    [
+        ["networks.blocks"],
+        ["measures", "networks.*", "gan.losses", "metrics", "data"],
+        ["precision_recall"],
+    ],
     [
         ["transport.heights", "transport.minimize"],
         ["transport.polygons"],

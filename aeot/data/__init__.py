@@ -1,0 +1,30 @@
+"""Data sets held in memory, and the batches every model trains on."""
+
+from aeot.data.arrays import (
+    Dataset,
+    Domains,
+    indices,
+    loader,
+    resize,
+    tensors,
+    to_uint8,
+    unpaired,
+)
+from aeot.data.folder import images, paired
+from aeot.data.named import dataset
+from aeot.data.toys import toy
+
+__all__ = [
+    "Dataset",
+    "Domains",
+    "dataset",
+    "images",
+    "indices",
+    "loader",
+    "paired",
+    "resize",
+    "tensors",
+    "to_uint8",
+    "toy",
+    "unpaired",
+]

@@ -1,0 +1,336 @@
+"""The data set all models share: uint8 images or float vectors in memory, and endless batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from aeot import _check
+from aeot._rng import generator
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images or vectors in memory; indexing gives what networks take.
+
+    ``data[i]`` and ``data[index]`` (slice, list or tensor) return float32: images in [-1, 1],
+    vectors as they are. Build one with `tensors`, `images`, `dataset` or `toy`.
+
+    Attributes:
+        values: Images (n, C, H, W), uint8 or float32 in [-1, 1], or vectors (n, d), float32.
+        name: What it is called in reports.
+        labels: Class of each row (n,), int64, or None.
+        classes: What the labels mean, or empty.
+        info: Further facts. Toy sets: ``modes`` (k, 2), ``std`` and ``scale``. Folders:
+            ``files`` and ``skipped``.
+    """
+
+    values: torch.Tensor = field(repr=False)
+    name: str = "tensors"
+    labels: torch.Tensor | None = field(default=None, repr=False)
+    classes: tuple[str, ...] = ()
+    info: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row: (C, H, W) or (d,)."""
+        return tuple(self.values.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | torch.Tensor) -> torch.Tensor:
+        rows = self.values[index]
+        return rows.to(torch.float32).div_(127.5).sub_(1) if rows.dtype == torch.uint8 else rows
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def subset(self, index: slice | Sequence[int] | torch.Tensor) -> Dataset:
+        """Return the rows `index` as a data set with the same name, classes and facts."""
+        labels = None if self.labels is None else self.labels[index]
+        info = {key: value for key, value in self.info.items() if key != "files"}
+        return replace(self, values=self.values[index], labels=labels, info=info)
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the same data set with its values and labels on `device`."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, values=self.values.to(device), labels=labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Domains:
+    """Two data sets side by side: `paired` row by row, or two independent collections.
+
+    Attributes:
+        a: The first domain.
+        b: The second domain.
+        paired: Whether row i of `a` belongs to row i of `b`.
+    """
+
+    a: Dataset
+    b: Dataset
+    paired: bool
+
+    @property
+    def name(self) -> str:
+        """The names of both domains."""
+        return f"{self.a.name} / {self.b.name}"
+
+    def __len__(self) -> int:
+        return max(len(self.a), len(self.b))
+
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.paired:
+            raise TypeError("unpaired domains have no common index; index .a and .b")
+        return self.a[index], self.b[index]
+
+
+def tensors(
+    array: Any,  # noqa: ANN401 - anything array-like
+    labels: Any = None,  # noqa: ANN401
+    *,
+    classes: Sequence[str] = (),
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    name: str = "tensors",
+) -> Dataset:
+    """Make a data set of an array or tensor.
+
+    Args:
+        array: Images (n, H, W), (n, C, H, W) or (n, H, W, C) with C = 1 or 3, or vectors (n, d).
+            uint8 images are taken as they are; other images must lie in `value_range`.
+        labels: Class of each row (n,), whole numbers from 0, or None.
+        classes: Names of the classes, in the order of the labels.
+        value_range: What black and white are in images that are not uint8.
+        name: What it is called in reports.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the shape is none of the above, a value is not finite or out of range, or
+            the labels do not fit.
+
+    Example:
+        >>> data = tensors([[0.0, 1.0], [2.0, 3.0]])
+        >>> len(data), data.shape
+        (2, (2,))
+        >>> gray = tensors(torch.zeros(5, 8, 8), value_range=(0, 1))
+        >>> gray.shape, float(gray[0].max())
+        ((1, 8, 8), -1.0)
+    """
+    raw = torch.as_tensor(array) if isinstance(array, (torch.Tensor, np.ndarray)) else None
+    is_bytes = raw is not None and raw.dtype == torch.uint8
+    values = raw if is_bytes else _check.array("array", array)
+    if values.ndim not in (2, 3, 4) or 0 in values.shape:
+        requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
+        raise _check.fail("array", requirement, f"shape {tuple(values.shape)}")
+    if values.ndim == 2:
+        values = values.to(torch.float32)
+    else:
+        values = _channels_first(values)
+        if not is_bytes:
+            values = _to_unit(values, value_range)
+    return Dataset(values.contiguous(), name, _labels(labels, len(values)), tuple(classes))
+
+
+def _channels_first(values: torch.Tensor) -> torch.Tensor:
+    if values.ndim == 3:
+        return values[:, None]
+    if values.shape[1] not in (1, 3) and values.shape[3] in (1, 3):
+        values = values.permute(0, 3, 1, 2)
+    if values.shape[1] not in (1, 3):
+        raise _check.fail("array", "have 1 or 3 channels", f"shape {tuple(values.shape)}")
+    return values
+
+
+def _to_unit(values: torch.Tensor, value_range: tuple[float, float]) -> torch.Tensor:
+    black, white = (_check.real("value_range", edge) for edge in value_range)
+    low, high = float(values.min()), float(values.max())
+    if not black < white or low < black or high > white:
+        got = f"values from {low:g} to {high:g}"
+        way_out = "say what black and white are with value_range=(black, white)"
+        raise _check.fail("array", f"lie in [{black:g}, {white:g}]", got, way_out)
+    if (black, white) == (-1, 1) and low >= 0 and high > 0:
+        warnings.warn(
+            "no image value is negative although black is -1; pass value_range=(0, 1) if black "
+            "is 0",
+            stacklevel=3,
+        )
+    return (values.to(torch.float32) - black).mul_(2 / (white - black)).sub_(1)
+
+
+def _labels(labels: Any, n: int) -> torch.Tensor | None:  # noqa: ANN401
+    if labels is None:
+        return None
+    tensor = torch.as_tensor(labels)
+    whole = not tensor.is_floating_point() and not tensor.is_complex()
+    if tensor.shape != (n,) or not whole or int(tensor.min()) < 0:
+        got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+        raise _check.fail("labels", f"be {n} whole numbers >= 0, one per row", got)
+    return tensor.to(torch.int64)
+
+
+def domain(name: str, value: Any) -> Dataset:  # noqa: ANN401
+    """Return a data set as it is, anything else through `tensors`."""
+    if isinstance(value, Dataset):
+        return value
+    return tensors(value, name=name)
+
+
+def unpaired(a: Any, b: Any) -> Domains:  # noqa: ANN401 - data sets or array-likes
+    """Put two independent collections side by side, for translation without pairs.
+
+    Args:
+        a: A `Dataset`, or anything `tensors` takes.
+        b: The same; it may be longer or shorter.
+
+    Returns:
+        The two domains; `loader` draws from each in its own order.
+
+    Raises:
+        ValueError: If their rows differ in shape or one is empty.
+
+    Example:
+        >>> len(unpaired(torch.zeros(4, 2), torch.ones(6, 2)))
+        6
+    """
+    a, b = domain("a", a), domain("b", b)
+    if a.shape != b.shape:
+        raise _check.fail("b", f"have rows of shape {a.shape} like a", str(b.shape))
+    return Domains(a, b, paired=False)
+
+
+def pairs(a: Dataset, b: Dataset) -> Domains:
+    """Put two data sets side by side whose rows belong together (`paired` is the public face)."""
+    if len(a) != len(b):
+        raise _check.fail("b", f"have {len(a)} rows like a", str(len(b)))
+    if a.shape[-2:] != b.shape[-2:]:
+        raise _check.fail("b", f"have rows of size {a.shape[-2:]} like a", str(b.shape))
+    return Domains(a, b, paired=True)
+
+
+def indices(
+    n: int, batch_size: int, *, seed: int = 0, start: int = 0, key: str = "batches"
+) -> Iterator[torch.Tensor]:
+    """Yield row numbers of shuffled batches without end.
+
+    The batches cut one endless row of permutations of ``range(n)``, one permutation per epoch,
+    so every row comes once an epoch and no batch is short. Batch k depends on (seed, k) alone.
+
+    Args:
+        n: Number of rows.
+        batch_size: Rows per batch, B.
+        seed: Of the permutations.
+        start: The first batch to yield.
+        key: Names an independent order for the same seed.
+
+    Yields:
+        Row numbers (B,), int64.
+
+    Example:
+        >>> batches = indices(6, 3)
+        >>> sorted(torch.cat([next(batches), next(batches)]).tolist())
+        [0, 1, 2, 3, 4, 5]
+    """
+    n, batch_size = _check.integer("n", n), _check.integer("batch_size", batch_size)
+    position = _check.integer("start", start, minimum=0) * batch_size
+    epoch, order = -1, torch.empty(0, dtype=torch.int64)
+    while True:
+        parts, missing = [], batch_size
+        while missing:
+            if position // n != epoch:
+                epoch = position // n
+                order = torch.randperm(n, generator=generator(seed, key, epoch))
+            parts.append(order[position % n :][:missing])
+            position += len(parts[-1])
+            missing -= len(parts[-1])
+        yield torch.cat(parts)
+
+
+def loader(
+    data: Dataset | Domains, batch_size: int, *, seed: int = 0, start: int = 0
+) -> Iterator[Any]:
+    """Yield shuffled batches without end; batch k depends on (seed, k) alone.
+
+    Training that stopped after k batches goes on exactly where it was with ``start=k``.
+
+    Args:
+        data: What to draw from.
+        batch_size: Rows per batch, B.
+        seed: Of the order.
+        start: The first batch to yield.
+
+    Yields:
+        Float32 rows (B, C, H, W) or (B, d); for `Domains` two of them, of the same rows when
+        paired, each in an order of its own when not.
+
+    Raises:
+        ValueError: If `batch_size` or `start` is not a whole number in range.
+
+    Example:
+        >>> data = tensors(torch.arange(10.0)[:, None])
+        >>> third = [b for b, _ in zip(loader(data, 4), range(3))][2]
+        >>> bool((next(loader(data, 4, start=2)) == third).all())
+        True
+    """
+    if isinstance(data, Domains) and not data.paired:
+        first = indices(len(data.a), batch_size, seed=seed, start=start, key="a")
+        second = indices(len(data.b), batch_size, seed=seed, start=start, key="b")
+        return ((data.a[i], data.b[j]) for i, j in zip(first, second, strict=True))
+    return (data[i] for i in indices(len(data), batch_size, seed=seed, start=start))
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Turn images in [-1, 1] into bytes: the one way out, for files and metrics.
+
+    Args:
+        images: Any shape; values beyond [-1, 1] are clipped.
+
+    Returns:
+        uint8, the same shape.
+
+    Example:
+        >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 2.0])).tolist()
+        [0, 128, 255, 255]
+    """
+    return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Crop uint8 images to the centred square and resize them, antialiased bicubic.
+
+    Every image in the package is resized here and nowhere else, because the way it is done moves
+    Frechet distances.
+
+    Args:
+        images: (n, C, H, W), uint8.
+        size: The new height and width.
+
+    Returns:
+        (n, C, size, size), uint8.
+
+    Example:
+        >>> resize(torch.zeros(1, 3, 20, 30, dtype=torch.uint8), 16).shape
+        torch.Size([1, 3, 16, 16])
+    """
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    images = images[..., top : top + side, left : left + side]
+    if side == size:
+        return images.contiguous()
+    out = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
+    for start in range(0, len(images), 1024):  # blocks bound the memory of the float copy
+        block = images[start : start + 1024].float()
+        block = F.interpolate(block, (size, size), mode="bicubic", antialias=True)
+        out[start : start + 1024] = block.round_().clamp_(0, 255).to(torch.uint8)
+    return out

@@ -1,0 +1,211 @@
+"""Data sets by name: scikit-learn's digits, Fashion-MNIST and MNIST files, torchvision's sets."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torchvision import datasets as published
+
+from aeot import _check
+from aeot.data.arrays import Dataset, resize
+
+NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "celeba")
+_DEBIAN = Path("/usr/share/datasets")
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_CIFAR = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+_DIGITS = tuple(str(digit) for digit in range(10))
+
+
+def dataset(
+    name: str = "digits",
+    root: str | os.PathLike | None = None,
+    *,
+    split: str = "train",
+    size: int | None = None,
+    download: bool = False,
+) -> Dataset:
+    """Load a published data set; nothing is downloaded unless asked for.
+
+    Args:
+        name: "digits" (scikit-learn's 1 797 scans of 8 x 8 pixels, enlarged; always there),
+            "mnist", "fashion-mnist", "cifar10" or "celeba".
+        root: Folder to look in, laid out as torchvision does or holding the files themselves.
+            None: ``$AEOT_DATA``, then ``./data``, then ``~/.cache/aeot``, and for Fashion-MNIST
+            ``/usr/share/datasets/fashion-mnist``, where Debian's `dataset-fashion-mnist` puts it.
+        split: "train" or "test". For digits the test part is every fifth scan of each class.
+        size: Height and width in pixels. None: as published; 28 for digits (24 pixels in a margin
+            of 2, as in MNIST), 64 for CelebA (its centred square).
+        download: Let torchvision fetch a missing set into `root`.
+
+    Returns:
+        The split, with labels and class names where there are any.
+
+    Raises:
+        ValueError: If the name or split is unknown, the set is not there (the message says where
+            it looked) or a file is damaged.
+
+    Example:
+        >>> data = dataset("digits")
+        >>> len(data), data.shape, len(dataset("digits", split="test"))
+        (1442, (1, 28, 28), 355)
+    """
+    _check.choice("name", name, NAMES)
+    _check.choice("split", split, ["train", "test"])
+    size = None if size is None else _check.integer("size", size, minimum=4)
+    if name == "digits":
+        return _digits(split, 28 if size is None else size)
+    roots = _roots(root)
+    if name in ("mnist", "fashion-mnist"):
+        images, labels = _idx_set(name, roots, split, download)
+        classes = _FASHION if name == "fashion-mnist" else _DIGITS
+    elif name == "cifar10":
+        images, labels = _cifar(roots, split, download)
+        classes = _CIFAR
+    else:
+        images, labels = _celeba(roots, split, 64 if size is None else size, download), None
+        classes = ()
+    images = images if size is None else resize(images, size)
+    return Dataset(images, name, labels, classes)
+
+
+def _roots(root: str | os.PathLike | None) -> list[Path]:
+    if root is not None:
+        path = Path(root).expanduser()
+        if not path.is_dir():
+            raise _check.fail("root", "be a folder", str(path), "create it or leave root out")
+        return [path]
+    named = os.environ.get("AEOT_DATA")
+    return [*([Path(named)] if named else []), Path("data"), Path.home() / ".cache" / "aeot"]
+
+
+def _missing(name: str, looked: list[Path]) -> ValueError:
+    places = ", ".join(dict.fromkeys(str(path) for path in looked))
+    return ValueError(
+        f"data set {name!r} was not found; looked in {places}; pass root=FOLDER, or download=True"
+    )
+
+
+def _digits(split: str, size: int) -> Dataset:
+    bunch = load_digits()
+    pixels = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target).to(torch.int64)
+    margin = 2 if size >= 16 else 0
+    images = torch.zeros(len(pixels), 1, size, size, dtype=torch.uint8)
+    inner = slice(margin, size - margin)
+    images[:, :, inner, inner] = resize(pixels, size - 2 * margin)
+    rank = torch.zeros_like(labels)  # how many of the same class came before
+    for digit in range(10):
+        rank[labels == digit] = torch.arange(int((labels == digit).sum()))
+    keep = (rank % 5 == 4) == (split == "test")
+    return Dataset(images[keep], "digits", labels[keep], _DIGITS)
+
+
+def _idx_set(
+    name: str, roots: list[Path], split: str, download: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    folder = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name]
+    places = [p for root in roots for p in (root, root / folder / "raw", root / name)]
+    places.append(_DEBIAN / name)
+    prefix = "train" if split == "train" else "t10k"
+    for attempt in range(2):
+        for place in places:
+            files = [
+                _either(place, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+            ]
+            if all(files):
+                images, labels = (_read_idx(file) for file in files)
+                if len(images) != len(labels):
+                    raise ValueError(
+                        f"{place} is damaged: {len(images)} images, {len(labels)} labels"
+                    )
+                return images[:, None], labels.to(torch.int64)
+        if attempt or not download:
+            break
+        getattr(published, folder)(roots[0], download=True)
+    raise _missing(name, places)
+
+
+def _either(place: Path, name: str) -> Path | None:
+    return next((p for p in (place / name, place / f"{name}.gz") if p.is_file()), None)
+
+
+def _read_idx(path: Path) -> torch.Tensor:
+    """Read an IDX file of unsigned bytes: magic 0 0 8 ndim, sizes as big-endian int32, bytes."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            body = file.read()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}; fetch it again") from error
+    ndim = body[3] if body[:3] == b"\0\0\x08" and len(body) > 3 else 0
+    sizes = np.frombuffer(body[4 : 4 + 4 * ndim], dtype=">i4").tolist()
+    if ndim == 0 or len(sizes) != ndim or len(body) != 4 + 4 * ndim + int(np.prod(sizes)):
+        raise ValueError(f"{path} is damaged: it is no complete IDX file; fetch it again")
+    values = np.frombuffer(body, dtype=np.uint8, offset=4 + 4 * ndim)
+    return torch.from_numpy(values.reshape(sizes).copy())
+
+
+def _open_published(
+    name: str, roots: list[Path], download: bool, build: Callable[[Path, bool], object]
+) -> object:
+    for root in roots:
+        if root.is_dir():
+            try:
+                return build(root, False)
+            except RuntimeError:  # torchvision: not found or corrupted
+                continue
+    if download:
+        return build(roots[0], True)
+    raise _missing(name, roots)
+
+
+def _cifar(roots: list[Path], split: str, download: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    found = _open_published(
+        "cifar10",
+        roots,
+        download,
+        lambda root, fetch: published.CIFAR10(root, train=split == "train", download=fetch),
+    )
+    images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(found.targets, dtype=torch.int64)
+
+
+def _celeba(roots: list[Path], split: str, size: int, download: bool) -> torch.Tensor:
+    found = _open_published(
+        "celeba",
+        roots,
+        download,
+        lambda root, fetch: published.CelebA(root, split=split, download=fetch),
+    )
+    images = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
+    for i in range(len(found)):
+        pixels = torch.from_numpy(np.array(found[i][0].convert("RGB")))
+        images[i] = resize(pixels.permute(2, 0, 1)[None], size)[0]
+    return images
