@@ -1,0 +1,186 @@
+"""Precision and recall of generated data: two shares, and the curve between them.
+
+As in `aeot.metrics`, the evaluated set comes first and the reference second.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import MiniBatchKMeans
+
+from aeot import _check, _rng
+from aeot.metrics import distance_blocks, nearest, pair
+
+
+def prdc(
+    generated: Any,  # noqa: ANN401 - array-like
+    reference: Any,  # noqa: ANN401 - array-like
+    *,
+    k: int = 5,
+) -> dict[str, float]:
+    """Improved precision and recall, density and coverage.
+
+    A ball around every row reaches to its k-th neighbour in its own set. Precision: generated
+    rows inside a reference ball. Recall: reference rows inside a generated ball. Density: how
+    many reference balls hold a generated row, over k; may exceed 1. Coverage: reference balls
+    that hold a generated row. Inside is strict, as in the package `prdc`.
+
+    For two samples of one distribution, density is 1 and coverage 1 - 2^-k in expectation
+    (many rows of equal number); precision and recall stay below 1 and depend on the width.
+
+    Args:
+        generated: Evaluated features (m, width), m > k.
+        reference: Reference features (n, width), n > k.
+        k: Neighbours that set a ball's radius, not counting its centre.
+
+    Returns:
+        ``{"precision": ..., "recall": ..., "density": ..., "coverage": ...}``.
+
+    Raises:
+        ValueError: If the widths differ or a set has no more than k rows.
+
+    References:
+        Kynkäänniemi et al., "Improved precision and recall metric for assessing generative
+        models", 2019, eq. 1 and 2; Naeem et al., "Reliable fidelity and diversity metrics for
+        generative models", 2020, eq. 3 and 5.
+
+    Example:
+        >>> x = [[0.0], [1.0], [2.0], [3.0]]
+        >>> prdc([[0.1], [0.2], [0.3]], x, k=1)
+        {'precision': 1.0, 'recall': 0.25, 'density': 2.0, 'coverage': 0.5}
+    """
+    k = _check.integer("k", k)
+    generated, reference = pair(generated, reference, min_rows=k + 1)
+    radii_generated = nearest(generated, generated, k + 1)[0][:, k]
+    radii_reference = nearest(reference, reference, k + 1)[0][:, k]
+    holding = torch.zeros(len(generated), dtype=torch.int64, device=generated.device)
+    recalled = covered = 0
+    for rows, block in distance_blocks(reference, generated):
+        inside = block < radii_reference[rows, None]
+        holding += inside.sum(dim=0)
+        covered += int(inside.any(dim=1).sum())
+        recalled += int((block < radii_generated).any(dim=1).sum())
+    return {
+        "precision": float((holding > 0).double().mean()),
+        "recall": recalled / len(reference),
+        "density": float(holding.sum()) / (k * len(generated)),
+        "coverage": covered / len(reference),
+    }
+
+
+def prd_from_histograms(
+    generated: Any,  # noqa: ANN401 - array-like
+    reference: Any,  # noqa: ANN401 - array-like
+    *,
+    angles: int = 1001,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trade precision against recall for two histograms over the same bins.
+
+    For slopes s = tan(angle): precision sum min(s p, q), recall sum min(p, q / s), with p the
+    reference and q the evaluated histogram.
+
+    Args:
+        generated: Counts or masses (bins,) of the evaluated set.
+        reference: Counts or masses (bins,) of the reference.
+        angles: Points on the curve.
+
+    Returns:
+        Precision and recall, each (angles,), in [0, 1].
+
+    Raises:
+        ValueError: If shapes differ, an entry is negative or a histogram is empty.
+
+    References:
+        Sajjadi et al., "Assessing generative models via precision and recall", 2018, theorem 2.
+
+    Example:
+        >>> precision, recall = prd_from_histograms([1, 0], [1, 1])  # one of two modes
+        >>> f8, f1_8 = prd_scores(precision, recall)
+        >>> round(f8, 4), round(f1_8, 4)
+        (0.5039, 0.9848)
+    """
+    histograms = []
+    for name, value in (("generated", generated), ("reference", reference)):
+        counts = _check.array(name, value).double().cpu().numpy()
+        if counts.ndim != 1 or counts.min() < 0 or counts.sum() <= 0:
+            raise _check.fail(name, "be a histogram: non-negative, of shape (bins,)", str(counts))
+        histograms.append(counts / counts.sum())
+    q, p = histograms
+    if p.shape != q.shape:
+        raise _check.fail("generated", f"have the reference's {len(p)} bins", str(len(q)))
+    edge = 1e-10  # keeps tan finite at both ends
+    slopes = np.tan(np.linspace(edge, math.pi / 2 - edge, _check.integer("angles", angles)))
+    precision = np.minimum(slopes[:, None] * p, q).sum(axis=1)
+    recall = precision / slopes
+    return np.clip(precision, 0, 1), np.clip(recall, 0, 1)
+
+
+def prd_curve(
+    generated: Any,  # noqa: ANN401 - array-like
+    reference: Any,  # noqa: ANN401 - array-like
+    *,
+    clusters: int = 20,
+    angles: int = 1001,
+    runs: int = 10,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision-recall curve (PRD) of features: k-means bins of the union, averaged over runs.
+
+    Args:
+        generated: Evaluated features (n, width).
+        reference: Reference features (n, width); equally many, or the bins favour one side.
+        clusters: Bins of the common histogram.
+        angles: Points on the curve.
+        runs: Independent clusterings that are averaged.
+        seed: Seed of the clusterings.
+
+    Returns:
+        Precision and recall, each (angles,), in [0, 1]; `prd_scores` sums them up.
+
+    Raises:
+        ValueError: If the sets differ in size or width, or have fewer rows than clusters.
+
+    References:
+        Sajjadi et al., "Assessing generative models via precision and recall", 2018, section 3.3.
+    """
+    clusters = _check.integer("clusters", clusters)
+    runs = _check.integer("runs", runs)
+    generated, reference = pair(generated, reference, min_rows=clusters)
+    if len(generated) != len(reference):
+        got = f"{len(generated)} and {len(reference)}"
+        raise _check.fail("generated", "have as many rows as reference", got, "cut the longer one")
+    union = torch.cat([generated, reference]).cpu().numpy()
+    curves = []
+    for run in range(runs):
+        state = _rng.stream_seed(seed, "prd", run) % 2**32
+        means = MiniBatchKMeans(clusters, n_init=10, random_state=state)
+        labels = means.fit_predict(union)
+        ours, theirs = (
+            np.bincount(part, minlength=clusters) for part in np.split(labels, [len(generated)])
+        )
+        curves.append(prd_from_histograms(ours, theirs, angles=angles))
+    precision, recall = np.mean(curves, axis=0)
+    return precision, recall
+
+
+def prd_scores(precision: np.ndarray, recall: np.ndarray) -> tuple[float, float]:
+    """Sum up a PRD curve by the best F8 (recall) and the best F1/8 (precision) on it.
+
+    Args:
+        precision: (angles,).
+        recall: (angles,).
+
+    Returns:
+        F8 and F1/8.
+    """
+    precision, recall = np.asarray(precision), np.asarray(recall)
+    scores = []
+    for beta in (8.0, 1 / 8):
+        bottom = beta**2 * precision + recall
+        top = (1 + beta**2) * precision * recall
+        scores.append(float(np.max(np.divide(top, bottom, out=np.zeros_like(top), where=top > 0))))
+    return scores[0], scores[1]
