@@ -1,0 +1,138 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from aeot import metrics, precision_recall
+from aeot.precision_recall import prd_curve, prd_from_histograms, prd_scores, prdc
+
+
+def normal(rows, width, seed):
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)).double()
+
+
+# ---- PRD
+
+F8_HALF, F18_HALF = 65 * 0.5 / 64.5, (65 / 64) * 0.5 / (1 / 64 + 0.5)  # precision 1, recall 1/2
+
+
+@pytest.mark.parametrize(
+    ("generated", "reference", "recall_like", "precision_like"),
+    [
+        ([1, 2, 3], [1, 2, 3], 1, 1),
+        ([1, 0], [0, 1], 0, 0),
+        ([1, 1, 0, 0], [1, 1, 1, 1], F8_HALF, F18_HALF),
+        ([1, 1, 1, 1], [1, 1, 0, 0], F18_HALF, F8_HALF),
+    ],
+)
+def test_prd_of_histograms_with_known_scores(generated, reference, recall_like, precision_like):
+    f8, f1_8 = prd_scores(*prd_from_histograms(generated, reference))
+    # the slope is 8^2 away from 1 at the best point, where 1001 angles are 1e-4 fine
+    assert f8 == pytest.approx(recall_like, abs=1e-4)
+    assert f1_8 == pytest.approx(precision_like, abs=1e-4)
+
+
+def test_prd_of_a_half_overlap_passes_through_one_half():
+    precision, recall = prd_from_histograms([0, 0.5, 0.5], [0.5, 0.5, 0])
+    assert precision.max() == pytest.approx(0.5)
+    assert recall.max() == pytest.approx(0.5)
+    middle = len(precision) // 2  # slope 1: one minus total variation
+    assert precision[middle] == pytest.approx(0.5)
+    assert recall[middle] == pytest.approx(0.5)
+
+
+def test_prd_curve_is_the_lower_envelope_of_its_definition():
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.ones(7)), rng.dirichlet(np.ones(7))
+    precision, recall = prd_from_histograms(q, p, angles=11)
+    for i, angle in enumerate(np.linspace(1e-10, math.pi / 2 - 1e-10, 11)):
+        slope = math.tan(angle)
+        assert precision[i] == pytest.approx(
+            sum(min(slope * a, b) for a, b in zip(p, q, strict=True)), abs=1e-9
+        )
+        assert recall[i] == pytest.approx(
+            sum(min(a, b / slope) for a, b in zip(p, q, strict=True)), abs=1e-9
+        )
+
+
+def modes(kept, seed, rows=1000):
+    """Well separated clusters on a line."""
+    rows_of = torch.arange(rows) % kept
+    return torch.stack([rows_of * 100.0, torch.zeros(rows)], dim=1) + normal(rows, 2, seed)
+
+
+def test_prd_orientation_a_generator_that_drops_modes_loses_recall():
+    half, full = modes(2, 0), modes(4, 1)
+    f8, f1_8 = prd_scores(*prd_curve(half, full, clusters=4, runs=2))
+    assert (f8, f1_8) == (pytest.approx(F8_HALF, abs=0.01), pytest.approx(F18_HALF, abs=0.01))
+    f8, f1_8 = prd_scores(*prd_curve(full, half, clusters=4, runs=2))
+    assert (f8, f1_8) == (pytest.approx(F18_HALF, abs=0.01), pytest.approx(F8_HALF, abs=0.01))
+
+
+def test_prd_curve_depends_on_the_seed_alone():
+    a, b = normal(200, 3, 2), normal(200, 3, 3) + 0.5
+    first, second, other = (prd_curve(a, b, runs=1, seed=s) for s in (5, 5, 6))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_prd_refuses_unequal_sets_and_bad_histograms():
+    with pytest.raises(ValueError, match="generated must have as many rows as reference, got 40"):
+        prd_curve(normal(40, 2, 0), normal(30, 2, 1))
+    with pytest.raises(ValueError, match="at least 20 row"):
+        prd_curve(normal(10, 2, 0), normal(10, 2, 1))
+    with pytest.raises(ValueError, match="generated must be a histogram"):
+        prd_from_histograms([-1, 2], [1, 1])
+    with pytest.raises(ValueError, match="have the reference's 3 bins, got 2"):
+        prd_from_histograms([1, 2], [1, 1, 1])
+
+
+# ---- precision, recall, density, coverage
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize(("rows", "others", "width"), [(120, 150, 4), (200, 90, 30)])
+def test_prdc_equals_the_package(rows, others, width, k, capsys):
+    from prdc import compute_prdc
+
+    fake, real = normal(rows, width, 4) * 0.8 + 0.1, normal(others, width, 5)
+    expected = compute_prdc(real.numpy(), fake.numpy(), nearest_k=k)
+    assert prdc(fake, real, k=k) == pytest.approx(expected, rel=1e-12)
+
+
+def test_prdc_of_one_distribution_has_density_one_and_the_known_coverage():
+    found = [prdc(normal(1500, 3, 2 * s), normal(1500, 3, 2 * s + 1)) for s in range(8)]
+    for name, expected in (("density", 1), ("coverage", 1 - 2**-5)):
+        values = [f[name] for f in found]
+        error = np.std(values, ddof=1) / math.sqrt(8)
+        assert abs(np.mean(values) - expected) < 4 * error + 0.003  # the rest is O(1 / rows)
+
+
+def test_prdc_orientation_a_generator_that_drops_modes_loses_recall_and_coverage():
+    found = prdc(modes(2, 6), modes(4, 7))
+    assert found["precision"] > 0.9
+    assert found["recall"] == pytest.approx(0.5, abs=0.05)
+    assert found["coverage"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_prdc_does_not_depend_on_blocks_or_order(monkeypatch):
+    a, b = normal(90, 5, 8), normal(80, 5, 9)
+    expected = prdc(a, b)
+    monkeypatch.setattr(metrics, "_BLOCK", 100)
+    assert prdc(a.flip(0), b.flip(0)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_prdc_of_copies():
+    real = normal(60, 3, 10)
+    found = prdc(real, real)
+    assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
+    collapsed = prdc(real[:1].repeat(60, 1), real)
+    assert collapsed["precision"] == 1
+    assert collapsed["recall"] == 0  # balls of radius 0 hold nothing, strictly
+
+
+def test_prdc_refuses_k_beyond_the_rows():
+    with pytest.raises(ValueError, match="generated must have at least 6 row"):
+        prdc(normal(5, 2, 0), normal(50, 2, 1))
+    assert precision_recall.prdc(normal(6, 2, 0), normal(50, 2, 1))["density"] >= 0
