@@ -1,0 +1,277 @@
+"""Pictures of pictures: grids, comparisons side by side, latent paths, training curves.
+
+Every function returns the matplotlib figure, and writes it as well when `path` is given. Image
+pixels are placed on whole screen pixels, so that what one sees is what the model drew.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from aeot import _check
+from aeot.data import to_uint8
+
+_DPI = 100
+_MARGIN = 12  # pixels around and between blocks
+_CAPTION = 22  # pixels above each block
+_INK = "#1f2933"
+
+
+def image_grid(
+    images: torch.Tensor,
+    *,
+    columns: int | None = None,
+    title: str = "",
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw images as one grid, in reading order.
+
+    Args:
+        images: (B, C, H, W), floats in [-1, 1], one or three channels.
+        columns: Images a row; None makes the grid about square.
+        title: Written above the grid.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If `images` has another shape or holds no image.
+
+    Example:
+        >>> figure = image_grid(torch.zeros(9, 1, 8, 8), title="nine black squares")
+    """
+    return side_by_side({title: images}, columns=columns, path=path)
+
+
+def side_by_side(
+    groups: Mapping[str, torch.Tensor],
+    *,
+    columns: int | None = None,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw one grid of images for each group, next to each other.
+
+    Images at the same place of two grids belong together, as a picture and its reconstruction do.
+
+    Args:
+        groups: Caption -> images (B, C, H, W), floats in [-1, 1].
+        columns: Images a row in each grid; None makes the grids about square.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there is no group, or one is not a batch of images.
+
+    Example:
+        >>> real = torch.zeros(4, 1, 8, 8)
+        >>> figure = side_by_side({"real": real, "reconstructed": real + 0.1})
+    """
+    if not groups:
+        raise _check.fail("groups", "hold at least one batch of images", "none")
+    tiles = {name: _tiles(name or "images", images) for name, images in groups.items()}
+    blocks = []
+    for name, group in tiles.items():
+        width = columns or math.ceil(math.sqrt(len(group)))
+        blocks.append((name, _mosaic(group, min(width, len(group)))))
+    return _canvas(blocks, _scale(next(iter(tiles.values()))), path)
+
+
+def nearest_images(
+    generated: torch.Tensor,
+    nearest: torch.Tensor,
+    *,
+    distances: Sequence[float] | None = None,
+    columns: int = 10,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw each generated image above the training image it is nearest to.
+
+    Args:
+        generated: (B, C, H, W), floats in [-1, 1].
+        nearest: The nearest training image of each, same shape.
+        distances: How far apart they are, for the caption: root mean square in [0, 1] units.
+        columns: Pairs a row.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the two batches differ in shape.
+    """
+    if generated.shape != nearest.shape:
+        shapes = f"{tuple(nearest.shape)} and {tuple(generated.shape)}"
+        raise _check.fail("nearest", "have the shape of generated", shapes)
+    above, below = _tiles("generated", generated), _tiles("nearest", nearest)
+    seam = np.full_like(above[:, :1], 255)
+    pairs = np.concatenate([above, seam, below], axis=1)
+    caption = "generated, and under each its nearest training image"
+    if distances is not None:
+        caption += f"   (RMS distance {min(distances):.3f} to {max(distances):.3f})"
+    mosaic = _mosaic(pairs, min(columns, len(pairs)), gap=max(3, above.shape[1] // 5))
+    return _canvas([(caption, mosaic)], _scale(above), path)
+
+
+def path_strips(
+    strips: torch.Tensor, *, title: str = "", path: str | os.PathLike | None = None
+) -> Figure:
+    """Draw paths through the model, one a row, from left to right.
+
+    Args:
+        strips: (paths, images a path, C, H, W), floats in [-1, 1].
+        title: Written above.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If `strips` has another shape.
+    """
+    if strips.ndim != 5:
+        shape = f"shape {tuple(strips.shape)}"
+        raise _check.fail("strips", "have shape (paths, steps, C, H, W)", shape)
+    return image_grid(strips.flatten(0, 1), columns=strips.shape[1], title=title, path=path)
+
+
+def training_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    marks: Mapping[str, float] | None = None,
+    ylabel: str = "mean squared error",
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw losses against training steps, on a logarithmic scale.
+
+    Args:
+        curves: Name -> (steps, values); values that are not positive are left out.
+        marks: Name -> step: vertical lines, such as the step at which the encoder was frozen.
+        ylabel: What the values are.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = training_curves({"training": ([0, 1, 2], [0.2, 0.1, 0.05])})
+    """
+    figure = Figure(figsize=(6.4, 3.6), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for name, (steps, values) in curves.items():
+        known = [(s, v) for s, v in zip(steps, values, strict=True) if v > 0 and math.isfinite(v)]
+        if not known:
+            continue
+        few = "o" if len(known) < 40 else ""
+        axes.plot(*zip(*known, strict=True), label=name, linewidth=1.4, marker=few, markersize=3)
+    axes.set(yscale="log", xlabel="training step", ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(frameon=False)
+    for name, step in (marks or {}).items():
+        axes.axvline(step, color="#9aa5b1", linewidth=1, linestyle="--")
+        axes.annotate(
+            name,
+            (step, 0.98),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="top",
+            color="#52606d",
+            fontsize=9,
+        )
+    return _write(figure, path)
+
+
+def point_clouds(
+    groups: Mapping[str, torch.Tensor], *, path: str | os.PathLike | None = None
+) -> Figure:
+    """Draw sets of vectors by their first two coordinates, next to each other on equal axes.
+
+    Args:
+        groups: Caption -> points (n, d) with d >= 2.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there is no group, or the points have fewer than two coordinates.
+    """
+    if not groups:
+        raise _check.fail("groups", "hold at least one set of points", "none")
+    clouds = {name: _check.points(name, points).cpu() for name, points in groups.items()}
+    narrow = [name for name, points in clouds.items() if points.shape[1] < 2]
+    if narrow:
+        raise _check.fail(narrow[0], "have at least two columns", "one")
+    figure = Figure(figsize=(3.4 * len(clouds), 3.6), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, (name, points) in zip(axes, clouds.items(), strict=True):
+        ax.scatter(points[:, 0], points[:, 1], s=4, linewidths=0, alpha=0.6, color="#2266aa")
+        ax.set_title(name, fontsize=10, loc="left", color=_INK)
+        ax.set_aspect("equal", adjustable="datalim")
+        ax.tick_params(labelsize=8)
+    return _write(figure, path)
+
+
+def _tiles(name: str, images: torch.Tensor) -> np.ndarray:
+    """Return images as bytes (B, H, W, 3)."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        shape = f"shape {tuple(images.shape)}"
+        raise _check.fail(name, "have shape (B, C, H, W) with 1 or 3 channels", shape)
+    tiles = to_uint8(images.detach().cpu()).movedim(1, -1).numpy()
+    return np.repeat(tiles, 3, axis=-1) if tiles.shape[-1] == 1 else tiles
+
+
+def _mosaic(tiles: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Lay tiles (B, H, W, 3) out row by row on white, `gap` pixels apart."""
+    count, height, width, _ = tiles.shape
+    rows = math.ceil(count / columns)
+    mosaic = np.full(
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8
+    )
+    for k, tile in enumerate(tiles):
+        top, left = (k // columns) * (height + gap), (k % columns) * (width + gap)
+        mosaic[top : top + height, left : left + width] = tile
+    return mosaic
+
+
+def _scale(tiles: np.ndarray) -> int:
+    """Screen pixels for one image pixel: small images are enlarged to about 56 pixels."""
+    return max(1, round(56 / tiles.shape[2]))
+
+
+def _canvas(
+    blocks: Sequence[tuple[str, np.ndarray]], scale: int, path: str | os.PathLike | None
+) -> Figure:
+    """Place captioned pixel blocks in a row, each image pixel on `scale` x `scale` pixels."""
+    caption = _CAPTION if any(name for name, _ in blocks) else 0
+    width = _MARGIN + sum(block.shape[1] * scale + _MARGIN for _, block in blocks)
+    height = 2 * _MARGIN + caption + max(block.shape[0] for _, block in blocks) * scale
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    left = _MARGIN
+    for name, block in blocks:
+        h, w = block.shape[0] * scale, block.shape[1] * scale
+        top = _MARGIN + caption
+        place: Any = (left / width, 1 - (top + h) / height, w / width, h / height)
+        axes = figure.add_axes(place)
+        axes.imshow(block, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        figure.text(left / width, 1 - (top - 7) / height, name, fontsize=9, color=_INK, va="bottom")
+        left += w + _MARGIN
+    return _write(figure, path)
+
+
+def _write(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    if path is not None:
+        figure.savefig(path)
+    return figure

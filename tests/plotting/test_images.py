@@ -1,0 +1,127 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aeot.plotting import images as pictures
+
+
+def drawn(figure):
+    """The pixels of a figure, as the file shows them."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def tiles_of(figure):
+    """The arrays handed to imshow, one a block."""
+    return [np.asarray(axes.get_images()[0].get_array()) for axes in figure.axes]
+
+
+def random_images(count, channels=1, size=6, seed=0):
+    values = torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
+    return 2 * values - 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_image_lies_where_reading_order_puts_it(channels):
+    images = random_images(7, channels)
+    (mosaic,) = tiles_of(pictures.image_grid(images, columns=3))
+    assert mosaic.shape == (3 * 7 - 1, 3 * 7 - 1, 3)
+    for k, image in enumerate(images):
+        top, left = 7 * (k // 3), 7 * (k % 3)
+        expected = np.rint((image.numpy() + 1) * 127.5).transpose(1, 2, 0)
+        shown = mosaic[top : top + 6, left : left + 6]
+        assert np.array_equal(shown, np.broadcast_to(expected, shown.shape))
+    assert (mosaic[14:, 7:] == 255).all(), "places without an image stay white"
+
+
+def test_image_pixels_fall_on_whole_screen_pixels():
+    images = random_images(4)
+    shown = drawn(pictures.image_grid(images, columns=2, title="a caption"))
+    scale = round(56 / 6)
+    (mosaic,) = tiles_of(pictures.image_grid(images, columns=2))
+    enlarged = mosaic.repeat(scale, axis=0).repeat(scale, axis=1)
+    below = shown[-12 - len(enlarged) : -12, 12 : 12 + enlarged.shape[1]]
+    assert np.array_equal(below, enlarged)
+    assert (shown[:30] < 128).any(), "the caption is drawn"
+
+
+def test_groups_stand_side_by_side_and_do_not_overlap():
+    groups = {"real": random_images(9), "reconstructed": random_images(9, seed=1)}
+    figure = pictures.side_by_side(groups)
+    left, right = (axes.get_position() for axes in figure.axes)
+    assert left.x1 < right.x0
+    assert left.y0 == right.y0
+    assert [text.get_text() for text in figure.texts] == ["real", "reconstructed"]
+
+
+def test_the_nearest_image_stands_under_its_own():
+    generated, nearest = random_images(5), random_images(5, seed=1)
+    figure = pictures.nearest_images(generated, nearest, distances=[0.1, 0.4], columns=3)
+    (mosaic,) = tiles_of(figure)
+    gap, pair = 3, 6 + 1 + 6
+    for k in range(5):
+        top, left = (pair + gap) * (k // 3), (6 + gap) * (k % 3)
+        cell = mosaic[top : top + pair, left : left + 6, 0]
+        assert np.array_equal(cell[:6], np.rint((generated[k, 0].numpy() + 1) * 127.5))
+        assert np.array_equal(cell[7:], np.rint((nearest[k, 0].numpy() + 1) * 127.5))
+    assert "0.100 to 0.400" in figure.texts[0].get_text()
+
+
+def test_each_path_is_a_row():
+    strips = random_images(8).reshape(2, 4, 1, 6, 6)
+    (mosaic,) = tiles_of(pictures.path_strips(strips))
+    assert mosaic.shape[:2] == (2 * 7 - 1, 4 * 7 - 1)
+    last = np.rint((strips[1, 3, 0].numpy() + 1) * 127.5)
+    assert np.array_equal(mosaic[7:, 21:, 0], last)
+
+
+def test_curves_show_the_numbers_they_were_given():
+    curves = {"training": ([0, 1, 2], [0.4, 0.2, 0.1]), "held out": ([1, 2], [0.3, 0.0])}
+    figure = pictures.training_curves(curves, marks={"encoder frozen": 1})
+    (axes,) = figure.axes
+    assert axes.lines[0].get_ydata().tolist() == [0.4, 0.2, 0.1]
+    assert axes.lines[1].get_xdata().tolist() == [1], "a logarithm shows no zero"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(curves)
+
+
+def test_an_empty_curve_is_no_error():
+    assert pictures.training_curves({"training": ([], [])}).axes
+
+
+def test_points_are_drawn_on_common_axes():
+    cloud = torch.tensor([[0.0, 0.0], [1.0, 2.0]])
+    figure = pictures.point_clouds({"data": cloud, "generated": cloud + 1})
+    first, second = figure.axes
+    assert first.collections[0].get_offsets().tolist() == cloud.tolist()
+    assert first.get_xlim() == second.get_xlim()
+
+
+def test_the_figure_is_written(tmp_path):
+    path = tmp_path / "grid.png"
+    figure = pictures.image_grid(random_images(4), path=path)
+    assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), drawn(figure))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: pictures.image_grid(torch.zeros(4, 8, 8)), "images must have shape"),
+        (lambda: pictures.image_grid(torch.zeros(0, 1, 8, 8)), "images must have shape"),
+        (lambda: pictures.image_grid(torch.zeros(2, 2, 8, 8)), "1 or 3 channels"),
+        (lambda: pictures.side_by_side({}), "groups must hold"),
+        (lambda: pictures.path_strips(torch.zeros(2, 1, 8, 8)), "strips must have shape"),
+        (lambda: pictures.point_clouds({}), "groups must hold"),
+        (lambda: pictures.point_clouds({"codes": torch.zeros(3, 1)}), "codes must have at least"),
+        (
+            lambda: pictures.nearest_images(torch.zeros(2, 1, 8, 8), torch.zeros(1, 1, 8, 8)),
+            "nearest must have the shape",
+        ),
+    ],
+)
+def test_wrong_shapes_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
