@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1] / "aeot"
 LAYERS = [
     [["_check", "_rng", "_shard", "_io", "_environment"]],
     [
-        ["networks.blocks"],
-        ["measures", "networks.*", "gan.losses", "metrics", "data"],
+        ["networks.blocks", "data.arrays"],
+        ["measures", "networks.*", "gan.losses", "metrics", "data.*"],
         ["precision_recall"],
     ],
     [
