@@ -12,7 +12,7 @@ LAYERS = [
     [["_check", "_rng", "_shard", "_io", "_environment"]],
     [
         ["networks.blocks", "data.arrays"],
-        ["measures", "networks.*", "gan.losses", "metrics", "data.*"],
+        ["measures", "networks.*", "gan.losses", "gan.updates", "metrics", "data.*", "filters"],
         ["precision_recall"],
     ],
     [

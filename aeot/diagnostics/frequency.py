@@ -1,0 +1,72 @@
+"""Errors and power by spatial frequency: structure is coarse, texture is fine.
+
+A patch discriminator judges texture up to its receptive field and is blind to anything larger, so
+its depth trades one against the other; these functions put numbers on both sides.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from aeot._check import fail, integer, real
+from aeot.filters import radial_frequency
+
+
+def _band_energy(images: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    # Mean square per pixel in each band: by Parseval the bands sum to the mean square.
+    height, width = images.shape[-2:]
+    spectrum = torch.fft.rfft2(images.double()).abs().square()
+    # rfft2 drops the mirror half: all columns stand for two but the first and, if even, the last.
+    twice = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64)
+    twice[0] = 1
+    if width % 2 == 0:
+        twice[-1] = 1
+    power = spectrum.mean(dim=(0, 1)).cpu() * twice / (height * width) ** 2
+    band = torch.bucketize(radial_frequency(height, width).flatten(), edges[1:-1], right=True)
+    return torch.zeros(len(edges) - 1, dtype=torch.float64).index_add(0, band, power.flatten())
+
+
+def spectrum(images: torch.Tensor, *, n_bands: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split the mean square of images by radial frequency.
+
+    Args:
+        images: (B, C, H, W).
+        n_bands: Bands of equal width from 0 to sqrt(0.5) cycles per pixel; the last is closed.
+
+    Returns:
+        The centres of the bands (n_bands,) in cycles per pixel, and the mean square per pixel in
+        each (n_bands,), float64; the latter sums to ``images.square().mean()``.
+
+    References:
+        Parseval's identity for the discrete Fourier transform.
+    """
+    edges = torch.linspace(0, 0.5**0.5, integer("n_bands", n_bands) + 1, dtype=torch.float64)
+    return (edges[1:] + edges[:-1]) / 2, _band_energy(images, edges)
+
+
+def error_split(
+    output: torch.Tensor, target: torch.Tensor, *, cutoff: float = 0.125
+) -> dict[str, float]:
+    """Split the squared error of paired images into structure and texture.
+
+    Args:
+        output: (B, C, H, W), what a translator made.
+        target: (B, C, H, W), what it should have made.
+        cutoff: Between the two, in cycles per pixel; 0.125 is a wavelength of eight pixels.
+
+    Returns:
+        ``structure`` and ``texture``, mean squares per pixel that sum to ``total``; and
+        ``texture_power``, the energy of the output above the cutoff over that of the target: 1 for
+        the right amount of detail wherever it sits, near 0 for blurred outputs.
+
+    Raises:
+        ValueError: If the shapes differ or the cutoff is not in (0, 0.7).
+    """
+    if output.shape != target.shape:
+        raise fail("output", f"have the shape of target, {tuple(target.shape)}", output.shape)
+    cutoff = real("cutoff", cutoff, above=0, maximum=0.7)
+    edges = torch.tensor([0, cutoff, 1], dtype=torch.float64)
+    low, high = _band_energy(output - target, edges).tolist()
+    made, wanted = (float(_band_energy(images, edges)[1]) for images in (output, target))
+    power = made / max(wanted, 1e-30)
+    return {"structure": low, "texture": high, "total": low + high, "texture_power": power}

@@ -1,0 +1,92 @@
+"""What happens to images on their way through the world: filtering, rounding, compression."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.functional import gaussian_blur
+
+from aeot._check import fail, integer, real
+
+STEP = 2 / 255  # one 8-bit level, for images in [-1, 1]
+
+
+def radial_frequency(height: int, width: int) -> torch.Tensor:
+    """Distance from zero frequency of every coefficient of `torch.fft.rfft2`.
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Returns:
+        (height, width // 2 + 1) in cycles per pixel: 0 is the mean, 0.5 an alternation along one
+        axis, sqrt(0.5) a checkerboard.
+    """
+    rows = torch.fft.fftfreq(height, dtype=torch.float64)
+    columns = torch.fft.rfftfreq(width, dtype=torch.float64)
+    return torch.hypot(rows[:, None], columns[None, :])
+
+
+def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """Remove every Fourier coefficient above a radial frequency.
+
+    Args:
+        images: (B, C, H, W).
+        cutoff: In cycles per pixel; 0 leaves the mean, 0.71 and more leaves everything.
+
+    Returns:
+        The images without their fine detail, of the same shape and dtype. An orthogonal projection:
+        filtering twice changes nothing, and what was removed is orthogonal to what stays.
+
+    Raises:
+        ValueError: If the cutoff is negative.
+    """
+    cutoff = real("cutoff", cutoff, minimum=0)
+    height, width = images.shape[-2:]
+    keep = (radial_frequency(height, width) <= cutoff + 1e-12).to(images.device)
+    spectrum = torch.fft.rfft2(images.double()) * keep
+    return torch.fft.irfft2(spectrum, s=(height, width)).to(images.dtype)
+
+
+def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur images (B, C, H, W) with a Gaussian of standard deviation `sigma` pixels."""
+    sigma = real("sigma", sigma, above=0)
+    longest = min(images.shape[-2:]) - 1
+    radius = min(int(np.ceil(3 * sigma)), longest)
+    return gaussian_blur(images, [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
+
+
+def quantise(images: torch.Tensor, bits: int = 8) -> torch.Tensor:
+    """Round images in [-1, 1] to 2**bits equally spaced levels, as saving them would."""
+    levels = 2 ** integer("bits", bits) - 1
+    return ((images.clamp(-1, 1) + 1) * (levels / 2)).round() * (2 / levels) - 1
+
+
+def jpeg(images: torch.Tensor, quality: int = 90) -> torch.Tensor:
+    """Write images as JPEG files and read them back.
+
+    Args:
+        images: (B, C, H, W) in [-1, 1] with one or three channels.
+        quality: 1 to 95, as Pillow counts it.
+
+    Returns:
+        The images as a reader would see them.
+
+    Raises:
+        ValueError: If the channels are neither one nor three.
+    """
+    quality = integer("quality", quality)
+    if images.shape[1] not in (1, 3):
+        raise fail("images", "have 1 or 3 channels", images.shape[1])
+    levels = ((images.detach().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
+    seen = []
+    for image in levels:
+        pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        file = io.BytesIO()
+        Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality)
+        array = torch.from_numpy(np.array(Image.open(file)))
+        seen.append(array[None] if array.ndim == 2 else array.permute(2, 0, 1))
+    return (torch.stack(seen).to(images) / 127.5) - 1
