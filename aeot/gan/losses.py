@@ -1,0 +1,402 @@
+"""The adversarial objectives: losses, Lipschitz penalties, packing. Everything is minimised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.functional import relu, softplus
+
+from aeot._check import choice, fail, integer
+
+_EPS = 1e-12  # under the root: a zero gradient then has a zero derivative instead of NaN
+
+Critic = Callable[..., torch.Tensor]
+
+
+# Losses on raw scores: a discriminator has no last sigmoid, so D = sigmoid(score).
+def logistic_critic_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Return -mean log D(real) - mean log(1 - D(fake)), the discriminator's loss of a GAN.
+
+    Args:
+        real: Scores of real samples, any shape.
+        fake: Scores of generated samples.
+
+    Returns:
+        A scalar.
+
+    References:
+        Goodfellow et al., Generative adversarial nets, 2014, eq. 1.
+
+    Example:
+        >>> import torch
+        >>> round(float(logistic_critic_loss(torch.zeros(3), torch.zeros(3))), 4)  # 2 log 2
+        1.3863
+    """
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def minimax_generator_loss(fake: torch.Tensor) -> torch.Tensor:
+    """Return mean log(1 - D(fake)): the other side of the same game, flat where D wins."""
+    return -softplus(fake).mean()
+
+
+def nonsaturating_generator_loss(fake: torch.Tensor) -> torch.Tensor:
+    """Return -mean log D(fake), steep where the minimax loss is flat."""
+    return softplus(-fake).mean()
+
+
+def least_squares_critic_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Return the mean of (real - 1)^2 / 2 plus that of fake^2 / 2 (Mao et al. 2017, eq. 2)."""
+    return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+
+def least_squares_generator_loss(fake: torch.Tensor) -> torch.Tensor:
+    """Return the mean of (fake - 1)^2 / 2."""
+    return (fake - 1).square().mean() / 2
+
+
+def wasserstein_critic_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Return mean fake - mean real: minus the estimate of the Wasserstein distance."""
+    return fake.mean() - real.mean()
+
+
+def wasserstein_generator_loss(fake: torch.Tensor) -> torch.Tensor:
+    """Return -mean fake."""
+    return -fake.mean()
+
+
+# name -> (critic loss of real and fake scores, generator loss of fake scores)
+LOSSES = {
+    "minimax": (logistic_critic_loss, minimax_generator_loss),
+    "non-saturating": (logistic_critic_loss, nonsaturating_generator_loss),
+    "least-squares": (least_squares_critic_loss, least_squares_generator_loss),
+    "wasserstein": (wasserstein_critic_loss, wasserstein_generator_loss),
+}
+
+
+def ali_generator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Return -mean log(1 - D(real pair)) - mean log D(fake pair), for encoder and generator.
+
+    A real pair is (x, E(x)), a fake pair (G(z), z): the encoder's gradient is in the first term.
+
+    References:
+        Dumoulin et al., Adversarially learned inference, 2017, algorithm 1.
+    """
+    return softplus(real).mean() + softplus(-fake).mean()
+
+
+# Lipschitz penalties.
+def interpolate(
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    *,
+    where: str = "mixed",
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Return the points at which the critic's gradient is penalised.
+
+    Args:
+        real: (B, ...).
+        fake: (B, ...), row b is paired with row b of `real`.
+        where: "mixed": a uniform point of each segment, one fraction per sample; "real" or
+            "fake": those samples themselves.
+        generator: Where the fractions are drawn from.
+
+    Returns:
+        (B, ...), detached.
+
+    Raises:
+        ValueError: If the shapes differ or `where` is unknown.
+
+    References:
+        Gulrajani et al., Improved training of Wasserstein GANs, 2017, algorithm 1.
+    """
+    choice("where", where, ("mixed", "real", "fake"))
+    if real.shape != fake.shape:
+        raise fail("fake", f"have the shape of real, {tuple(real.shape)}", tuple(fake.shape))
+    if where != "mixed":
+        return (real if where == "real" else fake).detach()
+    shape = (len(real), *[1] * (real.ndim - 1))
+    share = torch.rand(shape, generator=generator, dtype=real.dtype, device=real.device)
+    return torch.lerp(fake.detach(), real.detach(), share)
+
+
+def perturb(real: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Return points around the data, DRAGAN's place for the penalty.
+
+    Each sample moves by a uniform fraction of ``std(batch) / 2 * U(0, 1)`` noise, the form used
+    in the large comparison of Lucic et al. (2018).
+
+    Args:
+        real: (B, ...).
+        generator: Where noise and fractions are drawn from.
+
+    Returns:
+        (B, ...), detached.
+    """
+    real = real.detach()
+    kind = {"dtype": real.dtype, "device": real.device}
+    noise = torch.rand(real.shape, generator=generator, **kind)
+    share = torch.rand((len(real), *[1] * (real.ndim - 1)), generator=generator, **kind)
+    return real + share * 0.5 * real.std(correction=0) * noise
+
+
+def gradient_norms(critic: Critic, points: torch.Tensor, *fixed: torch.Tensor) -> torch.Tensor:
+    """Return |gradient of critic(points, *fixed) in points|, one per sample, differentiable.
+
+    The norm runs over every axis but the first, in float32 or better whatever autocast says.
+    The critic must treat samples one by one: with batch normalisation a per-sample gradient does
+    not exist.
+
+    Args:
+        critic: Maps (B, ...) and further inputs to one score per sample.
+        points: (B, ...).
+        fixed: Inputs in which no gradient is taken, such as conditions.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> import torch
+        >>> w = torch.tensor([3.0, 4.0])
+        >>> gradient_norms(lambda x: x @ w, torch.zeros(2, 2))
+        tensor([5., 5.])
+    """
+    with torch.enable_grad(), torch.autocast(points.device.type, enabled=False):
+        points = points.detach().to(torch.promote_types(points.dtype, torch.float32))
+        points.requires_grad_()
+        (slope,) = torch.autograd.grad(critic(points, *fixed).sum(), points, create_graph=True)
+        return (slope.flatten(1).square().sum(1) + _EPS).sqrt()
+
+
+def slope_penalty(
+    norms: torch.Tensor, *, weight: float = 10.0, target: float = 1.0, one_sided: bool = False
+) -> torch.Tensor:
+    """Return weight * mean (norms - target)^2; one-sided, only norms above the target count.
+
+    Args:
+        norms: Gradient norms, any shape.
+        weight: Lambda, >= 0.
+        target: The slope that costs nothing: 1 for WGAN-GP, 0 for a zero-centred penalty.
+        one_sided: Let smaller slopes go free.
+
+    Returns:
+        A scalar.
+
+    References:
+        Gulrajani et al. 2017, eq. 3; the one-sided form is Petzka et al. 2018.
+    """
+    excess = norms - target
+    return weight * (relu(excess) if one_sided else excess).square().mean()
+
+
+def gradient_penalty(
+    critic: Critic,
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    *,
+    weight: float = 10.0,
+    where: str = "mixed",
+    one_sided: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Return the gradient penalty of WGAN-GP.
+
+    Args:
+        critic: Maps (B, ...) to one score per sample.
+        real: (B, ...).
+        fake: (B, ...).
+        weight: Lambda.
+        where: See `interpolate`.
+        one_sided: See `slope_penalty`.
+        generator: Where the fractions are drawn from.
+
+    Returns:
+        A scalar.
+
+    Example:
+        A linear critic has the same slope everywhere, so the penalty is weight (|w| - 1)^2:
+
+        >>> import torch
+        >>> w, x = torch.tensor([3.0, 4.0]), torch.zeros(5, 2)
+        >>> gradient_penalty(lambda x: x @ w, x, x + 1, weight=10.0)
+        tensor(160.)
+    """
+    points = interpolate(real, fake, where=where, generator=generator)
+    return slope_penalty(gradient_norms(critic, points), weight=weight, one_sided=one_sided)
+
+
+def grouped_penalty(
+    norms: torch.Tensor,
+    groups: torch.Tensor,
+    *,
+    weight: float = 10.0,
+    one_sided: bool = False,
+    worst: bool = False,
+) -> tuple[torch.Tensor, dict[int, float]]:
+    """Return a slope penalty in which every group counts alike, and each group's mean slope.
+
+    A single penalty over all samples lets a rare condition keep a steep critic, and a frequent
+    one hide it: here the penalty is averaged inside each group first.
+
+    Args:
+        norms: (B,), from `gradient_norms`.
+        groups: (B,) whole numbers: the condition or the group of each sample.
+        weight: Lambda.
+        one_sided: See `slope_penalty`.
+        worst: Take the largest group's penalty instead of the mean over groups.
+
+    Returns:
+        The penalty, and the mean gradient norm of each group that is present.
+    """
+    parts, slopes = [], {}
+    for group in groups.unique().tolist():
+        inside = norms[groups == group]
+        parts.append(slope_penalty(inside, weight=weight, one_sided=one_sided))
+        slopes[int(group)] = float(inside.detach().mean())
+    stacked = torch.stack(parts)
+    return (stacked.max() if worst else stacked.mean()), slopes
+
+
+def conditional_gradient_penalty(
+    critic: Critic,
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    condition: torch.Tensor,
+    *,
+    weight: float = 10.0,
+    one_sided: bool = False,
+    condition_weight: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, dict[int, float]]:
+    """Return the penalty that makes critic(., y) 1-Lipschitz for each condition y by itself.
+
+    Segments join a real and a generated sample of the same condition; the gradient is in the
+    sample alone. With integer conditions every condition counts alike.
+
+    Args:
+        critic: Maps (B, ...) and conditions to one score per sample.
+        real: (B, ...), row b under condition b.
+        fake: (B, ...), row b generated under condition b.
+        condition: (B,) whole numbers, or (B, k) real numbers, which then form one group.
+        weight: Lambda of the slope in the sample.
+        one_sided: See `slope_penalty`.
+        condition_weight: Weight of the mean squared gradient in a real-valued condition, for a
+            critic that varies smoothly over it; 0 leaves it out.
+        generator: Where the fractions are drawn from.
+
+    Returns:
+        The penalty, and the mean slope per condition.
+
+    Raises:
+        ValueError: If `condition` has another length, or `condition_weight` meets whole numbers.
+    """
+    if len(condition) != len(real):
+        raise fail("condition", f"have one row per sample, {len(real)}", str(len(condition)))
+    points = interpolate(real, fake, generator=generator)
+    discrete = not condition.is_floating_point()
+    if condition_weight and discrete:
+        raise fail("condition_weight", "be 0 for whole-number conditions", f"{condition_weight:g}")
+    norms = gradient_norms(critic, points, condition)
+    groups = condition if discrete else torch.zeros(len(real), dtype=torch.long)
+    penalty, slopes = grouped_penalty(norms, groups, weight=weight, one_sided=one_sided)
+    if condition_weight:
+        slope = gradient_norms(lambda y: critic(points, y), condition)
+        penalty = penalty + slope_penalty(slope, weight=condition_weight, target=0.0)
+    return penalty, slopes
+
+
+def edge_penalty(
+    values: torch.Tensor, edges: torch.Tensor, lengths: torch.Tensor, *, weight: float = 10.0
+) -> torch.Tensor:
+    """Return weight * mean max(0, |f_i - f_j| - length_ij)^2 over the edges of a graph.
+
+    Zero exactly if f is 1-Lipschitz for the shortest-path distance: that is what the edges bound.
+
+    Args:
+        values: Critic values on the nodes, (n,).
+        edges: (k, 2) node indices.
+        lengths: (k,), positive.
+        weight: Lambda.
+
+    Returns:
+        A scalar.
+    """
+    steps = (values[edges[:, 0]] - values[edges[:, 1]]).abs()
+    return weight * relu(steps - lengths).square().mean()
+
+
+# What is done to samples and weights.
+def pack(samples: torch.Tensor, size: int) -> torch.Tensor:
+    """Join `size` samples into one input of a packed discriminator, along axis 1.
+
+    The batch is cut into `size` equal parts and row b is made of row b of every part.
+
+    Args:
+        samples: (size * B, d) or (size * B, C, H, W).
+        size: How many samples a row holds.
+
+    Returns:
+        (B, size * d) or (B, size * C, H, W).
+
+    Raises:
+        ValueError: If the batch is not a multiple of `size`.
+
+    References:
+        Lin et al., PacGAN: the power of two samples in generative adversarial networks, 2018.
+
+    Example:
+        >>> import torch
+        >>> pack(torch.tensor([[1], [2], [3], [4]]), 2)
+        tensor([[1, 3],
+                [2, 4]])
+    """
+    integer("size", size)
+    if len(samples) % size:
+        raise fail("samples", f"have a multiple of {size} rows to be packed", str(len(samples)))
+    return torch.cat(samples.chunk(size), dim=1)
+
+
+@torch.no_grad()
+def clip_weights(module: nn.Module, bound: float) -> None:
+    """Clamp every parameter to [-bound, bound] in place: WGAN's first Lipschitz constraint.
+
+    References:
+        Arjovsky et al., Wasserstein GAN, 2017, algorithm 1.
+    """
+    for parameter in module.parameters():
+        parameter.clamp_(-bound, bound)
+
+
+def spectral_normalise(module: nn.Module) -> nn.Module:
+    """Divide the weight of each linear and convolution layer by its largest singular value.
+
+    One power iteration per forward pass. For a convolution the matrix is (out, in * kh * kw):
+    that bounds the matrix, not quite the convolution as an operator.
+
+    Args:
+        module: Changed in place.
+
+    Returns:
+        The same module.
+
+    References:
+        Miyato et al., Spectral normalization for generative adversarial networks, 2018, eq. 8.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            nn.utils.parametrizations.spectral_norm(layer)
+    return module
+
+
+def equilibrium(
+    balance: float, real: float, fake: float, *, ratio: float = 0.75, rate: float = 1e-3
+) -> float:
+    """Return BEGAN's next balance k, clipped to [0, 1]: k + rate (ratio L(real) - L(fake)).
+
+    References:
+        Berthelot et al., BEGAN: boundary equilibrium generative adversarial networks, 2017, eq. 5.
+    """
+    return min(max(balance + rate * (ratio * real - fake), 0.0), 1.0)
