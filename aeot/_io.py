@@ -161,3 +161,55 @@ def _json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - any state_dict
+    """Split nested dicts, lists and tuples into tensors by name and a skeleton JSON can hold.
+
+    Args:
+        tree: For instance a ``state_dict`` of a module or an optimiser: dict keys are strings or
+            whole numbers, leaves are tensors or plain values.
+
+    Returns:
+        The tensors (not copied), and the skeleton for `unpack`.
+
+    Raises:
+        TypeError: If a leaf is neither a tensor nor a plain value.
+
+    Example:
+        >>> tensors, skeleton = pack({"weights": [torch.ones(2)], 3: ("adam", 0.1)})
+        >>> sorted(tensors)
+        ['weights.0']
+        >>> unpack(tensors, skeleton)
+        {'weights': [tensor([1., 1.])], 3: ('adam', 0.1)}
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def walk(node: Any, path: str) -> Any:  # noqa: ANN401
+        if isinstance(node, torch.Tensor):
+            tensors[path] = node
+            return {"tensor": path}
+        inner = f"{path}." if path else ""
+        if isinstance(node, dict):
+            return {"dict": [[key, walk(value, f"{inner}{key}")] for key, value in node.items()]}
+        if isinstance(node, (list, tuple)):
+            parts = [walk(value, f"{inner}{i}") for i, value in enumerate(node)]
+            return {"tuple" if isinstance(node, tuple) else "list": parts}
+        if node is None or isinstance(node, (bool, int, float, str)):
+            return node
+        raise TypeError(f"{path} is a {type(node).__name__}, which cannot be saved")
+
+    return tensors, walk(tree, "")
+
+
+def unpack(tensors: dict[str, torch.Tensor], skeleton: Any) -> Any:  # noqa: ANN401
+    """Put together again what `pack` took apart."""
+    if not isinstance(skeleton, dict):
+        return skeleton
+    if "tensor" in skeleton:
+        return tensors[skeleton["tensor"]]
+    if "dict" in skeleton:
+        return {key: unpack(tensors, value) for key, value in skeleton["dict"]}
+    if "tuple" in skeleton:
+        return tuple(unpack(tensors, value) for value in skeleton["tuple"])
+    return [unpack(tensors, value) for value in skeleton["list"]]

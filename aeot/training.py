@@ -1,0 +1,231 @@
+"""The one training loop: it counts, records, guards against NaN, checkpoints and resumes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tqdm.auto import tqdm
+
+from aeot import _check, _io
+
+_LOG = logging.getLogger(__name__)
+_KIND = "checkpoint"
+
+
+class Stateful(Protocol):
+    """Anything that can say where it stands and go back there: modules, optimisers, schedules."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """Go back to a state."""
+        ...
+
+
+class Diverged(FloatingPointError):
+    """Training met a value that is not finite; the last good state was restored."""
+
+
+def run(
+    update: Callable[[Any], Mapping[str, float]],
+    batches: Iterable[Any] | Callable[[int], Iterable[Any]],
+    *,
+    steps: int,
+    state: Stateful | Mapping[str, Stateful] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+    every: int = 100,
+    checkpoint_seconds: float = 60.0,
+    log: str | os.PathLike | None = None,
+    name: str = "training",
+) -> list[dict[str, float]]:
+    """Call `update` on one batch after another, and keep what is needed to go on later.
+
+    Resuming equals never stopping, provided that `update` draws random numbers only from
+    generators keyed by the step; it gets the step with the batch if it asks for it:
+    ``lambda step: enumerate(loader(data, 64, seed=seed, start=step), step)``.
+
+    Args:
+        update: Does one step and returns what it measured, by name.
+        batches: A function from the first step to an iterable of batches, such as
+            ``lambda step: loader(data, 64, seed=seed, start=step)``; or an iterable, of which a
+            resumed run passes over what was used before.
+        steps: How many steps there are in all, those of a resumed run included.
+        state: What `update` changes: something with ``state_dict`` and ``load_state_dict``, or
+            several by name. Needed for checkpoints and to step back from a NaN.
+        checkpoint: Directory to resume from, if it exists, and to write to. It is replaced whole,
+            at most once in `checkpoint_seconds`, at the end, and when the run is interrupted.
+        on_step: Called as ``on_step(step, record)`` after each step, counted from 1, with what
+            that step measured; returning True ends the run.
+        every: Steps per record of the history; a record holds means over them.
+        checkpoint_seconds: The shortest time between two checkpoints.
+        log: File to which each record is added as a line of JSON.
+        name: Shown on the progress bar, which appears when stderr is a terminal.
+
+    Returns:
+        The history: one dict per record with ``step``, ``seconds`` (spent in this process and
+        those it resumed from) and the means.
+
+    Raises:
+        Diverged: If a measured value, or the state at a record, is not finite. The message names
+            it; `state` and the checkpoint are back at the last record.
+        ValueError: If the checkpoint belongs to something else, or cannot be written.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor(0.0))
+        >>> optimizer = torch.optim.SGD([weight], lr=0.5)
+        >>> def update(batch):
+        ...     loss = (weight - batch) ** 2
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     return {"loss": loss.item()}
+        >>> history = run(update, lambda step: iter([1.0] * 4), steps=4, every=2)
+        >>> [record["step"] for record in history], weight.item()
+        ([2, 4], 1.0)
+    """
+    steps = _check.integer("steps", steps, minimum=0)
+    every = _check.integer("every", every)
+    if checkpoint is not None:
+        if state is None:
+            raise _check.fail("state", "be given with a checkpoint", "None")
+        checkpoint = _io.check_writable(checkpoint)
+    keeper = _Keeper(state, checkpoint, checkpoint_seconds)
+    step, history = keeper.restore()
+    elapsed = history[-1]["seconds"] if history else 0.0
+    begun = time.perf_counter()
+    sums: dict[str, float] = {}
+    count = 0
+    stop = step >= steps
+    bar = tqdm(total=steps, initial=step, desc=name, disable=None, unit="step")
+    try:
+        for batch in _from(batches, step):
+            if stop:
+                break
+            measured = {key: float(value) for key, value in update(batch).items()}
+            step += 1
+            for key, value in measured.items():
+                if not math.isfinite(value):
+                    raise _diverged(keeper, f"{key!r} became {value}", step)
+                sums[key] = sums.get(key, 0.0) + value
+            count += 1
+            bar.update()
+            stop = bool(on_step and on_step(step, {"step": step, **measured})) or step == steps
+            if step % every == 0 or stop:
+                seconds = round(elapsed + time.perf_counter() - begun, 3)
+                means = {key: value / count for key, value in sums.items()}
+                record = {"step": step, "seconds": seconds, **means}
+                bad = keeper.take(step, [*history, record])
+                if bad:
+                    raise _diverged(keeper, f"{bad} became NaN or infinite", step)
+                history.append(record)
+                sums, count = {}, 0
+                bar.set_postfix({key: f"{value:.4g}" for key, value in means.items()})
+                if log is not None:
+                    _append(log, {"name": name, **record})
+        if not stop and step < steps:
+            raise _check.fail("batches", f"last for {steps} steps", f"{step} batches")
+    finally:
+        bar.close()
+        keeper.write()
+    return history
+
+
+def _from(batches: Iterable[Any] | Callable[[int], Iterable[Any]], step: int) -> Iterator[Any]:
+    if callable(batches):
+        return iter(batches(step))
+    return islice(iter(batches), step, None)
+
+
+def _append(log: str | os.PathLike, record: dict[str, Any]) -> None:
+    with Path(log).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _diverged(keeper: _Keeper, what: str, step: int) -> Diverged:
+    back = keeper.step_back()
+    kept = f"the state of step {back} was restored" if back is not None else "no state was kept"
+    return Diverged(f"{what} at step {step}; {kept}; lower the learning rate or check the data")
+
+
+class _Keeper:
+    """Snapshots of the state at records, in memory and now and then on disk."""
+
+    def __init__(
+        self,
+        state: Stateful | Mapping[str, Stateful] | None,
+        directory: Path | None,
+        seconds: float,
+    ) -> None:
+        if state is not None and not isinstance(state, Mapping):
+            state = {"state": state}
+        self.state: dict[str, Stateful] = dict(state or {})
+        self.directory = directory
+        self.seconds = seconds
+        self.snapshot: tuple[int, dict[str, torch.Tensor], Any, list[dict[str, float]]] | None = (
+            None
+        )
+        self.written = True
+        self.last_write = time.monotonic()
+
+    def restore(self) -> tuple[int, list[dict[str, float]]]:
+        if self.directory is not None and (self.directory / "manifest.json").is_file():
+            tensors, config = _io.load(self.directory, kind=_KIND)
+            _load(self.state, tensors, config["state"])
+            self.snapshot = (config["step"], tensors, config["state"], config["history"])
+            _LOG.info("resumed from %s at step %d", self.directory, config["step"])
+            return config["step"], list(config["history"])
+        self.take(0, [])
+        self.written = True  # nothing worth a file yet
+        return 0, []
+
+    def take(self, step: int, history: list[dict[str, float]]) -> str | None:
+        """Keep the present state, unless a tensor of it is not finite: then return its name."""
+        if not self.state:
+            return None
+        tree = {name: part.state_dict() for name, part in self.state.items()}
+        tensors, skeleton = _io.pack(tree)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                return name
+        copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
+        self.snapshot, self.written = (step, copies, skeleton, history), False
+        if time.monotonic() - self.last_write >= self.seconds:
+            self.write()
+        return None
+
+    def step_back(self) -> int | None:
+        if self.snapshot is None:
+            return None
+        step, tensors, skeleton, _ = self.snapshot
+        _load(self.state, tensors, skeleton)
+        return step
+
+    def write(self) -> None:
+        if self.directory is None or self.snapshot is None or self.written:
+            return
+        step, tensors, skeleton, history = self.snapshot
+        config = {"step": step, "history": history, "state": skeleton}
+        _io.save(self.directory, tensors, config, kind=_KIND)
+        self.written, self.last_write = True, time.monotonic()
+
+
+def _load(state: dict[str, Stateful], tensors: dict[str, torch.Tensor], skeleton: Any) -> None:  # noqa: ANN401
+    # clone: optimisers adopt the tensors they are given, and would write into the snapshot.
+    tree = _io.unpack({name: tensor.clone() for name, tensor in tensors.items()}, skeleton)
+    if tree.keys() != state.keys():
+        got = f"{sorted(tree)} in the checkpoint"
+        raise _check.fail("state", f"hold {sorted(state)}", got, "choose another checkpoint")
+    for name, part in state.items():
+        part.load_state_dict(tree[name])
