@@ -1,0 +1,230 @@
+"""Trunks shared by autoencoders and GANs: from an image to features, and from features back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from aeot import _check
+
+LEAK = 0.2
+BATCH_NORM_EPS = 1e-3
+
+
+def init_normal(module: nn.Module, std: float = 0.02) -> None:
+    """Draw every weight of linear and convolution layers from N(0, std^2); set biases to 0.
+
+    Batch-normalisation layers are left as they are (scale 1, shift 0).
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(layer.weight, 0.0, std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _grid(shape: Sequence[int], factor: int, name: str) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise _check.fail("shape", f"be (C, H, W) for {name}", str(tuple(shape)))
+    channels, height, width = shape
+    if height % factor or width % factor:
+        got = f"{height} x {width}"
+        way_out = "resize the images (data sets take size=...)"
+        raise _check.fail("shape", f"have sides divisible by {factor} for {name}", got, way_out)
+    return channels, height // factor, width // factor
+
+
+def _norm2d(width: int, batch_norm: bool) -> list[nn.Module]:
+    return [nn.BatchNorm2d(width, eps=BATCH_NORM_EPS)] if batch_norm else []
+
+
+def _norm1d(width: int, batch_norm: bool) -> list[nn.Module]:
+    return [nn.BatchNorm1d(width, eps=BATCH_NORM_EPS)] if batch_norm else []
+
+
+class DownTrunk(nn.Sequential):
+    """Image (B, C, H, W) to outputs (B, outputs): the InfoGAN-style discriminator or encoder.
+
+    conv 4x4/2 to 64, LReLU; conv 4x4/2 to 128, [BN], LReLU; linear to 1024, [BN], LReLU; linear.
+
+    Args:
+        shape: (C, H, W), H and W divisible by 4.
+        outputs: Width of the last layer: 1 for a discriminator, the latent size for an encoder.
+        batch_norm: Whether the layers marked [BN] are normalised.
+
+    Raises:
+        ValueError: If `shape` is no image shape with sides divisible by 4.
+
+    References:
+        Lucic, Kurach, Michalski, Gelly, Bousquet, Are GANs created equal?, 2018, appendix.
+    """
+
+    def __init__(self, shape: Sequence[int], outputs: int = 1, *, batch_norm: bool = True) -> None:
+        channels, height, width = _grid(shape, 4, "the InfoGAN-style networks")
+        super().__init__(
+            nn.Conv2d(channels, 64, 4, 2, 1),
+            nn.LeakyReLU(LEAK, inplace=True),
+            nn.Conv2d(64, 128, 4, 2, 1),
+            *_norm2d(128, batch_norm),
+            nn.LeakyReLU(LEAK, inplace=True),
+            nn.Flatten(),
+            nn.Linear(128 * height * width, 1024),
+            *_norm1d(1024, batch_norm),
+            nn.LeakyReLU(LEAK, inplace=True),
+            nn.Linear(1024, outputs),
+        )
+        init_normal(self)
+
+
+class UpTrunk(nn.Sequential):
+    """Latent (B, latent) to image (B, C, H, W) in [-1, 1]: the InfoGAN-style generator or decoder.
+
+    linear to 1024, BN, LReLU; linear to 128 (H/4) (W/4), BN, LReLU; transposed conv 4x4/2 to 64,
+    BN, LReLU; transposed conv 4x4/2 to C, tanh. The original ends in a sigmoid because its images
+    lie in [0, 1]; the shapes are the same.
+
+    Args:
+        shape: (C, H, W), H and W divisible by 4.
+        latent_dim: Width of the input.
+        batch_norm: Whether the layers marked BN are normalised.
+
+    Raises:
+        ValueError: If `shape` is no image shape with sides divisible by 4.
+
+    References:
+        Lucic, Kurach, Michalski, Gelly, Bousquet, Are GANs created equal?, 2018, appendix.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], latent_dim: int = 64, *, batch_norm: bool = True
+    ) -> None:
+        channels, height, width = _grid(shape, 4, "the InfoGAN-style networks")
+        inner = 128 * height * width
+        super().__init__(
+            nn.Linear(latent_dim, 1024),
+            *_norm1d(1024, batch_norm),
+            nn.LeakyReLU(LEAK, inplace=True),
+            nn.Linear(1024, inner),
+            *_norm1d(inner, batch_norm),
+            nn.LeakyReLU(LEAK, inplace=True),
+            nn.Unflatten(1, (128, height, width)),
+            nn.ConvTranspose2d(128, 64, 4, 2, 1),
+            *_norm2d(64, batch_norm),
+            nn.LeakyReLU(LEAK, inplace=True),
+            nn.ConvTranspose2d(64, channels, 4, 2, 1),
+            nn.Tanh(),
+        )
+        init_normal(self)
+
+
+def _levels(height: int, width: int) -> int:
+    """How often both sides can be halved until the smaller is 4 to 7 pixels."""
+    levels = 0
+    while min(height, width) // 2 >= 4 and height % 2 == 0 and width % 2 == 0:
+        height, width, levels = height // 2, width // 2, levels + 1
+    return levels
+
+
+def _deep_widths(shape: Sequence[int], base: int) -> list[int]:
+    if len(shape) != 3 or _levels(*shape[1:]) < 2 or min(shape[1:]) >> _levels(*shape[1:]) > 7:
+        requirement = (
+            "be (C, H, W) with sides that halve down to 4 to 7 pixels for the deep networks"
+        )
+        raise _check.fail("shape", requirement, str(tuple(shape)), "for instance 64, 96 or 128")
+    return [base * min(2**level, 8) for level in range(_levels(*shape[1:]))]
+
+
+class DeepDown(nn.Sequential):
+    """Image to outputs by a chain of halving convolutions (DCGAN-like), for 64 pixels and up.
+
+    conv 4x4/2 to f, 2f, 4f, 8f, ... (at most 8f) until 4 to 7 pixels are left, each with LReLU and
+    all but the first with BN; then one linear layer.
+
+    Args:
+        shape: (C, H, W).
+        outputs: Width of the last layer.
+        base: Channels f of the first convolution.
+
+    Raises:
+        ValueError: If the sides do not halve down to 4 to 7 pixels.
+
+    References:
+        Radford, Metz, Chintala, Unsupervised representation learning with deep convolutional
+        generative adversarial networks, 2016.
+    """
+
+    def __init__(self, shape: Sequence[int], outputs: int = 1, *, base: int = 64) -> None:
+        widths = _deep_widths(shape, base)
+        layers: list[nn.Module] = []
+        for level, (before, after) in enumerate(zip([shape[0], *widths[:-1]], widths, strict=True)):
+            layers += [
+                nn.Conv2d(before, after, 4, 2, 1, bias=level == 0),
+                *_norm2d(after, level > 0),
+                nn.LeakyReLU(LEAK, inplace=True),
+            ]
+        area = (shape[1] >> len(widths)) * (shape[2] >> len(widths))
+        super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * area, outputs))
+        init_normal(self)
+
+
+class DeepUp(nn.Sequential):
+    """Latent to image by a chain of doubling convolutions: the mirror of `DeepDown`.
+
+    Args:
+        shape: (C, H, W).
+        latent_dim: Width of the input.
+        base: Channels f of the last hidden layer.
+
+    Raises:
+        ValueError: If the sides do not halve down to 4 to 7 pixels.
+    """
+
+    def __init__(self, shape: Sequence[int], latent_dim: int = 64, *, base: int = 64) -> None:
+        widths = _deep_widths(shape, base)[::-1]
+        height, width = shape[1] >> len(widths), shape[2] >> len(widths)
+        layers: list[nn.Module] = [
+            nn.Linear(latent_dim, widths[0] * height * width, bias=False),
+            nn.Unflatten(1, (widths[0], height, width)),
+            *_norm2d(widths[0], True),
+            nn.ReLU(inplace=True),
+        ]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+                *_norm2d(after, True),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [nn.ConvTranspose2d(widths[-1], shape[0], 4, 2, 1), nn.Tanh()]
+        super().__init__(*layers)
+        init_normal(self)
+
+
+def mlp(widths: Sequence[int], *, final: nn.Module | None = None) -> nn.Sequential:
+    """Linear layers with LReLU between them; torch's own initialisation.
+
+    Args:
+        widths: Input, hidden and output widths.
+        final: A last activation, or none.
+    """
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.LeakyReLU(LEAK, inplace=True)]
+    layers[-1:] = [final] if final is not None else []
+    return nn.Sequential(*layers)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of trainable numbers.
+
+    Example:
+        >>> [count_parameters(UpTrunk((1, 28, 28))), count_parameters(DownTrunk((1, 28, 28)))]
+        [6642241, 6559169]
+    """
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def to_channels_last(module: nn.Module) -> nn.Module:
+    """Lay convolution weights out channels last, which CPUs and tensor cores prefer."""
+    return module.to(memory_format=torch.channels_last)
