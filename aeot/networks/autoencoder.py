@@ -28,7 +28,7 @@ def autoencoder_pair(
             "mlp" (None: 256); "infogan" has none.
 
     Returns:
-        Encoder (B, \\*shape) to (B, latent_dim), and decoder back; images lie in [-1, 1].
+        Encoder from rows to codes (B, latent_dim), and decoder back; images lie in [-1, 1].
 
     Raises:
         ValueError: If the architecture is unknown or does not fit the shape.
@@ -42,10 +42,8 @@ def autoencoder_pair(
     latent_dim = _check.integer("latent_dim", latent_dim)
     width = None if width is None else _check.integer("width", width)
     if architecture == "auto":
-        if len(shape) == 1:
-            architecture = "mlp"
-        else:
-            architecture = "dcgan" if min(shape[1:]) >= 64 else "infogan"
+        small = len(shape) == 3 and min(shape[1:]) < 64
+        architecture = "infogan" if small else "dcgan" if len(shape) == 3 else "mlp"
     if architecture == "infogan":
         return blocks.DownTrunk(shape, latent_dim), blocks.UpTrunk(shape, latent_dim)
     if architecture == "dcgan":
