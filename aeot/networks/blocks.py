@@ -25,6 +25,15 @@ def init_normal(module: nn.Module, std: float = 0.02) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def init_he(module: nn.Module) -> None:
+    """Draw linear weights for ReLU: He's uniform law, Glorot's in the last layer; biases 0."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    for layer in layers:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    nn.init.xavier_uniform_(layers[-1].weight)
+
+
 def _grid(shape: Sequence[int], factor: int, name: str) -> tuple[int, int, int]:
     if len(shape) != 3:
         raise _check.fail("shape", f"be (C, H, W) for {name}", str(tuple(shape)))

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from aeot._check import choice, fail, integer
+from aeot.networks.blocks import DownTrunk, init_he, init_normal
 
 NORMS = ("instance", "instance-affine", "batch", "none")
 
@@ -104,3 +105,188 @@ class PatchDiscriminator(nn.Module):
             way_out = "use larger images or fewer layers"
             raise fail("n_layers", f"leave an output for {smallest} px", self.n_layers, way_out)
         return self.body(x)
+
+
+class Maxout(nn.Module):
+    """The largest of several linear maps, unit by unit.
+
+    Args:
+        before: Width of the input.
+        after: Number of units.
+        pieces: Linear maps per unit.
+    """
+
+    def __init__(self, before: int, after: int, pieces: int = 5) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.linear = nn.Linear(before, after * pieces)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, before) to (B, after)."""
+        return self.linear(x).unflatten(1, (self.pieces, -1)).amax(1)
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Append to each sample how close the others of its batch are.
+
+    With M_i = f_i T, a matrix of `kernels` rows, row i gains for each row b of M the number
+    ``sum over j != i of exp(-|M_ib - M_jb|_1)``. Real and generated batches go through separately.
+
+    Args:
+        features: Width of the input.
+        kernels: Numbers appended, B.
+        kernel_dim: Length of a row of M, C.
+
+    References:
+        T. Salimans et al., "Improved techniques for training GANs", 2016, section 3.2.
+    """
+
+    def __init__(self, features: int, kernels: int = 20, kernel_dim: int = 5) -> None:
+        super().__init__()
+        self.kernels = integer("kernels", kernels)
+        self.kernel_dim = integer("kernel_dim", kernel_dim)
+        self.linear = nn.Linear(features, kernels * kernel_dim, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, features) to (B, features + kernels)."""
+        rows = self.linear(x).view(len(x), self.kernels, self.kernel_dim)
+        distances = (rows[:, None] - rows[None]).abs().sum(3)  # (B, B, kernels)
+        # A sample is at distance 0 from itself: subtracting its 1 leaves the others.
+        return torch.cat([x, torch.exp(-distances).sum(1) - 1], dim=1)
+
+
+class MaxoutDiscriminator(nn.Module):
+    """Three maxout layers and one score: the discriminator of the 2-D mixture experiments.
+
+    405 201 parameters for 2-D samples; each further packed sample widens the first layer alone,
+    by 2 000.
+
+    Args:
+        dim: Width of one sample; of sample and latent together for ALI.
+        packing: Samples judged together, joined by `aeot.gan.losses.pack`.
+        hidden: Units per layer.
+        layers: Maxout layers.
+        pieces: Linear maps per unit.
+        kernels: Numbers appended by minibatch discrimination before the score, 0 for none.
+        kernel_dim: Length of the rows it compares.
+
+    Raises:
+        ValueError: If a width is not a whole number in range.
+
+    References:
+        Z. Lin, A. Khetan, G. Fanti, S. Oh, "PacGAN: the power of two samples in generative
+        adversarial networks", 2018, section 4.1.
+
+    Example:
+        >>> [sum(p.numel() for p in MaxoutDiscriminator(2, m).parameters()) for m in (1, 2)]
+        [405201, 407201]
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        packing: int = 1,
+        *,
+        hidden: int = 200,
+        layers: int = 3,
+        pieces: int = 5,
+        kernels: int = 0,
+        kernel_dim: int = 5,
+    ) -> None:
+        super().__init__()
+        width = integer("dim", dim) * integer("packing", packing)
+        parts: list[nn.Module] = []
+        for _ in range(integer("layers", layers)):
+            parts.append(Maxout(width, integer("hidden", hidden), integer("pieces", pieces)))
+            width = hidden
+        if integer("kernels", kernels, minimum=0):
+            parts.append(MinibatchDiscrimination(hidden, kernels, kernel_dim))
+        self.body = nn.Sequential(*parts, nn.Linear(hidden + kernels, 1))
+        init_normal(self)
+
+    def forward(self, x: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
+        """Score (B, packing * dim) samples, joined with further columns if given: (B,)."""
+        return self.body(torch.cat([x, *beside], dim=1) if beside else x).squeeze(1)
+
+
+class MLPCritic(nn.Module):
+    """Equal hidden layers and one score, no normalisation: the critic of WGAN-GP's toy examples.
+
+    Args:
+        dim: Width of the input; of sample and condition together for a conditional critic.
+        hidden: Width of the hidden layers.
+        layers: How many there are.
+        leak: Slope of the units below zero: 0 for ReLU, 0.2 for the usual leaky one.
+
+    Raises:
+        ValueError: If a width is not a whole number >= 1.
+
+    Example:
+        >>> sum(p.numel() for p in MLPCritic(2).parameters())  # 2-512-512-512-1
+        527361
+    """
+
+    def __init__(self, dim: int, *, hidden: int = 512, layers: int = 3, leak: float = 0.0) -> None:
+        super().__init__()
+        width = integer("dim", dim)
+        parts: list[nn.Module] = []
+        for _ in range(integer("layers", layers)):
+            parts += [nn.Linear(width, integer("hidden", hidden)), nn.LeakyReLU(leak)]
+            width = hidden
+        self.body = nn.Sequential(*parts, nn.Linear(width, 1))
+        init_he(self)
+
+    def forward(self, x: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
+        """Score (B, dim) samples, joined with further columns if given: (B,)."""
+        return self.body(torch.cat([x, *beside], dim=1) if beside else x).squeeze(1)
+
+
+class ImageDiscriminator(nn.Module):
+    """The InfoGAN-style discriminator: one score per image, or per pack of images.
+
+    Args:
+        shape: (C, H, W) of one image, sides divisible by 4.
+        packing: Images judged together, joined along the channels.
+        batch_norm: Off for a critic with a gradient penalty.
+        beside: Width of a vector judged together with the image, as in ALI; 0 for none.
+        kernels: Numbers appended by minibatch discrimination before the score, 0 for none.
+        kernel_dim: Length of the rows it compares.
+
+    Raises:
+        ValueError: If the shape is no image shape with sides divisible by 4.
+
+    References:
+        M. Lucic, K. Kurach, M. Michalski, S. Gelly, O. Bousquet, "Are GANs created equal?", 2018.
+
+    Example:
+        >>> import torch
+        >>> ImageDiscriminator((1, 28, 28))(torch.zeros(3, 1, 28, 28)).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        packing: int = 1,
+        *,
+        batch_norm: bool = True,
+        beside: int = 0,
+        kernels: int = 0,
+        kernel_dim: int = 5,
+    ) -> None:
+        super().__init__()
+        wide = (shape[0] * integer("packing", packing), *shape[1:])
+        trunk = list(DownTrunk(wide, 1, batch_norm=batch_norm))
+        self.trunk = nn.Sequential(*trunk[:-1])
+        width = trunk[-1].in_features + integer("beside", beside, minimum=0)
+        parts: list[nn.Module] = []
+        if beside:
+            parts += [nn.Linear(width, width), nn.LeakyReLU(0.2)]
+        if integer("kernels", kernels, minimum=0):
+            parts.append(MinibatchDiscrimination(width, kernels, kernel_dim))
+        self.head = nn.Sequential(*parts, nn.Linear(width + kernels, 1))
+        init_normal(self.head)
+
+    def forward(self, x: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
+        """Score images (B, packing * C, H, W), with a vector each if there is one: (B,)."""
+        return self.head(torch.cat([self.trunk(x), *beside], dim=1)).squeeze(1)
