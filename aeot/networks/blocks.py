@@ -11,6 +11,7 @@ from aeot import _check
 
 LEAK = 0.2
 BATCH_NORM_EPS = 1e-3
+NORMS = ("instance", "instance-affine", "batch", "none")
 
 
 def init_normal(module: nn.Module, std: float = 0.02) -> None:
@@ -237,3 +238,15 @@ def count_parameters(module: nn.Module) -> int:
 def to_channels_last(module: nn.Module) -> nn.Module:
     """Lay convolution weights out channels last, which CPUs and tensor cores prefer."""
     return module.to(memory_format=torch.channels_last)
+
+
+def image_norm(kind: str, channels: int) -> list[nn.Module]:
+    """Return the layers of one of `NORMS`: a list of one normalisation, or an empty one.
+
+    Without a learned shift ("instance", "none") the convolution before needs its own bias.
+    """
+    if kind == "none":
+        return []
+    if kind == "batch":
+        return [nn.BatchNorm2d(channels)]
+    return [nn.InstanceNorm2d(channels, affine=kind == "instance-affine")]

@@ -7,17 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from aeot._check import choice, fail, integer
-from aeot.networks.blocks import DownTrunk, init_he, init_normal
-
-NORMS = ("instance", "instance-affine", "batch", "none")
-
-
-def _norm(kind: str, channels: int) -> list[nn.Module]:
-    if kind == "none":
-        return []
-    if kind == "batch":
-        return [nn.BatchNorm2d(channels)]
-    return [nn.InstanceNorm2d(channels, affine=kind == "instance-affine")]
+from aeot.networks.blocks import NORMS, DownTrunk, image_norm, init_he, init_normal
 
 
 class PatchDiscriminator(nn.Module):
@@ -78,7 +68,7 @@ class PatchDiscriminator(nn.Module):
         for layer in range(1, max(n_layers, 1) + 1):
             wider = filters * min(2**layer, 8)
             stride = 2 if layer < n_layers else 1
-            layers += [convolution(width, wider, stride, bias), *_norm(norm, wider)]
+            layers += [convolution(width, wider, stride, bias), *image_norm(norm, wider)]
             layers += [nn.LeakyReLU(0.2)]
             width = wider
         self.body = nn.Sequential(*layers, convolution(width, 1, 1))

@@ -6,17 +6,7 @@ import torch
 from torch import nn
 
 from aeot._check import choice, fail, integer, real
-from aeot.networks.blocks import init_he, init_normal
-
-NORMS = ("instance", "instance-affine", "batch", "none")
-
-
-def _norm(kind: str, channels: int) -> list[nn.Module]:
-    if kind == "none":
-        return []
-    if kind == "batch":
-        return [nn.BatchNorm2d(channels)]
-    return [nn.InstanceNorm2d(channels, affine=kind == "instance-affine")]
+from aeot.networks.blocks import NORMS, image_norm, init_he, init_normal
 
 
 def _has_bias(kind: str) -> bool:
@@ -38,10 +28,10 @@ class _Residual(nn.Module):
         super().__init__()
         bias = _has_bias(norm)
         layers = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=bias)]
-        layers += [*_norm(norm, channels), nn.ReLU(inplace=True)]
+        layers += [*image_norm(norm, channels), nn.ReLU(inplace=True)]
         layers += [nn.Dropout(dropout)] if dropout else []
         layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=bias)]
-        self.body = nn.Sequential(*layers, *_norm(norm, channels))
+        self.body = nn.Sequential(*layers, *image_norm(norm, channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.body(x)
@@ -91,17 +81,17 @@ class ResNetGenerator(nn.Module):
         bias = _has_bias(norm)
         relu = nn.ReLU(inplace=True)
         layers = [nn.ReflectionPad2d(3), nn.Conv2d(in_channels, filters, 7, bias=bias)]
-        layers += [*_norm(norm, filters), relu]
+        layers += [*image_norm(norm, filters), relu]
         for width in (filters, 2 * filters):
             layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=bias)]
-            layers += [*_norm(norm, 2 * width), relu]
+            layers += [*image_norm(norm, 2 * width), relu]
         layers += [_Residual(4 * filters, norm, dropout) for _ in range(n_blocks)]
         for width in (4 * filters, 2 * filters):
             layers += [
                 nn.ConvTranspose2d(
                     width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=bias
                 ),
-                *_norm(norm, width // 2),
+                *image_norm(norm, width // 2),
                 relu,
             ]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(filters, out_channels, 7), nn.Tanh()]
@@ -132,7 +122,7 @@ class _Level(nn.Module):
             # Not in place: the same tensor goes through the skip connection.
             nn.LeakyReLU(0.2),
             nn.Conv2d(outer, inner, 4, stride=2, padding=1, bias=bias),
-            *(_norm(norm, inner) if inside is not None else []),
+            *(image_norm(norm, inner) if inside is not None else []),
         )
         self.inside = nn.Identity() if inside is None else inside
         self.up = nn.Sequential(
@@ -140,7 +130,7 @@ class _Level(nn.Module):
             nn.ConvTranspose2d(
                 inner if inside is None else 2 * inner, outer, 4, stride=2, padding=1, bias=bias
             ),
-            *_norm(norm, outer),
+            *image_norm(norm, outer),
             *([nn.Dropout(dropout)] if dropout else []),
         )
 
