@@ -27,7 +27,9 @@ LAYERS = [
     [
         ["transport.heights", "transport.minimize", "transport.kernels"],
         ["transport.blocks"],
-        ["transport.polygons"],
+        ["transport.neighbours", "transport.pixels", "transport.polygons", "transport.polyhedra"],
+        ["transport.plane", "transport.space"],
+        ["transport.tessellation"],
         ["transport.cells", "transport.geometry", "transport.lists"],
         ["transport.oracles", "transport.extension", "transport.certificate"],
         ["transport.brenier"],
@@ -38,7 +40,11 @@ LAYERS = [
         ["transport.estimator"],
     ],
     [["training", "distributed"]],
-    [["gan.generate", "gan.likelihood", "gan.translate", "model", "features", "diagnostics.*"]],
+    [
+        ["gan.estimator"],
+        ["gan.generate"],
+        ["gan.*", "model", "features", "diagnostics.*"],
+    ],
     [["plotting._style"], ["plotting.*", "compare"], ["report"], ["runs"], ["cli"], ["__main__"]],
 ]
 ONLY = {  # a package that one place alone may import
