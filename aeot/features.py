@@ -1,0 +1,385 @@
+"""What images are measured by: a classifier trained here, Inception, or any module of yours.
+
+A feature extractor is an ``nn.Module`` that maps images (B, C, H, W) in [-1, 1] to features
+(B, width). Distances between features mean nothing without the extractor: its name and the hash
+of its weights belong beside every number (`describe`).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sklearn.exceptions import NotFittedError
+from torch import nn
+from torch.nn import functional as F
+
+from aeot import _check, _io, _rng, training
+from aeot.data import Dataset, indices, to_uint8
+
+try:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+except ImportError:
+    FeatureExtractorInceptionV3 = None
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return 16 hexadecimal digits of a SHA-256 over a module's weights and buffers.
+
+    It depends on names, shapes, types and values, not on the device.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def describe(extractor: nn.Module | Classifier) -> dict[str, Any]:
+    """Return what identifies an extractor: its name, the hash of its weights, and what it knows.
+
+    A module may carry ``name`` (a str) and ``facts`` (plain values) of its own.
+    """
+    module = extractor.extractor() if isinstance(extractor, Classifier) else extractor
+    name = getattr(module, "name", type(module).__name__)
+    return {"name": str(name), "hash": fingerprint(module), **getattr(module, "facts", {})}
+
+
+@torch.no_grad()
+def extract(
+    extractor: nn.Module | Classifier,
+    images: Dataset | torch.Tensor,
+    *,
+    batch_size: int = 256,
+) -> torch.Tensor:
+    """Compute features of images, rounded to 8 bits first as files would be.
+
+    Real and generated images are thus treated alike. In float64, as a `Classifier` computes, the
+    result does not depend on `batch_size` beyond rounding (1e-14 relative); in float32 expect
+    1e-6.
+
+    Args:
+        extractor: A fitted `Classifier`, or a module from images (B, C, H, W) in [-1, 1], of its
+            parameters' type, to (B, width). It is put in eval mode.
+        images: A data set, or a tensor of uint8 or of floats in [-1, 1].
+        batch_size: Images per call, B.
+
+    Returns:
+        Features (rows, width), float64, on the CPU.
+
+    Raises:
+        ValueError: If the extractor does not return one finite row per image.
+    """
+    module = extractor.extractor() if isinstance(extractor, Classifier) else extractor.eval()
+    batch_size = _check.integer("batch_size", batch_size)
+    like = next(iter(module.parameters()), torch.empty(0))
+    rows = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        batch = batch if batch.dtype == torch.uint8 else to_uint8(batch)
+        features = module(batch.to(like.device, like.dtype).div(127.5).sub(1))
+        if features.ndim != 2 or len(features) != len(batch):
+            got = f"{tuple(features.shape)} for {len(batch)} images"
+            raise _check.fail("extractor", "return one row per image, (B, width)", got)
+        rows.append(features.double().cpu())
+    return _check.points("features", torch.cat(rows))
+
+
+class Pixels(nn.Module):
+    """The pixels themselves as features, averaged down to at most `size` x `size`.
+
+    The last resort where there are no labels: such distances see blur and shifts, not content.
+    They are labelled "pixels" in every report.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        super().__init__()
+        self.size = _check.integer("size", size)
+        self.name = f"pixels {size}x{size}"
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (B, C * size * size) for images (B, C, H, W)."""
+        side = min(self.size, *images.shape[-2:])
+        return F.adaptive_avg_pool2d(images, side).flatten(1)
+
+
+class _Inception(nn.Module):
+    def __init__(self, inner: nn.Module, weights: str) -> None:
+        super().__init__()
+        self.inner = inner
+        self.name = "inception-v3-compat pool3 (torch-fidelity)"
+        self.facts = {"weights": weights, "fid": True}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(to_uint8(images).expand(-1, 3, -1, -1))[0]
+
+
+def inception(weights: str | os.PathLike) -> nn.Module:
+    """Return the Inception network of published FIDs: 2048 features, its own 299-pixel resize.
+
+    Args:
+        weights: Path of ``weights-inception-2015-12-05-6726825d.pth`` (torch-fidelity's release
+            page offers it). Nothing is downloaded here.
+
+    Returns:
+        An extractor for gray or colour images; only its Fréchet distance is called FID.
+
+    Raises:
+        ImportError: If torch-fidelity is missing.
+        ValueError: If the file is not there.
+    """
+    if FeatureExtractorInceptionV3 is None:
+        raise ImportError("Inception features need torch-fidelity: pip install 'aeot[inception]'")
+    if not os.path.isfile(weights):
+        way_out = "fetch weights-inception-2015-12-05-6726825d.pth and pass its path"
+        raise _check.fail("weights", "be a file", repr(os.fspath(weights)), way_out)
+    inner = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=os.fspath(weights)
+    )
+    return _Inception(inner.eval(), os.path.basename(weights)).eval()
+
+
+class _Network(nn.Module):
+    """Three convolutions, one hidden layer: about 93 % on Fashion-MNIST."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int, channels: int, width: int) -> None:
+        super().__init__()
+        layers, before = [], shape[0]
+        for after in (channels, 2 * channels, 4 * channels):
+            layers += [
+                nn.Conv2d(before, after, 3, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+                nn.MaxPool2d(2, ceil_mode=True),
+            ]
+            before = after
+        side = [-(-edge // 8) for edge in shape[1:]]
+        self.trunk = nn.Sequential(*layers, nn.Flatten())
+        self.hidden = nn.Linear(before * side[0] * side[1], width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return features (B, width) of images (B, C, H, W) in [-1, 1]."""
+        return self.hidden(self.trunk(images)).relu()
+
+
+class Classifier:
+    """A small convolutional classifier of a labelled data set, whose features measure images.
+
+    Where Inception's weights cannot be had or do not fit (gray images of 28 pixels), the
+    activations before its last layer stand in. Trained with Adam under a one-cycle schedule on
+    images shifted by up to two pixels. Deterministic for a seed, device kind and number of
+    threads.
+
+    Args:
+        channels: Channels of the first convolution; doubled twice.
+        width: Number of features, at most 128 so that Fréchet distances need few images.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        learning_rate: Its peak.
+        precision: "float32" or "bfloat16", of the training only; the latter halves its time on
+            processors that have it.
+        seed: Of initial weights, order and shifts.
+
+    Attributes:
+        network_: The trained module, float32, eval mode.
+        accuracy_: On the test images (share, 0 to 1).
+        classes_: Class names.
+        shape_: Image shape (C, H, W).
+        data_: Name of the training data.
+        hash_: `fingerprint` of the extractor.
+        history_: Training records.
+
+    Example:
+        >>> import aeot
+        >>> from aeot.features import Classifier, extract
+        >>> train, test = aeot.dataset("digits"), aeot.dataset("digits", split="test")
+        >>> net = Classifier(channels=8, width=32, epochs=4, seed=0).fit(train, test)
+        >>> net.accuracy_ > 0.9, extract(net, test).shape
+        (True, torch.Size([355, 32]))
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 32,
+        width: int = 128,
+        epochs: int = 8,
+        batch_size: int = 128,
+        learning_rate: float = 4e-3,
+        precision: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        self.channels = channels
+        self.width = width
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.precision = precision
+        self.seed = seed
+
+    def fit(
+        self,
+        data: Dataset,
+        test: Dataset | None = None,
+        *,
+        on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+    ) -> Classifier:
+        """Train on labelled images.
+
+        Args:
+            data: Images with labels.
+            test: Other images with labels, for `accuracy_`. None: a tenth of `data`, chosen by
+                the seed, is kept out of the training and used.
+            on_step: Called after each step, as by `aeot.training.run`.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: If there are no labels, fewer than two classes, or no images.
+        """
+        _labelled("data", data)
+        seed = _check.integer("seed", self.seed, minimum=0)
+        width = _check.integer("width", self.width)
+        if width > 128:
+            raise _check.fail("width", "be at most 128", str(width))
+        half = _check.choice("precision", self.precision, ["float32", "bfloat16"]) == "bfloat16"
+        if test is None:
+            order = torch.randperm(len(data), generator=_rng.generator(seed, "holdout"))
+            cut = max(1, len(data) // 10)
+            test, data = data.subset(order[:cut]), data.subset(order[cut:])
+        _labelled("test", test)
+        if test.shape != data.shape:
+            raise _check.fail("test", f"have images of shape {data.shape}", str(test.shape))
+        count = 1 + int(max(data.labels.max(), test.labels.max()))
+        self.shape_, self.data_ = data.shape, data.name
+        self.classes_ = data.classes or tuple(str(i) for i in range(count))
+        with _rng.forked(seed, "classifier"):
+            network = self._build()
+        network = network.to(memory_format=torch.channels_last)
+        batch_size = min(_check.integer("batch_size", self.batch_size), len(data))
+        steps = _check.integer("epochs", self.epochs) * max(1, len(data) // batch_size)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=_check.real("learning_rate", self.learning_rate, above=0)
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps)
+
+        def update(numbered: tuple[int, torch.Tensor]) -> dict[str, float]:
+            step, rows = numbered
+            draw = _rng.generator(seed, "shift", step)
+            images = _shifted(data[rows], draw).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+                scores = network.head(network(images))
+            loss = F.cross_entropy(scores.float(), data.labels[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            return {"loss": loss.item()}
+
+        self.history_ = training.run(
+            update,
+            lambda start: enumerate(
+                indices(len(data), batch_size, seed=seed, start=start, key="classifier"), start
+            ),
+            steps=steps,
+            state={"network": network, "optimizer": optimizer, "schedule": schedule},
+            on_step=on_step,
+            name="classifier",
+        )
+        self.network_ = network.to(memory_format=torch.contiguous_format).eval()
+        self.accuracy_ = self.score(test)
+        self.hash_ = fingerprint(self.extractor())
+        return self
+
+    def extractor(self) -> nn.Module:
+        """Return the module from images to features, in float64, with its name and accuracy."""
+        module = copy.deepcopy(self._fitted()).double().eval()
+        module.name = f"classifier of {self.data_}"
+        module.facts = {"accuracy": self.accuracy_} if hasattr(self, "accuracy_") else {}
+        return module
+
+    def predict(self, images: Dataset | torch.Tensor) -> torch.Tensor:
+        """Return class numbers (rows,), int64, of images as `extract` takes them."""
+        return self.predict_from(extract(self, images))
+
+    def predict_from(self, features: torch.Tensor) -> torch.Tensor:
+        """Return class numbers (rows,), int64, of features (rows, width) from `extract`."""
+        head = self._fitted().head
+        with torch.no_grad():
+            scores = F.linear(features.double(), head.weight.double(), head.bias.double())
+        return scores.argmax(dim=1)
+
+    def score(self, data: Dataset) -> float:
+        """Return the share of images whose class is predicted right.
+
+        Raises:
+            ValueError: If `data` has no labels.
+        """
+        _labelled("data", data, several=False)
+        return float((self.predict(data) == data.labels.cpu()).double().mean())
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a directory of safetensors, JSON and hashes."""
+        network = self._fitted()
+        config = {
+            "arguments": {name: getattr(self, name) for name in _ARGUMENTS},
+            "shape": list(self.shape_),
+            "classes": list(self.classes_),
+            "data": self.data_,
+            "accuracy": self.accuracy_,
+            "hash": self.hash_,
+            "history": self.history_,
+        }
+        _io.save(path, network.state_dict(), config, kind="Classifier")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Classifier:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the directory is missing, damaged or holds something else.
+        """
+        tensors, config = _io.load(path, kind="Classifier", device=device)
+        self = cls(**config["arguments"])
+        self.shape_, self.classes_ = tuple(config["shape"]), tuple(config["classes"])
+        self.data_, self.accuracy_ = config["data"], config["accuracy"]
+        self.hash_, self.history_ = config["hash"], config["history"]
+        network = self._build().to(device)
+        network.load_state_dict(tensors)
+        self.network_ = network.eval()
+        return self
+
+    def _build(self) -> _Network:
+        channels = _check.integer("channels", self.channels)
+        return _Network(self.shape_, len(self.classes_), channels, self.width)
+
+    def _fitted(self) -> _Network:
+        if not hasattr(self, "network_"):
+            raise NotFittedError("this Classifier is not fitted yet; call fit or load first")
+        return self.network_
+
+
+_ARGUMENTS = ("channels", "width", "epochs", "batch_size", "learning_rate", "precision", "seed")
+
+
+def _labelled(name: str, data: Dataset, *, several: bool = True) -> None:
+    if not isinstance(data, Dataset) or data.labels is None or len(data.shape) != 3:
+        got = f"{type(data).__name__} without labels" if isinstance(data, Dataset) else repr(data)
+        way_out = "without labels, use features.Pixels() or an extractor of your own"
+        raise _check.fail(name, "be a Dataset of labelled images", got, way_out)
+    if several and len(data.labels.unique()) < 2:
+        raise _check.fail(name, "hold at least two classes", "one")
+
+
+def _shifted(images: torch.Tensor, draw: torch.Generator, reach: int = 2) -> torch.Tensor:
+    """Shift a batch by up to `reach` pixels either way, black (-1) coming in."""
+    down, right = torch.randint(2 * reach + 1, (2,), generator=draw).tolist()
+    height, width = images.shape[-2:]
+    padded = F.pad(images, [reach] * 4, value=-1.0)
+    return padded[..., down : down + height, right : right + width]
