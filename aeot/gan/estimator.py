@@ -1,0 +1,254 @@
+"""What every trained generator here shares: fitting on the one loop, sampling, storage."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from aeot import _check, _io, training
+from aeot._rng import forked, generator
+from aeot.data.arrays import Dataset, domain, indices
+from aeot.networks import blocks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(kw_only=True, eq=False)
+class Estimator:
+    """A generator in the making: subclasses supply networks, optimisers and the update.
+
+    Attributes set by `fit`: ``history_``, one dict per hundred steps, and ``shape_``, the shape
+    of one sample.
+    """
+
+    latent_dim: int = 64
+    seed: int = 0
+    batch_size: int = 64
+    precision: str = "float32"
+
+    _multiple: ClassVar[int] = 1  # batches of real rows that one update takes
+
+    # What a subclass supplies.
+    def _check_arguments(self, data: Dataset) -> None:
+        _check.integer("latent_dim", self.latent_dim)
+        _check.integer("seed", self.seed, minimum=0)
+        _check.integer("batch_size", self.batch_size)
+        _check.choice("precision", self.precision, ("float32", "bfloat16"))
+
+    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+        """Make the networks for the facts of a data set: shape, n, classes."""
+        raise NotImplementedError
+
+    def _optimizers(self) -> dict[str, Any]:
+        """Make the optimisers, and whatever else a checkpoint must hold."""
+        raise NotImplementedError
+
+    def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+        """Do step `step` on the rows of the data set numbered `rows`."""
+        raise NotImplementedError
+
+    def _generate(self, n: int, stream: torch.Generator) -> torch.Tensor:
+        """Draw n samples with networks in eval mode."""
+        raise NotImplementedError
+
+    # What all have.
+    def fit(
+        self,
+        data: Any,  # noqa: ANN401 - a data set or anything array-like
+        *,
+        steps: int = 20_000,
+        checkpoint: str | os.PathLike | None = None,
+        on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+        log: str | os.PathLike | None = None,
+    ) -> Self:
+        """Train on a data set, on the device where it lies.
+
+        Args:
+            data: A `Dataset` of images or vectors, or anything `aeot.tensors` takes.
+            steps: Updates of the generator in all.
+            checkpoint: Directory to resume from, if it exists, and to write to. A run that was
+                cut short and resumed equals one that was not.
+            on_step: Called with the step and what it measured; returning True ends the run.
+            log: File that gets one JSON line per record.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: If an argument is out of range or does not fit the data.
+            aeot.training.Diverged: If a loss or a weight is no longer finite.
+        """
+        data = domain("data", data)
+        self._check_arguments(data)
+        _check.integer("steps", steps, minimum=0)
+        classes = 0 if data.labels is None else int(data.labels.max()) + 1
+        self._start({"shape": list(data.shape), "n": len(data), "classes": classes})
+        self._data = data
+        for module in self._modules.values():
+            module.to(data.values.device).train()
+        states = self._modules | self._optimizers()
+
+        def batches(step: int) -> Iterator[tuple[int, torch.Tensor]]:
+            size = self.batch_size * self._multiple
+            return enumerate(indices(len(data), size, seed=self.seed, start=step), step)
+
+        def update(item: tuple[int, torch.Tensor]) -> dict[str, float]:
+            kind = data.values.device.type
+            with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                return self._update(*item, data[item[1]])
+
+        try:
+            self.history_ = training.run(
+                update,
+                batches,
+                steps=steps,
+                state=states,
+                checkpoint=checkpoint,
+                on_step=on_step,
+                log=log,
+                name=type(self).__name__,
+            )
+        finally:
+            del self._data
+            for module in self._modules.values():
+                module.eval()
+        return self
+
+    def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
+        """Generate.
+
+        Args:
+            n: How many.
+            seed: Of the noise; the same seed gives the same samples.
+
+        Returns:
+            Samples (n, C, H, W) in [-1, 1] or (n, d), on the model's device.
+
+        Raises:
+            NotFittedError: Before `fit`.
+        """
+        self._check_fitted()
+        return self._in_blocks(n, seed)
+
+    def _in_blocks(self, n: int, seed: int, **given: Any) -> torch.Tensor:  # noqa: ANN401
+        _check.integer("n", n)
+        _check.integer("seed", seed, minimum=0)
+        modes = [(module, module.training) for module in self._modules.values()]
+        for module, _ in modes:
+            module.eval()
+        try:
+            with torch.no_grad():  # 500 at a time bound the memory; each block has its own stream
+                parts = [
+                    self._block(
+                        start, min(start + 500, n), generator(seed, "sample", start), **given
+                    )
+                    for start in range(0, n, 500)
+                ]
+        finally:  # sampling inside `on_step` must leave training as it was
+            for module, was in modes:
+                module.train(was)
+        return torch.cat(parts)
+
+    def _block(self, start: int, stop: int, stream: torch.Generator) -> torch.Tensor:
+        return self._generate(stop - start, stream)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the networks and arguments to a directory; nothing is pickled.
+
+        Args:
+            path: Created, or replaced if it holds an earlier save.
+
+        Raises:
+            NotFittedError: Before `fit`.
+        """
+        self._check_fitted()
+        tensors = {
+            f"{name}.{key}": value
+            for name, module in self._modules.items()
+            for key, value in module.state_dict().items()
+        }
+        arguments = dataclasses.asdict(self)
+        config = {"arguments": arguments, "facts": self._facts, "history": self.history_}
+        _io.save(path, tensors, config, kind=type(self).__name__)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Self:
+        """Read what `save` wrote.
+
+        Args:
+            path: The directory.
+            device: Where the networks go.
+
+        Returns:
+            The fitted generator.
+
+        Raises:
+            ValueError: If nothing is there, it is damaged, or holds another class.
+        """
+        tensors, config = _io.load(path, kind=cls.__name__, device=device)
+        arguments = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()
+        }
+        self = cls(**arguments)
+        self._start(config["facts"])
+        self.history_ = config["history"]
+        for name, module in self._modules.items():
+            prefix = name + "."
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            module.load_state_dict(state)
+            module.to(device).eval()
+        return self
+
+    def count_parameters(self) -> dict[str, int]:
+        """Return the number of trainable numbers of each network."""
+        self._check_fitted()
+        return {name: blocks.count_parameters(m) for name, m in self._modules.items()}
+
+    def _start(self, facts: dict[str, Any]) -> None:
+        self._facts, self.shape_ = facts, tuple(facts["shape"])
+        with forked(self.seed, "networks"):
+            self._modules = self._build(facts)
+        for name, module in self._modules.items():
+            setattr(self, f"{name}_", module)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "_modules"):
+            name = type(self).__name__
+            raise NotFittedError(f"this {name} is not fitted yet; call fit first")
+
+
+def noise(
+    shape: tuple[int, ...],
+    stream: torch.Generator,
+    like: torch.Tensor | nn.Module,
+    prior: str = "normal",
+) -> torch.Tensor:
+    """Draw a latent batch on the CPU, so that all devices see the same, and move it.
+
+    Args:
+        shape: Of the batch.
+        stream: Where it is drawn from.
+        like: A tensor or module on the device wanted.
+        prior: "normal": N(0, 1); "uniform": U(-1, 1).
+    """
+    device = like.device if isinstance(like, torch.Tensor) else next(like.parameters()).device
+    if prior == "uniform":
+        return torch.rand(shape, generator=stream).mul_(2).sub_(1).to(device)
+    return torch.randn(shape, generator=stream).to(device)
+
+
+def descend(
+    loss: torch.Tensor, parameters: list[nn.Parameter], *, retain_graph: bool = False
+) -> None:
+    """Put the gradient of `loss` in exactly these parameters where an optimiser looks for it."""
+    slopes = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    for parameter, slope in zip(parameters, slopes, strict=True):
+        parameter.grad = slope

@@ -1,0 +1,113 @@
+"""Adversarially learned inference: a generator and an encoder against one joint discriminator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from aeot import _check
+from aeot._rng import generator
+from aeot.data.arrays import Dataset
+from aeot.gan import losses
+from aeot.gan.estimator import descend, noise
+from aeot.gan.generate import GAN
+from aeot.networks.blocks import DownTrunk
+from aeot.networks.generators import MLPGenerator
+
+
+@dataclass(kw_only=True, eq=False)
+class ALI(GAN):
+    """The discriminator tells pairs (x, E(x)) of data from pairs (G(z), z) of noise.
+
+    Its generator and encoder move together, simultaneously with the discriminator. The encoder is
+    stochastic: for vectors noise is appended to its input, for images it returns mean and
+    logarithmic spread. Also sets ``encoder_``.
+
+    References:
+        V. Dumoulin et al., "Adversarially learned inference", 2017, algorithm 1; 2-D networks as
+        in the PacGAN experiments.
+
+    Example:
+        >>> import aeot
+        >>> data = aeot.data.toy("ring", 200)
+        >>> ali = ALI(latent_dim=2, hidden=8, batch_size=50).fit(data, steps=2)
+        >>> ali.encode(data[:5], seed=0).shape
+        torch.Size([5, 2])
+    """
+
+    prior: str = "normal"
+    batch_size: int = 100
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.8, 0.999)
+    simultaneous: bool = True
+
+    def _check_arguments(self, data: Dataset) -> None:
+        super()._check_arguments(data)
+        if not self.simultaneous:
+            raise _check.fail("simultaneous", "be True in ALI", "False")
+        if self.packing != 1:
+            raise _check.fail("packing", "be 1 in ALI", self.packing)
+
+    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+        if len(self.shape_) == 3:
+            encoder: nn.Module = DownTrunk(self.shape_, 2 * self.latent_dim)
+        else:  # the sample and as much noise go in
+            width = 2 * self.shape_[0]
+            encoder = MLPGenerator(width, self.latent_dim, hidden=self.hidden or 400, layers=2)
+        return {
+            "generator": self._make_generator(self.latent_dim),
+            "encoder": encoder,
+            "critic": self._make_critic(self.latent_dim),
+        }
+
+    def _optimizers(self) -> dict[str, Any]:
+        self._pair = [*self.generator_.parameters(), *self.encoder_.parameters()]
+        rule = {"lr": self.learning_rate, "betas": self.betas, "fused": True}
+        self._movers = {
+            "critic_optimizer": torch.optim.Adam(self.critic_.parameters(), **rule),
+            "pair_optimizer": torch.optim.Adam(self._pair, **rule),
+        }
+        return self._movers
+
+    def _encode(self, x: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+        if x.ndim == 2:
+            return self.encoder_(torch.cat([x, noise(tuple(x.shape), stream, x)], dim=1))
+        mean, spread = self.encoder_(x).chunk(2, dim=1)
+        return mean + spread.exp() * noise(tuple(mean.shape), stream, x)
+
+    def _both(self, rows: torch.Tensor, stream: torch.Generator) -> dict[str, float]:
+        latent = self._latent(len(rows), stream)
+        fake = self.generator_(latent)
+        scores = self.critic_(rows, self._encode(rows, stream)), self.critic_(fake, latent)
+        critic_loss = losses.logistic_critic_loss(*scores)
+        pair_loss = losses.ali_generator_loss(*scores)
+        descend(critic_loss, list(self.critic_.parameters()), retain_graph=True)
+        descend(pair_loss, self._pair)
+        for mover in self._movers.values():
+            mover.step()
+        gap = scores[0].detach().mean() - scores[1].detach().mean()
+        return {
+            "critic_loss": critic_loss.item(),
+            "score_gap": gap.item(),
+            "generator_loss": pair_loss.item(),
+        }
+
+    def encode(self, x: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
+        """Infer latents of samples.
+
+        Args:
+            x: (B, C, H, W) or (B, d), on the model's device.
+            seed: Of the encoder's noise.
+
+        Returns:
+            (B, latent_dim).
+
+        Raises:
+            NotFittedError: Before `fit`.
+        """
+        self._check_fitted()
+        with torch.no_grad():
+            return self._encode(x, generator(seed, "encode"))
