@@ -1,0 +1,180 @@
+"""Image translation with pairs: pix2pix, deterministic or stochastic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import l1_loss
+
+from aeot import _check
+from aeot._rng import generator
+from aeot.data.arrays import Domains
+from aeot.gan.translator import ADVERSARIES, Translator, check_depth, with_noise
+from aeot.gan.updates import check_images
+from aeot.networks.discriminators import PatchDiscriminator
+from aeot.networks.generators import ResNetGenerator, UNetGenerator
+
+
+@dataclass(kw_only=True, eq=False)
+class Pix2Pix(Translator):
+    """A generator that learns from pairs, judged by a discriminator that sees input and output.
+
+    The generator lowers an adversarial loss plus `l1` times the mean absolute difference from the
+    partner. A step updates the discriminator first, then the generator.
+
+    An L1 loss alone leads to the median of all partners an input might have. Where there are many
+    right answers the generator needs noise: dropout (as published; it is largely ignored) or
+    `noise_channels`, made effective by `diversity`. `aeot.diagnostics.splitting.diversity`
+    measures what the noise does, `aeot.diagnostics.weights.l1_weight` what `l1` should be.
+
+    Args:
+        generator: "unet" (as published) or "resnet".
+        n_blocks: Residual blocks of "resnet"; None for 9 from 256 px on, else 6.
+        filters: Channels of the first layer of all networks; 64 as published.
+        n_layers: Depth of the discriminator: it judges patches of 1, 16, 34, 70, 142 px for
+            0 to 4. Images of 32 px want 1 or 2.
+        norm: "instance-affine" is what the published batch norm does at `batch_size=1`, in
+            training and in use; "batch" for larger batches, "instance" or "none".
+        adversary: "non-saturating" or "least-squares".
+        l1: Weight of the mean absolute difference.
+        dropout: Probability in the generator, on in use as in training.
+        noise_channels: Constant planes of normal noise beside the input; 0 for none.
+        diversity: Weight of a loss that grows as two draws of the noise give more similar
+            outputs; needs `noise_channels`. 1 in its paper.
+        learning_rate: Of Adam, for both networks.
+        betas: Of Adam.
+        batch_size: Pairs per step.
+        decay: Share of the steps, at their end, over which the rate falls linearly to zero.
+        enlarge: Pairs are enlarged by this factor and cropped back at random; 1 for not at all.
+        flip: Whether to mirror pairs at random.
+        precision: "float32", or "bfloat16" for the networks' arithmetic.
+        device: Where to train.
+        seed: Fixes everything.
+
+    References:
+        P. Isola, J.-Y. Zhu, T. Zhou, A. Efros, "Image-to-image translation with conditional
+        adversarial networks", 2017. Q. Mao and others, "Mode seeking generative adversarial
+        networks for diverse image synthesis", 2019, equation 4 (`diversity`).
+
+    Example:
+        >>> from aeot.data import paired
+        >>> x = torch.rand(4, 1, 16, 16) * 2 - 1
+        >>> model = Pix2Pix(filters=4, n_layers=1).fit(paired(x, -x), steps=2)
+        >>> model.translate(x).shape
+        torch.Size([4, 1, 16, 16])
+    """
+
+    generator: str = "unet"
+    n_blocks: int | None = None
+    norm: str = "instance-affine"
+    adversary: str = "non-saturating"
+    l1: float = 100.0
+    dropout: float = 0.5
+    noise_channels: int = 0
+    diversity: float = 0.0
+
+    def translate(
+        self,
+        x: Any,  # noqa: ANN401 - a data set or an array-like
+        *,
+        to: str = "b",
+        seed: int = 0,
+        noise: bool = True,
+    ) -> torch.Tensor:
+        """Translate images of A into B.
+
+        Args:
+            x: Images (B, C, H, W) in [-1, 1], or a data set.
+            to: "b", the only direction.
+            seed: Of the noise; the same seed gives image i the same noise.
+            noise: Whether dropout and noise channels are on; without, the planes are zero.
+
+        Returns:
+            (B, C', H, W) in [-1, 1], on the model's device.
+
+        Raises:
+            NotFittedError: Before `fit`.
+            ValueError: If the channels, sides or range of `x` do not fit.
+        """
+        self._check_fitted()
+        _check.choice("to", to, ("b",))
+        images = check_images(x, self.shape_, multiple=getattr(self.to_b_, "size", 4))
+        if not noise and self.noise_channels:
+            zeros = images.new_zeros(len(images), self.noise_channels)
+            return self._in_blocks(self.to_b_, with_noise(images, zeros), seed=None)
+        return self._in_blocks(
+            self.to_b_,
+            images,
+            seed=_check.integer("seed", seed, minimum=0) if noise else None,
+            noise_channels=self.noise_channels,
+        )
+
+    def _check_data(self, data: Domains) -> None:
+        if not data.paired:
+            raise _check.fail("data", "be paired", "unpaired domains", "use CycleGAN for those")
+        height, width = data.a.shape[1:]
+        _check.choice("generator", self.generator, ("unet", "resnet"))
+        multiple = 8 if self.generator == "unet" else 4
+        if height % multiple or width % multiple:
+            got = f"{height} x {width}"
+            requirement = f"have sides that are multiples of {multiple} for {self.generator!r}"
+            raise _check.fail("data", requirement, got, "resize it")
+        _check.choice("adversary", self.adversary, ADVERSARIES)
+        for name in ("l1", "diversity"):
+            _check.real(name, getattr(self, name), minimum=0)
+        _check.integer("noise_channels", self.noise_channels, minimum=0)
+        if self.diversity and not self.noise_channels:
+            way_out = "8 is a good number"
+            raise _check.fail("noise_channels", "be >= 1 with diversity", 0, way_out)
+        check_depth(PatchDiscriminator(1, self.n_layers, filters=1), (height, width))
+
+    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+        (channels, height, width), outside = facts["shape"], facts["out_shape"][0]
+        inside = channels + self.noise_channels
+        options = {"filters": self.filters, "norm": self.norm, "dropout": self.dropout}
+        if self.generator == "unet":
+            side = math.gcd(height, width)
+            size = min(side & -side, 256)  # the largest power of two that divides both sides
+            network = UNetGenerator(inside, outside, size, **options)
+        else:
+            n_blocks = self.n_blocks
+            if n_blocks is None:
+                n_blocks = 9 if min(height, width) >= 256 else 6
+            network = ResNetGenerator(inside, outside, n_blocks, **options)
+        critic = PatchDiscriminator(
+            channels + outside, self.n_layers, filters=self.filters, norm=self.norm
+        )
+        return {"to_b": network, "critic": critic}
+
+    def _states(self) -> dict[str, Any]:
+        self._generators, self._critics = self._adam("to_b"), self._adam("critic")
+        return {"generators": self._generators, "critics": self._critics}
+
+    def _update(self, step: int, a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
+        critic_loss, generator_loss = ADVERSARIES[self.adversary]
+        stream = generator(self.seed, "noise", step)
+
+        def draw() -> tuple[torch.Tensor, torch.Tensor]:
+            z = torch.randn(len(a), self.noise_channels, generator=stream).to(a)
+            return z, self.to_b_(with_noise(a, z) if self.noise_channels else a)
+
+        z, fake = draw()
+        real_scores = self.critic_(torch.cat([a, b], 1)).float()
+        fake_scores = self.critic_(torch.cat([a, fake.detach()], 1)).float()
+        losses = {"critic": critic_loss(real_scores, fake_scores)}
+        self._descend(losses["critic"], self._critics, step)
+        torch.clear_autocast_cache()  # it holds casts of the critic's old weights
+        losses["adversary"] = generator_loss(self.critic_(torch.cat([a, fake], 1)).float())
+        losses["l1"] = l1_loss(fake, b)
+        total = losses["adversary"] + self.l1 * losses["l1"]
+        if self.diversity:
+            other_z, other = draw()
+            moved = (fake - other).float().abs().mean() / (z - other_z).abs().mean()
+            losses["sameness"] = 1 / (moved + 1e-5)
+            total = total + self.diversity * losses["sameness"]
+        self._descend(total, self._generators, step)
+        return {name: float(loss.detach()) for name, loss in losses.items()}
