@@ -314,3 +314,77 @@ def memorisation(
         "ratio": float(ours.median() / theirs.median()),
         "copied": float(copied.double().mean()),
     }
+
+
+def mode_coverage(
+    samples: Any,  # noqa: ANN401 - array-like
+    modes: Any,  # noqa: ANN401 - array-like
+    std: Any,  # noqa: ANN401 - array-like
+    *,
+    reference: Any = None,  # noqa: ANN401 - array-like
+    count: str = "all",
+) -> dict[str, float]:
+    """Measure how a sample covers the modes of a known Gaussian mixture.
+
+    A sample is of high quality if its nearest mode is nearer than 3 standard deviations (radial,
+    in units of the deviation per axis). An exact sampler of a 2-D mixture has 98.889 % of these:
+    more means that the modes have been shrunk, which the variance ratio shows. Its divergence is
+    (modes - 1) / (2 samples) on average, not 0.
+
+    Args:
+        samples: (m, d); published tables use 2500.
+        modes: Centres (k, d).
+        std: Standard deviation of a mode: a number, or one per axis (d,).
+        reference: Mass of each mode in the data, (k,), any scale; None: all alike.
+        count: Which samples make the histogram of modes: "all", as published, or "high-quality".
+
+    Returns:
+        ``modes``: how many have a high-quality sample. ``high_quality``: their share of the
+        samples. ``reverse_kl``: KL(samples || reference) over modes, in nats. ``variance_ratio``:
+        variance inside a mode over the true one, averaged over axes and covered modes; samples
+        beyond 6 standard deviations are left out, as they belong to no mode. It is 1 for an exact
+        sampler and 2/3 for segments between pairs of samples of one mode.
+
+    Raises:
+        ValueError: If shapes do not fit, or `std` or `reference` is not positive.
+
+    References:
+        Lin, Khetan, Fanti, Oh, PacGAN: the power of two samples in generative adversarial
+        networks, 2018, section 4.1.
+
+    Example:
+        >>> import torch
+        >>> modes = torch.tensor([[0.0], [10.0]])
+        >>> scores = mode_coverage([[0.1], [0.2], [0.3], [5.0]], modes, 1.0)
+        >>> scores["modes"], scores["high_quality"], round(scores["reverse_kl"], 4)  # log 2
+        (1.0, 0.75, 0.6931)
+    """
+    centres = _check.points("modes", modes).double()
+    k, dim = centres.shape
+    values = _check.points("samples", samples, dim=dim).to(centres)
+    scale = _check.array("std", std).to(centres).expand(dim)
+    _check.choice("count", count, ("all", "high-quality"))
+    if not bool((scale > 0).all()):
+        raise _check.fail("std", "be positive", scale.tolist())
+    masses = (
+        torch.ones(k).to(centres) if reference is None else _check.array("reference", reference)
+    )
+    masses = masses.to(centres)
+    if masses.shape != (k,) or not bool((masses > 0).all()):
+        raise _check.fail("reference", f"be {k} positive numbers, one per mode", masses.tolist())
+    distance, owner = torch.cdist(values / scale, centres / scale).min(1)
+    good = distance < 3
+    counted = torch.ones_like(good) if count == "all" else good
+    share = owner[counted].bincount(minlength=k) / counted.sum().clamp(min=1)
+    divergence = torch.special.xlogy(share, share * masses.sum() / masses).sum()
+    ratios = []
+    for mode in owner[good].unique():
+        inside = values[(owner == mode) & (distance < 6)]
+        if len(inside) > 1:
+            ratios.append((inside.var(0) / scale.square()).mean())
+    return {
+        "modes": float(owner[good].unique().numel()),
+        "high_quality": float(good.double().mean()),
+        "reverse_kl": float(divergence) if bool(counted.any()) else math.nan,
+        "variance_ratio": float(torch.stack(ratios).mean()) if ratios else math.nan,
+    }
