@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
@@ -24,6 +26,127 @@ class Evaluation:
     masses: torch.Tensor
     gradient: torch.Tensor
     hessian: scipy.sparse.csr_matrix | None = None
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far the heights may move from the start before an oracle's lists go stale.
+
+    A site that is in no list can only win by rising, so upward moves are bounded tightly and
+    downward ones loosely.
+
+    Attributes:
+        unit: Mean gap between the best score and the next: the natural unit of heights.
+        up: The most a height may rise.
+        down: The most it may fall, as a multiple of `up`.
+    """
+
+    unit: float
+    up: float
+    down: float = 6.0
+
+
+def levenberg(
+    oracle: Callable[[torch.Tensor, float | None], Evaluation],
+    start: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    trust: Trust,
+    stop: float,
+    max_steps: int = 20,
+) -> tuple[torch.Tensor, Evaluation, dict[str, float]]:
+    """Minimise by Newton steps with Levenberg damping inside a box around the start.
+
+    Args:
+        oracle: ``(heights, window) -> Evaluation`` with a Laplacian where a window is given.
+        start: (n,) float64.
+        target: (n,) float64, the masses wanted.
+        trust: The box and the unit of heights.
+        stop: Total variation between masses and target at which to stop.
+        max_steps: The most accepted or rejected steps.
+
+    Returns:
+        The heights, the evaluation there, and ``{"steps", "bound"}``: steps tried, and the share
+        of heights that the box stopped.
+    """
+    heights, damping, bound, steps = start, 1e-2, 0.0, 0
+    now = oracle(start, trust.unit)
+    while steps < max_steps:
+        error = float(now.gradient.abs().sum()) / 2
+        if error <= stop:
+            break
+        step, touched = _damped_step(now, heights - start, target, damping, trust)
+        slope = float(now.gradient @ step)
+        numpy_step = step.cpu().numpy()
+        model = -slope - 0.5 * float(numpy_step @ (now.hessian @ numpy_step))
+        if not model > 0:
+            break
+        steps += 1
+        window = trust.unit * min(max(2 * error, 0.5), 1.0)
+        trial = oracle(heights + step, window)
+        gain = (now.energy - trial.energy) / model
+        if gain > 0:
+            heights, now, bound = heights + step, trial, touched
+        if gain < 0.25:
+            damping = 4 * max(damping, 1e-2)
+            if damping > 1e6:
+                break
+        elif gain > 0.6:
+            damping = max(damping / 5, 1e-3)
+    return heights, now, {"steps": steps, "bound": bound}
+
+
+def _damped_step(
+    now: Evaluation, moved: torch.Tensor, target: torch.Tensor, damping: float, trust: Trust
+) -> tuple[torch.Tensor, float]:
+    degree = now.hessian.diagonal()
+    ridge = damping * (degree + 0.05 * target.cpu().numpy() / trust.unit)
+    x = conjugate_gradient(now.hessian, ridge, -now.gradient.cpu().numpy())
+    step = torch.from_numpy(x).to(moved)
+    goal = moved + step
+    goal = goal - goal.median()
+    fall = target / torch.from_numpy(degree).to(target).clamp(min=1e-300)
+    fall = fall.clamp(trust.up, trust.down * trust.up)
+    clipped = torch.minimum(torch.maximum(goal, -fall), torch.full_like(goal, trust.up))
+    return clipped - moved, float((clipped != goal).double().mean())
+
+
+def conjugate_gradient(
+    laplacian: scipy.sparse.csr_matrix,
+    ridge: np.ndarray,
+    right: np.ndarray,
+    *,
+    tolerance: float = 1e-2,
+    max_steps: int = 100,
+) -> np.ndarray:
+    """Solve ``(laplacian + diag(ridge)) x = right`` by Jacobi-preconditioned conjugate gradients.
+
+    Args:
+        laplacian: (n, n), symmetric positive semidefinite.
+        ridge: (n,), >= 0.
+        right: (n,).
+        tolerance: Residual norm to reach, relative to that of `right` (in the preconditioned norm).
+        max_steps: The most iterations.
+
+    Returns:
+        x (n,).
+    """
+    inverse = 1 / np.maximum(laplacian.diagonal() + ridge, 1e-300)
+    x = np.zeros_like(right)
+    residual = right.copy()
+    direction = inverse * residual
+    rho = first = float(residual @ direction)
+    for _ in range(max_steps):
+        if rho <= tolerance**2 * first or rho <= 0:
+            break
+        product = laplacian @ direction + ridge * direction
+        alpha = rho / float(direction @ product)
+        x += alpha * direction
+        residual -= alpha * product
+        z = inverse * residual
+        rho, old = float(residual @ z), rho
+        direction = z + (rho / old) * direction
+    return x
 
 
 def newton(
