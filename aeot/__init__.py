@@ -47,7 +47,7 @@ _PUBLIC = {
     "solve_semidiscrete": "transport.solve",
     "SemiDiscreteOT": "transport.estimator",
     "AEOT": "model",
-    "Autoencoder": "model",
+    "Autoencoder": "autoencoder",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -58,6 +58,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module defines
         value = getattr(importlib.import_module(f"aeot.{_PUBLIC[name]}"), name)
         globals()[name] = value
         return value
+    if name in ("data", "metrics"):  # public modules; the others are imported by name
+        return importlib.import_module(f"aeot.{name}")
     raise AttributeError(f"module 'aeot' has no attribute {name!r}")
 
 

@@ -43,6 +43,7 @@ LAYERS = [
     [
         ["gan.estimator", "gan.translator"],
         ["gan.generate"],
+        ["autoencoder"],
         ["gan.*", "model", "features", "diagnostics.*"],
     ],
     [["plotting._style"], ["plotting.*", "compare"], ["report"], ["runs"], ["cli"], ["__main__"]],
