@@ -149,7 +149,7 @@ class Autoencoder:
         if steps is None:
             steps = max(24 * math.ceil(len(trained) / batch_size), 1200)
         joint = max(1, round(steps * 2 / 3))
-        device = self._device()
+        device = self.compute_device
         self.shape_, self.precision_ = data.shape, resolve_precision(self.precision, device)
         self._set_scale(trained)
         with forked(self.seed, "autoencoder"):
@@ -191,7 +191,7 @@ class Autoencoder:
         ):
             got = f"shape {tuple(data.shape)}"
             raise _check.fail("data", f"hold rows of shape {self.shape_}", got)
-        rows = _Rows(data, self._device(), self.shift_, self.scale_)
+        rows = _Rows(data, self.compute_device, self.shift_, self.scale_)
         return _blocks(self.encoder_, rows, self.latent_dim)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -209,7 +209,7 @@ class Autoencoder:
         """
         self._check_fitted()
         codes = _check.points("codes", codes, dim=self.latent_dim)
-        rows = _Rows(codes, self._device(), 0.0, 1.0)
+        rows = _Rows(codes, self.compute_device, 0.0, 1.0)
         out = _blocks(self.decoder_, rows, *self.shape_)
         return out if len(self.shape_) == 3 else out.mul_(self.scale_).add_(self.shift_)
 
@@ -265,7 +265,7 @@ class Autoencoder:
         for prefix, part in (("encoder.", self.encoder_), ("decoder.", self.decoder_)):
             own = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
             part.load_state_dict(own)
-            part.to(self._device())
+            part.to(self.compute_device)
         self._freeze()
         return self
 
@@ -286,7 +286,9 @@ class Autoencoder:
             raise _check.fail("data", "hold at least 2 rows", str(len(data)))
         return data
 
-    def _device(self) -> torch.device:
+    @property
+    def compute_device(self) -> torch.device:
+        """Where the networks run."""
         if self.device is not None:
             return torch.device(self.device)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
