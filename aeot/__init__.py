@@ -46,6 +46,7 @@ _PUBLIC = {
     "solve_exact": "transport.exact",
     "solve_semidiscrete": "transport.solve",
     "SemiDiscreteOT": "transport.estimator",
+    "compare": "protocol",
     "AEOT": "model",
     "Autoencoder": "autoencoder",
 }

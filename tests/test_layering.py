@@ -32,6 +32,7 @@ LAYERS = [
         ["transport.tessellation"],
         ["transport.cells", "transport.geometry", "transport.lists"],
         ["transport.oracles", "transport.extension", "transport.certificate"],
+        ["transport.coarse"],
         ["transport.brenier"],
         ["transport.solution"],
         ["transport.exact", "transport.singular"],
@@ -46,7 +47,14 @@ LAYERS = [
         ["autoencoder"],
         ["gan.*", "model", "features", "diagnostics.*"],
     ],
-    [["plotting._style"], ["plotting.*", "compare"], ["report"], ["runs"], ["cli"], ["__main__"]],
+    [
+        ["plotting._style", "budget", "comparison"],
+        ["plotting.*", "protocol"],
+        ["report"],
+        ["runs"],
+        ["cli"],
+        ["__main__"],
+    ],
 ]
 ONLY = {  # a package that one place alone may import
     "matplotlib": ("plotting",),

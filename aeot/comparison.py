@@ -1,0 +1,193 @@
+"""What a comparison of generators found: rows, tables, storage."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aeot import _check, _io
+
+# name -> (heading, which way is better: -1 lower, 1 higher, 0 neither: as for real data)
+METRICS: dict[str, tuple[str, int]] = {
+    "fd": ("FD", -1),
+    "kid": ("KD", -1),
+    "f8": ("F8 (recall)", 1),
+    "f1_8": ("F1/8 (precision)", 1),
+    "precision": ("precision", 1),
+    "recall": ("recall", 1),
+    "density": ("density", 0),
+    "coverage": ("coverage", 1),
+    "sliced": ("sliced W2", -1),
+    "classes": ("class KL", -1),
+    "memorisation": ("nearest-training ratio", 0),
+    "copied": ("copied", 0),
+}
+_COSTS = {
+    "train_seconds": "training s",
+    "images_seen": "images seen",
+    "sample_seconds": "sampling s",
+    "parameters": "parameters",
+    "stored": "further stored numbers",
+    "peak_gib": "peak GiB",
+}
+
+
+@dataclass(frozen=True)
+class Comparison(Mapping):
+    """What `aeot.compare` found: ``comparison[model][metric]`` is a number.
+
+    Attributes:
+        rows: One plain dict per row: ``model``, ``kind`` (class name, "real", "reconstructions"),
+            ``metrics`` (name -> ``mean``, ``error``, ``values``), ``facts`` (costs), ``curve``
+            (PRD: ``precision``, ``recall``). The standard ``error`` is None for one set of samples.
+        protocol: Everything that a number depends on besides the model.
+        environment: Versions and machine.
+        shown: Model -> first samples (64, C, H, W), uint8.
+        nearest: Model -> the training (else reference) image nearest to each of them.
+    """
+
+    rows: list[dict[str, Any]]
+    protocol: dict[str, Any]
+    environment: dict[str, Any]
+    shown: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    nearest: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, model: str) -> dict[str, float]:
+        for row in self.rows:
+            if row["model"] == model:
+                return {name: value["mean"] for name, value in row["metrics"].items()}
+        raise KeyError(model)
+
+    def __iter__(self) -> Iterator[str]:
+        return (row["model"] for row in self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def heading(self, metric: str) -> str:
+        """Return the metric's name in tables: FD and KD become FID and KID only for Inception."""
+        text = METRICS[metric][0]
+        fid = self.protocol["features"].get("fid")
+        return {"FD": "FID", "KD": "KID"}.get(text, text) if fid else text
+
+    def best(self, metric: str) -> set[str]:
+        """Return the generators (not real or reconstructed images) with the best mean."""
+        way = METRICS[metric][1]
+        values = {
+            row["model"]: way * row["metrics"][metric]["mean"]
+            for row in self.rows
+            if metric in row["metrics"] and row["kind"] not in ("real", "reconstructions")
+        }
+        if not way or len(values) < 2:
+            return set()
+        return {name for name, value in values.items() if value == max(values.values())}
+
+    def plain(self) -> dict[str, Any]:
+        """Return everything but the pictures as values that JSON holds."""
+        return {"rows": self.rows, "protocol": self.protocol, "environment": self.environment}
+
+    def markdown(self) -> str:
+        """Return both tables and the protocol as Markdown."""
+        used = [name for name in METRICS if any(name in row["metrics"] for row in self.rows)]
+        arrows = {-1: " ↓", 1: " ↑", 0: ""}
+        heads = [self.heading(name) + arrows[METRICS[name][1]] for name in used]
+        best = {name: self.best(name) for name in used}
+        quality, cost = [["model", *heads]], [["model", "kind", *_COSTS.values()]]
+        for row in self.rows:
+            name = _escaped(row["model"])
+            cells = [_cell(row["metrics"].get(m), row["model"] in best[m]) for m in used]
+            quality.append([name, *cells])
+            facts = [_number(row["facts"].get(key)) for key in _COSTS]
+            cost.append([name, _escaped(row["kind"]), *facts])
+        facts = [f"- {key}: {_escaped(_told(value))}" for key, value in self.protocol.items()]
+        return "\n".join([*_table(quality), "", *_table(cost), "", *facts, ""])
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write ``comparison.json``, ``comparison.md`` and, for `load`, ``data/``.
+
+        Raises:
+            ValueError: If the directory cannot be written.
+        """
+        folder = Path(directory)
+        _io.check_writable(folder / "data")
+        pictures = {f"shown/{name}": value for name, value in self.shown.items()}
+        pictures |= {f"nearest/{name}": value for name, value in self.nearest.items()}
+        _io.save(folder / "data", pictures, self.plain(), kind="Comparison")
+        (folder / "comparison.json").write_text(json.dumps(self.plain(), indent=1) + "\n")
+        (folder / "comparison.md").write_text(self.markdown())
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> Comparison:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If nothing is there or it is damaged.
+        """
+        tensors, config = _io.load(Path(directory) / "data", kind="Comparison")
+        names = [row["model"] for row in config["rows"]]
+        shown, nearest = (
+            {name: tensors[f"{part}/{name}"] for name in names if f"{part}/{name}" in tensors}
+            for part in ("shown", "nearest")
+        )
+        return cls(**config, shown=shown, nearest=nearest)
+
+
+def merge(comparisons: Sequence[Comparison]) -> Comparison:
+    """Put the rows of several comparisons into one, if they followed the same protocol.
+
+    A row that occurs again (the real images, usually) is taken from the first.
+
+    Raises:
+        ValueError: If the protocols differ; the message names what differs.
+    """
+    first = comparisons[0]
+    rows, shown, nearest = {}, {}, {}
+    for other in comparisons:
+        for key in first.protocol.keys() | other.protocol.keys():
+            ours, theirs = first.protocol.get(key), other.protocol.get(key)
+            if ours != theirs:
+                got = f"{key} {_told(ours)} and {_told(theirs)}"
+                raise _check.fail("comparisons", "follow one protocol", got)
+        rows = {row["model"]: row for row in other.rows} | rows
+        shown, nearest = other.shown | shown, other.nearest | nearest
+    order = dict.fromkeys(name for other in comparisons for name in other)
+    return Comparison([rows[n] for n in order], first.protocol, first.environment, shown, nearest)
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def _cell(value: dict[str, Any] | None, best: bool) -> str:
+    if value is None:
+        return ""
+    text = f"{value['mean']:.4g}"
+    if value["error"] is not None:
+        text += f" ± {value['error']:.2g}"
+    return f"**{text}**" if best else text
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _told(value: Any) -> str:  # noqa: ANN401 - a plain value
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_told(part)}" for key, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _escaped(text: str) -> str:
+    """Escape what Markdown or HTML would read as markup."""
+    for mark in ("\\", "|", "*", "_", "`", "<", "["):
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())
