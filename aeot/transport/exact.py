@@ -115,13 +115,13 @@ def _newton(
     engine = Tessellation(where, sites)
     allowed = (tol * nu).clamp(min=_ABSOLUTE)
 
+    floor = None
+
     def oracle(heights: torch.Tensor) -> Evaluation:
-        return evaluate(engine, heights, nu)
+        return evaluate(engine, heights, nu, floor=floor)
 
     def done(now: Evaluation) -> bool:
         return bool((now.gradient.abs() <= 0.5 * allowed).all())
-
-    floor = None
 
     def accept(now: Evaluation, trial: Evaluation, length: float) -> bool:
         nonlocal floor
@@ -136,13 +136,16 @@ def _newton(
     return heights / factor, history
 
 
-def evaluate(engine: Tessellation, heights: torch.Tensor, nu: torch.Tensor) -> Evaluation:
+def evaluate(
+    engine: Tessellation, heights: torch.Tensor, nu: torch.Tensor, *, floor: float | None = None
+) -> Evaluation:
     """Energy, masses, gradient and Hessian of centred heights from exact cells.
 
     Args:
         engine: The cells' engine.
         heights: (n,), centred.
         nu: Target masses (n,).
+        floor: If some cell has less mass, the masses returned are only upper bounds.
 
     Returns:
         The evaluation.
@@ -151,7 +154,7 @@ def evaluate(engine: Tessellation, heights: torch.Tensor, nu: torch.Tensor) -> E
         N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020), eq. 23,
         26 and 27.
     """
-    cells = engine(heights.numpy())
+    cells = engine(heights.numpy(), floor=floor)
     w = torch.from_numpy(cells.masses)
     inner = (torch.from_numpy(cells.centroids * engine.sites)).sum(dim=1)
     energy = float((w * inner).sum() + heights @ (w - nu))

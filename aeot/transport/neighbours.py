@@ -14,7 +14,8 @@ from scipy.spatial import ConvexHull, QhullError, cKDTree
 Graph = tuple[np.ndarray, np.ndarray]  # row pointers (n + 1,) and columns
 
 
-def _csr(rows: np.ndarray, columns: np.ndarray, n: int) -> Graph:
+def from_pairs(rows: np.ndarray, columns: np.ndarray, n: int) -> Graph:
+    """The graph of the pairs (rows, columns), one way, without loops and repetitions."""
     keep = rows != columns
     ones = np.ones(int(keep.sum()), dtype=bool)
     matrix = sp.coo_matrix((ones, (rows[keep], columns[keep])), shape=(n, n)).tocsr()
@@ -24,7 +25,7 @@ def _csr(rows: np.ndarray, columns: np.ndarray, n: int) -> Graph:
 def complete(n: int) -> Graph:
     """Everyone is a candidate of everyone."""
     rows, columns = np.divmod(np.arange(n * n), n)
-    return _csr(rows, columns, n)
+    return from_pairs(rows, columns, n)
 
 
 def two_ring(graph: Graph) -> Graph:
@@ -33,7 +34,7 @@ def two_ring(graph: Graph) -> Graph:
     n = len(indptr) - 1
     one = sp.csr_matrix((np.ones(len(indices), dtype=bool), indices, indptr), shape=(n, n))
     ring = (one @ one + one).tocoo()
-    return _csr(ring.row, ring.col, n)
+    return from_pairs(ring.row, ring.col, n)
 
 
 def joined(graph: Graph, rows: np.ndarray, columns: np.ndarray) -> Graph:
@@ -41,7 +42,24 @@ def joined(graph: Graph, rows: np.ndarray, columns: np.ndarray) -> Graph:
     indptr, indices = graph
     n = len(indptr) - 1
     old = np.repeat(np.arange(n), np.diff(indptr))
-    return _csr(np.concatenate([old, rows, columns]), np.concatenate([indices, columns, rows]), n)
+    return from_pairs(
+        np.concatenate([old, rows, columns]), np.concatenate([indices, columns, rows]), n
+    )
+
+
+def widened(graph: Graph, sites: np.ndarray, by: Graph | None) -> Graph:
+    """The graph with the candidates' candidates, or everyone, added for some sites (one way)."""
+    indptr, indices = graph
+    n = len(indptr) - 1
+    if by is None:
+        rows, columns = np.repeat(sites, n), np.tile(np.arange(n), len(sites))
+    else:
+        ones = np.ones(len(by[1]), dtype=bool)
+        one = sp.csr_matrix((ones, by[1], by[0]), shape=(n, n))
+        ring = (one[sites] @ one).tocoo()
+        rows, columns = sites[ring.row], ring.col
+    old = np.repeat(np.arange(n), np.diff(indptr))
+    return from_pairs(np.concatenate([old, rows]), np.concatenate([indices, columns]), n)
 
 
 def envelope(sites: np.ndarray, heights: np.ndarray, half: np.ndarray) -> Graph | None:
@@ -79,7 +97,7 @@ def envelope(sites: np.ndarray, heights: np.ndarray, half: np.ndarray) -> Graph 
                 columns.append(corners[:, b])
     rows, columns = np.concatenate(rows), np.concatenate(columns)
     keep = (rows < n) & (columns < n)
-    graph = _csr(rows[keep], columns[keep], n)
+    graph = from_pairs(rows[keep], columns[keep], n)
     lost = np.flatnonzero(np.diff(graph[0]) == 0)
     if len(lost) == 0:
         return graph

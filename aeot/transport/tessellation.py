@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -137,7 +137,7 @@ class Tessellation:
     def __init__(self, where: Support, sites: np.ndarray) -> None:
         self.support = where
         self.sites = np.ascontiguousarray(sites)
-        self.graph: neighbours.Graph | None = None
+        self.last: neighbours.Graph | None = None  # the facets of the last complete diagram
         self.count = {"diagrams": 0, "hulls": 0, "repairs": 0}
 
     def _cut(
@@ -169,17 +169,16 @@ class Tessellation:
                 list(pool.map(part, blocks))
         return moments, measures, edges
 
-    def _suspects(
-        self, graph: neighbours.Graph, moments: np.ndarray, measures: np.ndarray
-    ) -> np.ndarray:
+    def _suspects(self, graph: neighbours.Graph, measures: np.ndarray) -> np.ndarray:
         """Sites whose facets look different from the other side."""
-        n = len(moments)
+        n = len(self.sites)
         matrix = sp.csr_matrix((measures, graph[1], graph[0]), shape=(n, n))
-        gap = abs(matrix - matrix.T)
-        scale = 1e-9 * max(float(measures.max(initial=0.0)), 1e-300)
-        return np.flatnonzero((gap.max(axis=1).toarray().ravel() > scale) & (moments[:, 0] > 0))
+        gap = abs(matrix - matrix.T).max(axis=1).toarray().ravel()
+        return np.flatnonzero(gap > 1e-9 * max(float(measures.max(initial=0.0)), 1e-300))
 
-    def __call__(self, heights: np.ndarray, *, ends: bool = False) -> Cells:
+    def __call__(
+        self, heights: np.ndarray, *, ends: bool = False, floor: float | None = None
+    ) -> Cells:
         """Cut all cells.
 
         The cells cut by some of the sites contain the true ones, so their masses sum to one only
@@ -188,6 +187,7 @@ class Tessellation:
         Args:
             heights: (n,), centred.
             ends: Whether to return the end points of the facets (plane only).
+            floor: Stop at once, with masses that are only upper bounds, if some cell has less.
 
         Raises:
             RuntimeError: If the cells cannot be made to fill the support.
@@ -198,39 +198,49 @@ class Tessellation:
             return self._line(heights)
         self.count["diagrams"] += 1
         tried = 0
-        graph = self.graph
+        guessed = False
         if n <= _ALL_PAIRS:
             graph = neighbours.complete(n)
-        elif graph is None:
+        elif self.last is not None:
+            graph, guessed = neighbours.two_ring(self.last), True
+        else:
             graph = self._hull(heights)
         while True:
             moments, measures, edges = self._cut(heights, graph, ends)
             excess = moments[:, 0].sum() - 1
-            if abs(excess) <= 1e-12:
+            if abs(excess) <= 1e-12 or (floor is not None and moments[:, 0].min() < floor):
                 break
-            tried += 1
-            if tried == 1 and self.graph is not None:
-                graph = self._hull(heights)
-                continue
-            self.count["repairs"] += 1
-            suspects = self._suspects(graph, moments, measures)
-            if tried > 6 or len(suspects) == 0:
-                if len(graph[1]) == n * (n - 1) or n > _LARGEST_COMPLETE:
-                    raise RuntimeError(
-                        f"the power cells overlap by {excess:.3g} of the source's mass; the "
-                        "sites are too close together for float64: merge near-duplicates"
-                    )
-                graph = neighbours.complete(n)
+            if guessed:
+                graph, guessed = self._hull(heights), False
             else:
-                every = np.tile(np.arange(n), len(suspects))
-                extra = np.repeat(suspects, n)
-                graph = neighbours.joined(graph, extra, every)
+                graph = self._repaired(graph, measures, tried, excess)
+                tried += 1
         rows = np.repeat(np.arange(n), np.diff(graph[0]))
+        if abs(excess) <= 1e-12:
+            self.last = neighbours.from_pairs(rows[measures > 0], graph[1][measures > 0], n)
         keep = np.flatnonzero((measures > 0) & (rows < graph[1]))
         cells = self._gather(moments, rows[keep], graph[1][keep], measures[keep], graph, keep)
         if ends and d == 2:
-            cells = Cells(**{**cells.__dict__, "ends": edges[keep]})
+            cells = replace(cells, ends=edges[keep])
         return cells
+
+    def _repaired(
+        self, graph: neighbours.Graph, measures: np.ndarray, tried: int, excess: float
+    ) -> neighbours.Graph:
+        """More candidates for the sites whose facets do not match: first near ones, then all."""
+        n = len(self.sites)
+        self.count["repairs"] += 1
+        suspects = self._suspects(graph, measures)
+        if len(suspects) == 0 or tried > 10 or len(graph[1]) == n * (n - 1):
+            raise RuntimeError(
+                f"the power cells overlap by {excess:.3g} of the source's mass; the sites are too "
+                "close together for float64: merge near-duplicates"
+            )
+        rows = np.repeat(np.arange(n), np.diff(graph[0]))
+        graph = neighbours.joined(graph, rows[measures > 0], graph[1][measures > 0])
+        if tried > 4 and len(suspects) * n <= _LARGEST_COMPLETE**2:
+            return neighbours.widened(graph, suspects, None)
+        return neighbours.widened(graph, suspects, graph)
 
     def _hull(self, heights: np.ndarray) -> neighbours.Graph:
         self.count["hulls"] += 1
@@ -271,7 +281,7 @@ class Tessellation:
         slots = np.zeros(0, dtype=np.int64)
         low, high = np.minimum(a, b), np.maximum(a, b)
         cells = self._gather(moments, low, high, np.full(len(a), density), graph, slots)
-        return Cells(**{**cells.__dict__, "ends": breaks[inside][:, None]})
+        return replace(cells, ends=breaks[inside][:, None])
 
     def polygons(self, heights: np.ndarray, graph: neighbours.Graph) -> list[np.ndarray]:
         """Vertices of every cell (m_i, 2), counter-clockwise; for a disk, before its arcs."""
