@@ -1,0 +1,398 @@
+import gzip
+import struct
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets as published
+
+import aeot
+from aeot import data as data_module
+from aeot.data import indices, resize, toy
+
+
+def take(batches, count):
+    return list(islice(batches, count))
+
+
+# -- Dataset and tensors
+
+
+def test_indexing_gives_floats_between_minus_one_and_one():
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    data = aeot.tensors(pixels, labels=[3])
+    assert data.shape == (1, 16, 16)
+    row = data[0]
+    assert row.dtype == torch.float32
+    np.testing.assert_allclose(row.flatten().numpy(), np.arange(256) / 127.5 - 1, atol=1e-6)
+    assert torch.equal(aeot.to_uint8(data[torch.tensor([0])]), pixels)
+    assert torch.equal(data.values, pixels)  # indexing must not write into the store
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((5, 9), (9,)), ((5, 8, 6), (1, 8, 6)), ((5, 3, 8, 6), (3, 8, 6)), ((5, 8, 6, 3), (3, 8, 6))],
+)
+def test_shapes_become_channels_first(shape, expected):
+    array = np.random.default_rng(0).uniform(-1, 1, shape)
+    data = aeot.tensors(array)
+    assert data.shape == expected
+    if len(shape) == 4 and shape[-1] == 3:
+        np.testing.assert_allclose(data[2].numpy(), array[2].transpose(2, 0, 1), atol=1e-6)
+
+
+def test_value_range_maps_black_and_white():
+    array = torch.tensor([0.0, 0.5, 1.0, 1.0]).reshape(1, 2, 2)
+    assert aeot.tensors(array, value_range=(0, 1))[0].flatten().tolist() == [-1, 0, 1, 1]
+    with pytest.warns(UserWarning, match="value_range"):
+        aeot.tensors(array)
+    with pytest.raises(ValueError, match=r"array must lie in .* value_range"):
+        aeot.tensors(array * 255)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (torch.zeros(4), "shape"),
+        (torch.zeros(4, 2, 8, 8), "channels"),
+        (torch.zeros(0, 8, 8), "shape"),
+        (torch.full((2, 3), torch.nan), "NaN"),
+        ("text", "numeric"),
+    ],
+)
+def test_bad_arrays_are_named(array, words):
+    with pytest.raises(ValueError, match=f"array must.*{words}|array must.*{words}"):
+        aeot.tensors(array)
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [0], [0, -1]])
+def test_bad_labels_are_named(labels):
+    with pytest.raises(ValueError, match="labels must be 2 whole numbers"):
+        aeot.tensors(torch.zeros(2, 3), labels)
+
+
+def test_subset_keeps_labels_together():
+    data = aeot.tensors(torch.arange(6.0)[:, None], [0, 1, 2, 0, 1, 2])
+    part = data.subset(torch.tensor([5, 1]))
+    assert part.values.flatten().tolist() == [5, 1]
+    assert part.labels.tolist() == [2, 1]
+
+
+# -- batches
+
+
+def test_every_row_comes_once_an_epoch_even_when_batches_straddle():
+    drawn = torch.cat(take(indices(7, 3, seed=4), 14))  # 42 = 6 epochs
+    for epoch in drawn.reshape(6, 7):
+        assert sorted(epoch.tolist()) == list(range(7))
+    assert not torch.equal(drawn[:7], drawn[7:14])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
+def test_a_batch_depends_on_its_number_alone(batch_size):
+    straight = take(indices(10, batch_size, seed=1), 9)
+    for k in range(9):
+        assert torch.equal(next(indices(10, batch_size, seed=1, start=k)), straight[k])
+    assert not torch.equal(torch.cat(straight), torch.cat(take(indices(10, batch_size, seed=2), 9)))
+
+
+def test_paired_rows_stay_together_and_unpaired_ones_do_not():
+    a, b = torch.arange(20.0)[:, None], torch.arange(20.0)[:, None] + 100
+    for x, y in take(aeot.loader(aeot.paired(a, b), 6), 5):
+        assert torch.equal(y, x + 100)
+    batches = take(aeot.loader(aeot.unpaired(a, b[:7]), 7), 2)
+    assert sorted(batches[0][1].flatten().tolist()) == [100 + i for i in range(7)]
+    assert any(not torch.equal(x + 100, y) for x, y in batches)
+
+
+def test_domains_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"b must have rows of shape \(3,\)"):
+        aeot.unpaired(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="b must have 2 rows"):
+        aeot.paired(torch.zeros(2, 3), torch.zeros(3, 3))
+    with pytest.raises(TypeError, match="unpaired"):
+        aeot.unpaired(torch.zeros(2, 3), torch.zeros(2, 3))[0]
+    with pytest.raises(ValueError, match="b must be given"):
+        aeot.paired(torch.zeros(2, 3))
+
+
+# -- images from folders
+
+
+def test_resize_is_antialiased_and_crops_the_centre():
+    stripes = torch.zeros(1, 1, 64, 96, dtype=torch.uint8)
+    stripes[..., ::2] = 255  # one pixel wide: only an antialiased reduction gives gray
+    small = resize(stripes, 16).float()[..., 2:-2]  # the kernel is cut off at the border
+    assert small.sub(127.5).abs().max() < 1
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60), np.uint8))
+    expected = np.asarray(picture.resize((20, 20), Image.Resampling.BICUBIC)).astype(float)
+    ours = resize(torch.from_numpy(np.array(picture))[None, None], 20)[0, 0].numpy()
+    assert np.abs(ours - expected).max() <= 1.01  # Pillow rounds between its two passes
+    wide = torch.zeros(1, 1, 10, 30, dtype=torch.uint8)
+    wide[..., 10:20] = 200
+    assert bool((resize(wide, 10) == 200).all())
+
+
+def write(path, array, mode=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array, mode).save(path, **options)
+
+
+def test_a_folder_of_everything(tmp_path):
+    level = np.full((12, 12), 64, np.uint8)
+    write(tmp_path / "gray.png", level)
+    write(tmp_path / "deep.png", (level.astype(np.uint16) * 257))
+    write(tmp_path / "colour.png", np.stack([level] * 3, -1))
+    transparent = np.zeros((12, 12, 4), np.uint8)
+    transparent[:6, :, 3] = 255
+    write(tmp_path / "alpha.png", transparent)
+    Image.fromarray(np.stack([level] * 3, -1)).quantize(4).save(tmp_path / "palette.gif")
+    Image.fromarray(level).convert("1").save(tmp_path / "bits.png")
+    Image.fromarray(np.stack([level] * 4, -1), "CMYK").save(tmp_path / "print.jpg")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    with pytest.warns(UserWarning, match=r"skipped 1 unreadable image.*broken\.png"):
+        data = aeot.images(tmp_path, size=12)
+    assert data.info["files"] == sorted(data.info["files"])
+    assert data.info["skipped"] == ["deeper/broken.png"]
+    assert data.shape == (3, 12, 12)
+    rows = dict(zip(data.info["files"], data.values, strict=True))
+    for name in ("gray.png", "deep.png", "colour.png", "palette.gif"):
+        assert bool((rows[name] == 64).all()), name
+    assert bool((rows["alpha.png"][:, :6] == 0).all())  # opaque black
+    assert bool((rows["alpha.png"][:, 6:] == 255).all())  # transparent: white paper
+    assert data.labels is None
+
+
+def test_gray_folders_stay_gray_and_channels_can_be_forced(tmp_path):
+    rng = np.random.default_rng(0)
+    write(tmp_path / "a.png", rng.integers(0, 255, (8, 8), np.uint8))
+    assert aeot.images(tmp_path, size=8).shape == (1, 8, 8)
+    assert aeot.images(tmp_path, size=8, channels=3).shape == (3, 8, 8)
+    write(tmp_path / "b.png", rng.integers(0, 255, (8, 8, 3), np.uint8))
+    gray = aeot.images(tmp_path, size=8, channels=1)
+    expected = np.asarray(Image.open(tmp_path / "b.png").convert("L")).astype(int)
+    assert np.abs(gray.values[1, 0].numpy() - expected).max() <= 1
+
+
+def test_exif_orientation_is_followed(tmp_path):
+    array = np.zeros((8, 8, 3), np.uint8)
+    array[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # half a turn
+    write(tmp_path / "turned.png", array, exif=exif)
+    assert bool((aeot.images(tmp_path, size=8).values[0, :, 7, 7] == 255).all())
+
+
+def test_subfolders_name_the_classes(tmp_path):
+    for name, level in (("boots", 10), ("shoes/left", 20), ("shoes/right", 30)):
+        write(tmp_path / name / "x.png", np.full((8, 8), level, np.uint8))
+    data = aeot.images(tmp_path, size=8)
+    assert data.classes == ("boots", "shoes")
+    assert data.labels.tolist() == [0, 1, 1]
+
+
+def test_bad_folders_say_so(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        aeot.images(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="folder must hold images"):
+        aeot.images(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    (tmp_path / "b.jpg").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"folder must hold readable images.*a\.png.*b\.jpg"):
+        aeot.images(tmp_path)
+
+
+def test_pairs_from_halves_and_from_subfolders(tmp_path):
+    left, right = np.full((8, 8), 10, np.uint8), np.full((8, 8), 90, np.uint8)
+    write(tmp_path / "halves" / "x.png", np.hstack([left, right]))
+    write(tmp_path / "sides" / "a" / "x.png", left)
+    write(tmp_path / "sides" / "b" / "x.jpg", right)
+    for folder in ("halves", "sides"):
+        pairs = aeot.paired(tmp_path / folder, size=8)
+        assert bool((pairs.a.values == 10).all()), folder
+        assert bool((pairs.b.values == 90).all()), folder
+    write(tmp_path / "sides" / "b" / "y.jpg", right)
+    with pytest.raises(ValueError, match="no partner for y"):
+        aeot.paired(tmp_path / "sides")
+
+
+# -- named sets
+
+
+def test_digits_split_is_stratified_and_complete():
+    train, test = aeot.dataset("digits"), aeot.dataset("digits", split="test", size=32)
+    assert len(train) + len(test) == 1797
+    assert test.shape == (1, 32, 32)
+    share = test.labels.bincount() / (train.labels.bincount() + test.labels.bincount())
+    assert bool((share.sub(0.2).abs() < 0.01).all())
+    seen = {row.numpy().tobytes() for row in aeot.dataset("digits", size=8).values}
+    assert not any(
+        row.numpy().tobytes() in seen for row in aeot.dataset("digits", split="test", size=8).values
+    )
+    assert train.values[:, :, :2].max() == 0  # the margin
+
+
+def idx(array):
+    sizes = struct.pack(f">{array.ndim}i", *array.shape)
+    return b"\0\0\x08" + bytes([array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "zipped"),
+    [
+        ("mnist", "MNIST/raw", False),
+        ("fashion-mnist", "FashionMNIST/raw", True),
+        ("mnist", ".", True),
+    ],
+)
+def test_idx_files_in_every_layout(tmp_path, name, folder, zipped):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (6, 28, 28)), rng.integers(0, 10, 6)
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for part, kind, array in (
+        ("t10k", "images-idx3", images),
+        ("t10k", "labels-idx1", labels),
+        ("train", "images-idx3", images[:2]),
+        ("train", "labels-idx1", labels[:2]),
+    ):
+        path = tmp_path / folder / f"{part}-{kind}-ubyte"
+        body = idx(array)
+        if zipped:
+            Path(f"{path}.gz").write_bytes(gzip.compress(body))
+        else:
+            path.write_bytes(body)
+    data = aeot.dataset(name, tmp_path, split="test")
+    assert np.array_equal(data.values[:, 0].numpy(), images)
+    assert np.array_equal(data.labels.numpy(), labels)
+    if not zipped:  # torchvision reads the very same files
+        theirs = published.MNIST(tmp_path, train=False)
+        assert torch.equal(theirs.data, data.values[:, 0])
+    assert aeot.dataset(name, tmp_path, split="test", size=32).shape == (1, 32, 32)
+
+
+def test_damaged_idx_files_are_named(tmp_path):
+    body = gzip.compress(idx(np.zeros((6, 28, 28))))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(body[:-12])
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(6))[:-1]))
+    with pytest.raises(ValueError, match="train-images.*damaged"):
+        aeot.dataset("mnist", tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(body)
+    with pytest.raises(ValueError, match="train-labels.*damaged"):
+        aeot.dataset("mnist", tmp_path)
+
+
+def test_cifar_files(tmp_path, monkeypatch):
+    pickle = pytest.importorskip("pickle")
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 3072), np.uint8)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        body = {"data": pixels, "labels": [4, 9]}
+        (folder / name).write_bytes(pickle.dumps(body))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(published.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(published.cifar, "check_integrity", lambda *args: True)
+    data = aeot.dataset("cifar10", tmp_path)
+    assert (len(data), data.shape) == (10, (3, 32, 32))
+    assert np.array_equal(data.values[1].numpy(), pixels[1].reshape(3, 32, 32))
+    assert data.labels[:2].tolist() == [4, 9]
+
+
+def test_celeba_files(tmp_path, monkeypatch):
+    root = tmp_path / "celeba"
+    names = [f"{i:06d}.jpg" for i in range(1, 4)]
+    for i, name in enumerate(names):
+        write(root / "img_align_celeba" / name, np.full((218, 178, 3), 60 * i, np.uint8))
+    (root / "list_eval_partition.txt").write_text(
+        "".join(f"{name} {part}\n" for name, part in zip(names, (0, 2, 0), strict=True))
+    )
+    (root / "identity_CelebA.txt").write_text("".join(f"{name} 1\n" for name in names))
+    for file, columns in (("list_bbox_celeba.txt", 4), ("list_landmarks_align_celeba.txt", 10)):
+        head = f"3\n{' '.join('c' * columns)}\n"
+        rows = "".join(f"{name} {' '.join('1' * columns)}\n" for name in names)
+        (root / file).write_text(head + rows)
+    (root / "list_attr_celeba.txt").write_text(
+        "3\nSmiling\n" + "".join(f"{name} 1\n" for name in names)
+    )
+    monkeypatch.setattr(published.CelebA, "_check_integrity", lambda self: True)
+    data = aeot.dataset("celeba", tmp_path)
+    assert (len(data), data.shape) == (2, (3, 64, 64))
+    assert [int(row.float().mean().round()) for row in data.values] == [0, 120]
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "celeba"])
+def test_a_missing_set_says_where_it_looked(name, tmp_path):
+    with pytest.raises(ValueError, match=rf"{name}.*{tmp_path}.*download=True"):
+        aeot.dataset(name, tmp_path)
+
+
+def test_bad_names_are_answered_with_the_options(tmp_path):
+    with pytest.raises(ValueError, match="'digits', 'mnist'"):
+        aeot.dataset("imagenet")
+    with pytest.raises(ValueError, match="split must be one of 'train', 'test'"):
+        aeot.dataset("digits", split="validation")
+    with pytest.raises(ValueError, match="root must be a folder"):
+        aeot.dataset("mnist", tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(
+    not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="Debian's package is absent"
+)
+def test_fashion_mnist_is_found_by_itself(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    data = aeot.dataset("fashion-mnist", split="test")
+    assert data.labels.bincount().tolist() == [1000] * 10
+    assert 72 < float(data.values.float().mean()) < 74  # published mean 0.2868 (test) x 255
+
+
+# -- toy sets
+
+
+@pytest.mark.parametrize(
+    ("name", "scaling", "modes", "reach", "std"),
+    [
+        ("grid", "raw", 25, 4 * 2**0.5, 0.05),
+        ("grid", "wgan-gp", 25, 4 * 2**0.5 / 2.828, 0.05 / 2.828),
+        ("ring", "raw", 8, 1.0, 0.01),
+        ("ring", "wgan-gp", 8, 2 / 1.414, 0.02 / 1.414),
+    ],
+)
+def test_toys_have_the_published_moments(name, scaling, modes, reach, std):
+    data = toy(name, 40_000, scaling=scaling, seed=1)
+    centres = data.info["modes"]
+    assert len(centres) == modes
+    assert float(centres.norm(dim=1).max()) == pytest.approx(reach)
+    assert data.info["std"] == pytest.approx(std)
+    residual = data.values.double() - centres[data.labels]
+    # 80 000 normal numbers: the relative standard error of their deviation is 1 / 400
+    assert float(residual.std()) == pytest.approx(std, rel=0.01)
+    assert float(residual.mean()) == pytest.approx(0, abs=5 * std / 280)
+    assert data.labels.bincount().tolist() == [40_000 // modes] * modes
+    assert torch.cdist(data.values.double()[:500], centres).argmin(1).equal(data.labels[:500])
+
+
+def test_toys_are_balanced_only_when_asked_and_repeat_with_the_seed():
+    assert len(set(toy("ring", 1000, balanced=False).labels.bincount().tolist())) > 1
+    assert torch.equal(toy("grid", 100, seed=3).values, toy("grid", 100, seed=3).values)
+    assert not torch.equal(toy("grid", 100, seed=3).values, toy("grid", 100, seed=4).values)
+
+
+def test_the_roll_has_scikit_learns_shape():
+    datasets = pytest.importorskip("sklearn.datasets")
+    theirs = datasets.make_swiss_roll(20_000, noise=0.25, random_state=0)[0][:, [0, 2]] / 7.5
+    ours = toy("swissroll", 20_000, scaling="wgan-gp").values.numpy()
+    np.testing.assert_allclose(np.cov(ours.T), np.cov(theirs.T), atol=0.05)
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.05)
+    radius = np.linalg.norm(ours, axis=1)
+    assert 1.5 * np.pi / 7.5 * 0.8 < radius.min() < radius.max() < 4.5 * np.pi / 7.5 * 1.1
+
+
+def test_the_module_offers_what_it_lists():
+    for name in data_module.__all__:
+        assert callable(getattr(data_module, name))
