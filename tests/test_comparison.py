@@ -1,0 +1,265 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import aeot
+from aeot import comparison, metrics
+from aeot.comparison import Comparison
+from aeot.data import Dataset
+from aeot.features import Classifier, Pixels, extract
+from aeot.protocol import compare
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return aeot.dataset("digits"), aeot.dataset("digits", split="test")
+
+
+@pytest.fixture(scope="module")
+def net(digits):
+    return Classifier(channels=8, width=16, epochs=6, batch_size=64).fit(*digits)
+
+
+class Replay:
+    """A generator that draws training images of some classes, with noise."""
+
+    def __init__(self, data, classes=range(10), noise=0.0):
+        keep = torch.isin(data.labels, torch.tensor(list(classes)))
+        self.data, self.noise = data.subset(keep), noise
+        self.network = nn.Linear(3, 4)
+        self.network.register_buffer("kept", torch.zeros(7))
+
+    def sample(self, n, *, seed):
+        draw = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(self.data), (n,), generator=draw)
+        x = self.data[rows]
+        return (x + self.noise * torch.randn(x.shape, generator=draw)).clamp(-1, 1)
+
+
+class Coder(Replay):
+    def encode(self, x):
+        return x[:, :, ::2, ::2]
+
+    def decode(self, codes):
+        return codes.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@pytest.fixture(scope="module")
+def found(digits, net):
+    train, test = digits
+    return compare(
+        {
+            "all": Replay(train),
+            "few": [Replay(train, range(4)), Replay(train, range(4))],
+            "noisy": lambda n, seed: Replay(train, noise=0.5).sample(n, seed=seed),
+            "coder": Coder(train),
+        },
+        test,
+        features=net,
+        training=train,
+        repeats=2,
+        facts={"all": {"train_seconds": 12.5}},
+        seed=3,
+    )
+
+
+def test_a_comparison_is_a_mapping_of_numbers(found):
+    assert list(found) == [
+        "real training images",
+        "all",
+        "few",
+        "noisy",
+        "coder",
+        "coder: reconstructions",
+    ]
+    assert set(found["all"]) == set(comparison.METRICS)
+    assert all(math.isfinite(value) for name in found for value in found[name].values())
+    with pytest.raises(KeyError):
+        found["nobody"]
+
+
+def test_metrics_tell_the_generators_apart(found):
+    assert found["all"]["fd"] < found["few"]["fd"]
+    assert found["all"]["fd"] < found["noisy"]["fd"]
+    # a balanced generator of 4 of 10 balanced classes, seen through a classifier
+    assert found["few"]["classes"] == pytest.approx(math.log(10 / 4), abs=0.15)
+    assert found["few"]["recall"] < 0.6 < found["all"]["recall"]
+    assert found["few"]["f8"] < found["all"]["f8"]
+    assert found["noisy"]["precision"] < found["few"]["precision"]
+    assert found["all"]["copied"] == 1
+    assert found["all"]["memorisation"] == 0
+
+
+def test_numbers_are_those_of_the_formulas(found, digits, net):
+    train, test = digits
+    row = found.rows[1]
+    assert row["model"] == "all"
+    reference = extract(net, test)
+    from aeot._rng import stream_seed
+
+    values = []
+    for repeat in range(2):
+        batch = Replay(train).sample(len(test), seed=stream_seed(3, "all", repeat) % 2**31)
+        values.append(metrics.frechet_distance(extract(net, batch), reference))
+    assert row["metrics"]["fd"]["values"] == pytest.approx(values, rel=1e-12)
+    assert row["metrics"]["fd"]["mean"] == pytest.approx(np.mean(values))
+    error = np.std(values, ddof=1) / math.sqrt(2)
+    assert row["metrics"]["fd"]["error"] == pytest.approx(error, rel=1e-5)
+
+
+def test_costs_and_protocol_are_recorded(found, net):
+    facts = {row["model"]: row["facts"] for row in found.rows}
+    assert facts["all"]["train_seconds"] == 12.5
+    assert facts["all"]["parameters"] == 16
+    assert facts["all"]["stored"] == 7
+    assert facts["all"]["sample_seconds"] > 0
+    assert facts["all"]["peak_gib"] > 0.05
+    assert (facts["few"]["models"], facts["few"]["sets"]) == (2, 4)
+    assert found.protocol["features"]["hash"] == net.hash_
+    assert found.protocol["features"]["accuracy"] == net.accuracy_
+    assert found.protocol["n_samples"] == 355
+    assert "torch" in found.environment["versions"]
+
+
+def test_the_reconstructions_stand_beside_their_model(found, digits, net):
+    test = digits[1]
+    coder = Coder(digits[0])
+    restored = coder.decode(coder.encode(test[:]))
+    expected = metrics.frechet_distance(extract(net, restored), extract(net, test))
+    assert found["coder: reconstructions"]["fd"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_pictures_and_their_nearest_training_images(found, digits):
+    assert found.shown["all"].shape == (64, 1, 28, 28)
+    assert torch.equal(found.shown["all"], found.nearest["all"])  # it replays training images
+    assert not torch.equal(found.shown["noisy"], found.nearest["noisy"])
+
+
+def test_the_same_seed_gives_the_same_numbers(digits, net):
+    run = lambda seed: compare(  # noqa: E731
+        {"all": Replay(digits[0])}, digits[1], features=net, metrics=["fd", "f8"], seed=seed
+    )
+    assert run(1)["all"] == run(1)["all"] != run(2)["all"]
+
+
+def test_saved_and_loaded_comparisons_are_equal(found, tmp_path):
+    found.save(tmp_path / "out")
+    again = Comparison.load(tmp_path / "out")
+    assert again.plain() == json.loads(json.dumps(found.plain()))
+    assert list(again) == list(found)
+    for name in found:
+        assert torch.equal(again.shown[name], found.shown[name])
+        assert torch.equal(again.nearest[name], found.nearest[name])
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert written["rows"][1]["metrics"]["fd"]["mean"] == found["all"]["fd"]
+
+
+def test_the_markdown_marks_the_best_generator_and_escapes_names(digits, net):
+    names = ["a|b *c* <script>", "plain"]
+    found = compare(
+        dict(zip(names, [Replay(digits[0]), Replay(digits[0], range(3))], strict=True)),
+        digits[1],
+        features=net,
+        training=digits[0],
+        metrics=["fd", "coverage"],
+    )
+    text = found.markdown()
+    line = next(x for x in text.splitlines() if x.startswith("| a"))
+    assert line == (
+        f"| a\\|b \\*c\\* \\<script> | **{found[names[0]]['fd']:.4g}** "
+        f"| **{found[names[0]]['coverage']:.4g}** |"
+    )
+    assert "FD ↓" in text
+    assert "FID" not in text  # these are not Inception features
+    assert found.best("fd") == {names[0]}
+    real = found.rows[0]
+    assert real["kind"] == "real"
+    real["metrics"]["fd"]["mean"] = 0.0  # real images win nothing
+    assert found.best("fd") == {names[0]}
+
+
+def test_only_inception_features_make_it_fid(found):
+    assert found.heading("fd") == "FD"
+    protocol = {**found.protocol, "features": {**found.protocol["features"], "fid": True}}
+    assert Comparison(found.rows, protocol, {}).heading("fd") == "FID"
+
+
+def test_images_come_from_folders_data_sets_tensors_and_saved_models(digits, net, tmp_path):
+    train, test = digits
+    (tmp_path / "pngs").mkdir()
+    for i, picture in enumerate(train.values[:40, 0]):
+        Image.fromarray(picture.numpy()).save(tmp_path / "pngs" / f"{i:03d}.png")
+    first = train.subset(slice(0, 40))
+    found = compare(
+        {
+            "folder": tmp_path / "pngs",
+            "set": first,
+            "tensor": train.values[:40],
+            "str": str(tmp_path / "pngs"),
+        },
+        test,
+        features=net,
+        metrics=["fd", "precision"],
+        n_samples=40,
+    )
+    for name in ("set", "tensor", "str"):
+        assert found[name] == pytest.approx(found["folder"], rel=1e-9)
+
+
+def test_merging_keeps_rows_apart_and_refuses_other_protocols(digits, net):
+    parts = [
+        compare({name: Replay(digits[0], k)}, digits[1], features=net, metrics=["fd"], seed=s)
+        for name, k, s in (("a", range(10), 0), ("b", range(5), 0), ("c", range(5), 1))
+    ]
+    both = comparison.merge(parts[:2])
+    assert list(both) == ["a", "b"]
+    assert both["b"] == parts[1]["b"]
+    with pytest.raises(ValueError, match="comparisons must follow one protocol, got seed 0 and 1"):
+        comparison.merge(parts)
+
+
+def test_without_labels_pixels_are_used_and_said(digits):
+    bare = Dataset(digits[1].values, "bare")
+    found = compare({"x": digits[0]}, bare, n_samples=100)
+    assert found.protocol["features"]["name"] == "pixels 8x8"
+    assert "classes" not in found["x"]
+    assert "copied" not in found["x"]
+
+
+BAD = {
+    "metric": ({"metrics": ["fid"]}, "metrics must be one of 'fd'"),
+    "training": (
+        {"metrics": ["copied"]},
+        "metrics must be without 'copied', got no training images",
+    ),
+    "labels": ({"metrics": ["classes"], "features": Pixels()}, "no labelled data and a Classifier"),
+    "n": ({"n_samples": 400}, "data must hold 400 images, got 355; pass n_samples=355 or less"),
+    "narrow": ({"n_samples": 16, "metrics": ["fd"]}, "more rows than its 16 columns"),
+    "repeats": ({"repeats": 0}, "repeats must be a whole number >= 1"),
+    "models": ({"models": {}}, "models must name at least one generator"),
+    "number": ({"models": {"x": 3}}, "models must be generators, .* got int for 'x'"),
+    "few": ({"models": {"x": torch.zeros(9, 1, 28, 28)}}, "hold 355 images, got 9"),
+    "size": (
+        {"models": {"x": lambda n: torch.zeros(n, 1, 32, 32)}},
+        "samples of 'x' must have shape",
+    ),
+    "range": ({"models": {"x": lambda n: torch.full((n, 1, 28, 28), 255.0)}}, r"lie in \[-1, 1\]"),
+    "nan": (
+        {"models": {"x": lambda n: torch.full((n, 1, 28, 28), math.nan)}},
+        "'x' must be finite",
+    ),
+    "folder": ({"models": {"x": "/nowhere"}}, "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused(case, digits, net):
+    arguments, message = BAD[case]
+    arguments = {"models": {"x": Replay(digits[0])}, "features": net, **arguments}
+    with pytest.raises(ValueError, match=message):
+        compare(arguments.pop("models"), digits[1], **arguments)
