@@ -144,7 +144,10 @@ def load(
             f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT}; "
             "load it with the version of aeot that wrote it"
         )
-    for name, digest in manifest.get("sha256", {}).items():
+    digests = manifest.get("sha256", {})
+    for name in {"model.safetensors", "config.json"} - digests.keys():
+        raise ValueError(f"{path} is incomplete: its manifest does not list {name}")
+    for name, digest in digests.items():
         file = path / name
         if not file.is_file():
             raise ValueError(f"{path} is incomplete: {name} is missing; restore or save it again")
@@ -187,6 +190,8 @@ def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - an
 
     def walk(node: Any, path: str) -> Any:  # noqa: ANN401
         if isinstance(node, torch.Tensor):
+            if path in tensors:
+                raise TypeError(f"two tensors have the same name {path!r}")
             tensors[path] = node
             return {"tensor": path}
         inner = f"{path}." if path else ""

@@ -1,0 +1,147 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from aeot import _io
+
+TENSORS = {"a": torch.arange(5.0), "b": torch.tensor([[True, False]]), "c": torch.tensor(3)}
+CONFIG = {"name": "x", "values": [1, 2.5, None]}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    tied = {**TENSORS, "again": TENSORS["a"]}
+    _io.save(tmp_path / "m", tied, CONFIG, kind="Thing")
+    tensors, config = _io.load(tmp_path / "m", kind="Thing")
+    assert config == CONFIG
+    assert tensors.keys() == tied.keys()
+    for name, tensor in tied.items():
+        assert torch.equal(tensors[name], tensor)
+        assert tensors[name].dtype == tensor.dtype
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]  # no scratch is left behind
+
+
+def test_a_run_directory_leads_to_its_model(tmp_path):
+    _io.save(tmp_path / "run" / "model", TENSORS, CONFIG, kind="Thing")
+    assert _io.load(tmp_path / "run", kind="Thing")[1] == CONFIG
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_one_flipped_bit_is_found(tmp_path, name):
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    path = tmp_path / "m" / name
+    body = bytearray(path.read_bytes())
+    for position in (0, len(body) // 2, len(body) - 1):
+        damaged = bytearray(body)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{name} was changed or damaged"):
+            _io.load(tmp_path / "m", kind="Thing")
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        _io.load(tmp_path / "m", kind="Thing")
+
+
+def test_other_kinds_formats_and_places_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be a saved model"):
+        _io.load(tmp_path / "nothing", kind="Thing")
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    with pytest.raises(ValueError, match="holds a 'Thing', not a 'Other'"):
+        _io.load(tmp_path / "m", kind="Other")
+    manifest = tmp_path / "m" / "manifest.json"
+    body = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(body | {"format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        _io.load(tmp_path / "m", kind="Thing")
+    manifest.write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        _io.load(tmp_path / "m", kind="Thing")
+
+
+def test_a_manifest_cannot_leave_a_file_out(tmp_path):
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    manifest = tmp_path / "m" / "manifest.json"
+    body = json.loads(manifest.read_text())
+    del body["sha256"]["model.safetensors"]
+    manifest.write_text(json.dumps(body))
+    with pytest.raises(ValueError, match="model.safetensors"):
+        _io.load(tmp_path / "m", kind="Thing")
+
+
+def test_nothing_of_others_is_overwritten(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("mine")
+    for name in ("file", "folder", "file/inside"):
+        with pytest.raises(ValueError, match="path must be"):
+            _io.save(tmp_path / name, TENSORS, CONFIG, kind="Thing")
+    assert (tmp_path / "folder" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("stage", ["save_file", "_sync", "replace", "replace twice"])
+def test_a_process_killed_while_saving_leaves_the_old_model_whole(tmp_path, stage):
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    script = textwrap.dedent(
+        f"""
+        import os, signal, torch
+        from aeot import _io
+        calls = []
+        def dying(function, after):
+            def call(*args):
+                calls.append(1)
+                if len(calls) > after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args)
+            return call
+        stage = {stage!r}
+        if stage.startswith("replace"):
+            os.replace = dying(os.replace, 1 if stage.endswith("twice") else 0)
+        else:
+            setattr(_io, stage, dying(getattr(_io, stage), 0))
+        _io.save({str(tmp_path / "m")!r}, {{"a": torch.zeros(2)}}, {{}}, kind="Thing")
+        """
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    tensors, config = _io.load(tmp_path / "m", kind="Thing")
+    assert config == CONFIG
+    assert torch.equal(tensors["a"], TENSORS["a"])
+    _io.save(tmp_path / "m", {"a": torch.zeros(2)}, {}, kind="Thing")
+    assert _io.load(tmp_path / "m", kind="Thing")[1] == {}
+
+
+def test_pack_keeps_optimiser_states(tmp_path):
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, amsgrad=True)
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    tree = {"opt": optimizer.state_dict(), "pair": (1, [None, "x", True]), "empty": {}}
+    tensors, skeleton = _io.pack(tree)
+    _io.save(tmp_path / "m", tensors, {"tree": skeleton}, kind="checkpoint")
+    stored, config = _io.load(tmp_path / "m", kind="checkpoint")
+    back = _io.unpack(stored, config["tree"])
+    assert back["pair"] == tree["pair"]
+    assert back["empty"] == {}
+    assert back["opt"]["param_groups"] == tree["opt"]["param_groups"]
+    for key, state in tree["opt"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(back["opt"]["state"][key][name], value)
+
+
+def test_pack_refuses_what_it_cannot_keep():
+    with pytest.raises(TypeError, match=r"a\.0 is a set"):
+        _io.pack({"a": [{1, 2}]})
+    with pytest.raises(TypeError, match="same name"):
+        _io.pack({"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}})
+
+
+def test_unwritable_places_are_found_before_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *args: False)
+    with pytest.raises(ValueError, match="path must be writable"):
+        _io.check_writable(tmp_path / "new")

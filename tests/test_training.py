@@ -1,0 +1,218 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+import aeot
+from aeot import training
+from aeot._rng import forked, generator
+
+
+class Problem:
+    """A small regression with everything a resumed run could get wrong: Adam, a schedule,
+    batch statistics, dropout-like noise drawn per step."""
+
+    def __init__(self):
+        with forked(0, "problem"):
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-2)
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, 7, 0.5)
+        points = torch.randn(50, 3, generator=generator(0, "points"))
+        self.data = aeot.tensors(points)
+
+    @property
+    def state(self):
+        return {"net": self.net, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def batches(self, step):
+        return enumerate(aeot.loader(self.data, 8, seed=5, start=step), step)
+
+    def update(self, batch):
+        step, x = batch
+        noise = 0.1 * torch.randn(x.shape, generator=generator(0, "noise", step))
+        loss = (self.net(x + noise)[:, 0] - x.sum(1)).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        return {"loss": loss.item()}
+
+    def run(self, steps, **options):
+        return training.run(
+            self.update, self.batches, steps=steps, state=self.state, every=5, **options
+        )
+
+    def weights(self):
+        return torch.cat([v.double().flatten() for v in self.net.state_dict().values()])
+
+
+def without_time(history):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def test_resuming_equals_never_stopping(tmp_path):
+    straight = Problem()
+    history = straight.run(33)
+    assert [record["step"] for record in history] == [5, 10, 15, 20, 25, 30, 33]
+    first = Problem()
+    first.run(15, checkpoint=tmp_path / "run")
+    second = Problem()
+    resumed = second.run(33, checkpoint=tmp_path / "run")
+    assert torch.equal(second.weights(), straight.weights())
+    assert without_time(resumed) == without_time(history)
+    third = Problem()  # finished: nothing is left to do
+    assert third.run(33, checkpoint=tmp_path / "run") == resumed
+    assert torch.equal(third.weights(), straight.weights())
+
+
+def test_an_interrupt_between_records_loses_nothing(tmp_path):
+    straight = Problem()
+    straight.run(20)
+
+    def interrupt(step, record):
+        if step == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Problem().run(20, checkpoint=tmp_path / "run", on_step=interrupt)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["step"] == 10  # the last record
+    again = Problem()
+    again.run(20, checkpoint=tmp_path / "run")
+    assert torch.equal(again.weights(), straight.weights())
+
+
+def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from test_training import Problem
+        def die(step, record):
+            if step == 17:
+                os.kill(os.getpid(), signal.SIGKILL)
+        Problem().run(25, checkpoint={str(tmp_path / "run")!r}, on_step=die, checkpoint_seconds=0)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    straight, again = Problem(), Problem()
+    straight.run(25)
+    again.run(25, checkpoint=tmp_path / "run")
+    assert torch.equal(again.weights(), straight.weights())
+
+
+def test_plain_iterables_are_passed_over_on_resume(tmp_path):
+    seen = []
+    counter = nn.Linear(1, 1)
+
+    def update(batch):
+        seen.append(batch)
+        return {"loss": 1.0}
+
+    options = {"state": counter, "checkpoint": tmp_path / "run", "every": 1}
+    training.run(update, range(10), steps=4, **options)
+    training.run(update, range(10), steps=7, **options)
+    assert seen == list(range(7))
+    with pytest.raises(ValueError, match="batches must last for 11 steps"):
+        training.run(update, range(10), steps=11, **options)
+
+
+def test_records_are_means_over_their_steps(tmp_path):
+    values = iter([1.0, 3.0, 5.0, 9.0, 4.0])
+    history = training.run(
+        lambda batch: {"loss": next(values)},
+        range(5),
+        steps=5,
+        every=2,
+        log=tmp_path / "log.jsonl",
+        name="means",
+    )
+    assert [record["loss"] for record in history] == [2.0, 7.0, 4.0]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [{"name": "means", **record} for record in history]
+
+
+def test_on_step_sees_every_step_and_can_end_the_run():
+    seen = []
+
+    def watch(step, record):
+        seen.append((step, record["loss"]))
+        return step == 3
+
+    history = training.run(lambda batch: {"loss": 2 * batch}, range(9), steps=9, on_step=watch)
+    assert seen == [(1, 0), (2, 2), (3, 4)]
+    assert [record["step"] for record in history] == [3]
+
+
+def test_a_nan_loss_stops_at_once_and_restores_the_last_record(tmp_path):
+    problem, witness = Problem(), Problem()
+    witness.run(10)
+    plain = problem.update
+
+    def poisoned(batch):
+        if batch[0] == 12:
+            batch = (12, batch[1] * torch.nan)
+        return plain(batch)
+
+    problem.update = poisoned
+    with pytest.raises(training.Diverged, match=r"'loss' became nan at step 13; .* step 10 was"):
+        problem.run(30, checkpoint=tmp_path / "run")
+    assert torch.equal(problem.weights(), witness.weights())
+    again, straight = Problem(), Problem()
+    again.run(30, checkpoint=tmp_path / "run")
+    straight.run(30)
+    assert torch.equal(again.weights(), straight.weights())
+
+
+def test_a_nan_weight_is_never_written(tmp_path):
+    problem = Problem()
+
+    def poison(step, record):
+        if step == 7:
+            with torch.no_grad():
+                problem.net[3].bias.fill_(torch.inf)
+
+    problem.update = lambda batch: {"loss": 0.0}  # a loss that does not show it
+    with pytest.raises(training.Diverged, match="net.3.bias became NaN or infinite at step 10"):
+        problem.run(20, checkpoint=tmp_path / "run", on_step=poison)
+    assert bool(torch.isfinite(problem.weights()).all())
+
+
+def test_checkpoints_of_something_else_are_refused(tmp_path):
+    Problem().run(5, checkpoint=tmp_path / "run")
+    other = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"state must hold \['other'\]"):
+        training.run(
+            lambda batch: {}, range(9), steps=9, state={"other": other}, checkpoint=tmp_path / "run"
+        )
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="path must be a directory"):
+        Problem().run(5, checkpoint=tmp_path / "file")
+    with pytest.raises(ValueError, match="state must be given"):
+        training.run(lambda batch: {}, range(9), steps=9, checkpoint=tmp_path / "run2")
+
+
+def test_a_restored_snapshot_survives_further_training(tmp_path):
+    # Optimisers adopt the tensors they load; a snapshot that shared them would drift.
+    Problem().run(10, checkpoint=tmp_path / "run")
+    problem = Problem()
+    plain = problem.update
+
+    def poisoned(batch):
+        return {"loss": float("nan")} if batch[0] == 13 else plain(batch)
+
+    problem.update = poisoned
+    with pytest.raises(training.Diverged, match="step 10 was restored"):
+        problem.run(30, checkpoint=tmp_path / "run")
+    problem.update = plain
+    straight = Problem()
+    straight.run(30)
+    problem.run(30, checkpoint=tmp_path / "run")
+    assert torch.equal(problem.weights(), straight.weights())
