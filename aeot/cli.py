@@ -1,17 +1,15 @@
 """The ``aeot`` command.
 
 ``aeot --help`` reads the table below and nothing else. A subcommand is one line of it: the function
-that does the work, whose signature jsonargparse turns into options, and one sentence. A third entry
-names an estimator class: its constructor's options are offered too, and the function gets the
-instance as ``model``. A parameter ``config`` receives all options as YAML, to be written beside
-the result.
+that does the work, and one sentence. jsonargparse makes options of the function's signature; what
+it returns is printed. A third entry names an estimator class: its constructor's options are
+offered too, and the function gets the instance as ``model``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import inspect
 import logging
 import os
 import shutil
@@ -92,7 +90,9 @@ def _run(command: str, argv: list[str]) -> None:
         prog=f"aeot {command}", description=COMMANDS[command][1], exit_on_error=False
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    own = parser.add_function_arguments(function, as_group=False, skip={"model", "config"})
+    own = parser.add_function_arguments(
+        function, as_group=False, as_positional=True, skip={"model"}
+    )
     theirs = parser.add_class_arguments(estimator, as_group=False) if estimator else []
     try:
         chosen = parser.parse_args(argv)
@@ -102,9 +102,8 @@ def _run(command: str, argv: list[str]) -> None:
     arguments = {name: plain[name] for name in own}
     if estimator:
         arguments["model"] = estimator(**{name: plain[name] for name in theirs})
-    if "config" in inspect.signature(function).parameters:
-        arguments["config"] = parser.dump(chosen)
-    function(**arguments)
+    if told := str(function(**arguments) or ""):
+        print(told)
 
 
 def _load(place: str) -> Callable[..., Any]:
@@ -145,6 +144,7 @@ def _quiet_messages() -> Iterator[None]:
 def doctor() -> None:
     """Print what this installation can use: versions, devices, compilers, data sets."""
     from aeot._environment import environment
+    from aeot.data.named import NAMES
 
     facts = environment()
     print(f"aeot {aeot.__version__}, Python {facts['python']}, {facts['platform']}")
@@ -153,6 +153,21 @@ def doctor() -> None:
     print(f"GPUs        {', '.join(facts['gpus']) or 'none'}")
     print(f"KeOps       {_keops()}")
     print("versions    " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()))
+    print("data sets")
+    for name in NAMES:
+        print(f"  {name:<14}{_found(name)}")
+
+
+def _found(name: str) -> str:
+    from aeot.data import dataset
+
+    if name == "celeba":  # reading it takes minutes
+        return "not looked for; pass root=FOLDER when you use it"
+    try:
+        count = len(dataset(name, split="train"))
+    except ValueError as error:
+        return "not found; " + str(error).partition("; ")[2]
+    return f"{count} training images"
 
 
 def _keops() -> str:

@@ -48,7 +48,7 @@ LAYERS = [
         ["gan.*", "model", "features", "diagnostics.*"],
     ],
     [
-        ["plotting._style", "budget", "comparison"],
+        ["plotting._style", "plotting.images", "budget", "comparison"],
         ["plotting.*", "protocol"],
         ["report"],
         ["runs"],

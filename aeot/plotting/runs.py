@@ -1,0 +1,134 @@
+"""The pictures of a run: what a fitted model restores, generates and comes near to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from aeot.data import Dataset
+from aeot.model import AEOT
+from aeot.plotting import images as pictures
+
+_SHOWN = 100  # rows whose nearest training row is looked for
+
+
+def draw_run(
+    folder: Path, model: AEOT, training: Dataset, held_out: Dataset, generated: torch.Tensor
+) -> dict[str, float]:
+    """Draw all there is to see of a fitted model.
+
+    Args:
+        folder: Where the pictures go.
+        model: The fitted model.
+        training: What it was fitted to.
+        held_out: Rows it has not seen; may be empty.
+        generated: Rows it generated.
+
+    Returns:
+        How near the generated rows lie to the training rows: the ``smallest`` and the ``median``
+        root mean square distance, of images in [0, 1] units, and ``median_held_out``.
+    """
+    distances, nearest = nearest_rows(generated, training)
+    near = {"smallest": float(distances.min()), "median": float(distances.median())}
+    unseen = held_out[:_SHOWN]
+    if len(unseen):
+        near["median_held_out"] = float(nearest_rows(unseen, training)[0].median())
+    history = model.history_["autoencoder"]
+    steps = np.cumsum(np.diff([0, *(r["step"] for r in history)]).clip(min=0))
+    joint = sum(record["phase"] == 1 for record in history)
+    pictures.training_curves(
+        {"training": (steps, [record["loss"] for record in history])},
+        marks={"encoder frozen": steps[joint - 1]} if 0 < joint < len(history) else None,
+        path=folder / "training.png",
+    )
+    if len(training.shape) != 3:
+        pictures.point_clouds(
+            {"data": training[:2000], "generated": model.sample(2000, seed=model.seed)},
+            path=folder / "generated.png",
+        )
+        return near
+    pictures.image_grid(generated, columns=10, path=folder / "generated.png")
+    shown = held_out if len(held_out) else training
+    real = shown[:36]
+    pictures.side_by_side(
+        {
+            "real, not trained on" if len(held_out) else "real": real,
+            "reconstructed": model.decode(model.encode(real)),
+            "generated": generated[:36],
+        },
+        columns=6,
+        path=folder / "compared.png",
+    )
+    pictures.nearest_images(
+        generated[:20],
+        training[nearest[:20]],
+        distances=distances[:20].tolist(),
+        path=folder / "nearest.png",
+    )
+    ends = shown[:12]
+    strips = [model.interpolate(ends[k], ends[k + 1], 11) for k in range(0, len(ends) - 1, 2)]
+    if strips:
+        pictures.path_strips(
+            torch.stack(strips),
+            title="straight lines in the source, from one image to another",
+            path=folder / "paths.png",
+        )
+    return near
+
+
+def nearest_rows(rows: torch.Tensor, data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the nearest row of `data` for each of `rows`, block by block.
+
+    Args:
+        rows: (m, C, H, W) in [-1, 1], or (m, d).
+        data: Rows of the same shape.
+
+    Returns:
+        Root mean square distances (m,), of images in [0, 1] units, and row numbers (m,).
+    """
+    flat = rows.flatten(1)
+    best, index = torch.full((len(rows),), torch.inf), torch.zeros(len(rows), dtype=torch.int64)
+    for start in range(0, len(data), 4096):
+        block = torch.cdist(flat, data[start : start + 4096].flatten(1)).min(1)
+        closer = block.values < best
+        best = torch.where(closer, block.values, best)
+        index = torch.where(closer, block.indices + start, index)
+    unit = 0.5 if rows.ndim == 4 else 1.0
+    return best * unit / flat.shape[1] ** 0.5, index
+
+
+def by_class(
+    model: AEOT,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    columns: int = 12,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw generated images in one row for each class of the training image nearest to them.
+
+    Args:
+        model: The fitted model.
+        data: What it was fitted to, with labels.
+        seed: Of the generated images.
+        columns: Images a row; the first so many of each class, in the order they came.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+    """
+    generated = model.sample(columns * 40, seed=seed)
+    labels = data.labels[nearest_rows(generated, data)[1]]
+    rows = [generated[labels == k][:columns] for k in range(len(data.classes))]
+    blank = torch.ones(1, *data.shape)
+    full = [torch.cat([r, blank.expand(columns - len(r), *data.shape)]) for r in rows]
+    return pictures.image_grid(
+        torch.cat(full),
+        columns=columns,
+        title="generated; a row for each class of the nearest training image, as they came",
+        path=path,
+    )
