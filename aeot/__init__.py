@@ -13,10 +13,10 @@ __version__ = "0.1.0"
 # name -> the module that defines it
 _PUBLIC = {
     "generator": "_rng",
-    "ConvexPolygon": "measures",
+    "ConvexPolygon": "planar",
     "Empirical": "measures",
     "Gaussian": "measures",
-    "GridDensity": "measures",
+    "GridDensity": "planar",
     "Sampler": "measures",
     "UniformBall": "measures",
     "UniformBox": "measures",

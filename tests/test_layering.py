@@ -22,7 +22,7 @@ LAYERS = [
             "data.*",
             "filters",
         ],
-        ["precision_recall"],
+        ["precision_recall", "planar"],
     ],
     [
         ["transport.heights", "transport.minimize", "transport.kernels"],
