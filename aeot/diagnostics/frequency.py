@@ -22,7 +22,7 @@ def _band_energy(images: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     if width % 2 == 0:
         twice[-1] = 1
     power = spectrum.mean(dim=(0, 1)).cpu() * twice / (height * width) ** 2
-    band = torch.bucketize(radial_frequency(height, width).flatten(), edges[1:-1], right=True)
+    band = torch.bucketize(radial_frequency(height, width).flatten(), edges[1:-1] + 1e-12)
     return torch.zeros(len(edges) - 1, dtype=torch.float64).index_add(0, band, power.flatten())
 
 

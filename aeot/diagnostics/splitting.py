@@ -42,7 +42,7 @@ def _assign(cost: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     )
     plan = torch.zeros(n, m, dtype=torch.float64)
     flat = torch.as_tensor(first // rows) * m + torch.as_tensor(second // columns)
-    plan.view(-1).index_add_(0, flat, torch.full((len(flat),), 1 / len(flat)).double())
+    plan.view(-1).index_add_(0, flat, torch.full((len(flat),), 1 / len(flat), dtype=torch.float64))
     return plan
 
 
