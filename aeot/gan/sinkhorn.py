@@ -64,7 +64,7 @@ def sinkhorn_divergence(
         xy, xx, yy = cost(x, y), cost(x, x), cost(y, y)
         top = max(2 * float(xy.max()), blur**2)
         count = max(0, math.ceil(math.log(blur**2 / top) / (2 * math.log(scaling))))
-        eps = [top * scaling ** (2 * k) for k in range(count)] + [blur**2] * 20
+        eps = [top * scaling ** (2 * k) for k in range(count)] + [blur**2] * 60
         f, p = _soft_min(top, xy, xy.new_zeros(len(y))), _soft_min(top, xx, xx.new_zeros(len(x)))
         g, q = _soft_min(top, xy.T, xy.new_zeros(len(x))), _soft_min(top, yy, yy.new_zeros(len(y)))
         for e in eps:  # averaging both halves of a step makes it symmetric and damps it

@@ -103,6 +103,8 @@ class Translator:
             wanted = "aeot.unpaired(a, b) or aeot.paired(a, b)"
             raise _check.fail("data", f"be made by {wanted}", type(data).__name__)
         for name, side in (("a", data.a), ("b", data.b)):
+            if len(side) == 0:
+                raise _check.fail(f"data.{name}", "hold at least one image", "none")
             if len(side.shape) != 3:
                 raise _check.fail(f"data.{name}", "hold images (C, H, W)", f"rows {side.shape}")
         self._check_data(data)

@@ -1,0 +1,351 @@
+"""CycleGAN and Pix2Pix: the update against a trace by hand, storage, resuming, bad input."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+import aeot
+from aeot.data import loader, paired, tensors, unpaired
+from aeot.gan.paired import Pix2Pix
+from aeot.gan.translate import CycleGAN
+from aeot.gan.updates import ImagePool, Schedule, jitter, linear_decay
+
+SMALL = {"filters": 4, "n_layers": 1}
+
+
+def pictures(count=6, size=16, channels=1, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.rand(count, channels, size, size, generator=draw) * 2 - 1
+
+
+class Gain(nn.Module):
+    """A network of one number."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x):
+        return self.value * x
+
+
+class Adam:
+    """The textbook's, for one number."""
+
+    def __init__(self, rate, betas=(0.5, 0.999)):
+        self.rate, self.betas, self.m, self.v, self.t = rate, betas, 0.0, 0.0, 0
+
+    def step(self, value, slope, factor):
+        b1, b2 = self.betas
+        self.t += 1
+        self.m, self.v = b1 * self.m + (1 - b1) * slope, b2 * self.v + (1 - b2) * slope**2
+        m, v = self.m / (1 - b1**self.t), self.v / (1 - b2**self.t)
+        return value - self.rate * factor * m / (math.sqrt(v) + 1e-8)
+
+
+def test_four_steps_of_cyclegan_by_hand(monkeypatch):
+    start = {"to_b": 0.7, "to_a": 1.2, "critic_a": 0.4, "critic_b": -0.3}
+    monkeypatch.setattr(
+        CycleGAN, "_build", lambda self, facts: {k: Gain(v) for k, v in start.items()}
+    )
+    data = unpaired(pictures(3, seed=1), pictures(3, seed=2))
+    rate, weight, share, steps = 0.05, 10.0, 0.5, 4
+    model = CycleGAN(
+        learning_rate=rate, cycle=weight, identity=share, pool_size=1, decay=0.5,
+        enlarge=1, flip=False, n_layers=1, seed=3,
+    )  # fmt: skip
+    model.fit(data, steps=steps)
+
+    w, v, q, p = (start[name] for name in ("to_b", "to_a", "critic_a", "critic_b"))
+    adam = {name: Adam(rate) for name in "wvqp"}
+    pool = {"a": None, "b": None}
+    for step, (a, b) in zip(range(steps), loader(data, 1, seed=3), strict=False):
+        a, b = a.double().numpy(), b.double().numpy()
+        factor = [1, 1, 1 - 1 / 3, 1 - 2 / 3][step]
+        fake_b, fake_a = w * a, v * b
+        dw = np.mean(2 * (p * fake_b - 1) * p * a)
+        dv = np.mean(2 * (q * fake_a - 1) * q * b)
+        round_a, round_b = np.sign(v * w * a - a), np.sign(v * w * b - b)
+        dw += weight * (np.mean(round_a * v * a) + np.mean(round_b * v * b))
+        dv += weight * (np.mean(round_a * w * a) + np.mean(round_b * w * b))
+        dw += weight * share * np.mean(np.sign(w * b - b) * b)
+        dv += weight * share * np.mean(np.sign(v * a - a) * a)
+        w, v = adam["w"].step(w, dw, factor), adam["v"].step(v, dv, factor)
+        # Only now the discriminators, on the fakes of before, through a pool of one.
+        stream = aeot.generator(3, "pool", step)
+        past = {}
+        for name, fake in (("a", fake_a), ("b", fake_b)):
+            draw = float(torch.rand(1, generator=stream))
+            if pool[name] is None or draw < 0.5:
+                past[name] = fake
+                pool[name] = fake if pool[name] is None else pool[name]
+            else:
+                past[name], pool[name] = pool[name], fake
+        dq = np.mean((q * a - 1) * a) + np.mean(q * past["a"] ** 2)  # losses are halved
+        dp = np.mean((p * b - 1) * b) + np.mean(p * past["b"] ** 2)
+        q, p = adam["q"].step(q, dq, factor), adam["p"].step(p, dp, factor)
+    found = [float(getattr(model, f"{name}_").value) for name in start]
+    assert found == pytest.approx([w, v, q, p], abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "order"),
+    [(CycleGAN(**SMALL, n_blocks=1), ["generators", "critics"]),
+     (Pix2Pix(**SMALL), ["critics", "generators"])],
+)  # fmt: skip
+def test_each_optimiser_moves_its_own_networks_in_turn(model, order, monkeypatch):
+    events, original = [], torch.optim.Adam.step
+
+    def step(self, *args):
+        before = {k: [p.clone() for p in m.parameters()] for k, m in model._modules.items()}
+        original(self, *args)
+        moved = {
+            k for k, m in model._modules.items()
+            if any(not torch.equal(x, y) for x, y in zip(before[k], m.parameters(), strict=True))
+        }  # fmt: skip
+        name = "generators" if self is model._generators else "critics"
+        assert moved == {k for k in model._modules if k.startswith("to_") == (name == "generators")}
+        events.append(name)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    x = pictures()
+    model.fit((unpaired if isinstance(model, CycleGAN) else paired)(x, -x), steps=2)
+    assert events == order * 2
+
+
+def test_pool_against_a_list():
+    pool, reference = ImagePool(3), []
+    draws = torch.rand(40, generator=torch.Generator().manual_seed(5)).tolist()
+    stream = torch.Generator().manual_seed(5)
+    for k in range(20):
+        batch = torch.tensor([2.0 * k, 2.0 * k + 1]).view(2, 1, 1, 1)
+        wanted = []
+        for value in batch.flatten().tolist():
+            draw = draws.pop(0)
+            if len(reference) < 3:
+                reference.append(value)
+                wanted.append(value)
+            elif draw < 0.5:
+                wanted.append(value)
+            else:
+                slot = int((draw - 0.5) * 2 * 3)
+                wanted.append(reference[slot])
+                reference[slot] = value
+        assert pool.query(batch, stream).flatten().tolist() == wanted
+        assert pool.images.flatten().tolist() == reference
+    assert ImagePool(0).query(batch, stream) is not None
+
+
+def test_pool_statistics():
+    pool, stream = ImagePool(10), torch.Generator().manual_seed(0)
+    ages = []
+    for k in range(20_000):
+        out = pool.query(torch.full((1, 1, 1, 1), float(k)), stream)
+        ages.append(k - int(out))
+    ages = np.array(ages[1000:])
+    assert np.mean(ages == 0) == pytest.approx(0.5, abs=0.015)  # deviation 0.0036
+    # A stored image leaves with probability 1/2 * 1/10 a query: its age is geometric, mean 20.
+    assert ages[ages > 0].mean() == pytest.approx(20, rel=0.05)
+
+
+def test_schedule_is_the_published_one():
+    factors = [linear_decay(epoch, constant=100, decay=100) for epoch in range(200)]
+    assert factors[:100] == [1.0] * 100
+    assert factors[100] == pytest.approx(100 / 101)
+    assert factors[199] == pytest.approx(1 / 101)
+    steps = [b - a for a, b in zip(factors[99:], factors[100:], strict=False)]
+    assert steps == pytest.approx([-1 / 101] * 100)
+    rates = []
+    x = pictures()
+    model = CycleGAN(**SMALL, n_blocks=0, learning_rate=1.0e-3, decay=0.5)
+    model.fit(
+        unpaired(x, -x), steps=4,
+        on_step=lambda *_: rates.append(
+            (model._generators.param_groups[0]["lr"], model._critics.param_groups[0]["lr"])
+        ),
+    )  # fmt: skip
+    wanted = [1e-3, 1e-3, 1e-3 * 2 / 3, 1e-3 / 3]
+    np.testing.assert_allclose(rates, np.stack([wanted, wanted], 1))
+    Schedule(10, 0.0).load_state_dict({"steps": 5, "decay": 0.0})  # a constant rate goes on
+
+
+def test_jitter_crops_and_flips_both_of_a_pair_alike():
+    x = pictures(8)
+    stream = torch.Generator().manual_seed(0)
+    one, two = jitter([x, -x], enlarge=1.25, flip=True, generator=stream)
+    assert one.shape == x.shape
+    torch.testing.assert_close(one, -two)
+    assert not torch.allclose(one, x)
+    same = jitter([x], enlarge=1, flip=False, generator=stream)[0]
+    assert torch.equal(same, x)
+    mirrored = jitter([x], enlarge=1, flip=True, generator=stream)[0]
+    kept = [torch.equal(m, i) for m, i in zip(mirrored, x, strict=True)]
+    flipped = [torch.equal(m, i.flip(-1)) for m, i in zip(mirrored, x, strict=True)]
+    assert sum(kept) + sum(flipped) == 8
+    assert 0 < sum(kept) < 8
+
+
+def estimators():
+    x = pictures()
+    noisy = {"enlarge": 1.25, "batch_size": 2, "seed": 4}
+    return {
+        "cyclegan": (lambda: CycleGAN(**SMALL, **noisy, n_blocks=1, pool_size=3, cycle_noise=2.0),
+                     unpaired(x, pictures(5, seed=1))),
+        "sinkhorn": (lambda: CycleGAN(**SMALL, **noisy, n_blocks=1, adversary="sinkhorn"),
+                     unpaired(x, pictures(5, seed=1))),
+        "pix2pix": (lambda: Pix2Pix(**SMALL, **noisy, noise_channels=2, diversity=1.0),
+                    paired(x, -x)),
+    }  # fmt: skip
+
+
+def weights(model):
+    return {f"{n}.{k}": v for n, m in model._modules.items() for k, v in m.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["cyclegan", "sinkhorn", "pix2pix"])
+def test_resumed_training_equals_uninterrupted(kind, tmp_path):
+    make, data = estimators()[kind]
+    whole = make().fit(data, steps=7)
+
+    def killed(step, record):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    first = make()
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(data, steps=7, checkpoint=tmp_path / "c", on_step=killed)
+    again = make().fit(data, steps=7, checkpoint=tmp_path / "c")
+    stopped = make().fit(data, steps=7, checkpoint=tmp_path / "d", on_step=lambda k, _: k == 5)
+    assert weights(stopped)["to_b." + next(iter(stopped.to_b_.state_dict()))] is not None
+    resumed = make().fit(data, steps=7, checkpoint=tmp_path / "d")
+    for other in (again, resumed):
+        for name, value in weights(whole).items():
+            assert torch.equal(value, weights(other)[name]), name
+    with pytest.raises(ValueError, match="steps must be as when the checkpoint began"):
+        make().fit(data, steps=9, checkpoint=tmp_path / "d")
+
+
+def test_checkpoint_holds_pools_and_schedule(tmp_path):
+    make, data = estimators()["cyclegan"]
+    make().fit(data, steps=2, checkpoint=tmp_path / "c")
+    tensors_, config = aeot._io.load(tmp_path / "c", kind="checkpoint")
+    assert tensors_["pool_a.images"].shape == (3, 1, 16, 16)
+    assert tensors_["pool_b.images"].shape == (3, 1, 16, 16)
+    state = aeot._io.unpack(tensors_, config["state"])
+    assert state["schedule"] == {"steps": 2, "decay": 0.5}
+    assert len(state["generators"]["state"]) == len(
+        state["generators"]["param_groups"][0]["params"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["cyclegan", "sinkhorn", "pix2pix"])
+def test_save_load_and_same_seed(kind, tmp_path):
+    make, data = estimators()[kind]
+    model, twin = make().fit(data, steps=2), make().fit(data, steps=2)
+    model.save(tmp_path / "m")
+    back = type(model).load(tmp_path / "m")
+    x = pictures(5, seed=9)
+    assert torch.equal(model.translate(x), back.translate(x))
+    assert torch.equal(model.translate(x), twin.translate(x))
+    assert back.history_ == model.history_
+    assert back.betas == model.betas
+    other = Pix2Pix if kind != "pix2pix" else CycleGAN
+    with pytest.raises(ValueError, match="holds a"):
+        other.load(tmp_path / "m")
+
+
+def test_translations_do_not_depend_on_company():
+    x = pictures(40, seed=9)
+    model = CycleGAN(**SMALL, n_blocks=1).fit(unpaired(x, -x), steps=1)
+    torch.testing.assert_close(model.translate(x)[3:4], model.translate(x[3:4]), atol=1e-5, rtol=0)
+    assert model.translate(x, to="a").shape == x.shape
+    assert model.translate(x[:0]).shape == (0, 1, 16, 16)
+    noisy = Pix2Pix(**SMALL, noise_channels=2).fit(paired(x, -x), steps=1)
+    torch.testing.assert_close(noisy.translate(x)[:5], noisy.translate(x[:5]), atol=1e-5, rtol=0)
+    assert not torch.equal(noisy.translate(x, seed=1), noisy.translate(x, seed=2))
+    still = noisy.translate(x, noise=False)
+    torch.testing.assert_close(still, noisy.translate(x, noise=False, seed=5), atol=0, rtol=0)
+
+
+def test_bfloat16_keeps_float32_weights():
+    x = pictures()
+    for model, data in (
+        (CycleGAN(**SMALL, n_blocks=1, precision="bfloat16"), unpaired(x, -x)),
+        (Pix2Pix(**SMALL, precision="bfloat16"), paired(x, -x)),
+    ):
+        model.fit(data, steps=3)
+        assert {v.dtype for v in weights(model).values()} == {torch.float32}
+        assert model.translate(x).dtype == torch.float32
+
+
+def test_sample_grids_while_training():
+    x, seen = pictures(), []
+    model = CycleGAN(**SMALL, n_blocks=1)
+    model.fit(unpaired(x, -x), steps=3, on_step=lambda k, r: seen.append(model.translate(x[:2])))
+    assert len(seen) == 3
+    assert not torch.equal(seen[0], seen[2])
+    assert model.to_b_.training is False
+
+
+def test_pix2pix_learns_to_invert():
+    x = pictures(16, size=16)
+    x = torch.nn.functional.interpolate(x[..., ::4, ::4], size=16, mode="nearest")
+    model = Pix2Pix(filters=8, n_layers=1, enlarge=1, dropout=0.0, learning_rate=2e-3, batch_size=4)
+    model.fit(paired(x, -x), steps=100)
+    assert float((model.translate(x) + x).abs().mean()) < 0.25  # answering 0: 0.5; x itself: 1
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (CycleGAN(), lambda: unpaired(pictures(size=16), pictures(size=32)), "rows of shape"),
+        (CycleGAN(), lambda: unpaired(pictures(), pictures(channels=3)), "rows of shape"),
+        (CycleGAN(), lambda: unpaired(pictures(), tensors(pictures()).subset([])), "data.b must hold"),
+        (CycleGAN(), lambda: unpaired(pictures(size=30), pictures(size=30)), "multiples of 4"),
+        (CycleGAN(), lambda: pictures(), "data must be made by aeot.unpaired"),
+        (CycleGAN(), lambda: unpaired(torch.zeros(3, 2), torch.zeros(3, 2)), "hold images"),
+        (CycleGAN(), lambda: paired(pictures(), pictures()), "data must be unpaired"),
+        (CycleGAN(), lambda: unpaired(pictures(), pictures()), "n_layers must leave"),
+        (CycleGAN(filters=0), lambda: unpaired(pictures(), pictures()), "filters must"),
+        (CycleGAN(cycle=-1), lambda: unpaired(pictures(), pictures()), "cycle must"),
+        (CycleGAN(adversary="x"), lambda: unpaired(pictures(), pictures()), "adversary must be"),
+        (CycleGAN(adversary="sinkhorn"), lambda: unpaired(pictures(), pictures()), "batch_size"),
+        (CycleGAN(decay=2), lambda: unpaired(pictures(), pictures()), "decay must"),
+        (Pix2Pix(), lambda: unpaired(pictures(), pictures()), "data must be paired"),
+        (Pix2Pix(), lambda: paired(pictures(), pictures(5)), "rows like a"),
+        (Pix2Pix(), lambda: paired(pictures(size=20), pictures(size=20)), "multiples of 8"),
+        (Pix2Pix(diversity=1.0), lambda: paired(pictures(), pictures()), "noise_channels must"),
+        (Pix2Pix(generator="x"), lambda: paired(pictures(), pictures()), "generator must be"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:no image value")
+def test_bad_input_before_training(model, data, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        model.fit(data(), steps=1, checkpoint=tmp_path / "c")
+    assert not hasattr(model, "to_b_")
+    assert not (tmp_path / "c").exists()
+
+
+def test_bad_images_to_translate():
+    x = pictures()
+    with pytest.raises(NotFittedError):
+        CycleGAN().translate(x)
+    with pytest.raises(NotFittedError):
+        CycleGAN().save("nowhere")
+    model = CycleGAN(**SMALL, n_blocks=0).fit(unpaired(x, -x), steps=1)
+    for bad, message in [
+        (pictures(channels=3), r"shape \(B, 1, H, W\)"),
+        (pictures(size=18), "multiples of 4"),
+        (x[0], "shape"),
+        ((x + 1) * 127, r"lie in \[-1, 1\]"),
+        (x * math.nan, "finite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.translate(bad)
+    with pytest.raises(ValueError, match="to must be one of"):
+        model.translate(x, to="c")
+    assert model.translate(tensors(x)).shape == x.shape
