@@ -1,0 +1,85 @@
+"""The part of the page about a comparison: tables, PRD curves, samples, costs, protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aeot.comparison import METRICS, Comparison
+from aeot.report import page
+from aeot.report.charts import Series, chart
+from aeot.report.page import Page, facts, note, subheading, table, told
+from aeot.report.pictures import sprite
+
+
+def add_comparison(built: Page, before: str, found: Comparison) -> None:
+    """Add the sections of one comparison; `before` stands before their headings."""
+    used = [name for name in METRICS if any(name in row["metrics"] for row in found.rows)]
+    best = {name: found.best(name) for name in used}
+    arrows = {-1: " ↓", 1: " ↑", 0: ""}
+    head = ["model", *(found.heading(name) + arrows[METRICS[name][1]] for name in used)]
+    rows = [[r["model"], *(_cell(r["metrics"].get(name)) for name in used)] for r in found.rows]
+    stars = [[False, *(r["model"] in best[name] for name in used)] for r in found.rows]
+    plain = [r["kind"] in ("real", "reconstructions") for r in found.rows]
+    built.add(
+        f"{before}quality",
+        table(head, rows, best=stars, baselines=plain),
+        note(
+            "A star marks the best generator. Rows in italics are baselines: real training images "
+            "show what the protocol gives perfect samples, reconstructions what a decoder allows."
+        ),
+    )
+    curves = [
+        Series(r["model"], r["curve"]["recall"], r["curve"]["precision"])
+        for r in found.rows
+        if r["curve"]
+    ]
+    places = [
+        Series(r["model"], [r["metrics"]["f8"]["mean"]], [r["metrics"]["f1_8"]["mean"]], "points")
+        for r in found.rows
+        if {"f8", "f1_8"} <= set(r["metrics"])
+    ]
+    unit = {"x_range": (0.0, 1.0), "y_range": (0.0, 1.0)}
+    figures = []
+    if curves:
+        figures.append(
+            chart(curves, title="PRD curves", x_label="recall", y_label="precision", **unit)
+        )
+    if places:
+        figures.append(
+            chart(
+                places,
+                title="Best is upper right",
+                x_label="F8 (recall)",
+                y_label="F1/8 (precision)",
+                **unit,
+            )
+        )
+    if figures:
+        built.add(f"{before}precision and recall", page.charts(*figures))
+    known = (
+        "nearest training image"
+        if found.protocol.get("training") != "none"
+        else "nearest reference image"
+    )
+    pieces = []
+    for name, images in found.shown.items():
+        grid = built.gallery(sprite(images, 8), sprite(found.nearest[name], 8), known)
+        pieces += [subheading(name), grid]
+    if pieces:
+        built.add(f"{before}samples", *pieces)
+    costs = sorted({key for row in found.rows for key in row["facts"]})
+    cells = [[r["model"], r["kind"], *(told(r["facts"].get(c)) for c in costs)] for r in found.rows]
+    heads = ["model", "kind", *(c.replace("_", " ") for c in costs)]
+    built.add(f"{before}costs", table(heads, cells, baselines=plain))
+    versions = found.environment.get("versions", {})
+    machine = {
+        k: found.environment[k] for k in ("processor", "cores", "device") if k in found.environment
+    }
+    built.add(f"{before}protocol", facts({**found.protocol, **machine, "versions": versions}))
+
+
+def _cell(value: dict[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    error = value["error"]
+    return f"{value['mean']:.4g}" + ("" if error is None else f" ± {error:.2g}")

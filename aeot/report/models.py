@@ -1,0 +1,209 @@
+"""The part of the page about a fitted model: training, transport, samples, latent space."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import stats
+
+from aeot import metrics
+from aeot._rng import generator
+from aeot.data import Dataset
+from aeot.model import AEOT
+from aeot.report import page
+from aeot.report.charts import Series, chart
+from aeot.report.explorer import explorer
+from aeot.report.page import Page, facts, note, subheading, table, told
+from aeot.report.pictures import sprite
+
+_SHOWN = 64
+
+
+def add_model(
+    built: Page,
+    before: str,
+    model: AEOT,
+    training: Dataset | None,
+    picture: str,
+    shown: int,
+) -> None:
+    """Add the sections of one model; `before` stands before their headings."""
+    summary = model.summary()
+    samples = model.sample(_SHOWN, seed=1)
+    drawn = dict(model.sampled_)
+    by_mode = drawn.pop("acceptance_by_mode")
+    built.add(
+        f"{before}summary",
+        facts(
+            {
+                "training data": "unknown"
+                if training is None
+                else f"{training.name}, {len(training):,} rows",
+                "latent size": model.latent_dim,
+                "reconstruction error": summary["reconstruction"],
+                "transport": summary["certificate"]["message"],
+                "converged": bool(summary["certificate"]["converged"]),
+                "codes transported to": summary["targets"],
+                "merged": summary["merged"],
+                "modes": summary["modes"],
+                "points accepted": f"{drawn['acceptance']:.1%}",
+                "seconds": summary["seconds"],
+            }
+        ),
+    )
+    built.add(f"{before}training", page.charts(*_curves(model)))
+    built.add(f"{before}transport", *_transport(model, by_mode))
+    if len(model.autoencoder_.shape_) != 3:
+        built.add(
+            f"{before}latent space", note("The data are vectors: there are no images to show.")
+        )
+        return
+    nearest, label = _nearest(model, samples, training)
+    built.add(
+        f"{before}generated images",
+        note("Point at an image, or move with the arrow keys, to see what it is nearest to."),
+        built.gallery(sprite(samples, 8), sprite(nearest, 8), label),
+    )
+    prepared = explorer(model, training, picture=picture, shown=shown)
+    across = len(prepared["pairs"])
+    built.add(
+        f"{before}latent space",
+        note(
+            f"{len(prepared['points']):,} of {prepared['total']:,} codes, drawn in the plane by "
+            f"{prepared['picture']} (distances between far groups mean little). Lines join "
+            f"{across} pairs of codes whose cells touch across the singular set."
+        ),
+        built.explorer(prepared),
+    )
+
+
+def _nearest(
+    model: AEOT, samples: torch.Tensor, training: Dataset | None
+) -> tuple[torch.Tensor, str]:
+    """Return the training image nearest to each sample by pixels; without data, decoded codes."""
+    if training is None:
+        rows = metrics.nearest(model.encode(samples), model.brenier_.sites.cpu())[1][:, 0]
+        return model.decode(model.brenier_.sites.cpu()[rows]), "nearest code, decoded"
+    best = torch.full((len(samples),), torch.inf, dtype=torch.float64)
+    found = torch.zeros(len(samples), dtype=torch.int64)
+    for start in range(0, len(training), 4096):
+        block = training[start : start + 4096].flatten(1)
+        gaps, rows = metrics.nearest(samples.flatten(1), block)
+        closer = gaps[:, 0] < best
+        best = torch.where(closer, gaps[:, 0], best)
+        found = torch.where(closer, rows[:, 0] + start, found)
+    return training[found], "nearest training image"
+
+
+def _curves(model: AEOT) -> list[str]:
+    history = model.history_.get("autoencoder", [])
+    lines, offset = [], 0
+    for phase, name in ((1, "both parts"), (2, "decoder alone")):
+        records = [r for r in history if r.get("phase") == phase]
+        if records:
+            steps = [offset + r["step"] for r in records]
+            lines.append(Series(name, steps, [r["loss"] for r in records]))
+            offset = steps[-1]
+    figures = [
+        chart(lines, title="Autoencoder", x_label="step", y_label="mean squared error", log_y=True)
+    ]
+    solver = model.history_.get("transport", [])
+    for key in ("mass_error", "error", "gradient"):
+        pairs = [(k + 1, r[key]) for k, r in enumerate(solver) if r.get(key)]
+        if pairs:
+            xs, ys = zip(*pairs, strict=True)
+            label = key.replace("_", " ")
+            figures.append(
+                chart(
+                    [Series("", xs, ys)],
+                    title=f"Transport: {label}",
+                    x_label="record",
+                    y_label=label,
+                    log_y=True,
+                )
+            )
+            break
+    return figures
+
+
+def _transport(model: AEOT, by_mode: list[float]) -> list[str]:
+    """Draw cell masses, jump sizes, and the modes."""
+    brenier, cut = model.brenier_, model.singular_
+    n = len(brenier.sites)
+    m = int(min(max(20 * n, 50_000), max(2e11 / (n * brenier.dim), 10_000)))
+    counts = torch.zeros(n, dtype=torch.int64)
+    stream = generator(1, "report", "cells")
+    for start in range(0, m, 16384):
+        points = brenier.source.sample(min(16384, m - start), generator=stream)
+        counts += brenier.cell(points.to(brenier.sites)).cpu().bincount(minlength=n)
+    edges = torch.bincount(counts).double().numpy()
+    ideal = _ideal_counts(m, brenier.masses.cpu().numpy(), len(edges))
+    edges, ideal, at = _grouped(edges, ideal)
+    masses = chart(
+        [Series("cells", at, edges, "bars"), Series("if every mass were exact", at, ideal)],
+        title=f"Cell masses: how often {m:,} fresh points hit a cell",
+        x_label="hits of a cell",
+        y_label="cells",
+    )
+    found = [masses]
+    jumps, broken = cut.facets.jumps.cpu().numpy(), cut.jumps.cpu().numpy()
+    if len(jumps):
+        bins = np.linspace(0, float(jumps.max()), 31)
+        every, _ = np.histogram(jumps, bins)
+        singular, _ = np.histogram(broken, bins)
+        middle = (bins[1:] + bins[:-1]) / 2
+        found.append(
+            chart(
+                [
+                    Series("regular", middle, every, "bars"),
+                    Series("singular", middle, singular, "bars"),
+                ],
+                title="Facets: how far the map jumps across them",
+                x_label="distance between the codes on either side",
+                y_label="facets found",
+            )
+        )
+    share = torch.bincount(cut.components.cpu(), weights=brenier.masses.cpu()).tolist()
+    rows = [
+        [
+            f"{k + 1}",
+            told(float(mass)),
+            told(int((cut.components == k).sum())),
+            f"{by_mode[k]:.1%}" if k < len(by_mode) else "",
+        ]
+        for k, mass in enumerate(share[:12])
+    ]
+    more = len(share) - len(rows)
+    text = (
+        f"{len(cut.pairs):,} of {len(jumps):,} facets found are singular; cutting them leaves "
+        f"{len(share):,} mode{'s' if len(share) != 1 else ''}."
+    )
+    pieces = [
+        note(text),
+        page.charts(*found),
+        subheading("Modes"),
+        table(["mode", "mass", "codes", "points accepted"], rows),
+    ]
+    return pieces + ([note(f"and {more:,} smaller ones")] if more > 0 else [])
+
+
+def _ideal_counts(m: int, masses: np.ndarray, length: int) -> np.ndarray:
+    """Expected number of cells hit k times by m points, k = 0 .. length - 1, for exact masses."""
+    values, repeats = np.unique(np.round(masses * m, 6), return_counts=True)
+    k = np.arange(length)
+    total = np.zeros(length)
+    for value, repeat in zip(values, repeats, strict=True):
+        total += repeat * stats.binom.pmf(k, m, min(1.0, value / m))
+    return total
+
+
+def _grouped(
+    observed: np.ndarray, ideal: np.ndarray, most: int = 40
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sum neighbouring counts so that at most `most` bars are left, without empty ends."""
+    used = np.flatnonzero((observed > 0) | (ideal > 0.5))
+    low, high = int(used[0]), int(used[-1]) + 1
+    width = -(-(high - low) // most)
+    starts = np.arange(low, high, width)
+    sums = [np.add.reduceat(values[:high], starts) for values in (observed, ideal)]
+    return sums[0], sums[1], starts + (width - 1) / 2
