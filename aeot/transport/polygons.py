@@ -170,7 +170,8 @@ def _add_triangle(px: float, py: float, qx: float, qy: float, out: np.ndarray) -
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_sector(px: float, py: float, qx: float, qy: float, radius: float, out: np.ndarray) -> None:
+def add_sector(px: float, py: float, qx: float, qy: float, radius: float, out: np.ndarray) -> None:
+    """Add the moments of the sector of the disk from the direction of p to that of q."""
     angle = math.atan2(px * qy - py * qx, px * qx + py * qy)
     p, q = math.hypot(px, py), math.hypot(qx, qy)
     if p == 0.0 or q == 0.0:
@@ -207,15 +208,15 @@ def disk_moments(poly: np.ndarray, count: int, radius: float, out: np.ndarray) -
         ax, ay, bx, by = poly[k, 0], poly[k, 1], poly[after, 0], poly[after, 1]
         t0, t1 = chord(ax, ay, bx, by, radius)
         if t1 <= t0:
-            _add_sector(ax, ay, bx, by, radius, out)
+            add_sector(ax, ay, bx, by, radius, out)
             continue
         px, py = ax + t0 * (bx - ax), ay + t0 * (by - ay)
         qx, qy = ax + t1 * (bx - ax), ay + t1 * (by - ay)
         if t0 > 0.0:
-            _add_sector(ax, ay, px, py, radius, out)
+            add_sector(ax, ay, px, py, radius, out)
         _add_triangle(px, py, qx, qy, out)
         if t1 < 1.0:
-            _add_sector(qx, qy, bx, by, radius, out)
+            add_sector(qx, qy, bx, by, radius, out)
     if out[0] <= 0.0:
         out[:] = 0.0
     return True

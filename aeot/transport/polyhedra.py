@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 BOX_PLANES = 6
-_SLACK = 1e-15  # a cut shallower than this part of the support's size is no cut
+SLACK = 1e-15  # a cut shallower than this part of the support's size is no cut
 
 
 @numba.njit(cache=True, nogil=True)

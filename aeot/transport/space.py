@@ -5,7 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from aeot.transport.polyhedra import _SLACK, BOX_PLANES, add_tetrahedron, cut, loop, start_box
+from aeot.transport.polyhedra import BOX_PLANES, SLACK, add_tetrahedron, cut, loop, start_box
+from aeot.transport.spheres import add_face
 
 
 @numba.njit(cache=True, nogil=True)
@@ -50,7 +51,7 @@ def cut_cell(
             planes,
             normal,
             heights[i] - heights[j],
-            _SLACK * size * np.sqrt(square),
+            SLACK * size * np.sqrt(square),
             triples,
             points,
             at,
@@ -82,6 +83,7 @@ def space_cells(
     indptr: np.ndarray,
     indices: np.ndarray,
     half: np.ndarray,
+    radius: float,
     density: float,
     moments: np.ndarray,
     measures: np.ndarray,
@@ -96,6 +98,7 @@ def space_cells(
         indptr: Row pointers of the candidates (n + 1,).
         indices: Candidates, row after row.
         half: The support is the box |x_k| <= half_k (3,).
+        radius: Of a ball about the origin to intersect with, or 0.
         density: Mass per volume.
         moments: (n, 10): mass, centroid, then second moments xx, xy, xz, yy, yz, zz about it.
         measures: (slots,) mass of each facet per length unit of the density.
@@ -106,7 +109,8 @@ def space_cells(
     border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
     slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
     ring, m = np.empty(2 * room, np.int32), np.zeros(10)
-    a, b, c = np.empty(3), np.empty(3), np.empty(3)
+    a, b, c, normal = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+    corners = np.empty((2 * room, 3))
     for i in range(start, stop):
         count = -1
         planes = 0
@@ -122,12 +126,18 @@ def space_cells(
             at, values = np.empty((room, room), np.int32), np.empty(2 * room)
             border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
             slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
-            ring = np.empty(2 * room, np.int32)
+            ring, corners = np.empty(2 * room, np.int32), np.empty((2 * room, 3))
         moments[i, :] = 0.0
         if count == 0:
             continue
         m[:] = 0.0
         seen[:planes] = False
+        outside = False
+        if radius > 0.0:
+            for t in range(count):
+                square = points[t, 0] ** 2 + points[t, 1] ** 2 + points[t, 2] ** 2
+                outside = outside or square > radius * radius
+        origin = np.zeros(3) if outside else points[0].copy()
         for t in range(count):
             for e in range(3):
                 plane = triples[t, e]
@@ -138,23 +148,30 @@ def space_cells(
                 ax, ay, az = 0.0, 0.0, 0.0
                 for s in range(1, k - 1):
                     for x in range(3):
-                        a[x] = points[ring[0], x] - points[0, x]
-                        b[x] = points[ring[s], x] - points[0, x]
-                        c[x] = points[ring[s + 1], x] - points[0, x]
-                    add_tetrahedron(a, b, c, m)
+                        a[x] = points[ring[0], x] - origin[x]
+                        b[x] = points[ring[s], x] - origin[x]
+                        c[x] = points[ring[s + 1], x] - origin[x]
+                    if not outside:
+                        add_tetrahedron(a, b, c, m)
                     ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
                     vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
                     ax += (uy * vz - uz * vy) / 2
                     ay += (uz * vx - ux * vz) / 2
                     az += (ux * vy - uy * vx) / 2
+                area = np.sqrt(ax * ax + ay * ay + az * az)
+                if outside and area > 0.0:
+                    normal[0], normal[1], normal[2] = ax / area, ay / area, az / area
+                    for s in range(k):
+                        corners[s] = points[ring[s]]
+                    area = add_face(corners, k, normal, radius, m)
                 if slots[plane] >= 0:
-                    measures[slots[plane]] = density * np.sqrt(ax * ax + ay * ay + az * az)
+                    measures[slots[plane]] = density * area
         volume = abs(m[0])
-        if volume == 0.0:
+        if volume <= 1e-16 * radius**3:  # what is left of a cell outside the ball
             continue
         moments[i, 0] = density * volume
         for x in range(3):
-            moments[i, 1 + x] = points[0, x] + m[1 + x] / m[0]
+            moments[i, 1 + x] = origin[x] + m[1 + x] / m[0]
         k = 4
         for p in range(3):
             for q in range(p, 3):

@@ -17,9 +17,11 @@ import torch
 
 from aeot import _check
 from aeot.measures import Measure, UniformBall, UniformBox
+from aeot.planar import ConvexPolygon, GridDensity
 from aeot.transport import neighbours
+from aeot.transport.pixels import tabulate
 from aeot.transport.plane import plane_cells, plane_polygons
-from aeot.transport.polygons import DISK, UNIFORM
+from aeot.transport.polygons import DISK, GRID, UNIFORM
 from aeot.transport.space import space_cells
 
 _ALL_PAIRS = 40  # below this many sites everyone is tried against everyone
@@ -64,7 +66,8 @@ def _rectangle(half: np.ndarray) -> np.ndarray:
 
 def has_geometry(source: Measure) -> bool:
     """Whether `support` can describe this source exactly."""
-    return isinstance(source, (UniformBox, UniformBall)) and source.dim <= 3
+    planar = isinstance(source, (ConvexPolygon, GridDensity))
+    return planar or (isinstance(source, (UniformBox, UniformBall)) and source.dim <= 3)
 
 
 def support(source: Measure) -> Support:
@@ -82,6 +85,15 @@ def support(source: Measure) -> Support:
         )
     d, polygon, grid, kind, radius = source.dim, np.zeros((0, 2)), _NO_GRID, UNIFORM, 0.0
     center = source.mean.detach().cpu().to(torch.float64).numpy()
+    if isinstance(source, ConvexPolygon):
+        polygon = source.vertices.cpu().numpy() - center
+        half, volume = np.abs(polygon).max(axis=0), source.area
+        edges = np.roll(polygon, -1, axis=0) - polygon
+        edges, polygon = edges[np.any(edges != 0, axis=1)], polygon[np.any(edges != 0, axis=1)]
+        normals = np.c_[edges[:, 1], -edges[:, 0]]
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        offsets = (normals * polygon).sum(axis=1)
+        return Support(d, center, half, kind, 0.0, 1 / volume, polygon, normals, offsets, grid)
     if isinstance(source, UniformBall):
         radius = source.radius
         half = np.full(d, radius)
@@ -91,6 +103,11 @@ def support(source: Measure) -> Support:
         low, high = (v.cpu().to(torch.float64).numpy() for v in (source.low, source.high))
         center, half = (low + high) / 2, (high - low) / 2
         volume = float(np.prod(high - low))
+    if isinstance(source, GridDensity):
+        coefficients = np.ascontiguousarray(source.coefficients.cpu().numpy())
+        step = source.step.cpu().numpy()
+        grid = (coefficients, tabulate(coefficients, -half, step), -half, step)
+        kind = GRID
     if d == 2:
         polygon = _rectangle(half)
     normals = np.r_[np.eye(d), -np.eye(d)]
@@ -157,7 +174,9 @@ class Tessellation:
                     *where.grid, moments, measures, edges,
                 )  # fmt: skip
             else:
-                space_cells(*bounds, *common, where.half, where.density, moments, measures)
+                space_cells(
+                    *bounds, *common, where.half, where.radius, where.density, moments, measures
+                )
 
         threads = torch.get_num_threads() if n >= 2000 else 1
         cuts = np.linspace(0, n, 4 * threads + 1 if threads > 1 else 2).astype(int)
