@@ -47,6 +47,7 @@ _PUBLIC = {
     "solve_semidiscrete": "transport.solve",
     "SemiDiscreteOT": "transport.estimator",
     "compare": "protocol",
+    "TransportTranslator": "translation",
     "AEOT": "model",
     "Autoencoder": "autoencoder",
 }

@@ -47,8 +47,9 @@ LAYERS = [
     [
         ["gan.estimator", "gan.translator"],
         ["gan.generate"],
+        ["rows"],
         ["autoencoder"],
-        ["gan.*", "model", "features", "diagnostics.*"],
+        ["gan.*", "model", "translation", "features", "diagnostics.*"],
     ],
     [
         ["plotting._style", "plotting.images", "budget", "comparison"],

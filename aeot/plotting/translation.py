@@ -1,0 +1,205 @@
+"""Pictures of translators: there and back in rows, the curves of the instruments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from aeot import _check
+from aeot.data import to_uint8
+
+_INK, _MUTED = "#1f2933", "#7b8794"
+_COLOURS = ("#1f77b4", "#d1495b", "#2a9d8f", "#e9a03b", "#6d597a")
+
+
+class Translates(Protocol):
+    """Anything with ``translate``."""
+
+    def translate(self, x: torch.Tensor, *, to: str) -> torch.Tensor:
+        """Translate images to the domain `to`."""
+        ...
+
+
+def image_rows(
+    rows: Mapping[str, torch.Tensor],
+    *,
+    title: str = "",
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw batches of images as labelled rows; a name that starts with a blank opens a gap above.
+
+    Args:
+        rows: Label -> images (B, C, H, W), floats in [-1, 1], the same B and size in each.
+        title: Written above.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there is no row or their shapes differ.
+
+    Example:
+        >>> x = torch.zeros(5, 1, 8, 8)
+        >>> figure = image_rows({"x": x, "translated": -x})
+    """
+    if not rows:
+        raise _check.fail("rows", "hold at least one batch of images", "none")
+    sizes = {tuple(images.shape[::2]) for images in rows.values()}
+    if len(sizes) > 1:
+        raise _check.fail("rows", "be as many images of one size", sorted(sizes))
+    count, _, height, width = next(iter(rows.values())).shape
+    zoom = max(1, round(56 / height))
+    gap, margin, label, head = 2 * zoom, 10, 170, 34 if title else 10
+    cell = height * zoom + gap
+    opened = [name.startswith(" ") for name in rows]
+    tops = [head + k * cell + 12 * sum(opened[1 : k + 1]) for k in range(len(rows))]
+    total = (label + count * (width * zoom + gap) + margin, tops[-1] + cell + margin)
+    figure = Figure(figsize=(total[0] / 100, total[1] / 100), dpi=100, facecolor="white")
+    if title:
+        y = 1 - 20 / total[1]
+        figure.text(margin / total[0], y, title, color=_INK, fontsize=11, va="center")
+    for (name, images), top in zip(rows.items(), tops, strict=True):
+        pixels = to_uint8(images).cpu().permute(0, 2, 3, 1).numpy()
+        pixels = np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
+        pixels = pixels.repeat(zoom, 1).repeat(zoom, 2)
+        pixels = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+        strip = np.concatenate(list(pixels), axis=1)
+        left, bottom = label / total[0], 1 - (top + height * zoom) / total[1]
+        size = [strip.shape[1] / total[0], strip.shape[0] / total[1]]
+        axes = figure.add_axes([left, bottom, *size])
+        axes.imshow(strip, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        middle = bottom + size[1] / 2
+        figure.text(
+            left - 0.01, middle, name.strip(), color=_INK, fontsize=9, ha="right", va="center"
+        )
+    return _written(figure, path)
+
+
+def translations(
+    model: Translates,
+    a: torch.Tensor,
+    b: torch.Tensor | None = None,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    title: str = "",
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw images, their translations and the way back, from both domains.
+
+    Args:
+        model: A fitted translator.
+        a: (B, C, H, W) images of domain A.
+        b: As many of domain B; None to show one direction only.
+        names: What the domains are called.
+        title: Written above.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+    """
+    there = model.translate(a, to="b")
+    rows = {f"real {names[0]}": a, f"to {names[1]}": there}
+    if b is not None:
+        back = model.translate(b, to="a")
+        rows["and back"] = model.translate(there, to="a")
+        rows |= {f" real {names[1]}": b, f"to {names[0]}": back}
+        rows["and back "] = model.translate(back, to="b")
+    return image_rows(rows, title=title, path=path)
+
+
+def snapshots(
+    model: Translates,
+    a: torch.Tensor,
+    b: torch.Tensor | None,
+    folder: str | os.PathLike,
+    *,
+    every: int = 500,
+) -> Callable[[int, dict[str, float]], None]:
+    """Return an ``on_step`` for `fit` that saves a grid of translations now and then.
+
+    Args:
+        model: The translator that is being fitted.
+        a: (B, C, H, W) images of domain A to translate.
+        b: The same of domain B, or None.
+        folder: Where ``step-000500.png`` and so on go.
+        every: Steps between two grids.
+
+    Returns:
+        The function.
+    """
+    every = _check.integer("every", every)
+    folder = Path(folder)
+
+    def on_step(step: int, record: dict[str, float]) -> None:
+        if step % every == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"step-{step:06d}.png"
+            translations(model, a, b, title=f"step {step}", path=path)
+
+    return on_step
+
+
+def hiding(
+    reports: Mapping[str, Mapping[str, dict]],
+    *,
+    title: str = "Does the translator hide its input?",
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw what `aeot.diagnostics.steganography.examine` found, for several translators.
+
+    Args:
+        reports: Name -> what `examine` returned.
+        title: Written above.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure: cycle error after handling, sensitivity to noise, the low-pass curve and the
+        swap test.
+    """
+    figure = Figure(figsize=(11, 3.4), dpi=100, facecolor="white", layout="constrained")
+    bars, noise, curve = figure.subplots(1, 3)
+    kinds = ("clean", "8-bit", "jpeg", "blur")
+    width = 0.8 / len(reports)
+    for k, (name, report) in enumerate(reports.items()):
+        colour = _COLOURS[k % len(_COLOURS)]
+        drops = report["drops"]
+        places = np.arange(len(kinds)) + (k - (len(reports) - 1) / 2) * width
+        bars.bar(places, [drops[kind] for kind in kinds], width, color=colour)
+        found = report["sensitivity"]
+        label = f"{name} (leak {report['swap']['leak']:.2f})"
+        noise.plot(found["levels"], found["curve"], "o-", color=colour, markersize=3)
+        low = report["low_pass"]
+        curve.plot(low["cutoffs"], low["cycle"], "o-", color=colour, markersize=3, label=label)
+    chance = float(np.mean([report["drops"]["chance"] for report in reports.values()]))
+    for axes in (bars, curve):
+        axes.axhline(chance, color=_MUTED, linestyle=":", linewidth=1)
+        axes.annotate("mean image", (0.02, chance), (0, 3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", color=_MUTED, fontsize=8)  # fmt: skip
+    bars.set_xticks(range(len(kinds)), kinds)
+    bars.set_title("cycle error after handling", fontsize=10, color=_INK)
+    noise.set_title("change by noise on the translation", fontsize=10, color=_INK)
+    noise.set_xlabel("noise, 8-bit levels")
+    noise.set_yscale("log")
+    curve.set_title("cycle error behind a low-pass", fontsize=10, color=_INK)
+    curve.set_xlabel("cut-off, cycles per pixel")
+    curve.legend(frameon=False, fontsize=8)
+    for axes in (bars, noise, curve):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=_INK, labelsize=8)
+    figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left")
+    return _written(figure, path)
+
+
+def _written(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    return figure
