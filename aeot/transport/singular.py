@@ -1,4 +1,4 @@
-"""Where the transport map jumps: facets between cells whose sites lie far apart."""
+"""Where the transport map jumps: facets between cells whose sites lie apart."""
 
 from __future__ import annotations
 
@@ -7,64 +7,34 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import dijkstra
 
 from aeot import _check
-from aeot._rng import generator as _generator
+from aeot.transport import regularity
 from aeot.transport.brenier import BrenierMap
-from aeot.transport.extension import nearest
+from aeot.transport.facets import Facets, angle, find_facets, jump
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (angles, jumps) -> singular
 
 
 @dataclass(frozen=True)
-class Facets:
-    """Facets between power cells, found by sampling.
+class Crossings:
+    """Where a segment in the source passes from cell to cell.
 
     Attributes:
-        pairs: Cells (k, 2), the smaller index first, each pair once.
-        angles: Angle between the normals (y_i, -1) and (y_j, -1) of the planes, radians, (k,).
-            It depends on the scale and the origin of the sites: those of the caller.
-        jumps: |y_i - y_j|, in the units of the sites, (k,).
-        mass: mu-surface mass of W_i ∩ W_j, per unit of length in the source, (k,).
+        positions: t in (0, 1) along the segment, rising, (k,).
+        points: (k, d).
+        pairs: The cells left and entered, (k, 2).
+        jumps: |y_i - y_j|, (k,).
+        singular: Whether the map is broken there, (k,).
     """
 
+    positions: torch.Tensor
+    points: torch.Tensor
     pairs: torch.Tensor
-    angles: torch.Tensor
     jumps: torch.Tensor
-    mass: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """Says of any two cells whether the map is broken between them."""
-
-    max_angle: float | None
-    ratio: float
-    scales: torch.Tensor  # (n,) distance to a near neighbour on the own side
-    labels: torch.Tensor  # (n,) clusters no facet between which is regular
-
-    def __call__(self, sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-        if self.max_angle is not None:
-            return angle(sites, i, j) > self.max_angle
-        local = torch.maximum(self.scales[i], self.scales[j])
-        return (self.labels[i] != self.labels[j]) | (jump(sites, i, j) > self.ratio * local)
-
-
-def jump(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-    """Return |y_i - y_j| for index tensors of equal shape."""
-    return (sites[i] - sites[j]).norm(dim=-1)
-
-
-def angle(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-    """Return the angle between the normals (y, -1) of two planes, in radians in [0, pi]."""
-    a, b = sites[i].to(torch.float64), sites[j].to(torch.float64)
-    # atan2 of |a x b| and <a, b>: an arccos would lose small angles.
-    dot = (a * b).sum(-1) + 1
-    lengths = (a.square().sum(-1) + 1) * (b.square().sum(-1) + 1)
-    cross = (a - b).square().sum(-1) + (
-        a.square().sum(-1) * b.square().sum(-1) - (a * b).sum(-1).square()
-    ).clamp(min=0)
-    return torch.atan2(cross.clamp(max=lengths).sqrt(), dot).to(sites.dtype)
+    singular: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -73,23 +43,31 @@ class SingularSet:
 
     Attributes:
         brenier: The map.
-        pairs: Singular pairs of cells, (k, 2).
+        pairs: Singular pairs of cells, (k, 2), the smaller index first.
         angles: Angle of the planes' normals, radians, (k,).
         jumps: |y_i - y_j|, (k,).
         mass: mu-surface mass of each singular facet, (k,).
         facets: All facets found, regular and singular.
         components: Connected component of every cell when the singular facets are cut, (n,):
             the modes, numbered by falling mass.
+        links: Pairs that may be mixed, (r, 2): regular facets and, for the default rule, near
+            codes. The components are those of this graph.
+        sheets: With the default rule, whether pairs of one component can be separated too.
+        max_angle: The angle that was asked for, or None.
+        criterion: The function that was asked for, or None.
     """
 
     brenier: BrenierMap = field(repr=False)
-    pairs: torch.Tensor
+    pairs: torch.Tensor = field(repr=False)
     angles: torch.Tensor = field(repr=False)
     jumps: torch.Tensor = field(repr=False)
     mass: torch.Tensor = field(repr=False)
     facets: Facets = field(repr=False)
     components: torch.Tensor = field(repr=False)
-    rule: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = field(repr=False)
+    links: torch.Tensor = field(repr=False)
+    sheets: bool
+    max_angle: float | None = None
+    criterion: Criterion | None = field(default=None, repr=False)
 
     @property
     def n_components(self) -> int:
@@ -97,162 +75,232 @@ class SingularSet:
         return int(self.components.max()) + 1
 
     def crosses(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Whether the map separates the cells of each pair: in other modes, or too far apart."""
+        """Whether the map separates the cells of each pair.
+
+        Args:
+            first: Cells, any shape.
+            second: Cells of the same shape.
+
+        Returns:
+            bool of that shape: in different components, or separated by the rule.
+        """
+        sites = self.brenier.sites
         apart = self.components[first] != self.components[second]
-        return apart | (self.rule(self.brenier.sites, first, second) & (first != second))
+        if self.criterion is not None:
+            broken = self.criterion(angle(sites, first, second), jump(sites, first, second))
+        elif self.max_angle is not None:
+            broken = angle(sites, first, second) > self.max_angle
+        elif self.sheets:
+            n = sites.shape[0]
+            known = self.links[:, 0] * n + self.links[:, 1]  # sorted
+            keys = torch.minimum(first, second) * n + torch.maximum(first, second)
+            slot = torch.searchsorted(known, keys).clamp(max=max(len(known) - 1, 0))
+            broken = known[slot] != keys if len(known) else torch.ones_like(apart)
+        else:
+            return apart
+        return apart | (broken & (first != second))
 
     def contains(self, points: torch.Tensor) -> torch.Tensor:
-        """Whether the facet next to each point (by the two best planes) is singular, (m,) bool."""
+        """Whether the facet next to each point (of its two best planes) is singular, (m,) bool."""
         if self.brenier.sites.shape[0] < 2:
             return torch.zeros(len(points), dtype=torch.bool, device=self.brenier.sites.device)
         _, best = self.brenier.top(points, 2)
         return self.crosses(best[:, 0], best[:, 1])
 
+    def distance(self, points: torch.Tensor) -> torch.Tensor:
+        """Return how far each point is from the singular set, at least, (m,).
+
+        It is the least (s_i - s_j) / |y_i - y_j| over the cells j that the map separates from the
+        point's own cell i: the distance to the plane that carries the facet. It never exceeds the
+        distance to a separated cell, and equals it where the foot of the perpendicular lies on
+        the facet. Infinite where nothing is separated.
+
+        Args:
+            points: (m, d), in the source.
+
+        Returns:
+            (m,) in the dtype of the points.
+        """
+        sites, heights = self.brenier.sites.to(torch.float64), self.brenier.heights
+        points = _check.points("points", points, dim=self.brenier.dim, min_rows=0)
+        owner = self.brenier.cell(points)
+        rows = max(1, (1 << 21) // sites.shape[0])
+        every = torch.arange(sites.shape[0], device=sites.device)
+        out = []
+        for x, own in zip(points.to(torch.float64).split(rows), owner.split(rows), strict=True):
+            planes = x @ sites.T + heights
+            gap = (planes.gather(1, own[:, None]) - planes).clamp(min=0)
+            apart = self.crosses(own[:, None].expand_as(planes), every.expand_as(planes))
+            steps = torch.where(apart, gap / torch.cdist(sites[own], sites), torch.inf)
+            out.append(steps.amin(1))
+        return torch.cat(out).to(points.dtype) if out else points[:, 0]
+
+    def crossings(self, start: torch.Tensor, end: torch.Tensor) -> Crossings:
+        """Return every facet that the segment from `start` to `end` passes, exactly.
+
+        Along a segment each plane is a line and the potential their upper envelope; its corners
+        are the crossings.
+
+        Args:
+            start: (d,), in the source.
+            end: (d,).
+
+        Returns:
+            All crossings in order; those with ``singular`` break the map.
+        """
+        sites, heights = self.brenier.sites.to(torch.float64), self.brenier.heights
+        ends = torch.stack([_check.array(k, v) for k, v in (("start", start), ("end", end))])
+        ends = _check.points("start and end", ends, dim=self.brenier.dim).to(sites)
+        level = sites @ ends[0] + heights
+        slope = sites @ (ends[1] - ends[0])
+        here = int(level.argmax())
+        at, pairs = 0.0, []
+        positions = []
+        while True:
+            faster = slope > slope[here]
+            meet = torch.where(faster, (level[here] - level) / (slope - slope[here]), torch.inf)
+            meet = meet.clamp(min=at)
+            at = float(meet.min())
+            if not at < 1:
+                break
+            # Of planes that meet at once the steepest goes on.
+            tied = (meet <= at) & faster
+            after = int(torch.where(tied, slope, -torch.inf).argmax())
+            positions.append(at)
+            pairs.append((here, after))
+            here = after
+        t = torch.tensor(positions, dtype=torch.float64, device=sites.device)
+        cells = torch.tensor(pairs, dtype=torch.int64, device=sites.device).reshape(-1, 2)
+        points = ends[0] + t[:, None] * (ends[1] - ends[0])
+        i, j = cells.T
+        return Crossings(t, points, cells, jump(sites, i, j), self.crosses(i, j))
+
+    def path(self, first: int, last: int) -> torch.Tensor:
+        """Return cells from `first` to `last`, each the regular neighbour of the one before.
+
+        Interpolating between the sites of consecutive cells stays inside one mode. The path is
+        the shortest in squared jumps, so it prefers many small steps.
+
+        Args:
+            first: A cell.
+            last: A cell of the same component.
+
+        Returns:
+            (k,) int64, both ends included.
+
+        Raises:
+            ValueError: If the two lie in different components.
+        """
+        n = self.brenier.sites.shape[0]
+        first, last = (
+            _check.integer(k, int(v), minimum=0)
+            for k, v in zip(("first", "last"), (first, last), strict=True)
+        )
+        if bool(self.components[first] != self.components[last]):
+            got = f"cells {first} and {last} in modes {int(self.components[first])} and "
+            got += str(int(self.components[last]))
+            raise _check.fail("first and last", "lie in one component", got)
+        i, j = self.links.T
+        length = jump(self.brenier.sites, i, j).to(torch.float64).square().clamp(min=1e-30)
+        graph = csr_matrix((length.cpu().numpy(), self.links.T.cpu().numpy()), shape=(n, n))
+        _, before = dijkstra(graph, directed=False, indices=first, return_predecessors=True)
+        path = [last]
+        while path[-1] != first:
+            path.append(int(before[path[-1]]))
+        return torch.tensor(path[::-1], device=self.links.device)
+
 
 def find_singularities(
     brenier: BrenierMap,
-    max_angle: float | None = None,
+    max_angle: float | Criterion | None = None,
     n_points: int | None = None,
     seed: int = 0,
 ) -> SingularSet:
     """Find the facets across which the map jumps too far to be continuous.
 
+    The default rule is found from the data and has no scale: sites belong together when they can
+    be reached over links between near sites, near in units of the local spacing; facets between
+    different components are singular. In intrinsic dimension up to 4 so are facets inside a
+    component whose sites lie far apart along the data though near in space (the turns of a roll).
+    With fewer than nine sites there is no spacing to compare with, and every facet is singular.
+
     Args:
         brenier: The map.
-        max_angle: Angle in radians above which a facet is singular (the paper: 0.75, or 0.68);
-            None: found from the data, in a way that no shift, rotation or scaling changes.
-        n_points: Points walked to a facet.
+        max_angle: Angle between the normals (y, -1) of two planes, in radians and in the caller's
+            units, above which their facet is singular (the paper: 0.75, for CIFAR-10 0.68); or a
+            function of (angles, jumps) that returns a mask; None: the default rule.
+        n_points: Points walked to a facet; None: exact geometry in 2-D and 3-D where the source
+            has it, else 200 per cell, fewer for many sites in many dimensions.
         seed: Which points.
 
     Returns:
         The singular set.
+
+    Raises:
+        ValueError: For an angle that is not positive or a bad number of points.
+
+    References:
+        N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
+        section 5 (the angle rule); `aeot.transport.regularity` has the default rule.
+
+    Example:
+        >>> import aeot
+        >>> sites = torch.tensor([[0.0, 0.5], [1.0, 0.5]])  # two points: a cut at x = 0.3
+        >>> brenier = BrenierMap(aeot.UniformBox(dim=2), sites, torch.tensor([0.15, -0.15]))
+        >>> singular = find_singularities(brenier)
+        >>> singular.pairs, singular.mass
+        (tensor([[0, 1]]), tensor([1.], dtype=torch.float64))
+        >>> singular.crossings(torch.tensor([0.0, 0.5]), torch.tensor([1.0, 0.5])).positions
+        tensor([0.3000], dtype=torch.float64)
     """
-    if max_angle is not None:
-        _check.real("max_angle", max_angle, above=0.0)
-    n, d = brenier.sites.shape
-    if n_points is None:
-        # Three passes over all sites; about half a minute of one processor at the most.
-        n_points = int(min(1 << 20, 200 * n, max(1 << 14, 1.5e12 / (n * d))))
-    facets = sample_facets(brenier, _check.integer("n_points", n_points), seed=seed)
-    rule = _Rule(max_angle, *_scales(brenier.sites))
+    criterion = max_angle if callable(max_angle) else None
+    if criterion is not None:
+        max_angle = None
+    elif max_angle is not None:
+        max_angle = _check.real("max_angle", max_angle, above=0.0)
+    facets = find_facets(brenier, n_points, seed=seed)
+    n = brenier.sites.shape[0]
     i, j = facets.pairs.T
-    cut = rule(brenier.sites, i, j)
-    components = _components(n, facets.pairs[~cut], brenier.masses)
-    return SingularSet(
-        brenier,
-        facets.pairs[cut],
-        facets.angles[cut],
-        facets.jumps[cut],
-        facets.mass[cut],
-        facets,
-        components,
-        rule,
-    )
+    sheets = False
+    if criterion is not None:
+        cut = _check.array("max_angle(angles, jumps)", criterion(facets.angles, facets.jumps)) > 0
+        if cut.shape != facets.angles.shape:
+            got = f"shape {tuple(cut.shape)}"
+            raise _check.fail("max_angle(angles, jumps)", f"have shape ({len(i)},)", got)
+        links = facets.pairs[~cut]
+    elif max_angle is not None:
+        cut = facets.angles > max_angle
+        links = facets.pairs[~cut]
+    else:
+        cut, links, sheets = _default(brenier, facets)
+    labels = regularity.modes(_graph(links, n), brenier.masses.cpu().numpy())
+    components = torch.from_numpy(labels).to(brenier.sites.device)
+    links = links[(links[:, 0] * n + links[:, 1]).argsort()]
+    parts = (facets.pairs[cut], facets.angles[cut], facets.jumps[cut], facets.mass[cut])
+    return SingularSet(brenier, *parts, facets, components, links, sheets, max_angle, criterion)
 
 
-def _scales(sites: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
-    n = sites.shape[0]
-    labels = torch.zeros(n, dtype=torch.int64, device=sites.device)
-    if n < 3:
-        return torch.inf, torch.ones(n, dtype=sites.dtype, device=sites.device), labels
-    distances, _ = nearest(sites, sites, min(n, 9))
-    return 3.0, distances[:, -1], labels
+def _graph(links: torch.Tensor, n: int) -> csr_matrix:
+    return csr_matrix((np.ones(len(links)), links.T.cpu().numpy()), shape=(n, n))
 
 
-def _components(n: int, pairs: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
-    i, j = pairs.cpu().numpy().T
-    graph = coo_matrix((np.ones(len(i), np.int8), (i, j)), shape=(n, n))
-    _, labels = connected_components(graph, directed=False)
-    share = np.bincount(labels, weights=masses.cpu().numpy())
-    rank = np.empty(len(share), np.int64)
-    rank[np.argsort(-share, kind="stable")] = np.arange(len(share))
-    return torch.from_numpy(rank[labels]).to(masses.device)
-
-
-def _inside(source: object, points: torch.Tensor) -> torch.Tensor:
-    # Facets may go on outside the support, where they are nobody's.
-    if hasattr(source, "low") and hasattr(source, "high"):
-        low, high = source.low.to(points), source.high.to(points)
-        return ((points >= low) & (points <= high)).all(1)
-    if hasattr(source, "center") and hasattr(source, "radius"):
-        return (points - source.center.to(points)).norm(dim=1) <= source.radius
-    return torch.ones(len(points), dtype=torch.bool, device=points.device)
-
-
-def sample_facets(brenier: BrenierMap, n_points: int, *, seed: int = 0) -> Facets:
-    """Find facets by walking from points of the source to the border of their cell.
-
-    A point of cell i walks against the difference of its two best planes until another plane k
-    takes over: (i, k) share that border point, so no false pair is reported.
-
-    Args:
-        brenier: The map.
-        n_points: How many points.
-        seed: Which points.
-
-    Returns:
-        The facets with their estimated masses.
-    """
-    sites = brenier.sites
-    n = sites.shape[0]
-    found, reach = [], []
-    block = 8192
-    if n > 1:
-        for b, start in enumerate(range(0, n_points, block)):
-            x = brenier.source.sample(
-                min(block, n_points - start), generator=_generator(seed, "facets", b)
-            ).to(sites.device)
-            pair, distance = _walk(brenier, x)
-            found.append(pair)
-            reach.append(distance)
-    pairs = torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
-    steps = torch.cat(reach) if reach else torch.zeros(0, dtype=torch.float64)
-    keys = pairs.amin(1) * n + pairs.amax(1)
-    unique, slot = keys.unique(return_inverse=True)
-    pairs = torch.stack([unique // n, unique % n], 1)
-    # The layer of thickness t along a facet F has mass t mu(F) on each side: a tent of width w
-    # over the distances walked, whose integral is w / 2 a side, estimates mu(F).
-    mass = torch.zeros(len(unique), dtype=torch.float64, device=sites.device)
-    if len(unique):
-        width = float(steps.median()) * 2 + 1e-300
-        mass.index_add_(0, slot, (1 - steps / width).clamp(min=0))
-        mass /= n_points * width
-    i, j = pairs.T
-    return Facets(pairs, angle(sites, i, j), jump(sites, i, j), mass)
-
-
-def _walk(brenier: BrenierMap, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    sites, heights = brenier.sites.to(torch.float64), brenier.heights
-    x = x.to(torch.float64) if brenier.dim <= 3 else x
-    _, best = brenier.top(x, 2)
-    start = x.to(torch.float64)
-    owner, other = best.T
-    toward = sites[other] - sites[owner]
-    toward = toward / toward.norm(dim=1, keepdim=True).clamp(min=1e-300)
-
-    def gap(rival: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        apart = sites[rival] - sites[owner[rows]]
-        lead = heights[owner[rows]] - heights[rival] - (apart * start[rows]).sum(1)
-        return lead, (apart * toward[rows]).sum(1)
-
-    active = torch.arange(len(x), device=x.device)
-    lead, speed = gap(other, active)
-    step = lead.clamp(min=0) / speed
-    settled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for _ in range(12):
-        place = start[active] + step[active, None] * toward[active]
-        winner = brenier.cell(place.to(x.dtype))
-        done = (winner == owner[active]) | (winner == other[active])
-        settled[active[done]] = True
-        active, winner = active[~done], winner[~done]
-        if active.numel() == 0:
-            break
-        lead, speed = gap(winner, active)
-        # Rounding can name a winner that does not overtake; such a point is given up.
-        valid = (speed > 0) & (lead < speed * step[active])
-        active, winner = active[valid], winner[valid]
-        other[active] = winner
-        step[active] = (lead[valid] / speed[valid]).clamp(min=0)
-    place = start + step[:, None] * toward
-    good = settled & _inside(brenier.source, place)
-    return torch.stack([owner, other], 1)[good], step[good]
+def _default(brenier: BrenierMap, facets: Facets) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    # Which facets are singular, which pairs are linked, and whether sheets were looked for.
+    n, device = brenier.sites.shape[0], brenier.sites.device
+    if n <= regularity.LINKS:
+        return torch.ones_like(facets.jumps, dtype=torch.bool), facets.pairs[:0], False
+    graph, dimension = regularity.links(brenier.sites)
+    labels = regularity.modes(graph, brenier.masses.cpu().numpy())
+    pairs, jumps = facets.pairs.cpu().numpy(), facets.jumps.cpu().numpy()
+    cut = labels[pairs[:, 0]] != labels[pairs[:, 1]]
+    sheets = regularity.resolves_sheets(dimension)
+    if sheets:
+        inside = np.flatnonzero(~cut)
+        cut[inside] = regularity.detours(graph, pairs[inside], jumps[inside])
+        near = regularity.close(graph)
+    else:
+        i, j = graph.nonzero()
+        near = np.stack([i[i < j], j[i < j]], 1)
+    keys = np.union1d(pairs[~cut] @ [n, 1], near.astype(np.int64) @ [n, 1])
+    links = torch.from_numpy(np.stack([keys // n, keys % n], 1)).to(device)
+    return torch.from_numpy(cut).to(device), links, sheets

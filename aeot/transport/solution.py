@@ -34,6 +34,8 @@ class Solution:
         backend: What assigned points to cells: "dense", "keops", "kdtree", "lists", "geometry".
         cell_masses: What the heights give each site, (n,), as measured by the certificate.
         cell_centroids: Mean of the source inside each cell, (n, d), or None if not estimated.
+        cell_variance: Mean of |x - c(x)|^2 / d over the source, c(x) the centroid of the cell of
+            x: its variance per axis inside a cell; None if not estimated.
     """
 
     source: Measure
@@ -50,6 +52,7 @@ class Solution:
     n_samples: int = 0
     cell_masses: torch.Tensor | None = field(default=None, repr=False)
     cell_centroids: torch.Tensor | None = field(default=None, repr=False)
+    cell_variance: float | None = field(default=None, repr=False)
 
     def map(self) -> BrenierMap:
         """Return the transport map, an nn.Module that holds sites, heights and source."""
@@ -59,4 +62,5 @@ class Solution:
             self.heights,
             masses=self.masses,
             centroids=self.cell_centroids,
+            spread=self.cell_variance,
         )
