@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +220,46 @@ def unpack(tensors: dict[str, torch.Tensor], skeleton: Any) -> Any:  # noqa: ANN
     if "tuple" in skeleton:
         return tuple(unpack(tensors, value) for value in skeleton["tuple"])
     return [unpack(tensors, value) for value in skeleton["list"]]
+
+
+def take_apart(record: Any, *, leave_out: type) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
+    """Turn a dataclass, and those it holds, into dicts that `pack` takes.
+
+    Args:
+        record: An instance of a dataclass.
+        leave_out: Fields of this type are left out; `put_together` is given them again.
+
+    Returns:
+        Its fields by name, with the name of its class under ``record``.
+    """
+    parts: dict[str, Any] = {"record": type(record).__name__}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if dataclasses.is_dataclass(value):
+            value = take_apart(value, leave_out=leave_out)
+        if not isinstance(value, leave_out):
+            parts[field.name] = value
+    return parts
+
+
+def put_together(parts: dict[str, Any], kinds: Mapping[str, Any], **given: Any) -> Any:  # noqa: ANN401
+    """Make again what `take_apart` took apart.
+
+    Args:
+        parts: What it returned.
+        kinds: The dataclasses by name, such as the ``vars`` of their module.
+        given: The fields that were left out, for every class that has a field of that name.
+
+    Raises:
+        ValueError: If a class is not known.
+    """
+    kind = kinds.get(parts["record"])
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise ValueError(f"unknown record {parts['record']!r}; load it with the version that saved")
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in given.items() if name in fields}
+    for name, value in parts.items():
+        if name != "record":
+            nested = isinstance(value, dict) and "record" in value
+            values[name] = put_together(value, kinds, **given) if nested else value
+    return kind(**values)

@@ -17,25 +17,7 @@ from aeot import _check, _io, training
 from aeot._rng import forked, generator
 from aeot.data import Dataset, indices, tensors
 from aeot.networks.autoencoder import ARCHITECTURES, autoencoder_pair
-
-PRECISIONS = ("auto", "float32", "bfloat16")
-_BLOCK = 256  # rows per forward pass; fixed and padded, so that results do not depend on n
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return the arithmetic that "auto" stands for: bfloat16 where the hardware computes in it.
-
-    Args:
-        precision: "auto", "float32" or "bfloat16".
-        device: Where the networks run.
-    """
-    _check.choice("precision", precision, PRECISIONS)
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    known = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+from aeot.rows import PRECISIONS, Rows, apply, resolve_device, resolve_precision
 
 
 class Autoencoder:
@@ -158,7 +140,7 @@ class Autoencoder:
         folder = None if checkpoint is None else Path(checkpoint)
         options = {"log": log, "on_step": on_step}
 
-        rows = _Rows(trained, device, self.shift_, self.scale_)
+        rows = Rows(trained, device, shift=self.shift_, scale=self.scale_)
         self.history_ = self._joint_phase(rows, joint, batch_size, folder, options)
         self._freeze()
         self.losses_ = self._measure(trained, held_out, suffix="_joint")
@@ -191,8 +173,8 @@ class Autoencoder:
         ):
             got = f"shape {tuple(data.shape)}"
             raise _check.fail("data", f"hold rows of shape {self.shape_}", got)
-        rows = _Rows(data, self.compute_device, self.shift_, self.scale_)
-        return _blocks(self.encoder_, rows, self.latent_dim)
+        rows = Rows(data, self.compute_device, shift=self.shift_, scale=self.scale_)
+        return apply(self.encoder_, rows, self.latent_dim)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the images, in [-1, 1], or vectors of codes.
@@ -209,8 +191,8 @@ class Autoencoder:
         """
         self._check_fitted()
         codes = _check.points("codes", codes, dim=self.latent_dim)
-        rows = _Rows(codes, self.compute_device, 0.0, 1.0)
-        out = _blocks(self.decoder_, rows, *self.shape_)
+        rows = Rows(codes, self.compute_device)
+        out = apply(self.decoder_, rows, *self.shape_)
         return out if len(self.shape_) == 3 else out.mul_(self.scale_).add_(self.shift_)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -289,9 +271,7 @@ class Autoencoder:
     @property
     def compute_device(self) -> torch.device:
         """Where the networks run."""
-        if self.device is not None:
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return resolve_device(self.device)
 
     def _build(self) -> tuple[nn.Module, nn.Module]:
         return autoencoder_pair(
@@ -306,7 +286,7 @@ class Autoencoder:
             self.scale_ = float(data.values.std()) or 1.0
 
     def _joint_phase(
-        self, rows: _Rows, steps: int, batch_size: int, folder: Path | None, options: dict[str, Any]
+        self, rows: Rows, steps: int, batch_size: int, folder: Path | None, options: dict[str, Any]
     ) -> list[dict[str, float]]:
         encoder, decoder = self.encoder_.train(), self.decoder_.train()
         parameters = [*encoder.parameters(), *decoder.parameters()]
@@ -337,7 +317,7 @@ class Autoencoder:
 
     def _decoder_phase(
         self,
-        rows: _Rows,
+        rows: Rows,
         codes: torch.Tensor,
         steps: int,
         batch_size: int,
@@ -408,25 +388,6 @@ class Autoencoder:
             raise NotFittedError("this Autoencoder is not fitted yet; call fit(data) first")
 
 
-class _Rows:
-    """Rows on the training device, shifted and scaled, images channels last."""
-
-    def __init__(
-        self, data: Dataset | torch.Tensor, device: torch.device, shift: float, scale: float
-    ) -> None:
-        self.data, self.device = data.to(device), device
-        self.shift, self.scale = shift, scale
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: slice | torch.Tensor) -> torch.Tensor:
-        if isinstance(index, torch.Tensor):
-            index = index.to(self.device)
-        rows = self.data[index].to(torch.float32)
-        return rows if (self.shift, self.scale) == (0, 1) else (rows - self.shift) / self.scale
-
-
 def _adam(
     parameters: list[nn.Parameter], rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -464,14 +425,3 @@ def _split(data: Dataset, held_out: Dataset | float, seed: int) -> tuple[Dataset
         return data, None
     order = torch.randperm(len(data), generator=generator(seed, "held out"))
     return data.subset(order[count:].sort().values), data.subset(order[:count])
-
-
-def _blocks(network: nn.Module, rows: _Rows, *width: int) -> torch.Tensor:
-    """Apply a network block by block; every block has the same shape, the last one is padded."""
-    out = torch.empty(len(rows), *width)
-    with torch.inference_mode():
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[slice(start, start + _BLOCK)]
-            padded = F.pad(block, [0, 0] * (block.ndim - 1) + [0, _BLOCK - len(block)])
-            out[start : start + len(block)] = network(padded)[: len(block)]
-    return out

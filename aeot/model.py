@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.exceptions import NotFittedError
 
 from aeot import _check, _io
 from aeot._rng import generator
 from aeot.autoencoder import Autoencoder
-from aeot.data import Dataset, tensors
+from aeot.data import Dataset, distinct, tensors
 from aeot.measures import UniformBox
 from aeot.transport import singular
 from aeot.transport.brenier import METHODS, BrenierMap, Draw
@@ -332,7 +330,7 @@ class AEOT:
         self._check_fitted("brenier_")
         stored, autoencoder = self.autoencoder_.state()
         brenier, brenier_shape = _io.pack(dict(self.brenier_.state_dict()))
-        cut, cut_shape = _io.pack(_plain(self.singular_))
+        cut, cut_shape = _io.pack(_io.take_apart(self.singular_, leave_out=BrenierMap))
         stored = {f"autoencoder.{name}": tensor for name, tensor in stored.items()}
         stored |= {f"brenier.{name}": tensor for name, tensor in brenier.items()}
         stored |= {f"singular.{name}": tensor for name, tensor in cut.items()}
@@ -376,7 +374,7 @@ class AEOT:
         self.brenier_ = BrenierMap(UniformBox(dim=self.latent_dim), **buffers)
         self.brenier_.to(self.autoencoder_.compute_device)
         plain = _io.unpack(parts["singular"], config["singular"])
-        self.singular_ = _restored(plain, self.brenier_)
+        self.singular_ = _io.put_together(plain, vars(singular), brenier=self.brenier_)
         self.certificate_, self.merged_ = config["certificate"], config["merged"]
         self.history_ = {"autoencoder": self.autoencoder_.history_, **config["history"]}
         self.seconds_ = config["seconds"]
@@ -404,10 +402,10 @@ class AEOT:
 
     def _targets(self, data: Dataset, masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pairwise different codes of `data` and the masses of what shares one."""
-        first, group = _distinct(data.values)
+        first, group = distinct(data.values)
         merged = torch.zeros(len(first), dtype=torch.float64).index_add_(0, group, masses)
         codes = self.encode(data if len(first) == len(data) else data.subset(first))
-        kept, group = _distinct(codes)
+        kept, group = distinct(codes)
         masses = torch.zeros(len(kept), dtype=torch.float64).index_add_(0, group, merged)
         self.merged_ = {"images": len(data) - len(first), "codes": len(first) - len(kept)}
         if any(self.merged_.values()):
@@ -420,39 +418,3 @@ class AEOT:
         if len(kept) < 2:
             raise _check.fail("data", "have at least 2 different codes", str(len(kept)))
         return codes[kept].to(self.autoencoder_.compute_device), masses
-
-
-def _distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the first row of each kind, in their order, and the kind of every row."""
-    flat = rows.detach().cpu().flatten(1)
-    flat = flat + 0.0 if flat.is_floating_point() else flat  # -0.0 equals 0.0
-    flat = np.ascontiguousarray(flat.numpy())
-    keys = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1])))[:, 0]
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return torch.from_numpy(first[order]), torch.from_numpy(rank[inverse.reshape(-1)])
-
-
-def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass of transport.singular
-    """Take a record apart into tensors and plain values, leaving out the map itself."""
-    parts: dict[str, Any] = {"record": type(record).__name__}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if not isinstance(value, BrenierMap):
-            parts[field.name] = _plain(value) if dataclasses.is_dataclass(value) else value
-    return parts
-
-
-def _restored(parts: dict[str, Any], brenier: BrenierMap) -> Any:  # noqa: ANN401
-    """Put together again what `_plain` took apart, around the restored map."""
-    kind = getattr(singular, parts["record"])
-    values = {
-        name: _restored(value, brenier) if isinstance(value, dict) else value
-        for name, value in parts.items()
-        if name != "record"
-    }
-    if any(field.name == "brenier" for field in dataclasses.fields(kind)):
-        values["brenier"] = brenier
-    return kind(**values)

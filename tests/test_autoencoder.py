@@ -8,7 +8,8 @@ from sklearn.exceptions import NotFittedError
 
 import aeot
 from aeot._rng import generator
-from aeot.autoencoder import Autoencoder, resolve_precision
+from aeot.autoencoder import Autoencoder
+from aeot.rows import resolve_precision
 from aeot.training import Diverged
 
 SMALL = {"latent_dim": 6, "batch_size": 32, "precision": "float32", "device": "cpu"}

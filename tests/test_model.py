@@ -83,7 +83,7 @@ def test_a_new_process_samples_the_same_images(fitted, tmp_path):
     out = tmp_path / "images.npy"
     command = [sys.executable, "-c", script, str(tmp_path / "run"), str(out)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run(command, check=True, env={**os.environ, **threads}, timeout=120)
+    subprocess.run(command, check=True, env={**os.environ, **threads}, timeout=600)
     assert np.array_equal(np.load(out), fitted.sample(9, seed=5).numpy())
 
 

@@ -10,6 +10,7 @@ from aeot.data.arrays import (
     to_uint8,
     unpaired,
 )
+from aeot.data.duplicates import distinct
 from aeot.data.folder import images, paired
 from aeot.data.named import dataset
 from aeot.data.toys import toy
@@ -18,6 +19,7 @@ __all__ = [
     "Dataset",
     "Domains",
     "dataset",
+    "distinct",
     "images",
     "indices",
     "loader",
