@@ -106,7 +106,7 @@ def run(
     elapsed = history[-1]["seconds"] if history else 0.0
     begun = time.perf_counter()
     sums: dict[str, float] = {}
-    count = 0
+    counts: dict[str, int] = {}  # a measurement may be missing from some steps
     stop = step >= steps
     bar = tqdm(total=steps, initial=step, desc=name, disable=None, unit="step")
     try:
@@ -119,18 +119,18 @@ def run(
                 if not math.isfinite(value):
                     raise _diverged(keeper, f"{key!r} became {value}", step)
                 sums[key] = sums.get(key, 0.0) + value
-            count += 1
+                counts[key] = counts.get(key, 0) + 1
             bar.update()
             stop = bool(on_step and on_step(step, {"step": step, **measured})) or step == steps
             if step % every == 0 or stop:
                 seconds = round(elapsed + time.perf_counter() - begun, 3)
-                means = {key: value / count for key, value in sums.items()}
+                means = {key: value / counts[key] for key, value in sums.items()}
                 record = {"step": step, "seconds": seconds, **means}
                 bad = keeper.take(step, [*history, record])
                 if bad:
                     raise _diverged(keeper, f"{bad} became NaN or infinite", step)
                 history.append(record)
-                sums, count = {}, 0
+                sums, counts = {}, {}
                 bar.set_postfix({key: f"{value:.4g}" for key, value in means.items()})
                 if log is not None:
                     _append(log, {"name": name, **record})
