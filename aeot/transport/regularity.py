@@ -30,6 +30,7 @@ _CROWDED = 10.0  # intrinsic dimension above which codes are smoothed first
 _SHEET = 4.0  # intrinsic dimension up to which distances along the data are resolved
 _DETOUR = 1.7  # a half circle is pi / 2 times its chord; paths over links zigzag by a tenth
 _STEPS = 8  # a way along the data that is worth the name has more links than that
+_GAP = 2.0  # of a sheet, in units of the spacing at its edge, that is no gap
 _NEAR = 3  # links within which two codes may always be mixed
 
 
@@ -92,7 +93,30 @@ def links(codes: torch.Tensor) -> tuple[csr_matrix, float]:
     length = (codes[first] - codes[second]).norm(dim=1).clamp(min=1e-30)
     i, j, w = (t.cpu().numpy() for t in (first, second, length.to(torch.float64)))
     graph = csr_matrix((w, (i, j)), shape=(n, n))
-    return graph.maximum(graph.T).tocsr(), dimension
+    graph = graph.maximum(graph.T).tocsr()
+    if resolves_sheets(dimension):
+        graph = _bridged(codes, graph)
+    return graph, dimension
+
+
+def _bridged(codes: torch.Tensor, graph: csr_matrix) -> csr_matrix:
+    # Nine points of a thin sheet can happen to have one another as nearest. Parts whose gap is no
+    # wider than twice the spacing at its edge are one.
+    count, labels = connected_components(graph, directed=False)
+    if count == 1:
+        return graph
+    n = codes.shape[0]
+    labels = torch.from_numpy(labels).to(codes.device)
+    spacing = nearest(codes, codes, min(LINKS, n - 1) + 1)[0][:, -1]
+    for label in range(count):
+        inside, outside = (labels == label).nonzero()[:, 0], (labels != label).nonzero()[:, 0]
+        gap, found = nearest(codes[inside], codes[outside], 1)
+        other = outside[found[:, 0]]
+        join = gap[:, 0] <= _GAP * torch.maximum(spacing[inside], spacing[other])
+        i, j, w = (t[join].cpu().numpy() for t in (inside, other, gap[:, 0].to(torch.float64)))
+        bridge = csr_matrix((w.clip(1e-30), (i, j)), shape=(n, n))
+        graph = graph.maximum(bridge).maximum(bridge.T)
+    return graph.tocsr()
 
 
 def modes(graph: csr_matrix, masses: np.ndarray) -> np.ndarray:
