@@ -26,7 +26,7 @@ LAYERS = [
     ],
     [
         ["transport.heights", "transport.minimize", "transport.kernels"],
-        ["transport.blocks"],
+        ["transport.blocks", "transport.segments"],
         ["transport.neighbours", "transport.pixels", "transport.polygons", "transport.polyhedra"],
         ["transport.spheres"],
         ["transport.plane", "transport.space"],
@@ -71,7 +71,7 @@ ONLY = {  # a package that one place alone may import
     "argparse": ("cli",),
     "jsonargparse": ("cli",),
 }
-LAZY = {"transport.cells": {"pykeops"}, "transport.lists": {"aeot.transport.kernels"}}
+LAZY = {"transport.cells": {"pykeops"}, "transport.segments": {"aeot.transport.kernels"}}
 FREE = {"cli", "__init__"}
 
 

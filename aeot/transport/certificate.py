@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.stats
 import torch
 
 from aeot.transport.lists import Scorer
+from aeot.transport.oracles import close_pairs
 
 BATCHES = 32  # independent parts of a sample, whose spread measures its noise
 ENOUGH = 30  # a cell that expects this many samples and gets none is empty
@@ -21,13 +21,13 @@ class Tally:
 
     Attributes:
         counts: (BATCHES, n) int64.
-        sums: (n, d) float64, the sum of the samples in each cell in standard coordinates.
-        value: Sum of the potential, and of its square.
+        sums: (n, d) float64, the sum of the samples in each cell, columns in the scorer's order.
+        edges: What `oracles.close_pairs` returns, one per block, if asked for.
     """
 
     counts: np.ndarray
     sums: np.ndarray | None
-    value: tuple[float, float] = (0.0, 0.0)
+    edges: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @property
     def n_samples(self) -> int:
@@ -47,7 +47,7 @@ def tally(
     blocks: range,
     *,
     sums: np.ndarray | None = None,
-    on_block: Callable[[int], None] | None = None,
+    window: float | None = None,
 ) -> Tally:
     """Score the samples of some blocks against all sites and count the winners.
 
@@ -56,28 +56,29 @@ def tally(
         heights: (n,) float64, standard coordinates.
         stage: Key of the samples.
         blocks: Which blocks.
-        sums: (n, d) float64 to which every sample is added in the row of its cell, if given.
-        on_block: Called with the number of samples after every block.
+        sums: (n, d) float64 to which every sample is added (`Scorer.add_points`), if given.
+        window: Collect the samples in a band of this width along the facets.
     """
     n = heights.shape[0]
     counts = np.zeros((BATCHES, n), np.int64)
     # Samples of one group share half points, so a group goes to one batch as a whole.
     per_group = scorer.split**2 if scorer.split > 1 else 32
     per_block = scorer.block_samples // per_group
-    batch = np.repeat(np.arange(per_block), per_group)
-    first = second = 0.0
-    for index, (block, site, value) in zip(
-        blocks, scorer.winners(heights, stage, blocks), strict=True
-    ):
-        cell = site.cpu().numpy()
-        np.add.at(counts, ((batch + index * per_block) % BATCHES, cell), 1)
-        total = value.to(torch.float64)
-        first, second = first + float(total.sum()), second + float(total.square().sum())
+    edges = []
+    found = scorer.winners(heights, stage, blocks, runners=window is not None)
+    for index, won in zip(blocks, found, strict=True):
+        cell = won.site.cpu().numpy()
+        if scorer.kernels:
+            scorer.kernels.count(cell, index * per_block, per_group, counts)
+        else:
+            batch = (np.arange(cell.size) // per_group + index * per_block) % BATCHES
+            np.add.at(counts, (batch, cell), 1)
         if sums is not None:
-            scorer.add_points(block, cell, sums)
-        if on_block:
-            on_block(cell.shape[0])
-    return Tally(counts, sums, (first, second))
+            scorer.add_points(won.block, cell, sums)
+        if window is not None:
+            sites = scorer.problem.sites
+            edges.append(close_pairs(sites, won.site, won.second, won.gap, window))
+    return Tally(counts, sums, edges)
 
 
 @dataclass(frozen=True)

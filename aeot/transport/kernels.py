@@ -73,7 +73,7 @@ def _fold(groups, coarse):  # noqa: ANN001, ANN202
 
 
 @njit(**_OPTIONS)
-def winners(a, b, per_block, width, site, value):  # noqa: ANN001, ANN201
+def winners(a, b, per_block, width, site, value, second, gap):  # noqa: ANN001, ANN201
     """Find the best site of every sample of a block of scores.
 
     Args:
@@ -83,6 +83,8 @@ def winners(a, b, per_block, width, site, value):  # noqa: ANN001, ANN201
         width: Group width; columns is a multiple of 16 * width.
         site: (rows * m,) int32, filled: the winning column.
         value: (rows * m,) float32, filled: its score.
+        second: (rows * m,) int32, filled: the runner-up; empty if not wanted.
+        gap: (rows * m,) float32, filled: how far it is behind; empty if not wanted.
     """
     m = b.shape[0] // (a.shape[0] // per_block)
     groups = np.empty((m, a.shape[1] // 16), np.float32)
@@ -107,13 +109,49 @@ def winners(a, b, per_block, width, site, value):  # noqa: ANN001, ANN201
             base = (group // width) * 16 * width + group % width
             column = base
             top = LOW
+            other = LOW
+            rival = base
             for s in range(16):
                 score = a[k, base + s * width] + rows[r, base + s * width]
                 if score > top:
+                    other = top
+                    rival = column
                     top = score
                     column = base + s * width
+                elif score > other:
+                    other = score
+                    rival = base + s * width
             site[k * m + r] = column
             value[k * m + r] = top
+            if second.size == 0:
+                continue
+            # The runner-up: in the same group, or best of a group elsewhere.
+            near = -1
+            for s in range(16):
+                c = s * n + at
+                if c != group and groups[r, c] > other:
+                    other = groups[r, c]
+                    near = c
+            apart = -1
+            for c in range(n):
+                if c != at and coarse[c] > other:
+                    other = coarse[c]
+                    apart = c
+            if apart >= 0:
+                for s in range(16):
+                    if groups[r, s * n + apart] == other:
+                        near = s * n + apart
+                        break
+            if near >= 0:
+                base = (near // width) * 16 * width + near % width
+                best = LOW
+                for s in range(16):
+                    score = a[k, base + s * width] + rows[r, base + s * width]
+                    if score > best:
+                        best = score
+                        rival = base + s * width
+            second[k * m + r] = rival
+            gap[k * m + r] = top - other
 
 
 @njit(**_OPTIONS)
@@ -237,7 +275,7 @@ def relist(start, site, value, shift, first, second, gap):  # noqa: ANN001, ANN2
 
 
 @njit(**_OPTIONS)
-def add_points(site, left, right, per_block, order, sums):  # noqa: ANN001, ANN201
+def add_points(site, left, right, per_block, sums):  # noqa: ANN001, ANN201
     """Add every sample's point to the sums of its cell.
 
     Args:
@@ -245,16 +283,88 @@ def add_points(site, left, right, per_block, order, sums):  # noqa: ANN001, ANN2
         left: (rows, p) float32, the first half of the coordinates.
         right: (blocks * m, q) float32, the second half; q may be 0.
         per_block: Rows of `left` per block.
-        order: (p + q,) int64, which coordinates the halves hold.
         sums: (n, p + q) float64, added to.
     """
     rows, p = left.shape
     m = site.size // rows
     for k in range(rows):
+        point = left[k]
         for r in range(m):
-            i = site[k * m + r]
-            block = (k // per_block) * m + r
+            total = sums[site[k * m + r]]
+            head, tail = total[:p], total[p:]
             for c in range(p):
-                sums[i, order[c]] += left[k, c]
-            for c in range(right.shape[1]):
-                sums[i, order[p + c]] += right[block, c]
+                head[c] += point[c]
+            other = right[(k // per_block) * m + r]
+            for c in range(other.size):
+                tail[c] += other[c]
+
+
+@njit(**_OPTIONS)
+def count(site, first, per_group, counts):  # noqa: ANN001, ANN201
+    """Count winners, groups of samples going to the rows of `counts` in turn.
+
+    Args:
+        site: (m,) int32.
+        first: Index of the first group.
+        per_group: Samples per group.
+        counts: (batches, n) int64, added to.
+    """
+    for k in range(site.size):
+        counts[(first + k // per_group) % counts.shape[0], site[k]] += 1
+
+
+@njit(**_OPTIONS)
+def cluster_maxima(a, heights, edges, out):  # noqa: ANN001, ANN201
+    """Find the best score of every sample within each cluster of consecutive sites.
+
+    Args:
+        a: (rows, columns) float32.
+        heights: (columns,) float32, added to every row.
+        edges: (clusters + 1,) int64: cluster g holds the columns from edges[g] to edges[g + 1].
+        out: (rows, clusters) float32, filled.
+    """
+    for k in range(a.shape[0]):
+        for g in range(edges.size - 1):
+            row = a[k, edges[g] : edges[g + 1]]
+            high = heights[edges[g] : edges[g + 1]]
+            best = LOW
+            for c in range(row.size):
+                score = row[c] + high[c]
+                best = score if score > best else best
+            out[k, g] = best
+
+
+@njit(**_OPTIONS)
+def close_pairs(first, second, gap, sites, window, near, left, right, weight):  # noqa: ANN001, ANN201
+    """Collect winner and runner-up of the samples that lie in the band along their facet.
+
+    Args:
+        first: (m,) int32, winners.
+        second: (m,) int32, runners-up, -1 for none.
+        gap: (m,) float32.
+        sites: (n, d) float32.
+        window: Width of the band, at most `near` times the distance of the two sites.
+        near: See `window`.
+        left: (m,) int32, filled: winners of the close samples.
+        right: (m,) int32, filled: their runners-up.
+        weight: (m,) float64, filled: 1 / (2 band).
+
+    Returns:
+        How many samples are close.
+    """
+    count = 0
+    for k in range(first.size):
+        if gap[k] < window and second[k] >= 0:
+            i = first[k]
+            j = second[k]
+            square = np.float32(0)
+            for c in range(sites.shape[1]):
+                step = sites[i, c] - sites[j, c]
+                square += step * step
+            band = min(window, near * np.sqrt(square))
+            if gap[k] < band:
+                left[count] = i
+                right[count] = j
+                weight[count] = 0.5 / band
+                count += 1
+    return count

@@ -9,7 +9,6 @@ for the matrix products of 2m rows (each half as wide).
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,24 +21,12 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from aeot.transport.blocks import Problem
-
-LOW = -1e30  # the height of padding columns
+from aeot.transport.segments import LOW, Segment, candidates, joined, load_kernels, outer
 
 
 @functools.cache
 def _threads() -> ThreadpoolController:
     return ThreadpoolController()  # finding the libraries takes milliseconds: once
-
-
-def load_kernels() -> Any | None:  # noqa: ANN401 - a module
-    """Return the compiled kernels, or None where numba is missing or AEOT_NUMBA=0 is set."""
-    if os.environ.get("AEOT_NUMBA") == "0":
-        return None
-    try:
-        import aeot.transport.kernels as kernels
-    except ImportError:
-        return None
-    return kernels
 
 
 @dataclass(frozen=True)
@@ -58,68 +45,22 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Candidate lists of some samples, made at the heights `reference`.
+class Winners:
+    """Who wins the samples of a block.
 
     Attributes:
-        reference: (n,) float64.
-        start: (m + 1,) int64, where each list starts.
-        site: (entries,) int32.
-        value: (entries,) float32, score minus the best score.
-        bound: (m,) float32: no unlisted site scores above the best plus this.
-        lead: Sum of the best scores.
+        block: The samples.
+        site: (m,) int32.
+        value: (m,) float32, the best score.
+        second: (m,) int32, the runner-up, or (0,).
+        gap: (m,) float32, how far it is behind, or (0,).
     """
 
-    reference: torch.Tensor
-    start: torch.Tensor
+    block: Block
     site: torch.Tensor
     value: torch.Tensor
-    bound: torch.Tensor
-    lead: float
-
-    @property
-    def n_samples(self) -> int:
-        """Number of lists."""
-        return self.bound.shape[0]
-
-    def winners(
-        self, heights: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
-        """Return winner, runner-up (or -1), the gap between them, and the sum of best values."""
-        shift = (heights - self.reference).to(torch.float32)
-        kernels = load_kernels() if self.site.device.type == "cpu" else None
-        if kernels:
-            first, second = torch.empty(2, self.n_samples, dtype=torch.int32)
-            gap = torch.empty(self.n_samples)
-            arrays = (x.numpy() for x in (self.start, self.site, self.value, shift))
-            total = kernels.relist(*arrays, first.numpy(), second.numpy(), gap.numpy())
-            return first, second, gap, total
-        m, n = self.n_samples, heights.shape[0]
-        row = torch.repeat_interleave(torch.arange(m, device=shift.device), self.start.diff())
-        site = self.site.long()
-        score = self.value + shift[site]
-
-        def best(score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            top = score.new_full((m,), LOW).scatter_reduce(0, row, score, "amax")
-            hit = torch.where((score == top[row]) & (score > LOW), site, n)
-            index = torch.full((m,), n, device=site.device).scatter_reduce(0, row, hit, "amin")
-            return top, index
-
-        top, first = best(score)
-        next_top, second = best(torch.where(site == first[row], LOW, score))
-        second = torch.where(second == n, -1, second)
-        total = float(top.sum(dtype=torch.float64))
-        return first.to(torch.int32), second.to(torch.int32), top - next_top, total
-
-    def unsettled(self, heights: torch.Tensor) -> int:
-        """Count the lists that a site outside them might win at `heights`."""
-        shift = (heights - self.reference).to(torch.float32)
-        row = torch.repeat_interleave(
-            torch.arange(self.n_samples, device=shift.device), self.start.diff()
-        )
-        score = self.value + shift[self.site.long()]
-        top = score.new_full((self.n_samples,), LOW).scatter_reduce(0, row, score, "amax")
-        return int((top < self.bound + shift.max()).sum())
+    second: torch.Tensor
+    gap: torch.Tensor
 
 
 class Scorer:
@@ -134,6 +75,7 @@ class Scorer:
     Attributes:
         block_samples: Samples in one block.
         engine: "numba" or "torch".
+        order: (d,) int64, the order of the coordinates in blocks and in `add_points`.
     """
 
     def __init__(
@@ -174,30 +116,42 @@ class Scorer:
         z = self.problem.draw(self.rows, stage, self.split, block)
         if self.split == 1:
             return Block(z, z.new_zeros(1, 0), self.rows)
-        z = z[:, self.order.to(z.device)]
-        left, right = z[:, : self.cut].contiguous(), z[:, self.cut :].contiguous()
-        return Block(left, right, self.split)
+        # Independent coordinates may be taken in any order, so here in that of `order`.
+        z = z.view(-1)
+        left, right = z[: self.rows * self.cut], z[self.rows * self.cut :]
+        return Block(left.view(self.rows, -1), right.view(self.rows, -1), self.split)
 
     def winners(
-        self, heights: torch.Tensor, stage: str, blocks: range
-    ) -> Iterator[tuple[Block, torch.Tensor, torch.Tensor]]:
-        """Yield, block by block, the samples, their winning sites (int32) and best scores."""
+        self, heights: torch.Tensor, stage: str, blocks: range, *, runners: bool = False
+    ) -> Iterator[Winners]:
+        """Yield, block by block, the samples and the sites that win them.
+
+        Args:
+            heights: (n,) float64, standard coordinates.
+            stage: Key of the samples.
+            blocks: Which blocks.
+            runners: Find the runners-up, too.
+        """
         h = self._padded(heights)
 
-        def work(index: int) -> tuple[Block, torch.Tensor, torch.Tensor]:
+        def work(index: int) -> Winners:
             block = self.draw(stage, index)
-            site = torch.empty(self.block_samples, dtype=torch.int32, device=h.device)
-            value = torch.empty(self.block_samples, dtype=torch.float32, device=h.device)
+            whole, integer = self.block_samples, {"dtype": torch.int32, "device": h.device}
+            site, value = torch.empty(whole, **integer), torch.empty(whole, device=h.device)
+            second = torch.empty(whole if runners else 0, **integer)
+            gap = torch.empty(whole if runners else 0, device=h.device)
             for a, b, group, rows in self._scores(block, h):
                 part = slice(rows.start * self.split, rows.stop * self.split)
                 if self.kernels:
-                    self.kernels.winners(
-                        a, b, group, self.width, site.numpy()[part], value.numpy()[part]
-                    )
-                else:
-                    value[part], best = _outer(a, b, self.split).max(1)
-                    site[part] = best.to(torch.int32)
-            return block, site, value
+                    out = (x.numpy()[part] for x in (site, value, second, gap))
+                    self.kernels.winners(a, b, group, self.width, *out)
+                    continue
+                top = outer(a, b, self.split).topk(2, dim=1)
+                value[part], site[part] = top.values[:, 0], top.indices[:, 0].to(torch.int32)
+                if runners:
+                    second[part] = top.indices[:, 1].to(torch.int32)
+                    gap[part] = top.values[:, 0] - top.values[:, 1]
+            return Winners(block, site, value, second, gap)
 
         yield from self._each(work, blocks)
 
@@ -241,35 +195,66 @@ class Scorer:
                     out[1:3] = out[1][:used].copy(), out[2][:used].copy()
                     parts.append([torch.from_numpy(x) for x in out])
                 else:
-                    scores = _outer(a, b, self.split)
-                    parts.append(_candidates(scores, self.width, radius, least, longest))
-            return _joined(parts)
+                    scores = outer(a, b, self.split)
+                    parts.append(candidates(scores, self.width, radius, least, longest))
+            return joined(parts)
 
         segments, waiting, size = [], [], 0
         last = len(blocks) - 1
         for count, piece in enumerate(self._each(work, blocks)):
             waiting.append(piece)
             size += piece[4].shape[0]
-            if size >= 1 << 17 or count == last:
-                start, site, value, lead, bound = _joined(waiting)
+            if size >= 1 << 15 or count == last:
+                start, site, value, lead, bound = joined(waiting)
                 total = float(lead.sum(dtype=torch.float64))
                 segments.append(Segment(heights, start, site, value, bound, total))
                 waiting, size = [], 0
         return segments
 
+    def cluster_scores(
+        self, heights: torch.Tensor, edges: np.ndarray, stage: str, blocks: range
+    ) -> Iterator[torch.Tensor]:
+        """Yield, block by block, every sample's best score within each cluster, (rows, clusters).
+
+        Sites edges[g] to edges[g + 1] form cluster g; `split` must be 1.
+        """
+        h = self._padded(heights)
+        cells = torch.from_numpy(np.repeat(np.arange(edges.size - 1), np.diff(edges)))
+
+        def work(index: int) -> torch.Tensor:
+            block = self.draw(stage, index)
+            out = torch.empty(self.rows, edges.size - 1, device=h.device)
+            for a, b, _, rows in self._scores(block, h):
+                if self.kernels:
+                    self.kernels.cluster_maxima(a, b[0], edges, out.numpy()[rows])
+                else:
+                    scores = (a + b)[:, : cells.shape[0]]
+                    index_ = cells.to(h.device).expand(scores.shape[0], -1)
+                    out[rows] = out[rows].fill_(LOW).scatter_reduce(1, index_, scores, "amax")
+            return out
+
+        yield from self._each(work, blocks)
+
+    def scores_of(self, block: Block, heights: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+        """Return the scores of chosen sites at the samples of a block, (samples, k)."""
+        index = torch.from_numpy(chosen).to(heights.device)
+        a = block.left @ self.left[:, index]
+        b = heights[index].to(a)[None]
+        if self.split > 1:
+            b = b + block.right @ self.right[:, index]
+        return outer(a, b, self.split)
+
     def add_points(self, block: Block, site: np.ndarray, sums: np.ndarray) -> None:
-        """Add every sample of a block to the row of its cell in `sums` (n, d), float64."""
+        """Add every sample to the row of its cell in `sums` (n, d), columns in `order`."""
         if self.kernels:
-            # One row of sums is contiguous in the order of the halves.
-            self.kernels.add_points(
-                site, block.left.numpy(), block.right.numpy(), block.group, self.order.numpy(), sums
-            )
+            halves = block.left.numpy(), block.right.numpy()
+            self.kernels.add_points(site, *halves, block.group, sums)
             return
         m = self.split
         left = block.left.repeat_interleave(m, 0)
         right = block.right.view(-1, 1, m, block.right.shape[1])
         right = right.expand(-1, m, -1, -1).reshape(left.shape[0], -1) if m > 1 else left[:, :0]
-        points = torch.cat([left, right], 1)[:, torch.argsort(self.order)]
+        points = torch.cat([left, right], 1)
         np.add.at(sums, site, points.cpu().numpy().astype(np.float64))
 
     def blocks_for(self, samples: float) -> int:
@@ -329,43 +314,3 @@ class Scorer:
                         yield running.popleft().result()
                 while running:
                     yield running.popleft().result()
-
-
-def _outer(a: torch.Tensor, b: torch.Tensor, m: int) -> torch.Tensor:
-    # (samples, columns): row k of a with each of the m rows of its group of b
-    if m == 1:
-        return a + b
-    n = a.shape[1]
-    return (a.view(-1, m, 1, n) + b.view(-1, 1, m, n)).reshape(-1, n)
-
-
-def _candidates(
-    scores: torch.Tensor, width: int, radius: float, least: int, longest: int
-) -> list[torch.Tensor]:
-    """Do in torch what `kernels.candidates` does."""
-    lead = scores.amax(1)
-    groups = scores.view(scores.shape[0], -1, 16, width).amax(2).flatten(1)
-    span = torch.full_like(lead, radius)
-    for _ in range(3):
-        span = torch.where((groups >= (lead - span)[:, None]).sum(1) < least, 2 * span, span)
-    value, site = (scores - lead[:, None]).topk(min(longest + 1, scores.shape[1]), dim=1)
-    inside = value >= -span[:, None]
-    bound = (
-        torch.maximum(-span, torch.where(inside, value, LOW)[:, longest:].amax(1))
-        if (value.shape[1] > longest)
-        else -span
-    )
-    inside = inside[:, :longest]
-    start = torch.zeros(scores.shape[0] + 1, dtype=torch.int64, device=scores.device)
-    start[1:] = inside.sum(1).cumsum(0)
-    kept = value[:, :longest][inside]
-    return [start, site[:, :longest][inside].to(torch.int32), kept, lead, bound]
-
-
-def _joined(parts: list[list[torch.Tensor]]) -> list[torch.Tensor]:
-    if len(parts) == 1:
-        return list(parts[0])
-    offsets = np.cumsum([0] + [int(part[0][-1]) for part in parts])
-    starts = [part[0][:-1] + int(o) for part, o in zip(parts, offsets, strict=False)]
-    starts.append(parts[-1][0][-1:] + int(offsets[-2]))
-    return [torch.cat(starts), *(torch.cat([part[i] for part in parts]) for i in range(1, 5))]

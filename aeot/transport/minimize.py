@@ -203,7 +203,9 @@ def newton(
         step = laplacian_solve(now.hessian, -now.gradient.cpu().numpy(), tolerance=error)
         step = torch.from_numpy(step).to(heights)
         length = min(1.0, 2 * length)
-        while length > 1e-9:
+        # Below this the heights would hardly change: only rounding is left.
+        shortest = 4e-16 * float(heights.abs().max()) / max(float(step.abs().max()), 1e-300)
+        while length > max(shortest, 1e-9):
             trial = oracle(heights + length * step)
             calls += 1
             if accept(now, trial, length):
@@ -253,3 +255,91 @@ def laplacian_solve(
             laplacian, np.zeros(n), right, tolerance=tolerance, max_steps=20 * int(n**0.5) + 200
         )
     return x - x.mean()
+
+
+def lbfgs(
+    oracle: Callable[[torch.Tensor, float | None], Evaluation],
+    start: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    trust: Trust,
+    stop: float,
+    max_steps: int = 200,
+    memory: int = 8,
+) -> tuple[torch.Tensor, Evaluation, dict[str, float]]:
+    """Minimise by limited-memory BFGS with backtracking, inside the box of `trust`.
+
+    Takes and returns what `levenberg` does; asks the oracle for no Laplacian.
+
+    References:
+        J. Nocedal, S. Wright, "Numerical optimization" (2006), algorithm 7.4.
+    """
+    return _descend(oracle, start, trust=trust, stop=stop, max_steps=max_steps, memory=memory)
+
+
+def gradient_descent(
+    oracle: Callable[[torch.Tensor, float | None], Evaluation],
+    start: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    trust: Trust,
+    stop: float,
+    max_steps: int = 200,
+) -> tuple[torch.Tensor, Evaluation, dict[str, float]]:
+    """Minimise by gradient descent with backtracking, inside the box of `trust`.
+
+    Takes and returns what `levenberg` does; asks the oracle for no Laplacian.
+    """
+    return _descend(oracle, start, trust=trust, stop=stop, max_steps=max_steps, memory=0)
+
+
+def _descend(
+    oracle: Callable[[torch.Tensor, float | None], Evaluation],
+    start: torch.Tensor,
+    *,
+    trust: Trust,
+    stop: float,
+    max_steps: int,
+    memory: int,
+) -> tuple[torch.Tensor, Evaluation, dict[str, float]]:
+    heights, now, steps, bound = start, oracle(start, None), 0, 0.0
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    # A first step of one unit for a cell that has lost all its mass.
+    length = trust.unit * start.shape[0]
+    low, high = -trust.down * trust.up, trust.up
+    while steps < max_steps and float(now.gradient.abs().sum()) / 2 > stop:
+        direction = -_two_loop(now.gradient, pairs) if pairs else -length * now.gradient
+        scale = 1.0
+        while steps < max_steps:
+            steps += 1
+            goal = (heights - start + scale * direction).clamp(low, high)
+            trial = oracle(start + goal, None)
+            step = start + goal - heights
+            if trial.energy <= now.energy + 1e-4 * float(now.gradient @ step):
+                break
+            scale /= 2
+        else:
+            break
+        bound = float(((goal == low) | (goal == high)).double().mean())
+        change = trial.gradient - now.gradient
+        curvature = float(step @ change)
+        if memory and curvature > 1e-10 * float(step.norm() * change.norm()):
+            pairs = [*pairs, (step, change)][-memory:]
+        length *= 1.5 if scale == 1.0 else max(scale, 0.1)
+        heights, now = start + goal, trial
+    return heights, now, {"steps": steps, "bound": bound}
+
+
+def _two_loop(
+    gradient: torch.Tensor, pairs: list[tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor:
+    q, kept = gradient, []
+    for step, change in reversed(pairs):
+        alpha = float(step @ q) / float(step @ change)
+        kept.append(alpha)
+        q = q - alpha * change
+    step, change = pairs[-1]
+    q = q * (float(step @ change) / float(change @ change))
+    for (step, change), alpha in zip(pairs, reversed(kept), strict=True):
+        q = q + (alpha - float(change @ q) / float(step @ change)) * step
+    return q

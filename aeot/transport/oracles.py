@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
 
 from aeot.transport.blocks import Problem
-from aeot.transport.lists import Scorer, Segment
+from aeot.transport.lists import Scorer
 from aeot.transport.minimize import Evaluation
+from aeot.transport.segments import Segment, load_kernels
 
 # The width of the band along a facet in which samples are counted as its mass, at most this
 # part of the change of the gap over one standard deviation of the source: without it the facet
@@ -26,10 +29,12 @@ class Bank:
     Attributes:
         problem: In standard coordinates.
         segments: The lists.
+        threads: Worker threads; they change no result.
     """
 
     problem: Problem
     segments: list[Segment] = field(default_factory=list)
+    threads: int = 1
 
     @property
     def n_samples(self) -> int:
@@ -47,15 +52,23 @@ class Bank:
         n, m = self.problem.sites.shape[0], self.n_samples
         counts = torch.zeros(n, dtype=torch.int64, device=heights.device)
         total, edges = 0.0, []
-        for segment in self.segments:
+
+        def part(segment: Segment) -> tuple[torch.Tensor, float, Any]:
             winner, runner, gap, best = segment.winners(heights)
-            counts += torch.bincount(winner, minlength=n)
-            total += segment.lead + best
-            if window is not None:
-                edges.append(self._edges(winner, runner, gap, window))
+            edges = (
+                None
+                if window is None
+                else close_pairs(self.problem.sites, winner, runner, gap, window)
+            )
+            return torch.bincount(winner, minlength=n), segment.lead + best, edges
+
+        for count, best, edge in self._map(part):
+            counts += count
+            total += best
+            edges.append(edge)
         masses = counts.to(torch.float64) / m
         nu = self.problem.masses.to(masses)
-        hessian = None if window is None else _laplacian(edges, n, m)
+        hessian = None if window is None else laplacian(edges, n, m)
         energy = total / m - float(nu @ heights)
         return Evaluation(energy=energy, masses=masses, gradient=masses - nu, hessian=hessian)
 
@@ -70,34 +83,62 @@ class Bank:
         # An exponential law has its quartile at 0.288 of its mean; long gaps may be cut off.
         return max(float(gaps.kthvalue(k).values) / 0.288, 1e-12)
 
+    def absent(self) -> np.ndarray:
+        """Return the sites that are in no list."""
+        listed = torch.zeros(self.problem.sites.shape[0], dtype=torch.bool)
+        for segment in self.segments:
+            listed[segment.site.long().cpu()] = True
+        return np.flatnonzero(~listed.numpy())
+
     def unsettled(self, heights: torch.Tensor) -> float:
         """Return the share of samples whose winner might not be in their list."""
         return sum(s.unsettled(heights) for s in self.segments) / max(self.n_samples, 1)
 
-    def _edges(
-        self, winner: torch.Tensor, runner: torch.Tensor, gap: torch.Tensor, window: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        close = (gap < window) & (runner >= 0)
-        i, j, gap = winner[close].long(), runner[close].long(), gap[close]
-        y = self.problem.sites
-        limit = (
-            NEAR
-            * torch.cat(
-                [
-                    (y[a] - y[b]).norm(dim=1)
-                    for a, b in zip(i.split(1 << 16), j.split(1 << 16), strict=True)
-                ]
-            )
-            if i.numel()
-            else gap
-        )
-        band = limit.clamp(max=window)
-        close = gap < band
-        weight = 0.5 / band[close].double()
-        return i[close].cpu().numpy(), j[close].cpu().numpy(), weight.cpu().numpy()
+    def _map(self, part: Callable[[Segment], Any]) -> Iterator[Any]:
+        if self.threads == 1 or len(self.segments) == 1:
+            yield from map(part, self.segments)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            yield from pool.map(part, self.segments)
 
 
-def _laplacian(edges: list[tuple[np.ndarray, ...]], n: int, m: int) -> scipy.sparse.csr_matrix:
+def close_pairs(
+    sites: torch.Tensor,
+    winner: torch.Tensor,
+    runner: torch.Tensor,
+    gap: torch.Tensor,
+    window: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (i, j, weight) of the samples in the band along their facet.
+
+    Their weights 1 / (2 band), summed and divided by the number of samples, estimate the mass of
+    the facet per unit of height.
+
+    Args:
+        sites: (n, d) float32.
+        winner: (m,) int32.
+        runner: (m,) int32, -1 for none.
+        gap: (m,) float32.
+        window: Width of the band; narrower between near sites (`NEAR`).
+    """
+    kernels = load_kernels()
+    if kernels and sites.device.type == "cpu":
+        out = tuple(np.empty(winner.shape[0], t) for t in (np.int32, np.int32, np.float64))
+        arrays = (x.numpy() for x in (winner, runner, gap, sites))
+        k = kernels.close_pairs(*arrays, window, NEAR, *out)
+        return tuple(x[:k].copy() for x in out)
+    close = (gap < window) & (runner >= 0)
+    i, j, gap = winner[close].long(), runner[close].long(), gap[close]
+    pairs = zip(i.split(1 << 16), j.split(1 << 16), strict=True)
+    apart = torch.cat([(sites[a] - sites[b]).norm(dim=1) for a, b in pairs])
+    band = (NEAR * apart).clamp(max=window)
+    close = gap < band
+    weight = 0.5 / band[close].double()
+    return i[close].cpu().numpy(), j[close].cpu().numpy(), weight.cpu().numpy()
+
+
+def laplacian(edges: list[tuple[np.ndarray, ...]], n: int, m: int) -> scipy.sparse.csr_matrix:
+    """Return the graph Laplacian (n, n) of edges (i, j, weight), each weight divided by m."""
     i, j, weight = (np.concatenate(part) for part in zip(*edges, strict=True))
     index = np.int32 if n < 1 << 31 else np.int64
     half = scipy.sparse.coo_matrix((weight / m, (i.astype(index), j.astype(index))), shape=(n, n))
@@ -124,12 +165,42 @@ def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor
     def oracle(heights: torch.Tensor) -> Evaluation:
         counts = torch.zeros(n, dtype=torch.int64, device=heights.device)
         total = 0.0
-        for _, site, value in scorer.winners(heights, stage, blocks):
-            counts += torch.bincount(site, minlength=n)
-            total += float(value.sum(dtype=torch.float64))
+        for won in scorer.winners(heights, stage, blocks):
+            counts += torch.bincount(won.site, minlength=n)
+            total += float(won.value.sum(dtype=torch.float64))
         masses = counts.to(torch.float64) / m
         nu = problem.masses.to(masses)
         energy = total / m - float(nu @ heights)
         return Evaluation(energy=energy, masses=masses, gradient=masses - nu)
 
     return oracle
+
+
+def best_gaps(
+    scorer: Scorer,
+    heights: torch.Tensor,
+    chosen: np.ndarray,
+    stage: str,
+    blocks: range,
+    *,
+    rank: np.ndarray,
+) -> torch.Tensor:
+    """Return how far chosen sites must rise to win a few samples.
+
+    Args:
+        scorer: Of the problem.
+        heights: (n,) float64.
+        chosen: (k,) indices of sites.
+        stage: Key of the samples.
+        blocks: Which blocks.
+        rank: (k,), how many samples each site shall win, 1 to 8.
+
+    Returns:
+        (k,) float64, the least rise with which the site wins `rank` samples if it alone moves.
+    """
+    nearest = torch.full((8, chosen.size), torch.inf, device=heights.device)
+    for won in scorer.winners(heights, stage, blocks):
+        gap = won.value[:, None] - scorer.scores_of(won.block, heights, chosen)
+        nearest = torch.cat([nearest, gap]).topk(8, dim=0, largest=False, sorted=True).values
+    index = torch.from_numpy(rank - 1).to(heights.device)
+    return nearest.gather(0, index[None])[0].to(torch.float64)
