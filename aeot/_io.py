@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -263,3 +264,10 @@ def put_together(parts: dict[str, Any], kinds: Mapping[str, Any], **given: Any) 
             nested = isinstance(value, dict) and "record" in value
             values[name] = put_together(value, kinds, **given) if nested else value
     return kind(**values)
+
+
+def arguments(estimator: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the arguments of an estimator's constructor, which it stores under their names."""
+    return {
+        name: getattr(estimator, name) for name in inspect.signature(type(estimator)).parameters
+    }

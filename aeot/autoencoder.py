@@ -85,14 +85,6 @@ class Autoencoder:
         self.device = device
         self.seed = seed
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the constructor's arguments, as stored."""
-        names = (
-            "latent_dim architecture width learning_rate decoder_rate batch_size precision device "
-            "seed"
-        )
-        return {name: getattr(self, name) for name in names.split()}
-
     def fit(
         self,
         data: Dataset | Any,  # noqa: ANN401 - or an array-like
@@ -137,17 +129,35 @@ class Autoencoder:
         with forked(self.seed, "autoencoder"):
             encoder, decoder = self._build()
         self.encoder_, self.decoder_ = encoder.to(device), decoder.to(device)
-        folder = None if checkpoint is None else Path(checkpoint)
-        options = {"log": log, "on_step": on_step}
-
         rows = Rows(trained, device, shift=self.shift_, scale=self.scale_)
-        self.history_ = self._joint_phase(rows, joint, batch_size, folder, options)
+        options = {"checkpoint": checkpoint, "log": log, "on_step": on_step}
+        encoder, decoder = self.encoder_, self.decoder_
+        both = {"encoder": encoder, "decoder": decoder}
+        history = self._train(
+            "joint",
+            both,
+            lambda _, x: decoder(encoder(x)),
+            rows,
+            self.learning_rate,
+            joint,
+            options,
+        )
+        self.history_ = [{"phase": 1, **record} for record in history]
         self._freeze()
         self.losses_ = self._measure(trained, held_out, suffix="_joint")
+
         codes = self.encode(trained).to(device)
-        self.history_ += self._decoder_phase(
-            rows, codes, max(1, steps - joint), batch_size, folder, options
+        decoder.requires_grad_(True)
+        history = self._train(
+            "decoder",
+            {"decoder": decoder},
+            lambda index, _: decoder(codes[index]),
+            rows,
+            self.decoder_rate,
+            max(1, steps - joint),
+            options,
         )
+        self.history_ += [{"phase": 2, **record} for record in history]
         self._freeze()
         self.losses_.update(self._measure(trained, held_out, suffix=""))
         return self
@@ -224,7 +234,7 @@ class Autoencoder:
         stored = {f"encoder.{k}": v for k, v in self.encoder_.state_dict().items()}
         stored |= {f"decoder.{k}": v for k, v in self.decoder_.state_dict().items()}
         config = {
-            "arguments": self.arguments(),
+            "arguments": _io.arguments(self),
             "shape": list(self.shape_),
             "shift": self.shift_,
             "scale": self.scale_,
@@ -285,69 +295,42 @@ class Autoencoder:
             self.shift_ = float(data.values.mean())
             self.scale_ = float(data.values.std()) or 1.0
 
-    def _joint_phase(
-        self, rows: Rows, steps: int, batch_size: int, folder: Path | None, options: dict[str, Any]
-    ) -> list[dict[str, float]]:
-        encoder, decoder = self.encoder_.train(), self.decoder_.train()
-        parameters = [*encoder.parameters(), *decoder.parameters()]
-        optimizer, schedule = _adam(parameters, self.learning_rate, steps)
-        autocast = self._autocast(rows.device)
-
-        def update(index: torch.Tensor) -> dict[str, float]:
-            batch = rows[index]
-            with autocast:
-                output = decoder(encoder(batch))
-            return _step(F.mse_loss(output.float(), batch), optimizer, schedule, self._unit())
-
-        history = training.run(
-            update,
-            lambda step: indices(len(rows), batch_size, seed=self.seed, start=step, key="joint"),
-            steps=steps,
-            state={
-                "encoder": encoder,
-                "decoder": decoder,
-                "optimizer": optimizer,
-                "schedule": schedule,
-            },
-            checkpoint=None if folder is None else folder / "joint",
-            name="autoencoder",
-            **options,
-        )
-        return [{"phase": 1, **record} for record in history]
-
-    def _decoder_phase(
+    def _train(
         self,
+        name: str,
+        parts: dict[str, nn.Module],
+        forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         rows: Rows,
-        codes: torch.Tensor,
+        rate: float,
         steps: int,
-        batch_size: int,
-        folder: Path | None,
         options: dict[str, Any],
     ) -> list[dict[str, float]]:
-        decoder = self.decoder_.train().requires_grad_(True)
-        optimizer, schedule = _adam(list(decoder.parameters()), self.decoder_rate, steps)
-        autocast = self._autocast(rows.device)
+        """Train `parts` so that ``forward(index, rows[index])`` gives the rows back."""
+        parameters = [p for part in parts.values() for p in part.train().parameters()]
+        optimizer, schedule = _adam(parameters, rate, steps)
+        low = self.precision_ == "bfloat16"
+        autocast = torch.autocast(rows.device.type, torch.bfloat16, enabled=low)
+        batch_size = min(self.batch_size, len(rows))
+        folder = options["checkpoint"]
 
         def update(index: torch.Tensor) -> dict[str, float]:
             batch = rows[index]
             with autocast:
-                output = decoder(codes[index])
-            return _step(F.mse_loss(output.float(), batch), optimizer, schedule, self._unit())
+                output = forward(index, batch)
+            loss = F.mse_loss(output.float(), batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            return {"loss": loss.item() * self._unit()}
 
-        history = training.run(
+        return training.run(
             update,
-            lambda step: indices(len(rows), batch_size, seed=self.seed, start=step, key="decoder"),
+            lambda step: indices(len(rows), batch_size, seed=self.seed, start=step, key=name),
             steps=steps,
-            state={"decoder": decoder, "optimizer": optimizer, "schedule": schedule},
-            checkpoint=None if folder is None else folder / "decoder",
-            name="decoder",
-            **options,
-        )
-        return [{"phase": 2, **record} for record in history]
-
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(
-            device.type, torch.bfloat16, enabled=self.precision_ == "bfloat16", cache_enabled=True
+            state={**parts, "optimizer": optimizer, "schedule": schedule},
+            name=name,
+            **options | {"checkpoint": None if folder is None else Path(folder) / name},
         )
 
     def _unit(self) -> float:
@@ -398,19 +381,6 @@ def _adam(
         return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _step(
-    loss: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    unit: float,
-) -> dict[str, float]:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    schedule.step()
-    return {"loss": loss.item() * unit}
 
 
 def _split(data: Dataset, held_out: Dataset | float, seed: int) -> tuple[Dataset, Dataset | None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,12 +34,13 @@ class AEOT:
 
     Args:
         latent_dim: Size of the codes.
-        architecture: "auto", "infogan", "dcgan" or "mlp", as in `Autoencoder`.
-        width: As in `Autoencoder`.
-        learning_rate: As in `Autoencoder`.
-        decoder_rate: As in `Autoencoder`.
-        batch_size: As in `Autoencoder`.
-        precision: As in `Autoencoder`.
+        architecture: "auto", "infogan", "dcgan" or "mlp", as in `Autoencoder`, which also says
+            what the next five are.
+        width: Channels or hidden units.
+        learning_rate: Of both parts.
+        decoder_rate: Of the decoder alone.
+        batch_size: Images per step.
+        precision: "float32", "bfloat16" or "auto".
         tol: Total variation between what the map gives the codes and what it should give them;
             measured on fresh samples. For N equal masses and m samples the floor is about
             0.4 sqrt(N / m): small values cost samples.
@@ -64,7 +68,6 @@ class AEOT:
         Engineering 6, 2020.
 
     Example:
-        >>> import aeot
         >>> plane = torch.randn(300, 2) @ torch.randn(2, 5)
         >>> model = AEOT(latent_dim=2, tol=0.05, precision="float32").fit(plane, steps=30)
         >>> model.sample(4, seed=1).shape
@@ -117,7 +120,7 @@ class AEOT:
             steps: Steps of the autoencoder; None: as `Autoencoder.fit` does.
             held_out: As in `Autoencoder.fit`. A share held out of `data` is kept from the
                 autoencoder's training alone: its codes are targets of the transport too.
-            checkpoint: Directory for checkpoints of the autoencoder; resumes from those it finds.
+            checkpoint: Directory for checkpoints; a stopped fit goes on from those it finds.
             log: File that gets one line of JSON per record.
             on_step: As in `Autoencoder.fit`.
 
@@ -126,13 +129,13 @@ class AEOT:
 
         Raises:
             ValueError: If an argument is out of range or the data does not fit.
-            aeot.training.Diverged: If the autoencoder's loss became NaN.
         """
         data = data if isinstance(data, Dataset) else tensors(data)
         self.fit_autoencoder(
             data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
         )
-        return self.fit_transport(data)
+        folder = None if checkpoint is None else Path(checkpoint) / "transport"
+        return self.fit_transport(data, checkpoint=folder)
 
     def fit_autoencoder(
         self,
@@ -144,23 +147,11 @@ class AEOT:
         log: str | os.PathLike | None = None,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
     ) -> AEOT:
-        """Fit the autoencoder alone; the arguments are those of `fit`.
-
-        One that is fitted already can be set as ``autoencoder_`` instead.
-        """
+        """Fit the autoencoder alone, as `fit` does; a fitted one can be set as ``autoencoder_``."""
         self._check_arguments()
         begun = time.perf_counter()
-        fitted = Autoencoder(
-            latent_dim=self.latent_dim,
-            architecture=self.architecture,
-            width=self.width,
-            learning_rate=self.learning_rate,
-            decoder_rate=self.decoder_rate,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            device=self.device,
-            seed=self.seed,
-        )
+        names = inspect.signature(Autoencoder).parameters
+        fitted = Autoencoder(**{name: getattr(self, name) for name in names})
         fitted.fit(
             data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
         )
@@ -174,6 +165,7 @@ class AEOT:
         data: Dataset | Any,  # noqa: ANN401 - or an array-like
         masses: Any = None,  # noqa: ANN401 - array-like
         *,
+        checkpoint: str | os.PathLike | None = None,
         on_step: Callable[[dict[str, Any]], bool | None] | None = None,
     ) -> AEOT:
         """Encode `data`, solve the transport onto its codes and find where the map jumps.
@@ -184,6 +176,7 @@ class AEOT:
         Args:
             data: What the autoencoder was trained on, or other rows of the same shape.
             masses: How often each row shall come, (n,), summing to 1; None: equally often.
+            checkpoint: Directory for checkpoints of the solver; it goes on from those it finds.
             on_step: Passed to `aeot.solve_semidiscrete`.
 
         Returns:
@@ -209,6 +202,7 @@ class AEOT:
             tol=self.tol,
             seed=self.seed,
             on_step=on_step,
+            **({} if checkpoint is None else {"checkpoint": checkpoint}),
         )
         solved = time.perf_counter()
         self.brenier_ = solution.map()
@@ -243,10 +237,6 @@ class AEOT:
 
         Returns:
             (n, C, H, W) in [-1, 1], or (n, d), on the CPU.
-
-        Raises:
-            NotFittedError: Before `fit`.
-            ValueError: If `n` or `seed` is no whole number in range.
         """
         return self.decode(self.draw(n, seed=seed).codes)
 
@@ -284,7 +274,6 @@ class AEOT:
             (n, C, H, W) or (n, d).
 
         Raises:
-            NotFittedError: Before `fit`.
             ValueError: If a shape is not that of the training data, or `n` is below 2.
 
         References:
@@ -324,7 +313,6 @@ class AEOT:
         """Write the fitted model to a directory, whole or not at all; see `load`.
 
         Raises:
-            NotFittedError: Before `fit`.
             ValueError: If `path` cannot be written or holds something else.
         """
         self._check_fitted("brenier_")
@@ -359,11 +347,7 @@ class AEOT:
         """
         stored, config = _io.load(path, kind="AEOT")
         self = cls(**config["arguments"] | {"device": device})
-        parts: dict[str, dict[str, torch.Tensor]] = {
-            "autoencoder": {},
-            "brenier": {},
-            "singular": {},
-        }
+        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, tensor in stored.items():
             part, rest = name.split(".", 1)
             parts[part][rest] = tensor
@@ -382,11 +366,7 @@ class AEOT:
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments, as stored."""
-        names = (
-            "latent_dim architecture width learning_rate decoder_rate batch_size precision tol "
-            "max_angle extension device seed"
-        )
-        return {name: getattr(self, name) for name in names.split()}
+        return _io.arguments(self)
 
     def _check_arguments(self) -> None:
         _check.integer("latent_dim", self.latent_dim)

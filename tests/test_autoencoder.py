@@ -7,6 +7,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 
 import aeot
+from aeot import _io
 from aeot._rng import generator
 from aeot.autoencoder import Autoencoder
 from aeot.rows import resolve_precision
@@ -59,17 +60,19 @@ def test_the_decoder_phase_lowers_the_loss(fitted):
 def test_the_decoder_phase_leaves_the_encoder_alone(digits, monkeypatch):
     """Its batch statistics too: codes must be the same before and after phase 2."""
     seen = {}
-    plain = Autoencoder._decoder_phase
+    plain = Autoencoder._train
 
-    def watched(self, *args):
+    def watched(self, name, parts, *args):
+        if name == "joint":
+            return plain(self, name, parts, *args)
         seen["before"] = {k: v.clone() for k, v in self.encoder_.state_dict().items()}
-        seen["codes"] = args[1].clone()
+        seen["codes"] = self.encode(digits)
+        assert parts == {"decoder": self.decoder_}
         assert not self.encoder_.training
         assert not any(p.requires_grad for p in self.encoder_.parameters())
-        assert self.decoder_ is not None
-        return plain(self, *args)
+        return plain(self, name, parts, *args)
 
-    monkeypatch.setattr(Autoencoder, "_decoder_phase", watched)
+    monkeypatch.setattr(Autoencoder, "_train", watched)
     model = Autoencoder(**SMALL).fit(digits, steps=12, held_out=0)
     for name, value in model.encoder_.state_dict().items():
         assert torch.equal(value, seen["before"][name]), name
@@ -117,7 +120,7 @@ def test_saved_is_loaded(fitted, digits, tmp_path):
     assert torch.equal(back.encode(digits), fitted.encode(digits))
     assert back.losses_ == fitted.losses_
     assert back.history_ == fitted.history_
-    assert back.arguments() | {"device": "cpu"} == fitted.arguments()
+    assert _io.arguments(back) | {"device": "cpu"} == _io.arguments(fitted)
     with pytest.raises(ValueError, match="holds a 'Autoencoder', not a 'AEOT'"):
         aeot.AEOT.load(tmp_path / "model")
 
