@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from sklearn.exceptions import ConvergenceWarning
 from aeot import _check
 from aeot.measures import Measure
 from aeot.transport import heights as conversions
-from aeot.transport.geometry import laplacian, power_diagram
+from aeot.transport.geometry import PowerDiagram, laplacian, power_diagram
 from aeot.transport.minimize import Evaluation, newton
 from aeot.transport.solution import Solution
 from aeot.transport.tessellation import Support, Tessellation, support
 
 _ABSOLUTE = 1e-14  # masses are not resolved below this
+_GRAIN = 1e-11  # nor below the rounding of the heights, which is forgiven up to this
 
 
 def reject_duplicates(sites: torch.Tensor) -> None:
@@ -39,14 +41,6 @@ def reject_duplicates(sites: torch.Tensor) -> None:
         )
 
 
-def _voronoi_scale(where: Support, sites: np.ndarray) -> float:
-    """The largest s for which every s y_i lies well inside the support."""
-    if where.radius:
-        return 0.95 * where.radius / max(np.linalg.norm(sites, axis=1).max(), 1e-300)
-    reach = (sites @ where.normals.T).max(axis=0) / where.offsets
-    return 0.98 / max(reach.max(), 1e-300)
-
-
 def solve_exact(
     source: Measure,
     sites: Any,  # noqa: ANN401 - array-like
@@ -60,8 +54,9 @@ def solve_exact(
         source: UniformBox or UniformBall with dim <= 3, ConvexPolygon or GridDensity.
         sites: (n, d), distinct.
         masses: (n,), positive, summing to 1; equal if None.
-        tol: Largest error of a cell's mass relative to its target, > 0. Errors below 1e-14 of the
-            whole are always accepted.
+        tol: Largest error of a cell's mass relative to its target, > 0. Always accepted are errors
+            below 1e-14 of the whole, or below what one unit in the last place of the heights
+            is worth, where that is under 1e-11 of the whole (sites very close together).
 
     Returns:
         The solution; its `mass_error` is exact.
@@ -109,8 +104,8 @@ def _line(y: torch.Tensor, nu: torch.Tensor, half: float) -> torch.Tensor:
 def _newton(
     where: Support, y: torch.Tensor, nu: torch.Tensor, tol: float
 ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    # One isotropic factor brings the sites into the support: the problem keeps its cells.
-    factor = _voronoi_scale(where, y.numpy())
+    # One isotropic factor brings the sites to the support's size: the problem keeps its cells.
+    factor = float(where.half.max()) / max(float(y.abs().max()), 1e-300)
     sites = (factor * y).numpy()
     engine = Tessellation(where, sites)
     allowed = (tol * nu).clamp(min=_ABSOLUTE)
@@ -118,22 +113,79 @@ def _newton(
     floor = None
 
     def oracle(heights: torch.Tensor) -> Evaluation:
-        return evaluate(engine, heights, nu, floor=floor)
+        nonlocal floor
+        result = evaluate(engine, heights, nu, floor=floor)
+        if floor is None:
+            floor = 0.5 * min(float(result.masses.min()), float(nu.min()))
+        return result
+
+    def grain(now: Evaluation) -> torch.Tensor:
+        return torch.from_numpy(now.hessian.diagonal()) * unit
 
     def done(now: Evaluation) -> bool:
-        return bool((now.gradient.abs() <= 0.5 * allowed).all())
+        return bool((now.gradient.abs() <= torch.maximum(0.5 * allowed, grain(now))).all())
+
+    def residual(now: Evaluation) -> float:
+        # Without what the rounding of the heights may cause, or one close pair of sites hides
+        # the progress of all the others.
+        return float((now.gradient.abs() - grain(now)).clamp(min=0).norm())
 
     def accept(now: Evaluation, trial: Evaluation, length: float) -> bool:
-        nonlocal floor
-        if floor is None:
-            floor = 0.5 * min(float(now.masses.min()), float(nu.min()))
         if float(trial.masses.min()) < floor:
             return False
-        return float(trial.gradient.norm()) <= (1 - length / 2) * float(now.gradient.norm())
+        return residual(trial) <= (1 - length / 2) * residual(now)
 
-    start = conversions.voronoi_heights(torch.from_numpy(sites))
-    heights, _, history = newton(oracle, start, accept=accept, done=done)
+    start = starting_heights(where, sites, nu.numpy())
+    start -= start.mean()
+    unit = float(np.spacing(np.abs(start).max()))
+    heights, _, history = newton(oracle, torch.from_numpy(start), accept=accept, done=done)
     return heights / factor, history
+
+
+def starting_heights(where: Support, sites: np.ndarray, nu: np.ndarray) -> np.ndarray:
+    """Heights near the solution that leave no cell empty, (n,).
+
+    If phi is strictly convex and its gradient stays inside the support, then at the point
+    grad phi(y_i) the plane of site i is the highest for h = -phi(y). Here phi transports the
+    marginals: one coordinate at a time for a box, the radius for a ball. For independent
+    coordinates, or a round cloud in a ball, that is the solution itself up to sampling.
+
+    Args:
+        where: The support.
+        sites: (n, d), centred.
+        nu: Target masses (n,).
+    """
+    n, d = sites.shape
+    if where.radius:
+        radii = np.linalg.norm(sites, axis=1)
+        # The share of a ball within radius r is (r / R)^d.
+        return -_antiderivative(
+            radii, nu, lambda share: where.radius * share ** (1 / d), at_zero=True
+        )
+    reach = np.abs(where.normals) @ where.half
+    inside = min(1.0, float((where.offsets / reach).min()))
+    heights = np.zeros(n)
+    for k in range(d):
+        quantile = where.quantile(k)
+        heights -= _antiderivative(sites[:, k], nu, lambda share, q=quantile: inside * q(share))
+    return heights
+
+
+def _antiderivative(
+    values: np.ndarray,
+    nu: np.ndarray,
+    quantile: Callable[[np.ndarray], np.ndarray],
+    *,
+    at_zero: bool = False,
+) -> np.ndarray:
+    """Integral of quantile(F) up to each value, F the distribution function of the values."""
+    distinct, place = np.unique(values, return_inverse=True)
+    share = np.bincount(place, weights=nu)
+    slope = quantile(np.cumsum(share) - share / 2)
+    if at_zero and distinct[0] > 0:
+        distinct, slope, place = np.r_[0.0, distinct], np.r_[0.0, slope], place + 1
+    pieces = np.diff(distinct) * (slope[1:] + slope[:-1]) / 2
+    return np.r_[0.0, np.cumsum(pieces)][place]
 
 
 def evaluate(
@@ -171,21 +223,36 @@ def _certified(
     history: list[dict[str, Any]],
     tol: float,
 ) -> Solution:
-    """Measure the heights as they will be handed out, rounding included."""
+    """Measure the heights as they will be handed out, and mend what their rounding cost."""
+    allowed = (tol * nu).clamp(min=_ABSOLUTE)
     diagram = power_diagram(source, sites, heights)
+    for _ in range(6):
+        excess = diagram.masses - nu
+        nudged = _nudged(diagram, excess, allowed)
+        if nudged is None:
+            break
+        trial = power_diagram(source, sites, nudged)
+        if float(((trial.masses - nu).abs() / allowed).max()) < float(
+            (excess.abs() / allowed).max()
+        ):
+            diagram = trial
+        else:
+            break
     error = (diagram.masses - nu).abs()
-    worst = float((error / nu).max())
-    converged = bool((error <= (tol * nu).clamp(min=_ABSOLUTE)).all())
+    allowed = torch.maximum(allowed, _grain(diagram).clamp(max=_GRAIN))
+    worst = int((error / allowed).argmax())
+    converged = bool(error[worst] <= allowed[worst])
     steps = max(len(history) - 1, 0)
-    message = f"every cell within {worst:.1e} of its mass after {steps} Newton steps"
+    relative = float((error / nu).max())
+    message = f"every cell within {relative:.1e} of its mass after {steps} Newton steps"
     if not converged:
-        message = f"largest relative cell error {worst:.1e} after {steps} Newton steps"
+        message = _reason(diagram, worst, float(error[worst]), steps)
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
     return Solution(
         source=source,
         sites=sites,
         masses=nu,
-        heights=heights,
+        heights=diagram.heights,
         mass_error=float(error.sum()) / 2,
         mass_error_upper=float(error.sum()) / 2,
         converged=converged,
@@ -195,4 +262,43 @@ def _certified(
         history=history,
         cell_masses=diagram.masses,
         cell_centroids=diagram.centroids,
+    )
+
+
+def _grain(diagram: PowerDiagram) -> torch.Tensor:
+    """What one unit in the last place of a height is worth in its cell's mass, (n,)."""
+    ulp = torch.from_numpy(np.spacing(diagram.heights.abs().numpy()))
+    return torch.from_numpy(diagram.hessian.diagonal()) * ulp
+
+
+def _nudged(
+    diagram: PowerDiagram, excess: torch.Tensor, allowed: torch.Tensor
+) -> torch.Tensor | None:
+    """Heights moved by a few units in the last place where that mends a cell; None if nowhere.
+
+    Two sites very close together trade much mass for a tiny change of their heights: there the
+    rounding of the heights shows. Of two neighbours only one is moved.
+    """
+    grain = _grain(diagram).clamp(min=1e-300)
+    units = torch.where(excess.abs() > allowed, (excess / grain).round(), 0.0)
+    i, j = diagram.facets.pairs.T
+    units[j[(units[i] != 0) & (units[j] != 0)]] = 0.0
+    if not bool((units != 0).any()):
+        return None
+    ulp = torch.from_numpy(np.spacing(diagram.heights.abs().numpy()))
+    return diagram.heights - units * ulp
+
+
+def _reason(diagram: PowerDiagram, worst: int, error: float, steps: int) -> str:
+    """Why a cell missed its mass, and what to do about it."""
+    text = f"cell {worst} misses its mass by {error:.1e} after {steps} Newton steps"
+    grain = float(_grain(diagram)[worst])
+    if error > 4 * grain:
+        return f"{text}; raise tol, or the source's least density if it is nearly zero somewhere"
+    gaps = (diagram.sites - diagram.sites[worst]).norm(dim=1)
+    gaps[worst] = torch.inf
+    near = int(gaps.argmin())
+    return (
+        f"{text}: its site lies {float(gaps[near]):.1e} from site {near}, where one unit in the "
+        f"last place of a height is worth {grain:.1e} of the mass; merge the two or raise tol"
     )
