@@ -90,7 +90,8 @@ class GAN(Estimator):
             _check.integer(name, getattr(self, name))
         _check.integer("kernels", self.kernels, minimum=0)
         if self.simultaneous and self.critic_steps != 1:
-            raise _check.fail("critic_steps", "be 1 for simultaneous steps", self.critic_steps)
+            way_out = "pass simultaneous=False"
+            raise _check.fail("critic_steps", "be 1 if simultaneous", self.critic_steps, way_out)
 
     def _kind(self) -> str:
         if self.architecture != "auto":
@@ -154,7 +155,7 @@ class GAN(Estimator):
 
     def _fakes(self, n: int, stream: torch.Generator) -> torch.Tensor:
         # Each member of a pack is its own batch: so are its batch-normalisation statistics.
-        return torch.cat([self._generate(n, stream) for _ in range(self.packing)], dim=1)
+        return torch.cat([self._generate(n, stream) for _ in range(self.packing)], dim=1).float()
 
     def _penalty(
         self, real: torch.Tensor, fake: torch.Tensor, stream: torch.Generator

@@ -113,8 +113,6 @@ class WGANGP(GAN):
         if self.critic_batch_norm and len(data.shape) == 3:
             way_out = "a penalised slope is per sample, which batch normalisation mixes"
             raise _check.fail("critic_batch_norm", "be False", "True", way_out)
-        if self.simultaneous:
-            raise _check.fail("simultaneous", "be False with a gradient penalty", "True")
         if self.grouped or self._needs_labels:
             if data.labels is None:
                 raise _check.fail("data", "have labels", "none", "pass labels to aeot.tensors")

@@ -1,0 +1,214 @@
+"""Losses and penalties against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from torch import nn
+
+from aeot.gan import losses
+
+REAL = torch.tensor([2.0, -0.5, 0.3], dtype=torch.float64)
+FAKE = torch.tensor([-1.0, 0.7], dtype=torch.float64)
+
+
+def probability(score):
+    return 1 / (1 + np.exp(-score.numpy()))
+
+
+def test_scores_are_logits_of_the_published_losses():
+    good, bad = probability(REAL), probability(FAKE)
+    critic = -np.log(good).mean() - np.log(1 - bad).mean()
+    assert float(losses.logistic_critic_loss(REAL, FAKE)) == pytest.approx(critic)
+    minimax, nonsaturating = np.log(1 - bad).mean(), -np.log(bad).mean()
+    assert float(losses.minimax_generator_loss(FAKE)) == pytest.approx(minimax)
+    assert float(losses.nonsaturating_generator_loss(FAKE)) == pytest.approx(nonsaturating)
+    ali = -np.log(1 - good).mean() - np.log(bad).mean()
+    assert float(losses.ali_generator_loss(REAL, FAKE)) == pytest.approx(ali)
+
+
+def test_logistic_losses_survive_scores_that_overflow_a_sigmoid():
+    far = torch.tensor([200.0])
+    assert float(losses.logistic_critic_loss(-far, far)) == pytest.approx(400)
+    assert float(losses.nonsaturating_generator_loss(-far)) == pytest.approx(200)
+
+
+def test_other_losses():
+    squares = ((REAL - 1) ** 2).mean() / 2 + (FAKE**2).mean() / 2
+    assert float(losses.least_squares_critic_loss(REAL, FAKE)) == pytest.approx(float(squares))
+    squares = ((FAKE - 1) ** 2).mean() / 2
+    assert float(losses.least_squares_generator_loss(FAKE)) == pytest.approx(float(squares))
+    # The critic that is larger on data has the smaller loss, and minus it is the estimate.
+    assert float(losses.wasserstein_critic_loss(REAL, FAKE)) == pytest.approx(-0.6 - 0.15)
+    assert float(losses.wasserstein_generator_loss(FAKE)) == pytest.approx(0.15)
+
+
+def test_best_discriminator_makes_the_jensen_shannon_divergence():
+    # On finite sets the best score is log p - log q; the loss is then 2 log 2 - 2 JS.
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.1, 0.1, 0.8])
+    score = (p / q).log()
+    soft = nn.functional.softplus
+    value = (p * soft(-score)).sum() + (q * soft(score)).sum()
+    middle = (p + q) / 2
+    js = ((p * (p / middle).log()).sum() + (q * (q / middle).log()).sum()) / 2
+    assert float(2 * math.log(2) - 2 * js) == pytest.approx(float(value), rel=1e-6)
+
+
+@pytest.mark.parametrize("where", ["mixed", "real", "fake"])
+@pytest.mark.parametrize("shape", [(6, 4), (6, 1, 2, 2)])
+def test_linear_critic_has_the_closed_form_penalty(where, shape):
+    w = torch.tensor([3.0, 0.0, 4.0, 12.0])
+    stream = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, *shape, generator=stream)
+    penalty = losses.gradient_penalty(
+        lambda x: x.flatten(1) @ w, real, fake, weight=10, where=where, generator=stream
+    )
+    assert float(penalty) == pytest.approx(10 * (13 - 1) ** 2)
+
+
+def test_one_sided_penalty_lets_small_slopes_go():
+    norms = torch.tensor([0.5, 1.0, 3.0])
+    assert float(losses.slope_penalty(norms, weight=6, one_sided=True)) == pytest.approx(6 * 4 / 3)
+    assert float(losses.slope_penalty(norms, weight=6)) == pytest.approx(6 * 4.25 / 3)
+
+
+def test_interpolates_take_one_fraction_per_sample():
+    real, fake = torch.zeros(1000, 1, 3, 3), torch.ones(1000, 1, 3, 3)
+    points = losses.interpolate(real, fake, generator=torch.Generator().manual_seed(0))
+    assert float(points.flatten(1).std(1).max()) == pytest.approx(0, abs=1e-6)
+    share = points[:, 0, 0, 0]
+    assert float(share.mean()) == pytest.approx(0.5, abs=4 * math.sqrt(1 / 12 / 1000))
+    assert float(share.var()) == pytest.approx(1 / 12, rel=0.15)
+    with pytest.raises(ValueError, match="fake must have the shape of real"):
+        losses.interpolate(real, fake[:5])
+
+
+def test_penalty_has_the_right_derivative():
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(2, 5), nn.Softplus(), nn.Linear(5, 1)).double()
+    points = torch.randn(7, 2, dtype=torch.float64)
+
+    def value():
+        return losses.slope_penalty(losses.gradient_norms(critic, points))
+
+    value().backward()
+    weight = critic[0].weight
+    slope, step = weight.grad[1, 1].item(), 1e-5
+    with torch.no_grad():
+        weight[1, 1] += step
+        above = float(value())
+        weight[1, 1] -= 2 * step
+        below = float(value())
+    assert slope == pytest.approx((above - below) / (2 * step), rel=1e-6)
+
+
+def test_zero_gradient_has_a_finite_penalty_and_derivative():
+    critic = nn.Linear(3, 1)
+    nn.init.zeros_(critic.weight)
+    penalty = losses.gradient_penalty(critic, torch.zeros(4, 3), torch.ones(4, 3))
+    penalty.backward()
+    assert penalty.item() == pytest.approx(10, rel=1e-4)
+    assert bool(torch.isfinite(critic.weight.grad).all())
+
+
+def test_penalty_stays_in_float32_under_autocast():
+    critic = nn.Linear(3, 1)
+    with torch.no_grad():
+        critic.weight[:] = torch.tensor([[0.1234567, 1.0, 0.7654321]])
+    with torch.autocast("cpu", torch.bfloat16):
+        norms = losses.gradient_norms(critic, torch.zeros(2, 3))
+    assert norms.dtype == torch.float32
+    assert float(norms[0]) == pytest.approx(float(critic.weight.norm()), rel=1e-6)
+
+
+def test_conditional_penalty_counts_conditions_alike_and_reports_them():
+    # f(x, y) = s_y <w, x>: the penalty is the mean over conditions of (|s_y| |w| - 1)^2.
+    w, scale = torch.tensor([0.6, 0.8]), torch.tensor([1.0, 3.0, -2.0])
+    condition = torch.tensor([0] * 6 + [1] + [2] * 3)
+    x = torch.randn(10, 2)
+
+    def critic(x, y):
+        return scale[y] * (x @ w)
+
+    penalty, slopes = losses.conditional_gradient_penalty(critic, x, x + 1, condition, weight=5)
+    assert float(penalty) == pytest.approx(5 * (0 + 4 + 1) / 3, rel=1e-5)
+    assert slopes == pytest.approx({0: 1, 1: 3, 2: 2}, rel=1e-5)
+    # One penalty for all hides the rare steep condition.
+    norms = losses.gradient_norms(critic, x, condition)
+    assert float(losses.slope_penalty(norms, weight=5)) < float(penalty)
+    worst, _ = losses.grouped_penalty(norms, condition, weight=5, worst=True)
+    assert float(worst) == pytest.approx(20, rel=1e-5)
+    # Only segments inside a condition: a penalty in the label itself is an error.
+    with pytest.raises(ValueError, match="condition_weight"):
+        losses.conditional_gradient_penalty(critic, x, x, condition, condition_weight=1.0)
+
+
+def test_penalty_in_a_real_condition_is_the_mean_squared_slope_in_it():
+    # f = <w, x> + 3 y: slope 1 in x (|w| = 1) and 3 in y.
+    w = torch.tensor([0.6, 0.8])
+    x, y = torch.randn(8, 2), torch.rand(8, 1)
+
+    def critic(x, y):
+        return x @ w + 3 * y[:, 0]
+
+    penalty, _ = losses.conditional_gradient_penalty(critic, x, x + 1, y, condition_weight=2.0)
+    assert float(penalty) == pytest.approx(2 * 9, rel=1e-5)
+
+
+def test_dragan_points_stay_above_the_data_by_at_most_half_a_deviation():
+    real = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    moved = losses.perturb(real, generator=torch.Generator().manual_seed(1)) - real
+    assert float(moved.min()) >= 0
+    assert float(moved.max()) <= 0.5 * float(real.std(correction=0))
+    # The mean of a product of two independent uniforms is a quarter.
+    wanted = 0.25 * 0.5 * float(real.std(correction=0))
+    assert float(moved.mean()) == pytest.approx(wanted, rel=0.1)
+
+
+def test_edge_penalty_vanishes_exactly_for_lipschitz_values():
+    edges, lengths = torch.tensor([[0, 1], [1, 2], [2, 0]]), torch.tensor([1.0, 2.0, 5.0])
+    assert float(losses.edge_penalty(torch.tensor([0.0, 1.0, 3.0]), edges, lengths)) == 0
+    steep = losses.edge_penalty(torch.tensor([0.0, 2.0, 3.0]), edges, lengths, weight=3.0)
+    assert float(steep) == pytest.approx(3 * 1 / 3)
+
+
+def test_packing_joins_rows_of_equal_parts():
+    samples = torch.arange(12.0).view(6, 2)
+    packed = losses.pack(samples, 3)
+    assert packed.tolist() == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
+    assert losses.pack(torch.zeros(4, 1, 8, 8), 2).shape == (2, 2, 8, 8)
+    with pytest.raises(ValueError, match="multiple of 4 rows"):
+        losses.pack(samples, 4)
+
+
+def test_clipping_and_spectral_norm_bound_what_they_say():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+    losses.clip_weights(net, 0.01)
+    assert max(float(p.abs().max()) for p in net.parameters()) == pytest.approx(0.01)
+    for p in net.parameters():
+        nn.init.normal_(p)
+    losses.spectral_normalise(net)
+    net(torch.randn(1, 2, 4, 4))
+    for _ in range(200):  # one power iteration each
+        net(torch.randn(1, 2, 4, 4))
+    for layer in (net[0], net[2]):
+        largest = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
+        assert float(largest) == pytest.approx(1, rel=1e-3)
+
+
+def test_equilibrium_moves_towards_the_ratio_and_stays_in_the_unit_interval():
+    assert losses.equilibrium(0.5, 2.0, 1.0, ratio=0.75, rate=0.1) == pytest.approx(0.55)
+    assert losses.equilibrium(0.0, 1.0, 5.0) == 0
+    assert losses.equilibrium(1.0, 9.0, 0.0) == 1
+
+
+def test_two_gaussians_have_the_known_distance():
+    # The oracle used for critics, by quadrature of the difference of distribution functions.
+    def cdf(x, mean, std):
+        return 0.5 * (1 + math.erf((x - mean) / (std * math.sqrt(2))))
+
+    distance = quad(lambda x: abs(cdf(x, 0, 1) - cdf(x, 1, 2)), -15, 15, limit=200)[0]
+    assert distance == pytest.approx(1.16663, abs=1e-5)
