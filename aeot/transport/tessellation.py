@@ -315,10 +315,11 @@ class Tessellation:
         cells = self._gather(moments, low, high, np.full(len(a), density), graph, slots)
         return replace(cells, ends=breaks[inside][:, None])
 
-    def polygons(self, heights: np.ndarray, graph: neighbours.Graph) -> list[np.ndarray]:
-        """Vertices of every cell (m_i, 2), counter-clockwise; for a disk, before its arcs."""
-        n = len(heights)
+    def polygons(self, heights: np.ndarray) -> list[np.ndarray]:
+        """Corners of every cell (m_i, 2), counter-clockwise; for a disk, before its arcs."""
+        heights = np.ascontiguousarray(heights, dtype=np.float64)
+        n, graph = len(heights), self(heights).graph
         offsets = np.zeros(n + 1, dtype=np.int64)
-        points = np.empty((len(graph[1]) + 4 * n + 8, 2))
+        points = np.empty((len(graph[1]) + 4 * n + len(self.support.polygon) * n + 8, 2))
         plane_polygons(self.sites, heights, *graph, self.support.polygon, offsets, points)
         return np.split(points[: offsets[-1]], offsets[1:-1])
