@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
+import json
 import logging
 import os
 import shutil
@@ -24,6 +26,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "demo": ("aeot.runs:demo", "train, transport and generate on scikit-learn's digits"),
     "fit": ("aeot.runs:fit", "fit a model and write a run directory", "aeot.model:AEOT"),
     "sample": ("aeot.runs:sample", "draw new images from a finished run"),
+    "compare": ("aeot.report.commands:compare", "train, measure and compare generators"),
+    "report": ("aeot.report.commands:report", "write one HTML page about runs and comparisons"),
     "doctor": ("aeot.cli:doctor", "show versions, devices, compilers and data sets found"),
 }
 _HELP = """\
@@ -87,7 +91,10 @@ def _run(command: str, argv: list[str]) -> None:
     function = _load(COMMANDS[command][0])
     estimator = _load(COMMANDS[command][2]) if len(COMMANDS[command]) > 2 else None
     parser = jsonargparse.ArgumentParser(
-        prog=f"aeot {command}", description=COMMANDS[command][1], exit_on_error=False
+        prog=f"aeot {command}",
+        description=COMMANDS[command][1],
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     own = parser.add_function_arguments(
@@ -95,7 +102,7 @@ def _run(command: str, argv: list[str]) -> None:
     )
     theirs = parser.add_class_arguments(estimator, as_group=False) if estimator else []
     try:
-        chosen = parser.parse_args(argv)
+        chosen = parser.parse_args(_gathered(function, argv))
     except jsonargparse.ArgumentError as error:
         raise _Refused(f"{error}; see aeot {command} --help") from error
     plain = chosen.as_dict()
@@ -109,6 +116,15 @@ def _run(command: str, argv: list[str]) -> None:
 def _load(place: str) -> Callable[..., Any]:
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
+    """Read the words before the options as one list where that comes first: `report a b`."""
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is None or str(first.annotation) != "list[str]":
+        return argv
+    count = next((k for k, word in enumerate(argv) if word[:1] in "-["), len(argv))
+    return [json.dumps(argv[:count]), *argv[count:]] if count else argv
 
 
 def _underscored(argument: str) -> str:

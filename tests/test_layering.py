@@ -32,7 +32,7 @@ LAYERS = [
         ["transport.plane", "transport.space"],
         ["transport.tessellation"],
         ["transport.cells", "transport.geometry", "transport.lists"],
-        ["transport.oracles", "transport.extension"],
+        ["transport.curves", "transport.oracles", "transport.extension"],
         ["transport.regularity"],
         ["transport.coarse", "transport.certificate"],
         ["transport.stages"],

@@ -1,5 +1,5 @@
-"""One self-contained HTML page from finished runs and comparisons."""
+"""One self-contained HTML page from fitted models and comparisons."""
 
-from aeot.report.build import report, write_page
+from aeot.report.build import write_page
 
-__all__ = ["report", "write_page"]
+__all__ = ["write_page"]

@@ -159,6 +159,9 @@ def _drawn(one: Series, k: int, across, down, width) -> list[str]:  # noqa: ANN0
             f"<title>{escape(one.name)}: {_text(a)}, {_text(b)}</title></circle>"
             for (x, y), a, b in zip(places, one.x, one.y, strict=True)
         ]
+    if len(places) == 1:
+        (x, y) = places[0]
+        return [f'<circle class="dot k{k}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>']
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     return [f'<polyline class="line k{k}" points="{path}"/>']
 

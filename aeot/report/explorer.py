@@ -89,7 +89,7 @@ def _chosen(model: AEOT, count: int, seed: int) -> tuple[torch.Tensor, torch.Ten
     place = torch.full((len(order),), -1, dtype=torch.int64)
     place[index] = torch.arange(len(index))
     pairs = place[heavy]
-    return index, pairs[(pairs >= 0).all(dim=1)][:600]
+    return index, pairs[(pairs >= 0).all(dim=1)][:250]
 
 
 def _known(

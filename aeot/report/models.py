@@ -155,7 +155,7 @@ def _transport(model: AEOT, by_mode: list[float]) -> list[str]:
         found.append(
             chart(
                 [
-                    Series("regular", middle, every, "bars"),
+                    Series("all", middle, every, "bars"),
                     Series("singular", middle, singular, "bars"),
                 ],
                 title="Facets: how far the map jumps across them",

@@ -86,11 +86,12 @@
     const ends = [...host.querySelectorAll("[data-end]")];
     let selected = 0, route = null, drag = null, focused = false;
 
+    const modeCount = Math.max(...given.modes) + 1;
     const groupOf = (i) => (by.value === "class" && given.labels ? given.labels[i] : given.modes[i]);
     const groupName = (g) => (by.value === "class" && given.labels ? given.classes[g] ?? `class ${g}` : `mode ${g + 1}`);
     const nameOf = (i) => {
       const label = given.labels ? given.classes[given.labels[i]] ?? `class ${given.labels[i]}` : `code ${i + 1}`;
-      return `${label}, mode ${given.modes[i] + 1}`;
+      return modeCount > 1 ? `${label}, mode ${given.modes[i] + 1}` : label;
     };
     const where = (i) => {
       const side = canvas.clientWidth, margin = 14;
@@ -197,7 +198,7 @@
       slider.addEventListener("input", at);
       const told = jumps.length
         ? `The map's path jumps ${jumps.length === 1 ? "once" : jumps.length + " times"}: frame ${jumps.map((k) => k + 1).sort((x, y) => x - y).join(", ")}.`
-        : "No jump: both ends lie in one mode and the path stays there.";
+        : "No jump: the path crosses no singular facet.";
       path.replaceChildren(
         make("h3", {}, `${nameOf(anchors[a])} → ${nameOf(anchors[b])}`),
         make("div", { class: "pair" },

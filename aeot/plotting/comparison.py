@@ -1,0 +1,153 @@
+"""Pictures of a comparison: precision against recall, PRD curves, samples row by row.
+
+Every function returns the matplotlib figure, and writes it as well when `path` is given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aeot import _check
+from aeot.comparison import Comparison
+from aeot.plotting import images
+
+_COLOURS = (
+    "#0b62c4",
+    "#c2571c",
+    "#14804a",
+    "#8a3ab9",
+    "#a3202f",
+    "#7a6100",
+    "#0f7f8c",
+    "#b02a7a",
+    "#4d5a8a",
+    "#566b1e",
+)
+_BASELINES = ("real", "reconstructions")
+_GRAY = "#66717d"
+
+
+def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None) -> Figure:
+    """Draw every row at (F8, F1/8): recall to the right, precision up, best in the corner.
+
+    Baselines (real images, reconstructions) are gray squares. Bars are standard errors.
+
+    Args:
+        found: A comparison with the metrics "f8" and "f1_8".
+        path: Where to write the figure as well.
+
+    Raises:
+        ValueError: If those metrics were not computed.
+
+    References:
+        Lei et al., "A geometric understanding of deep learning", 2020, figure 14.
+    """
+    rows = [r for r in found.rows if {"f8", "f1_8"} <= set(r["metrics"])]
+    if not rows:
+        raise _check.fail("found", "hold f8 and f1_8", ", ".join(found.protocol) or "nothing")
+    figure, axes = _canvas(5.6, 4.6)
+    xs = [r["metrics"]["f8"]["mean"] for r in rows]
+    ys = [r["metrics"]["f1_8"]["mean"] for r in rows]
+    contestant = 0
+    for row, x, y in zip(rows, xs, ys, strict=True):
+        baseline = row["kind"] in _BASELINES
+        colour = _GRAY if baseline else _COLOURS[contestant % len(_COLOURS)]
+        contestant += not baseline
+        errors = [row["metrics"][name]["error"] or 0 for name in ("f8", "f1_8")]
+        axes.errorbar(
+            x,
+            y,
+            xerr=errors[0],
+            yerr=errors[1],
+            fmt="s" if baseline else "o",
+            color=colour,
+            markersize=7,
+            label=row["model"],
+        )
+    low = max(0.0, min([*xs, *ys]) - 0.05)
+    axes.set(xlim=(low, 1.01), ylim=(low, 1.01), xlabel="F8 (recall)", ylabel="F1/8 (precision)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return _write(figure, path)
+
+
+def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> Figure:
+    """Draw the precision-recall curve of every row.
+
+    Args:
+        found: A comparison with the metrics "f8" or "f1_8".
+        path: Where to write the figure as well.
+
+    Raises:
+        ValueError: If no curve was computed.
+    """
+    rows = [r for r in found.rows if r["curve"]]
+    if not rows:
+        raise _check.fail("found", "hold PRD curves", "none; compare with the metric f8")
+    figure, axes = _canvas(5.6, 4.6)
+    contestant = 0
+    for row in rows:
+        baseline = row["kind"] in _BASELINES
+        colour = _GRAY if baseline else _COLOURS[contestant % len(_COLOURS)]
+        contestant += not baseline
+        style = ("--" if row["kind"] == "real" else ":") if baseline else "-"
+        axes.plot(
+            row["curve"]["recall"],
+            row["curve"]["precision"],
+            style,
+            color=colour,
+            label=row["model"],
+        )
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return _write(figure, path)
+
+
+def sample_rows(
+    found: Comparison,
+    *,
+    models: Sequence[str] | None = None,
+    columns: int = 8,
+    rows: int = 4,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw the first samples of every model, one block each, uncurated.
+
+    Args:
+        found: A comparison.
+        models: Which, in what order; None: all.
+        columns: Images a row in each block.
+        rows: Rows in each block.
+        path: Where to write the figure as well.
+
+    Raises:
+        ValueError: If a model is not in the comparison.
+    """
+    names = list(found.shown) if models is None else list(models)
+    for name in names:
+        _check.choice("models", name, found.shown)
+    blocks = {}
+    for name in names:
+        tiles = found.shown[name][: columns * rows].to(torch.float32)
+        blocks[name] = tiles / 127.5 - 1
+    figure = images.side_by_side(blocks, columns=columns)
+    return _write(figure, path)
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e3e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _write(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure

@@ -1,0 +1,293 @@
+"""The commands ``aeot compare`` and ``aeot report``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import aeot
+from aeot import _check, budget
+from aeot.comparison import METRICS, Comparison
+from aeot.data import Dataset
+from aeot.data.named import NAMES
+from aeot.features import Classifier
+from aeot.model import AEOT
+from aeot.plotting import comparison as pictures
+from aeot.protocol import compare as _compare
+from aeot.report.build import write_page
+from aeot.runs import check_new, open_data
+
+_LOG = logging.getLogger(__name__)
+
+
+def compare(
+    models: list[str],
+    *,
+    data: str = "digits",
+    seconds: float = 120.0,
+    seeds: int = 1,
+    repeats: int = 1,
+    n_samples: int | None = None,
+    metrics: list[str] | None = None,
+    features: str | None = None,
+    latent_dim: int = 64,
+    size: int | None = None,
+    root: str | None = None,
+    out: str = "comparison",
+    seed: int = 0,
+) -> str:
+    """Train generators under one budget, measure them under one protocol, and report.
+
+    Everything is kept in `out`: the tables (comparison.json, comparison.md), the figures, the
+    trained models, the classifier that measured them, and report.html. A comparison that was
+    interrupted goes on where it stopped when the same command is given again.
+
+    Args:
+        models: What to compare: names of classes to be trained here (AEOT, WGANGP, ...), run
+            directories, saved models or folders of images; label=thing names it.
+        data: What to train on and compare with, as in ``aeot fit``. The reference is the test part
+            of a published set; of other data a fifth is kept out.
+        seconds: Wall-clock budget of each training.
+        seeds: Trainings of each class, for standard errors.
+        repeats: Sets of samples of each model.
+        n_samples: Images on either side; by default as many as there are, at most 10000.
+        metrics: Which; by default all that can be computed.
+        features: A saved classifier to measure with; by default one is trained.
+        latent_dim: Latent size of the trained models.
+        size: Height and width of the images.
+        root: Where published data lie.
+        out: Where everything is kept.
+        seed: Of everything random.
+
+    Returns:
+        The tables, and where everything is.
+
+    Raises:
+        ValueError: If anything given is unusable; then nothing was written.
+    """
+    for name in metrics or ():
+        _check.choice("metrics", name, METRICS)
+    _check.integer("seeds", seeds)
+    _check.real("seconds", seconds, above=0)
+    plan = _planned(models)
+    options = {"data": data, "seconds": seconds, "latent_dim": latent_dim, "size": size}
+    folder = _opened(Path(out), {**options, "seed": seed})
+    training, reference = _data(data, size, root, seed)
+    extractor = _extractor(features, training, reference, folder / "classifier", seed)
+    entries: dict[str, Any] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for label, thing in plan.items():
+        if not isinstance(thing, type):
+            entries[label] = thing
+            continue
+        entries[label], costs = [], []
+        for k in range(seeds):
+            place = folder / "models" / f"{label}-{seed + k}"
+            model = _arguments(thing, latent_dim, seed + k)
+            fitted, cost = _fitted(model, training, seconds, place)
+            entries[label].append(fitted)
+            costs.append(cost)
+        facts[label] = _mean(costs)
+    found = _compare(
+        entries,
+        reference,
+        metrics=metrics,
+        features=extractor,
+        training=training,
+        n_samples=n_samples,
+        repeats=repeats,
+        facts=facts,
+        seed=seed,
+    )
+    found.protocol["budget"] = f"{seconds:g} s of wall clock for each training"
+    found.save(folder)
+    if any(row["curve"] for row in found.rows):
+        pictures.prd_curves(found, path=folder / "prd.png")
+    if {"f8", "f1_8"} <= set(found[next(iter(found))]):
+        pictures.precision_recall(found, path=folder / "precision_recall.png")
+    pictures.sample_rows(found, path=folder / "samples.png")
+    write_page({f"comparison on {training.name}": found}, folder / "report.html")
+    return f"{found.markdown()}\ntables, figures, models and report.html are in {folder}"
+
+
+def report(
+    runs: list[str],
+    *,
+    out: str = "report.html",
+    data: str | None = None,
+    picture: str = "tsne",
+    shown: int = 900,
+) -> str:
+    """Write one self-contained HTML page about finished runs and comparisons.
+
+    Args:
+        runs: Run directories, saved models and directories of comparisons.
+        out: The file to write; replaced if it is there.
+        data: Training data of saved models, as in ``aeot fit``; runs know theirs.
+        picture: How codes are drawn in the plane: "tsne" or "pca".
+        shown: Codes in the picture.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        ValueError: If one of `runs` is neither, or `out` cannot be written.
+    """
+    target = Path(out).expanduser()
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise _check.fail("out", "be a file in a folder that exists", str(target))
+    sources: dict[str, AEOT | Comparison] = {}
+    training: dict[str, Dataset] = {}
+    for run in runs:
+        source, rows = _read(Path(run), data)
+        name = _unused(Path(run).absolute().name, sources)
+        sources[name] = source
+        if rows is not None:
+            training[name] = rows
+    write_page(sources, target, training=training, picture=picture, shown=shown)
+    return f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"
+
+
+# ---- compare
+
+
+def _planned(models: list[str]) -> dict[str, Any]:
+    """Return label -> class to be trained, or path."""
+    if not models:
+        raise _check.fail("models", "name at least one generator", "none")
+    plan: dict[str, Any] = {}
+    for text in models:
+        label, equals, thing = text.partition("=")
+        label, thing = (label, thing) if equals else (Path(text).name, text)
+        if label in plan:
+            raise _check.fail("models", "have different labels", f"{label!r} twice")
+        if Path(thing).exists():
+            plan[label] = thing
+        elif thing in _trainable():
+            plan[label] = getattr(aeot, thing)
+        else:
+            got = f"{thing!r}"
+            way_out = f"classes are {', '.join(_trainable())}"
+            raise _check.fail("models", "be classes, or paths that exist", got, way_out)
+    return plan
+
+
+def _trainable() -> list[str]:
+    names = [n for n in aeot.__all__ if n[0].isupper()]
+    return [
+        n for n in names if all(hasattr(getattr(aeot, n), m) for m in ("fit", "sample", "load"))
+    ]
+
+
+def _opened(folder: Path, options: dict[str, Any]) -> Path:
+    """Create the directory of a comparison, or go on in one that was started alike."""
+    record = folder / "compare.json"
+    if record.is_file():
+        before = json.loads(record.read_text())
+        if before != options:
+            changed = ", ".join(k for k in options if before.get(k) != options[k])
+            got = f"{folder}, made with another {changed}"
+            raise _check.fail("out", "be new or of the same comparison", got)
+        return folder
+    folder = check_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(options) + "\n")
+    return folder
+
+
+def _data(data: str, size: int | None, root: str | None, seed: int) -> tuple[Dataset, Dataset]:
+    every = open_data(data, size=size, root=root)
+    if len(every.shape) != 3:
+        raise _check.fail("data", "be images", f"rows of shape {every.shape}")
+    if data in NAMES:
+        return every, open_data(data, split="test", size=size, root=root)
+    if len(every) < 10:
+        raise _check.fail("data", "hold at least 10 images", str(len(every)))
+    order = aeot.data.indices(len(every), len(every), seed=seed, key="reference")
+    rows, cut = next(order), len(every) // 5
+    return every.subset(rows[cut:]), every.subset(rows[:cut])
+
+
+def _extractor(
+    features: str | None, training: Dataset, reference: Dataset, place: Path, seed: int
+) -> Classifier | None:
+    if features is not None:
+        return Classifier.load(features)
+    if training.labels is None:
+        return None
+    if (place / "manifest.json").is_file():
+        return Classifier.load(place)
+    _LOG.info("training a classifier of %s to measure with", training.name)
+    # Narrow enough that the reference holds several times more images than features.
+    width = max(8, min(128, len(reference) // 10))
+    net = Classifier(width=width, seed=seed).fit(training, reference)
+    net.save(place)
+    return net
+
+
+def _arguments(kind: type, latent_dim: int, seed: int) -> Any:  # noqa: ANN401 - an estimator
+    return kind(latent_dim=latent_dim, seed=seed)
+
+
+def _fitted(
+    model: Any,  # noqa: ANN401 - an estimator
+    training: Dataset,
+    seconds: float,
+    place: Path,
+) -> tuple[Any, dict[str, Any]]:
+    """Train within the budget and keep the model, or load it if that was done before."""
+    costs = place.with_suffix(".json")
+    if costs.is_file():
+        return type(model).load(place), json.loads(costs.read_text())
+    _LOG.info("training %s for %g s", place.name, seconds)
+    cost = budget.train(model, training, seconds=seconds)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    model.save(place)
+    costs.write_text(json.dumps(cost) + "\n")
+    return model, cost
+
+
+def _mean(costs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Average what the trainings of one model cost; keep whole numbers whole."""
+    first = costs[0]
+    numbers = {k: v for k, v in first.items() if isinstance(v, (int, float))}
+    means = {k: sum(c[k] for c in costs) / len(costs) for k in numbers}
+    return {**first, **{k: round(v) if isinstance(first[k], int) else v for k, v in means.items()}}
+
+
+# ---- report
+
+
+def _unused(name: str, taken: dict[str, Any]) -> str:
+    return name if name not in taken else _unused(f"{name}'", taken)
+
+
+def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | None]:
+    """Open a run, a saved model or a comparison, and the training data if they can be found."""
+    if (path / "data" / "manifest.json").is_file():
+        return Comparison.load(path), None
+    if not any((p / "manifest.json").is_file() for p in (path, path / "model")):
+        got = f"{path}, which " + ("holds neither" if path.is_dir() else "is no directory")
+        raise _check.fail("runs", "be runs, saved models or comparisons", got)
+    model = AEOT.load(path)
+    options = _options(path / "config.yaml")
+    name = data or options.get("data")
+    if name is None:
+        _LOG.warning("%s does not say what it was fitted to; pass --data for real images", path)
+        return model, None
+    try:
+        rows = open_data(name, size=options.get("size"), root=options.get("root"))
+    except ValueError as error:
+        _LOG.warning("without the training data of %s: %s", path, error)
+        return model, None
+    return model, rows
+
+
+def _options(path: Path) -> dict[str, Any]:
+    """Read ``name: value`` lines whose values are JSON, as runs write them."""
+    if not path.is_file():
+        return {}
+    pairs = (line.split(": ", 1) for line in path.read_text().splitlines() if ": " in line)
+    return {name: json.loads(value) for name, value in pairs}
