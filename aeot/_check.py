@@ -75,6 +75,20 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     return value
 
 
+def device(name: str, value: str | torch.device) -> torch.device:
+    """Return the device called `value`, if this machine has it.
+
+    Raises:
+        ValueError: If there is no such device, or this machine has none.
+    """
+    try:
+        return torch.empty(0, device=value).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises any of them
+        reason = str(error).split(". ")[0].split("\n")[0]
+        way_out = f"{reason}; 'cpu' always works"
+        raise fail(name, "be a device of this machine", repr(value), way_out) from error
+
+
 def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything array-like
     """Return an array-like as a floating tensor, keeping its dtype and device.
 

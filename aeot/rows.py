@@ -14,9 +14,13 @@ _BLOCK = 256  # rows per forward pass
 
 
 def resolve_device(device: str | None) -> torch.device:
-    """Return the named device; None: the first GPU, else the CPU."""
+    """Return the named device; None: the first GPU, else the CPU.
+
+    Raises:
+        ValueError: If this machine has no such device.
+    """
     if device is not None:
-        return torch.device(device)
+        return _check.device("device", device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -191,8 +192,8 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
     Returns:
         The summary.
     """
-    model = AEOT(latent_dim=16, seed=seed)
-    summary = fit(model, "digits", out=out, overwrite=True)
+    model = AEOT(latent_dim=16, batch_size=128, seed=seed)
+    summary = fit(model, "digits", out=out, steps=300, overwrite=True)
     if summary:
         path = Path(out) / "pictures" / "by_class.png"
         by_class(model, dataset("digits"), seed=seed, path=path)
@@ -258,8 +259,11 @@ def check_new(out: str | os.PathLike) -> Path:
         parent = parent.parent
     if not parent.is_dir():
         raise _check.fail("out", "be writable", str(path), f"{parent} is a file")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise _check.fail("out", "be writable", str(path), f"{parent} refuses new files")
+    try:  # trying is the only sure test: permissions say nothing to root or of a read-only disk
+        tempfile.TemporaryDirectory(prefix=".aeot-", dir=parent).cleanup()
+    except OSError as error:
+        reason = f"{parent} takes no new folder ({error.strerror})"
+        raise _check.fail("out", "be writable", str(path), reason) from error
     return path
 
 

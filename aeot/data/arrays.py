@@ -127,9 +127,8 @@ def tensors(
         >>> gray.shape, float(gray[0].max())
         ((1, 8, 8), -1.0)
     """
-    raw = torch.as_tensor(array) if isinstance(array, (torch.Tensor, np.ndarray)) else None
-    is_bytes = raw is not None and raw.dtype == torch.uint8
-    values = raw if is_bytes else _check.array("array", array)
+    is_bytes = getattr(array, "dtype", None) in (torch.uint8, np.uint8)
+    values = torch.as_tensor(array) if is_bytes else _check.array("array", array)
     if values.ndim not in (2, 3, 4) or 0 in values.shape:
         requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
         raise _check.fail("array", requirement, f"shape {tuple(values.shape)}")
