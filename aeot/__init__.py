@@ -39,6 +39,8 @@ _PUBLIC = {
     "WGAN": "gan.wasserstein",
     "WGANGP": "gan.wasserstein",
     "power_diagram": "transport.geometry",
+    "singular_curves": "transport.curves",
+    "singular_surfaces": "transport.curves",
     "BrenierMap": "transport.brenier",
     "SingularSet": "transport.singular",
     "find_singularities": "transport.singular",

@@ -33,7 +33,8 @@ LAYERS = [
         ["transport.tessellation"],
         ["transport.cells", "transport.geometry", "transport.lists"],
         ["transport.curves", "transport.oracles", "transport.extension"],
-        ["transport.regularity"],
+        ["transport.regularity", "transport.affine", "transport.triangulation"],
+        ["transport.generation"],
         ["transport.coarse", "transport.certificate"],
         ["transport.stages"],
         ["transport.descent"],
@@ -71,7 +72,11 @@ ONLY = {  # a package that one place alone may import
     "argparse": ("cli",),
     "jsonargparse": ("cli",),
 }
-LAZY = {"transport.cells": {"pykeops"}, "transport.segments": {"aeot.transport.kernels"}}
+LAZY = {
+    "data.named": {"torchvision"},
+    "transport.cells": {"pykeops"},
+    "transport.segments": {"aeot.transport.kernels"},
+}
 FREE = {"cli", "__init__"}
 
 

@@ -119,12 +119,19 @@ class PowerDiagram:
 
         Empty cells have none. For a disk these are the cells before its arcs are cut.
         """
-        self._plane_only("polygons")
+        self._only(2, "polygons")
         center = torch.from_numpy(self._engine.support.center)
-        y = self.sites - self.sites.mean(dim=0)
-        centred = conversions.shifted_source(self.heights, y, -center).numpy()
-        cells = self._engine.polygons(centred)
-        return [torch.from_numpy(cell) + center for cell in cells]
+        return [torch.from_numpy(c) + center for c in self._engine.polygons(self._centred())]
+
+    @cached_property
+    def facet_polygons(self) -> list[torch.Tensor]:
+        """Corners of each facet in order, a list of k tensors (m, 3); space only.
+
+        For a ball these are the facets before its surface cuts them.
+        """
+        self._only(3, "facet_polygons")
+        center = torch.from_numpy(self._engine.support.center)
+        return [torch.from_numpy(c) + center for c in self._engine.facet_polygons(self._centred())]
 
     def displaced(self, t: float) -> list[torch.Tensor]:
         """Cells under displacement interpolation: (1 - t) W_i + t y_i, corners as in `polygons`.
@@ -168,9 +175,15 @@ class PowerDiagram:
             values.append(np.where((outside > slack).any(axis=1), np.inf, on.max(axis=1)))
         return torch.from_numpy(np.concatenate(values))
 
-    def _plane_only(self, what: str) -> None:
-        if self.sites.shape[1] != 2:
-            raise _check.fail("the diagram", f"be planar for {what}", f"d = {self.sites.shape[1]}")
+    def _centred(self) -> np.ndarray:
+        y = self.sites - self.sites.mean(dim=0)
+        center = torch.from_numpy(self._engine.support.center)
+        return conversions.shifted_source(self.heights, y, -center).numpy()
+
+    def _only(self, dim: int, what: str) -> None:
+        if self.sites.shape[1] != dim:
+            got = f"d = {self.sites.shape[1]}"
+            raise _check.fail("the diagram", f"have d = {dim} for {what}", got)
 
 
 def lower_hull(sites: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

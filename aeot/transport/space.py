@@ -177,3 +177,60 @@ def space_cells(
             for q in range(p, 3):
                 moments[i, k] = m[k] / m[0] - (m[1 + p] / m[0]) * (m[1 + q] / m[0])
                 k += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def space_polygons(
+    sites: np.ndarray,
+    heights: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    half: np.ndarray,
+    wanted: np.ndarray,
+    room: int,
+    sizes: np.ndarray,
+    corners: np.ndarray,
+) -> int:
+    """Write the corners of the facets at the wanted slots, one facet after the other.
+
+    Args:
+        sites: (n, 3).
+        heights: (n,).
+        indptr: Row pointers of the candidates (n + 1,).
+        indices: Candidates, row after row.
+        half: The support's box (3,).
+        wanted: Mask of the slots (slots,).
+        room: At least the planes of any cell.
+        sizes: Number of corners of each slot's facet, written (slots,).
+        corners: (capacity, 3), written; the capacity may be too small.
+
+    Returns:
+        How many corners there are.
+    """
+    triples, points = np.empty((2 * room, 3), np.int32), np.empty((2 * room, 3))
+    at, values = np.empty((room, room), np.int32), np.empty(2 * room)
+    border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
+    slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
+    ring = np.empty(2 * room, np.int32)
+    total = 0
+    for i in range(sites.shape[0]):
+        count, planes = cut_cell(
+            i, sites, heights, indptr, indices, half,
+            triples, points, at, values, border, following, slots,
+        )  # fmt: skip
+        seen[:planes] = False
+        for slot in range(indptr[i], indptr[i + 1]):
+            if not wanted[slot]:
+                continue
+            for t in range(count):
+                for e in range(3):
+                    plane = triples[t, e]
+                    if slots[plane] != slot or seen[plane]:
+                        continue
+                    seen[plane] = True
+                    sizes[slot] = loop(plane, t, triples, at, ring)
+                    for k in range(sizes[slot]):
+                        if total + k < corners.shape[0]:
+                            corners[total + k] = points[ring[k]]
+                    total += sizes[slot]
+    return total

@@ -23,7 +23,7 @@ from aeot.transport import neighbours
 from aeot.transport.pixels import tabulate
 from aeot.transport.plane import plane_cells, plane_polygons
 from aeot.transport.polygons import DISK, GRID, UNIFORM
-from aeot.transport.space import space_cells
+from aeot.transport.space import space_cells, space_polygons
 
 _ALL_PAIRS = 40  # below this many sites everyone is tried against everyone
 _LARGEST_COMPLETE = 20_000  # the last resort costs n**2 cuts
@@ -318,8 +318,26 @@ class Tessellation:
     def polygons(self, heights: np.ndarray) -> list[np.ndarray]:
         """Corners of every cell (m_i, 2), counter-clockwise; for a disk, before its arcs."""
         heights = np.ascontiguousarray(heights, dtype=np.float64)
+        self.last = None  # neighbours that meet outside a disk count too, or its cells do not fit
         n, graph = len(heights), self(heights).graph
         offsets = np.zeros(n + 1, dtype=np.int64)
         points = np.empty((len(graph[1]) + 4 * n + len(self.support.polygon) * n + 8, 2))
         plane_polygons(self.sites, heights, *graph, self.support.polygon, offsets, points)
         return np.split(points[: offsets[-1]], offsets[1:-1])
+
+    def facet_polygons(self, heights: np.ndarray) -> list[np.ndarray]:
+        """Corners of every facet in space (m, 3), in order; for a ball, before it is cut."""
+        heights = np.ascontiguousarray(heights, dtype=np.float64)
+        self.last = None  # neighbours that meet outside a ball count too, or its cells do not fit
+        cells = self(heights)
+        wanted = np.zeros(len(cells.graph[1]), dtype=bool)
+        wanted[cells.slots] = True
+        sizes = np.zeros(len(wanted), dtype=np.int64)
+        corners = np.empty((16 * len(cells.slots) + 16, 3))
+        room = 8 + max(64, int(np.diff(cells.graph[0]).max(initial=0)))
+        arguments = (self.sites, heights, *cells.graph, self.support.half, wanted, room, sizes)
+        total = space_polygons(*arguments, corners)
+        if total > len(corners):
+            corners = np.empty((total, 3))
+            space_polygons(*arguments, corners)
+        return np.split(corners[:total], np.cumsum(sizes[cells.slots])[:-1])
