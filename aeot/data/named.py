@@ -6,11 +6,11 @@ import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torchvision import datasets as published
 
 from aeot import _check
 from aeot.data.arrays import Dataset, resize
@@ -149,7 +149,7 @@ def _idx_set(
                 return images[:, None], labels.to(torch.int64)
         if attempt or not download:
             break
-        getattr(published, folder)(roots[0], download=True)
+        getattr(_published(), folder)(roots[0], download=True)
     raise _missing(name, places)
 
 
@@ -172,6 +172,13 @@ def _read_idx(path: Path) -> torch.Tensor:
     return torch.from_numpy(values.reshape(sizes).copy())
 
 
+def _published() -> ModuleType:
+    # Imported late: torchvision brings half of torch's compiler along, and digits need none of it.
+    from torchvision import datasets
+
+    return datasets
+
+
 def _open_published(
     name: str, roots: list[Path], download: bool, build: Callable[[Path, bool], object]
 ) -> object:
@@ -191,7 +198,7 @@ def _cifar(roots: list[Path], split: str, download: bool) -> tuple[torch.Tensor,
         "cifar10",
         roots,
         download,
-        lambda root, fetch: published.CIFAR10(root, train=split == "train", download=fetch),
+        lambda root, fetch: _published().CIFAR10(root, train=split == "train", download=fetch),
     )
     images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(found.targets, dtype=torch.int64)
@@ -202,7 +209,7 @@ def _celeba(roots: list[Path], split: str, size: int, download: bool) -> torch.T
         "celeba",
         roots,
         download,
-        lambda root, fetch: published.CelebA(root, split=split, download=fetch),
+        lambda root, fetch: _published().CelebA(root, split=split, download=fetch),
     )
     images = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
     for i in range(len(found)):
