@@ -48,7 +48,7 @@ LAYERS = [
     [["training", "distributed"]],
     [
         ["gan.estimator", "gan.translator"],
-        ["gan.generate"],
+        ["gan.generate", "gan.likelihood"],
         ["rows"],
         ["autoencoder"],
         ["gan.*", "model", "translation", "features", "diagnostics.*"],

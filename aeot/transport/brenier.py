@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,22 +12,12 @@ from torch import nn
 from aeot import _check
 from aeot._rng import generator as _generator
 from aeot.measures import Measure
-from aeot.transport import cells, extension
+from aeot.transport import affine, cells, extension, generation, triangulation
 from aeot.transport import heights as _heights
+from aeot.transport.generation import METHODS, Cut, Draw
+from aeot.transport.geometry import power_diagram
 
-METHODS = ("affine", "linear", "pair", "inverse-distance")
 _BLOCK = 8192  # points per block of an estimate; part of the stream's definition
-_DRAW = 1 << 16  # the most points drawn at once
-
-
-class Cut(Protocol):
-    """What the extended map asks of a singular set; `SingularSet` answers it."""
-
-    components: torch.Tensor
-
-    def crosses(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Whether the map separates the cells of each pair."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,45 +41,6 @@ class Costs:
     w2: float
     w2_error: float
     n_points: int
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Generated codes and how they came about.
-
-    Attributes:
-        codes: (n, d).
-        points: The points of the source they are the images of, (n, d).
-        owners: The cells of those points, (n,).
-        n_drawn: Points drawn in all.
-        n_rejected: Points next to the singular set that were redrawn.
-        n_surplus: Points redrawn so that every mode gets its share.
-        accepted: Share of the points of each mode that was not rejected, (modes,).
-        n_alone: Codes returned bare because their site is alone in its component.
-    """
-
-    codes: torch.Tensor
-    points: torch.Tensor = field(repr=False)
-    owners: torch.Tensor = field(repr=False)
-    n_drawn: int
-    n_rejected: int
-    n_surplus: int
-    accepted: torch.Tensor = field(repr=False)
-    n_alone: int
-
-    @property
-    def acceptance(self) -> float:
-        """Share of all drawn points that was not rejected."""
-        return 1 - self.n_rejected / max(self.n_drawn, 1)
-
-
-@dataclass(frozen=True)
-class _Neighbours:
-    singular: Cut | None
-    count: int
-    lists: torch.Tensor
-    lengths: torch.Tensor
-    scale: float
 
 
 class BrenierMap(nn.Module):
@@ -152,7 +103,8 @@ class BrenierMap(nn.Module):
         self.register_buffer("masses", _check.masses(masses, n).to(sites.device))
         self.register_buffer("centroids", centroids)
         self.register_buffer("spread", spread)
-        self._neighbours: _Neighbours | None = None
+        self._scales: list[tuple[Cut | None, int, float]] = []  # found by match_scale
+        self._covariances: torch.Tensor | None = None
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> BrenierMap:  # noqa: ANN401
         exact = {name: getattr(self, name) for name in ("heights", "masses", "spread")}
@@ -160,7 +112,7 @@ class BrenierMap(nn.Module):
         for name, before in exact.items():  # follow the device, keep float64
             if before is not None:
                 setattr(self, name, before.to(getattr(self, name).device))
-        self._neighbours = None
+        self._scales, self._covariances = [], None
         return self
 
     @property
@@ -234,21 +186,43 @@ class BrenierMap(nn.Module):
         count = torch.zeros(n, dtype=torch.int64, device=self.sites.device)
         total = torch.zeros(n, self.dim, dtype=torch.float64, device=self.sites.device)
         square = torch.zeros((), dtype=torch.float64, device=self.sites.device)
-        for x, owner in self._stream(n_points, seed, "moments"):
+        for x, owner in self._stream(_check.integer("n_points", n_points), seed, "moments"):
             count += torch.bincount(owner, minlength=n)
             total.index_add_(0, owner, x)
             square += x.square().sum()
         hit = count > 0
-        mean = total / count.clamp(min=1)[:, None]
-        if not bool(hit.all()):
-            design = torch.nn.functional.pad(self.sites.to(torch.float64), (0, 1), value=1.0)
-            fit = torch.linalg.lstsq(design[hit], mean[hit], driver="gelsd").solution
-            mean[~hit] = design[~hit] @ fit
+        mean = self._filled(total / count.clamp(min=1)[:, None], hit)
         inside = square - (count[:, None] * mean.square()).sum()
         # Each mean is fitted to its own points, which hides one part in count of the spread.
         self.spread = inside / (self.dim * (n_points - hit.sum()).clamp(min=1))
         if self.centroids is None:
             self.centroids = mean.to(self.sites)
+
+    def _filled(self, mean: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
+        if bool(hit.all()):
+            return mean
+        design = torch.nn.functional.pad(self.sites.to(torch.float64), (0, 1), value=1.0)
+        fit = torch.linalg.lstsq(design[hit].cpu(), mean[hit].cpu(), driver="gelsd").solution
+        return torch.where(hit[:, None], mean, design @ fit.to(mean.device))
+
+    def _moments(self) -> torch.Tensor:
+        # sigma^2, or the covariance of every cell where geometry gives it exactly; as a side
+        # effect the centroids are there.
+        if self.dim <= 3 and self._covariances is None:
+            try:
+                diagram = power_diagram(self.source, self.sites, self.heights)
+            except ValueError:  # no exact geometry for this source
+                self._covariances = self.sites.new_empty(0)
+            else:
+                hit = (diagram.masses > 0).to(self.sites.device)
+                self._covariances = diagram.second_moments.to(self.sites.device)
+                mean = diagram.centroids.to(self.sites.device, torch.float64)
+                self.centroids = self._filled(mean, hit).to(self.sites)
+        if self._covariances is not None and self._covariances.numel():
+            return self._covariances
+        if self.centroids is None or self.spread is None:
+            self.estimate_moments()
+        return self.spread
 
     def extend(
         self,
@@ -293,19 +267,29 @@ class BrenierMap(nn.Module):
         _check.choice("method", method, METHODS)
         _check.integer("neighbours", neighbours)
         points = _check.points("points", points, dim=self.dim, min_rows=0)
-        known = self._lists(singular, neighbours)
+        owner = self.cell(points)
         if method == "affine":
-            owner = self.cell(points)
-            factor = self.match_scale(singular, neighbours=neighbours) if scale is None else scale
-            return self.sites[owner] + factor * self._affine(points, owner, known)
+            if scale is None:
+                scale = self.match_scale(singular, neighbours=neighbours)
+            return self.sites[owner] + scale * self._affine(points, owner, singular, neighbours)
+        self._moments()
+        owners, slot = owner.unique(return_inverse=True)
+        lists = self._members(owners, singular, neighbours)
         out = torch.empty(points.shape, dtype=self.sites.dtype, device=self.sites.device)
-        for start in range(0, points.shape[0], 1024):
-            block = points[start : start + 1024]
+        for rows in torch.arange(len(points), device=out.device).split(1024):
+            x, own, near = points[rows], owner[rows], lists[slot[rows]]
             if method == "pair":
-                new = self._pair(block, singular, known, weight, generator)
+                out[rows] = self._pair(x, near[:, 0], singular, weight, generator)
+            elif method == "inverse-distance":
+                out[rows] = self._inverse_distance(x, own, near[:, 0], singular)
             else:
-                new = self._mixed(block, singular, known, method)
-            out[start : start + 1024] = new
+                out[rows] = self._barycentric(x, own, near)
+        if method == "linear" and self.dim <= 3:
+            labels, cut = self._cut(singular)
+            values, valid = triangulation.interpolate(
+                points, owner, self.centroids, self.sites, labels, cut
+            )
+            out = torch.where(valid[:, None], values.to(out), out)
         return out
 
     def match_scale(
@@ -324,10 +308,13 @@ class BrenierMap(nn.Module):
             singular: Where the map is cut.
             neighbours: As in `extend`.
             held_out: Codes (m, d) of data that are not among the sites.
+
+        Returns:
+            s, in [0, 8].
         """
-        known = self._lists(singular, neighbours)
-        if held_out is None and known.scale >= 0:
-            return known.scale
+        for known, count, scale in self._scales:
+            if held_out is None and known is singular and count == neighbours:
+                return scale
         x = self.source.sample(2048, generator=_generator(0, "scale")).to(self.sites.device)
         owner = self.cell(x)
         if held_out is not None:
@@ -337,43 +324,42 @@ class BrenierMap(nn.Module):
             target = 0.0
         else:
             target = float(extension.nearest(self.sites[owner], self.sites, 2)[0][:, 1].median())
-        move = self._affine(x, owner, known)
-        scale = extension.match_scale(move, owner, self.sites, target)
+        move = self._affine(x, owner, singular, neighbours)
+        scale = affine.match_scale(move, owner, self.sites, target)
         if held_out is None:
-            self._neighbours = _Neighbours(singular, neighbours, known.lists, known.lengths, scale)
+            self._scales.append((singular, neighbours, scale))
         return scale
 
-    def _lists(self, singular: Cut | None, neighbours: int) -> _Neighbours:
-        known = self._neighbours
-        if known is None or known.singular is not singular or known.count != neighbours:
-            if self.centroids is None or self.spread is None:
-                self.estimate_moments()
-            labels = torch.zeros_like(self.heights, dtype=torch.int64)
-            labels = labels if singular is None else singular.components
-            cut = None if singular is None else singular.crosses
-            lists, lengths = extension.members(self.sites, labels, neighbours, cut)
-            known = _Neighbours(singular, neighbours, lists, lengths, -1.0)
-            self._neighbours = known
-        return known
+    def _cut(self, singular: Cut | None) -> tuple[torch.Tensor, Callable | None]:
+        if singular is None:
+            return torch.zeros_like(self.heights, dtype=torch.int64), None
+        return singular.components, singular.crosses
+
+    def _members(self, owners: torch.Tensor, singular: Cut | None, neighbours: int) -> torch.Tensor:
+        labels, cut = self._cut(singular)
+        return extension.members(owners, self.sites, labels, neighbours, cut)
 
     def _affine(
-        self, points: torch.Tensor, owner: torch.Tensor, known: _Neighbours
+        self, points: torch.Tensor, owner: torch.Tensor, singular: Cut | None, neighbours: int
     ) -> torch.Tensor:
+        spread = self._moments()
+        owners, slot = owner.unique(return_inverse=True)
+        lists = self._members(owners, singular, neighbours)
         moved = points.to(self.sites.dtype) - self.centroids[owner]
-        return extension.local_affine(moved, owner, self.sites, known.lists, self.spread)
+        return affine.local_affine(moved, owners, slot, self.sites, lists, spread)
 
     def _pair(
         self,
         points: torch.Tensor,
+        spare: torch.Tensor,
         singular: Cut | None,
-        known: _Neighbours,
         weight: float | None,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
         _, order = self.top(points, min(20, self.sites.shape[0]))
         owner = order[:, 0]
         # The owner's nearest neighbour (or itself, when alone) stands behind the runners-up.
-        others = torch.cat([order[:, 1:], known.lists[owner, :1]], 1)
+        others = torch.cat([order[:, 1:], spare[:, None]], 1)
         allowed = torch.ones_like(others, dtype=torch.bool)
         if singular is not None:
             allowed = ~singular.crosses(owner[:, None].expand_as(others), others)
@@ -386,27 +372,29 @@ class BrenierMap(nn.Module):
             w = torch.full((len(points), 1), weight).to(self.sites)
         return w * self.sites[owner] + (1 - w) * self.sites[partner]
 
-    def _mixed(
-        self, points: torch.Tensor, singular: Cut | None, known: _Neighbours, method: str
+    def _inverse_distance(
+        self, points: torch.Tensor, owner: torch.Tensor, spare: torch.Tensor, singular: Cut | None
     ) -> torch.Tensor:
         x = points.to(self.sites.dtype)
-        owner = self.cell(points)
-        if method == "inverse-distance":
-            count = min(self.dim + 1, 20, self.sites.shape[0])
-            _, near = extension.nearest(x, self.centroids, count)
-            near = torch.cat([owner[:, None], near, known.lists[owner, :1]], 1)
-            keep = torch.ones_like(near, dtype=torch.bool)
-            keep[:, 1:-1] = near[:, 1:-1] != owner[:, None]
-            if singular is not None:
-                keep &= extension.compatible(owner, near, singular.crosses)
-            # The spare neighbour only helps those who would be left alone.
-            keep[:, -1] = (keep[:, :-1].sum(1) == 1) & (near[:, -1] != owner)
-            weights = extension.inverse_distance(x, near, keep, self.centroids)
-        else:
-            near = torch.cat([owner[:, None], known.lists[owner]], 1)
-            keep = near != owner[:, None]
-            keep[:, 0] = True
-            weights = extension.barycentric(x, near, keep, self.centroids)
+        count = min(self.dim + 1, 20, self.sites.shape[0])
+        _, near = extension.nearest(x, self.centroids, count)
+        near = torch.cat([owner[:, None], near, spare[:, None]], 1)
+        keep = torch.ones_like(near, dtype=torch.bool)
+        if singular is not None:
+            keep = extension.compatible(owner, near, singular.crosses)
+        keep[:, 1:] &= near[:, 1:] != owner[:, None]
+        # The spare neighbour only helps those who would be left alone.
+        keep[:, -1] &= keep[:, :-1].sum(1) == 1
+        weights = extension.inverse_distance(x, near, keep, self.centroids)
+        return (weights[:, :, None] * self.sites[near]).sum(1)
+
+    def _barycentric(
+        self, points: torch.Tensor, owner: torch.Tensor, lists: torch.Tensor
+    ) -> torch.Tensor:
+        near = torch.cat([owner[:, None], lists], 1)
+        keep = near != owner[:, None]
+        keep[:, 0] = True
+        weights = extension.barycentric(points.to(self.sites.dtype), near, keep, self.centroids)
         return (weights[:, :, None] * self.sites[near]).sum(1)
 
     # Generation
@@ -459,86 +447,14 @@ class BrenierMap(nn.Module):
             >>> brenier.draw(8, generator=aeot.generator(1)).codes.shape
             torch.Size([8, 2])
         """
-        _check.integer("n", n, minimum=0)
-        _check.choice("boundary", boundary, ("reject", "reassign"))
-        _check.choice("method", method, METHODS)
-        labels = torch.zeros_like(self.heights, dtype=torch.int64)
-        labels = labels if singular is None else singular.components
-        modes = int(labels.max()) + 1
-        device = torch.device("cpu") if generator is None else generator.device
-        share = torch.zeros(modes, dtype=torch.float64, device=labels.device)
-        share = share.index_add_(0, labels, self.masses).to(device)
-        balance = balance and modes > 1
-        quota = torch.full((modes,), n)
-        if balance:
-            quota = _counts(share, n, generator)
-        seen = torch.zeros(modes, dtype=torch.int64)
-        refused = torch.zeros(modes, dtype=torch.int64)
-        taken = torch.zeros(modes, dtype=torch.int64)
-        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        size = 0
-        while size < n:
-            # Enough for the mode that lacks most at its rate so far.
-            rate = (seen - refused + 1) / (seen.sum() + modes)
-            need = float(((quota - taken) / rate).max())
-            x = self.source.sample(int(min(max(1024, 1.1 * need), _DRAW)), generator=generator).to(
-                self.sites.device
-            )
-            _, best = self.top(x, min(2, len(self.sites)))
-            owner = best[:, 0]
-            label = labels[owner]
-            good = torch.ones_like(owner, dtype=torch.bool)
-            if singular is not None and boundary == "reject":
-                # A mode that is nearly all border is served from its own side rather than never.
-                hopeless = (seen >= 256) & (seen - refused < 0.02 * seen)
-                good = ~singular.crosses(owner, best[:, -1]) | hopeless.to(label.device)[label]
-            seen += torch.bincount(label.cpu(), minlength=modes)
-            refused += torch.bincount(label[~good].cpu(), minlength=modes)
-            rank = _rank_within(label[good], modes) + taken.to(label.device)[label[good]]
-            room = rank < quota.to(label.device)[label[good]]
-            room &= torch.cumsum(room, 0) <= n - size
-            chosen = good.nonzero()[:, 0][room]
-            taken += torch.bincount(label[chosen].cpu(), minlength=modes)
-            kept.append((x[chosen], owner[chosen]))
-            size += chosen.numel()
-            # Modes with cells (nearly) empty are not waited for: the others share what they lack.
-            expected = share.cpu() * seen.sum()
-            void = (expected > 30) & (seen < expected / 20) & (quota > taken) & balance
-            if bool(void.any()):
-                share[void.to(device)] = 0
-                lacking = int((quota - taken)[void].sum())
-                quota[void] = taken[void]
-                quota += _counts(share, lacking, generator)
-        points = torch.cat([x for x, _ in kept]) if kept else self.sites[:0]
-        owners = torch.cat([o for _, o in kept]) if kept else labels[:0]
-        if modes > 1:  # the order of arrival favours the common modes; a shuffle forgets it
-            order = torch.randperm(n, generator=generator, device=device).to(points.device)
-            points, owners = points[order], owners[order]
-        codes = self.extend(points, singular, method, generator=generator)
-        lengths = self._lists(singular, 20).lengths
-        drawn, lost = int(seen.sum()), int(refused.sum())
-        accepted = 1 - refused / seen.clamp(min=1)
-        alone = int((lengths[owners] == 0).sum())
-        return Draw(codes, points, owners, drawn, lost, drawn - lost - n, accepted, alone)
+        return generation.draw(self, n, singular, method, boundary, balance, generator)
 
-    def _stream(self, n_points: int, seed: int, key: str):  # noqa: ANN202 - (x float64, cell)
+    def _stream(
+        self, n_points: int, seed: int, key: str
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        # Points of the source in float64, and their cells.
         for block, start in enumerate(range(0, n_points, _BLOCK)):
             x = self.source.sample(
                 min(_BLOCK, n_points - start), generator=_generator(seed, key, block)
             ).to(self.sites.device)
             yield x.to(torch.float64), self.cell(x)
-
-
-def _counts(share: torch.Tensor, n: int, generator: torch.Generator | None) -> torch.Tensor:
-    pick = torch.multinomial(share, n, replacement=True, generator=generator) if n else share[:0]
-    return torch.bincount(pick.cpu().to(torch.int64), minlength=share.numel())
-
-
-def _rank_within(labels: torch.Tensor, count: int) -> torch.Tensor:
-    # 0, 1, 2, ... among the entries of the same label, in order.
-    order = labels.argsort(stable=True)
-    sizes = torch.bincount(labels, minlength=count)
-    starts = sizes.cumsum(0) - sizes
-    rank = torch.empty_like(labels)
-    rank[order] = torch.arange(labels.numel(), device=labels.device) - starts[labels[order]]
-    return rank

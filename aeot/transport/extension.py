@@ -6,8 +6,6 @@ to that code and fills the space between codes, never mixing two codes that the 
 References:
     D. An, Y. Guo, N. Lei, Z. Luo, S.-T. Yau, X. Gu, "AE-OT: a new generative model based on
     extended semi-discrete optimal transport", ICLR 2020 (inverse distance, pair interpolation).
-    R. Bhatia, T. Jain, Y. Lim, "On the Bures-Wasserstein distance between positive definite
-    matrices", Expositiones Mathematicae 37 (2019), eq. 34 (the local affine map).
 """
 
 from __future__ import annotations
@@ -68,138 +66,41 @@ def compatible(owners: torch.Tensor, candidates: torch.Tensor, cut: Cut) -> torc
 
 
 def members(
-    codes: torch.Tensor, labels: torch.Tensor, k: int, cut: Cut | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return, for every code, up to k nearest codes it may be mixed with, nearest first.
+    owners: torch.Tensor,
+    codes: torch.Tensor,
+    labels: torch.Tensor,
+    k: int,
+    cut: Cut | None,
+) -> torch.Tensor:
+    """Return, for some cells, up to k nearest codes they may be mixed with, nearest first.
 
     Args:
+        owners: The cells asked for, (m,).
         codes: (n, d).
         labels: (n,) components; no list leaves its component.
         k: Length of the lists.
         cut: Says which pairs of a component the map separates; None: none.
 
     Returns:
-        lists (n, k) int64, padded with the code itself, and their lengths (n,).
+        (m, k) int64, padded with the owner itself.
     """
-    n = codes.shape[0]
-    own = torch.arange(n, device=codes.device)
-    lists = own[:, None].repeat(1, k)
-    for label in labels.unique():
-        inside = own[labels == label]
+    lists = owners[:, None].repeat(1, k)
+    sizes = torch.bincount(labels)
+    mine = labels[owners]
+    for label in mine[sizes[mine] > 1].unique():
+        rows = (mine == label).nonzero()[:, 0]
+        inside = (labels == label).nonzero()[:, 0]
         wanted = min(inside.numel(), k + 1 if cut is None else 2 * k + 1)
-        if wanted == 1:
-            continue
-        found = inside[nearest(codes[inside], codes[inside], wanted)[1]]
-        keep = found != inside[:, None]
+        found = inside[nearest(codes[owners[rows]], codes[inside], wanted)[1]]
+        own = owners[rows, None]
+        keep = found != own
         if cut is not None:
-            keep &= compatible(inside, found, cut)
+            keep &= compatible(owners[rows], found, cut)
         # A stable sort moves the kept ones to the front and leaves them nearest first.
         order = keep.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :k]
         kept = keep.gather(1, order)
-        lists[inside, : order.shape[1]] = torch.where(kept, found.gather(1, order), inside[:, None])
-    return lists, (lists != own[:, None]).sum(1)
-
-
-def local_affine(
-    displacements: torch.Tensor,
-    owners: torch.Tensor,
-    codes: torch.Tensor,
-    lists: torch.Tensor,
-    spread: torch.Tensor,
-) -> torch.Tensor:
-    """Return A_i (x - c_i): the displacement from the code that the local affine map adds.
-
-    A_i is the symmetric positive map that carries the spread of the source inside cell i onto the
-    covariance of the codes around y_i (the owner and its list). With one isotropic variance
-    sigma^2 for all cells it is C^(1/2) / sigma, of the rank of the list; with a covariance S_i for
-    each cell it is the optimal map between the two Gaussians,
-    S^(-1/2) (S^(1/2) C S^(1/2))^(1/2) S^(-1/2).
-
-    Args:
-        displacements: x - c_i, (m, d).
-        owners: i, (m,).
-        codes: y, (n, d).
-        lists: Neighbours (n, k), padded with the owner.
-        spread: sigma^2, one number, or S (n, d, d).
-
-    Returns:
-        (m, d) in the dtype of the codes; zero where the list is empty.
-    """
-    unique, slot = owners.unique(return_inverse=True)
-    order = slot.argsort(stable=True)
-    ends = torch.bincount(slot).cumsum(0).tolist()
-    out = torch.empty(displacements.shape, dtype=codes.dtype, device=codes.device)
-    first = 0
-    for start in range(0, unique.numel(), 256):
-        block = unique[start : start + 256]
-        last = ends[min(start + 256, unique.numel()) - 1]
-        rows = order[first:last]
-        first = last
-        factor = _factors(block, codes, lists)  # (b, k + 1, d): C = factor' factor
-        root = _root(factor) if spread.ndim == 0 else _bures(factor, spread[block])
-        for part in rows.split(1024):
-            x = displacements[part].to(codes.dtype)
-            if spread.ndim == 0:
-                x = x / float(spread) ** 0.5
-            here = root[slot[part] - start]
-            out[part] = (here.mT @ (here @ x[:, :, None]))[:, :, 0]
-    return out
-
-
-def _factors(block: torch.Tensor, codes: torch.Tensor, lists: torch.Tensor) -> torch.Tensor:
-    group = torch.cat([block[:, None], lists[block]], 1)
-    there = torch.cat([torch.ones_like(block)[:, None], lists[block] != block[:, None]], 1)
-    weight = there[:, :, None].to(codes.dtype)
-    rows = codes[group] * weight
-    mean = rows.sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-    return (rows - mean * weight) / (weight.sum(1, keepdim=True) - 1).clamp(min=1).sqrt()
-
-
-def _root(factor: torch.Tensor) -> torch.Tensor:
-    # R with R'R = (F'F)^(1/2), by the small Gram matrix: F = U D V', R = D^(-1/2) U' F = D^(1/2) V'
-    values, vectors = torch.linalg.eigh(factor @ factor.mT)
-    floor = values[:, -1:] * 100 * torch.finfo(factor.dtype).eps
-    power = torch.where(values > floor, values.clamp(min=1e-37) ** -0.25, 0.0)
-    return power[:, :, None] * (vectors.mT @ factor)
-
-
-def _power(matrix: torch.Tensor, exponent: float) -> torch.Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    floor = values[:, -1:].clamp(min=0) * 1e-12
-    powers = torch.where(values > floor, values.clamp(min=1e-300) ** exponent, 0.0)
-    return (vectors * powers[:, None]) @ vectors.mT
-
-
-def _bures(factor: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
-    cov = (factor.mT @ factor).to(torch.float64)
-    half, inverse = _power(spread.to(torch.float64), 0.5), _power(spread.to(torch.float64), -0.5)
-    middle = _power(half @ cov @ half, 0.25)  # A = (M^(1/4) S^(-1/2))' (M^(1/4) S^(-1/2))
-    return (middle @ inverse).to(factor.dtype)
-
-
-def match_scale(
-    displacements: torch.Tensor, owners: torch.Tensor, codes: torch.Tensor, target: float
-) -> float:
-    """Return s such that y_i + s A_i (x - c_i) lies as far from the codes as a new code would.
-
-    Args:
-        displacements: A_i (x - c_i) of points of the source, (m, d).
-        owners: i, (m,).
-        codes: y, (n, d).
-        target: Median distance from a new code to the nearest given one.
-
-    Returns:
-        s in [0, 8]; 0 if the target is zero, 1 if no displacement is there to scale.
-    """
-    if not bool(displacements.any()):
-        return 1.0
-    low, high = 0.0, 8.0
-    for _ in range(12):
-        middle = (low + high) / 2
-        new = codes[owners] + middle * displacements
-        reached = float(nearest(new, codes, 1)[0].median())
-        low, high = (middle, high) if reached < target else (low, middle)
-    return (low + high) / 2
+        lists[rows, : order.shape[1]] = torch.where(kept, found.gather(1, order), own)
+    return lists
 
 
 def inverse_distance(

@@ -1,0 +1,82 @@
+"""The piecewise-linear extension in up to three dimensions: on triangulated centroids."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.spatial import Delaunay
+
+_FAR = 3.0  # half side of the frame around a component, in units of the extent of all centroids
+
+
+def interpolate(
+    points: torch.Tensor,
+    owners: torch.Tensor,
+    centroids: torch.Tensor,
+    codes: torch.Tensor,
+    labels: torch.Tensor,
+    cut: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Interpolate linearly on the Delaunay triangulation of each component's centroids.
+
+    The corners of a frame far outside are added to the centroids, with the values of the affine
+    map that fits the component best, so that the map goes on continuously to the border of the
+    component and beyond the outermost centroids. No simplex joins two components.
+
+    Args:
+        points: (m, d), d <= 3.
+        owners: Cells of the points, (m,).
+        centroids: (n, d).
+        codes: (n, d).
+        labels: Components of the cells, (n,).
+        cut: Says which pairs of a component the map separates; None: none.
+
+    Returns:
+        Values (m, d) float64, and which of them hold: false inside a simplex with a separated
+        edge.
+    """
+    x, c, y = (t.detach().cpu().to(torch.float64).numpy() for t in (points, centroids, codes))
+    groups, labels_np = labels[owners].cpu().numpy(), labels.cpu().numpy()
+    # From the centroids alone, so that a point's value does not depend on the other points.
+    middle = (c.min(0) + c.max(0)) / 2
+    half = _FAR * (float((c.max(0) - c.min(0)).max()) or 1.0)
+    frame = middle + half * np.array(list(itertools.product((-1.0, 1.0), repeat=x.shape[1])))
+    values, valid = np.zeros_like(x), np.ones(len(x), bool)
+    for label in np.unique(groups):
+        rows, inside = np.flatnonzero(groups == label), np.flatnonzero(labels_np == label)
+        # Two centroids in one place (of empty cells) would make a flat simplex: keep one.
+        inside = inside[np.unique(c[inside].round(12), axis=0, return_index=True)[1]]
+        mean_c, mean_y = c[inside].mean(0), y[inside].mean(0)
+        slope, *_ = np.linalg.lstsq(c[inside] - mean_c, y[inside] - mean_y, rcond=1e-9)
+        corners = np.concatenate([c[inside], frame])
+        heights = np.concatenate([y[inside], mean_y + (frame - mean_c) @ slope])
+        mesh = Delaunay(corners)
+        simplex = mesh.find_simplex(x[rows])
+        affine = mesh.transform[simplex]
+        part = np.einsum("mij,mj->mi", affine[:, :-1], x[rows] - affine[:, -1])
+        weights = np.concatenate([part, 1 - part.sum(1, keepdims=True)], 1)
+        corner = mesh.simplices[simplex]
+        values[rows] = (weights[:, :, None] * heights[corner]).sum(1)
+        valid[rows] = (simplex >= 0) & np.isfinite(values[rows]).all(1)
+        if cut is not None:
+            valid[rows] &= ~_broken(mesh.simplices, inside, cut, labels)[simplex]
+    device = points.device
+    return torch.from_numpy(values).to(device), torch.from_numpy(valid).to(device)
+
+
+def _broken(
+    simplices: np.ndarray,
+    inside: np.ndarray,
+    cut: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    labels: torch.Tensor,
+) -> np.ndarray:
+    out = np.zeros(len(simplices), bool)
+    for a, b in itertools.combinations(range(simplices.shape[1]), 2):
+        i, j = simplices[:, a], simplices[:, b]
+        real = np.flatnonzero((i < len(inside)) & (j < len(inside)))
+        first, second = (torch.from_numpy(inside[t[real]]).to(labels.device) for t in (i, j))
+        out[real] |= cut(first, second).cpu().numpy()
+    return out
