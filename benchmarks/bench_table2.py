@@ -262,7 +262,7 @@ def main():
                 if record is not None:
                     short = {k: v for k, v in record.items() if k != "history"}
                     print(json.dumps(short | (record.get("history") or [{}])[-1]), flush=True)
-    report(args.folder, args.output, environment())
+    report(args.folder, args.output, environment(), PUBLISHED, ROWS)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ LAYERS = [
         ["transport.cells", "transport.geometry", "transport.lists"],
         ["transport.curves", "transport.oracles", "transport.extension"],
         ["transport.regularity", "transport.affine", "transport.triangulation"],
-        ["transport.generation"],
+        ["transport.generation", "transport.estimates"],
         ["transport.coarse", "transport.certificate"],
         ["transport.stages"],
         ["transport.descent"],
@@ -56,7 +56,7 @@ LAYERS = [
     [
         ["plotting._style", "plotting.images", "budget", "comparison"],
         ["plotting.*", "protocol"],
-        ["runs"],
+        ["runs", "translator_runs"],
         ["report.charts", "report.pictures", "report.page"],
         ["report.explorer"],
         ["report.models", "report.comparisons"],

@@ -15,7 +15,7 @@ _EPS = 1e-12  # under the root: a zero gradient then has a zero derivative inste
 Critic = Callable[..., torch.Tensor]
 
 
-# Losses on raw scores: a discriminator has no last sigmoid, so D = sigmoid(score).
+# On raw scores: a discriminator has no last sigmoid, D = sigmoid(score).
 def logistic_critic_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
     """Return -mean log D(real) - mean log(1 - D(fake)), the discriminator's loss of a GAN.
 
@@ -238,8 +238,7 @@ def grouped_penalty(
 ) -> tuple[torch.Tensor, dict[int, float]]:
     """Return a slope penalty in which every group counts alike, and each group's mean slope.
 
-    A single penalty over all samples lets a rare condition keep a steep critic, and a frequent
-    one hide it: here the penalty is averaged inside each group first.
+    One penalty over all samples lets frequent conditions hide the steep critic of a rare one.
 
     Args:
         norms: (B,), from `gradient_norms`.
@@ -332,10 +331,8 @@ def edge_penalty(
 def pack(samples: torch.Tensor, size: int) -> torch.Tensor:
     """Join `size` samples into one input of a packed discriminator, along axis 1.
 
-    The batch is cut into `size` equal parts and row b is made of row b of every part.
-
     Args:
-        samples: (size * B, d) or (size * B, C, H, W).
+        samples: (size * B, d) or (size * B, C, H, W): `size` parts, row b takes row b of each.
         size: How many samples a row holds.
 
     Returns:

@@ -1,0 +1,147 @@
+"""Two-player games with known dynamics: why adversarial training rotates, and what damps it.
+
+The game is g d with regularisers: the generator descends in g, the critic ascends in d,
+
+    L(g, d) = g d + alpha g^2 / 2 - beta d^2 / 2.
+
+Its flow is linear, so that every update rule has a matrix whose largest eigenvalue says all.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from aeot._check import choice, real
+
+METHODS = ("simultaneous", "alternating", "extragradient")
+
+
+def flow_matrix(*, alpha: float = 0.0, beta: float = 0.0) -> torch.Tensor:
+    """Return the matrix A of the flow d(g, d)/dt = A (g, d), float64 (2, 2).
+
+    Its eigenvalues are -(alpha + beta) / 2 +- sqrt((alpha - beta)^2 / 4 - 1): stable exactly if
+    alpha + beta > 0 and alpha beta > -1, a pure rotation without regularisers.
+
+    Args:
+        alpha: Strength of the generator's regulariser.
+        beta: Strength of the critic's, such as a zero-centred gradient penalty.
+
+    Example:
+        >>> torch.linalg.eigvals(flow_matrix()).imag.sort().values
+        tensor([-1.,  1.], dtype=torch.float64)
+    """
+    return torch.tensor([[-alpha, -1.0], [1.0, -beta]], dtype=torch.float64)
+
+
+def step_matrix(method: str, rate: float, *, alpha: float = 0.0, beta: float = 0.0) -> torch.Tensor:
+    """Return the matrix that one update applies to (g, d), float64 (2, 2).
+
+    Args:
+        method: "simultaneous" descent and ascent, "alternating" (the critic answers the
+            generator's new move), or "extragradient" (steps with the slope found half-way).
+        rate: Step size, > 0.
+        alpha: Strength of the generator's regulariser.
+        beta: Strength of the critic's.
+
+    Returns:
+        The matrix. Without regularisers its eigenvalues have modulus sqrt(1 + rate^2), 1 (for
+        rate < 2), and sqrt(1 - rate^2 + rate^4).
+
+    Raises:
+        ValueError: For an unknown method or a rate <= 0.
+
+    References:
+        L. Mescheder, A. Geiger, S. Nowozin, "Which training methods for GANs do actually
+        converge?", 2018, section 2.
+    """
+    choice("method", method, METHODS)
+    rate = real("rate", rate, above=0)
+    eye = torch.eye(2, dtype=torch.float64)
+    flow = flow_matrix(alpha=alpha, beta=beta)
+    if method == "simultaneous":
+        return eye + rate * flow
+    if method == "extragradient":
+        return eye + rate * flow @ (eye + rate * flow)
+    first, second = eye.clone(), eye.clone()
+    first[0] += rate * flow[0]
+    second[1] += rate * flow[1]
+    return second @ first
+
+
+def spectral_radius(matrix: torch.Tensor) -> float:
+    """Return the largest modulus of an eigenvalue: below 1 the update converges."""
+    return float(torch.linalg.eigvals(matrix).abs().max())
+
+
+def play(matrix: torch.Tensor, start: tuple[float, float], steps: int) -> torch.Tensor:
+    """Return the path of (g, d) under repeated updates.
+
+    Args:
+        matrix: From `step_matrix`, (2, 2).
+        start: Where the players begin.
+        steps: How many updates.
+
+    Returns:
+        (steps + 1, 2), float64.
+
+    Example:
+        >>> path = play(step_matrix("simultaneous", 0.1), (1.0, 0.0), 100)
+        >>> round(float(path[-1].norm()), 4), round(1.01**50, 4)
+        (1.6446, 1.6446)
+    """
+    path = [torch.tensor(start, dtype=torch.float64)]
+    for _ in range(steps):
+        path.append(matrix @ path[-1])
+    return torch.stack(path)
+
+
+def damped_critic(damping: float) -> str:
+    """Name the behaviour of dg/dt = d, dd/dt = -g - damping d: a zero-centred penalty damps.
+
+    Args:
+        damping: >= 0; 2 is critical.
+
+    Returns:
+        "centre" without damping, "spiral" below 2, "node" from 2 on.
+
+    Raises:
+        ValueError: If `damping` is negative.
+
+    Example:
+        >>> [damped_critic(c) for c in (0, 1.99, 2)]
+        ['centre', 'spiral', 'node']
+    """
+    damping = real("damping", damping, minimum=0)
+    if damping == 0:
+        return "centre"
+    return "spiral" if damping < 2 else "node"
+
+
+def dirac_wgan_gp(
+    rate: float, steps: int, *, critic_steps: int = 1, penalty: float = 1.0
+) -> torch.Tensor:
+    """Train WGAN-GP on data at 0 against a generator at g, with the critic f(x) = d x.
+
+    The penalty (|d| - 1)^2 keeps the critic's slope near 1 although 0 is the equilibrium: for
+    finite `critic_steps` the generator goes on crossing the data with steps of size `rate`.
+
+    Args:
+        rate: Step size of both players.
+        steps: Generator updates.
+        critic_steps: Critic updates before each.
+        penalty: Weight of the penalty.
+
+    Returns:
+        Path of (g, d), (steps + 1, 2), float64, from (1, 0.5).
+
+    References:
+        Mescheder, Geiger, Nowozin, 2018, lemma 2.4: this does not converge.
+    """
+    g, d = 1.0, 0.5
+    path = [(g, d)]
+    for _ in range(steps):
+        for _ in range(critic_steps):  # the critic ascends -g d - penalty (|d| - 1)^2
+            d += rate * (-g - 2 * penalty * (d - (1 if d > 0 else -1)))
+        g += rate * d  # the generator ascends f(g) = d g
+        path.append((g, d))
+    return torch.tensor(path, dtype=torch.float64)

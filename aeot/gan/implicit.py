@@ -1,0 +1,167 @@
+"""Implicit maximum likelihood: every datum is given its nearest sample, which moves to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from aeot import _check
+from aeot._rng import generator
+from aeot.data.arrays import Dataset
+from aeot.gan.estimator import Estimator, descend, noise
+from aeot.gan.likelihood import GLO
+from aeot.networks.blocks import init_normal
+
+
+def nearest_rows(queries: torch.Tensor, pool: torch.Tensor, block: int = 4096) -> torch.Tensor:
+    """Return the row of `pool` nearest to each query, (m,)."""
+    return torch.cat([torch.cdist(q, pool).argmin(1) for q in queries.split(block)])
+
+
+@dataclass(kw_only=True, eq=False)
+class GLANN(GLO):
+    """GLO, then a small network from noise to codes trained by implicit maximum likelihood.
+
+    Each epoch of the second stage draws noise, maps it, finds for every code the nearest image,
+    and pulls that image to the code: every datum is looked after, none can be dropped.
+
+    Args:
+        noise_dim: Width of the noise.
+        mapping_share: Share of `steps` given to the second stage.
+        mapping_rate: Adam's rate in it.
+
+    References:
+        Y. Hoshen, J. Malik, "Non-adversarial image synthesis with generative latent nearest
+        neighbors", 2019. K. Li, J. Malik, "Implicit maximum likelihood estimation", 2018.
+    """
+
+    noise_dim: int = 32
+    mapping_share: float = 0.3
+    mapping_rate: float = 1e-3
+
+    def _check_arguments(self, data: Dataset) -> None:
+        super()._check_arguments(data)
+        _check.integer("noise_dim", self.noise_dim)
+        _check.real("mapping_share", self.mapping_share, above=0, maximum=1)
+
+    def fit(self, data: Any, *, steps: int = 20_000, **options: Any) -> GLANN:  # noqa: ANN401
+        """Train both stages; the arguments are those of `GLO.fit`."""
+        self._turn = round(steps * (1 - self.mapping_share))
+        super().fit(data, steps=steps, **options)
+        return self
+
+    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+        mapping = _mapping(self.noise_dim, self.latent_dim)
+        return super()._build(facts) | {"mapping": mapping, "choice": _Choice(facts["n"])}
+
+    def _optimizers(self) -> dict[str, Any]:
+        self._mapper = _mapping_optimizer(self.mapping_, self.mapping_rate)
+        return super()._optimizers() | {"mapping_optimizer": self._mapper}
+
+    def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+        if step < self._turn:
+            return super()._update(step, rows, real)
+        n = self._facts["n"]
+        epoch = (step - self._turn) // max(1, n // self.batch_size)
+        codes = normalize(self.codes_.weight.detach(), dim=1)
+        misfit = _implicit_step(self, codes, rows, epoch)
+        return {"mapping_misfit": misfit}
+
+    def _latent(self, n: int, stream: torch.Generator) -> torch.Tensor:
+        return self.mapping_(noise((n, self.noise_dim), stream, self.mapping_))
+
+
+@dataclass(kw_only=True, eq=False)
+class IMLE(Estimator):
+    """Implicit maximum likelihood on vectors, such as codes: for every datum its nearest sample.
+
+    Args:
+        noise_dim: Width of the noise.
+        mapping_rate: Adam's rate.
+
+    References:
+        K. Li, J. Malik, "Implicit maximum likelihood estimation", 2018.
+
+    Example:
+        >>> import aeot
+        >>> imle = IMLE(batch_size=50).fit(aeot.data.toy("ring", 100), steps=4)
+        >>> imle.sample(3).shape
+        torch.Size([3, 2])
+    """
+
+    batch_size: int = 128
+    noise_dim: int = 32
+    mapping_rate: float = 1e-3
+
+    def _check_arguments(self, data: Dataset) -> None:
+        super()._check_arguments(data)
+        _check.integer("noise_dim", self.noise_dim)
+        if len(data.shape) != 1:
+            raise _check.fail("data", "be vectors", f"rows of shape {data.shape}", "use GLANN")
+
+    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+        mapping = _mapping(self.noise_dim, self.shape_[0])
+        return {"mapping": mapping, "choice": _Choice(facts["n"])}
+
+    def _optimizers(self) -> dict[str, Any]:
+        self._mapper = _mapping_optimizer(self.mapping_, self.mapping_rate)
+        return {"mapping_optimizer": self._mapper}
+
+    def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+        epoch = step // max(1, self._facts["n"] // self.batch_size)
+        return {"mapping_misfit": _implicit_step(self, self._data.values, rows, epoch)}
+
+    def _generate(self, n: int, stream: torch.Generator) -> torch.Tensor:
+        return self.mapping_(noise((n, self.noise_dim), stream, self.mapping_))
+
+
+def _mapping(noise_dim: int, dim: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    width = noise_dim
+    for _ in range(2):
+        layers += [nn.Linear(width, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU()]
+        width = 128
+    mapping = nn.Sequential(*layers, nn.Linear(width, dim, bias=False))
+    init_normal(mapping, std=0.1)
+    return mapping
+
+
+def _mapping_optimizer(mapping: nn.Module, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.5, 0.999), weight_decay=1e-5)
+
+
+class _Choice(nn.Module):
+    """Which of an epoch's noises is each datum's; state, because it was chosen when it began."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("nearest", torch.zeros(n, dtype=torch.int64))
+        self.register_buffer("epoch", torch.tensor(-1))
+
+
+def _implicit_step(
+    model: GLANN | IMLE, targets: torch.Tensor, rows: torch.Tensor, epoch: int
+) -> float:
+    """Pull the samples chosen for these rows towards them; choose anew at each epoch."""
+    stream, choice, mapping = (
+        generator(model.seed, "implicit", epoch),
+        model.choice_,
+        model.mapping_,
+    )
+    drawn = noise((2 * len(targets), model.noise_dim), stream, targets)
+    if int(choice.epoch) != epoch:
+        mapping.eval()
+        with torch.no_grad():
+            images = torch.cat([mapping(part).float() for part in drawn.split(4096)])
+        mapping.train()
+        choice.nearest.copy_(nearest_rows(targets, images))
+        choice.epoch.fill_(epoch)
+    out = mapping(drawn[choice.nearest[rows]]).float()
+    misfit = (out - targets[rows]).square().mean()
+    descend(misfit, list(mapping.parameters()))
+    model._mapper.step()
+    return misfit.item()

@@ -1,0 +1,95 @@
+"""Game dynamics against eigenvalues worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from aeot.diagnostics import games
+
+
+def eigenvalues(matrix):
+    return sorted(torch.linalg.eigvals(matrix).tolist(), key=lambda z: (z.real, z.imag))
+
+
+def test_the_bare_game_is_a_rotation():
+    assert eigenvalues(games.flow_matrix()) == pytest.approx([-1j, 1j])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.7, 1.9])
+def test_moduli_of_the_update_rules(rate):
+    radius = {m: games.spectral_radius(games.step_matrix(m, rate)) for m in games.METHODS}
+    assert radius["simultaneous"] == pytest.approx(math.sqrt(1 + rate**2))
+    assert radius["alternating"] == pytest.approx(1)
+    assert radius["extragradient"] == pytest.approx(math.sqrt(1 - rate**2 + rate**4))
+
+
+def test_alternating_steps_escape_beyond_rate_two():
+    assert games.spectral_radius(games.step_matrix("alternating", 2.1)) > 1.5
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.5), (3.0, 0.1), (0.0, 1.0), (-0.3, 0.5)])
+def test_regularised_flow_has_the_stated_eigenvalues(alpha, beta):
+    root = complex((alpha - beta) ** 2 / 4 - 1) ** 0.5
+    wanted = sorted(
+        [-(alpha + beta) / 2 - root, -(alpha + beta) / 2 + root], key=lambda z: (z.real, z.imag)
+    )
+    found = eigenvalues(games.flow_matrix(alpha=alpha, beta=beta))
+    assert found == pytest.approx(wanted, abs=1e-7)
+    stable = max(z.real for z in found) < 0
+    assert stable == (alpha + beta > 0 and alpha * beta > -1)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+def test_equal_regularisers_converge_below_the_known_rate(alpha):
+    limit = 2 * alpha / (1 + alpha**2)
+    for factor, converges in ((0.99, True), (1.01, False)):
+        matrix = games.step_matrix("simultaneous", factor * limit, alpha=alpha, beta=alpha)
+        assert (games.spectral_radius(matrix) < 1) == converges
+
+
+@pytest.mark.parametrize("method", games.METHODS)
+def test_matrices_are_the_updates_they_stand_for(method):
+    alpha, beta, rate = 0.3, 0.2, 0.1
+    g, d = 0.7, -1.2
+
+    def slope(g, d):  # of the loss, descended in g and ascended in d
+        return d + alpha * g, g - beta * d
+
+    if method == "simultaneous":
+        a, b = slope(g, d)
+        wanted = g - rate * a, d + rate * b
+    elif method == "alternating":
+        moved = g - rate * slope(g, d)[0]
+        wanted = moved, d + rate * slope(moved, d)[1]
+    else:
+        a, b = slope(g, d)
+        a, b = slope(g - rate * a, d + rate * b)
+        wanted = g - rate * a, d + rate * b
+    matrix = games.step_matrix(method, rate, alpha=alpha, beta=beta)
+    path = games.play(matrix, (g, d), 1)
+    assert path[1].tolist() == pytest.approx(list(wanted))
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.5, 1.99, 2.0, 3.0])
+def test_critical_damping_is_two(damping):
+    matrix = torch.tensor([[0.0, 1.0], [-1.0, -damping]], dtype=torch.float64)
+    rotates = bool((torch.linalg.eigvals(matrix).imag.abs() > 1e-6).any())
+    assert (games.damped_critic(damping) in ("centre", "spiral")) == rotates
+
+
+def test_one_centred_penalty_keeps_the_generator_crossing_the_data():
+    path = games.dirac_wgan_gp(0.05, 4000, critic_steps=5, penalty=1.0)
+    late = path[-500:, 0]
+    assert float(late.abs().max()) > 0.02  # it does not settle
+    assert float(late.max()) > 0 > float(late.min())
+    # The zero-centred penalty at the same rate does.
+    quiet = games.play(games.step_matrix("simultaneous", 0.05, beta=1.0), (1.0, 0.5), 4000)
+    assert float(quiet[-1].norm()) < 1e-8
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="method must be one of"):
+        games.step_matrix("newton", 0.1)
+    with pytest.raises(ValueError, match="damping"):
+        games.damped_critic(-1)
