@@ -195,7 +195,7 @@ class Stages:
         window = BAND * state.unit if state.edged < EDGED * nu.size else None
         result = tally(self.scorer, state.heights, key, blocks, sums=state.sums, window=window)
         state.n_samples += result.n_samples
-        if window is not None:
+        if window is not None and state.facets is not None:
             state.facets = state.facets + laplacian(result.edges, nu.size, 1)
             state.edged += result.n_samples
         state.counts += result.cell_counts
@@ -205,6 +205,9 @@ class Stages:
         record = {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
         if c.mass_error_upper <= self.tol and not c.empty:
             state.phase = "done"
+            return record
+        if state.facets is None:  # started from quantiles that fell short
+            state.enter("settle")
             return record
         missing = (result.cell_counts == 0) & (result.n_samples * nu >= 8)
         if missing.any() and state.returns < 4:
@@ -224,15 +227,18 @@ class Stages:
         facets = state.facets / state.edged
         gradient = c.cell_masses - self.nu.numpy()
         # A cell without an edge in the lists must not run away: its own mass is its stiffness.
-        ridge = 1e-3 * facets.diagonal() + 1e-3 * self.nu.numpy() / state.unit
-        x = conjugate_gradient(facets, ridge, -gradient, tolerance=1e-3)
+        degree = facets.diagonal()
+        ridge = 1e-6 * degree + np.where(degree > 0, 1e-6, 1.0) * self.nu.numpy() / state.unit
+        x = conjugate_gradient(facets, ridge, -gradient, tolerance=1e-3, max_steps=300)
         step = torch.from_numpy(x)
         # The band along the facets blurs the Laplacian; the lists know the curvature exactly.
         ahead = bank.evaluate(heights + step.to(heights))
         change = float(step @ (ahead.masses - now.masses).cpu())
         curvature = change / max(float(x @ (facets @ x)), 1e-300)
         step = step / min(max(curvature, 0.5), 2.0)
-        step = step.clamp(-3 * state.unit, state.unit)
+        # From end to end of the support there are n^(1/d) cells, each of which may move by a unit.
+        reach = state.unit * max(3.0, self.nu.shape[0] ** (1 / self.problem.sites.shape[1]))
+        step = step.clamp(-reach, reach)
         # The heights are worth as many samples as would leave the error that was measured.
         worth = state.inflation * self.root**2 / max(c.square, 1e-300)
         state.weight = min(state.weight, worth) + m
