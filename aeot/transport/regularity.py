@@ -145,6 +145,8 @@ def detours(graph: csr_matrix, pairs: np.ndarray, jumps: np.ndarray) -> np.ndarr
     out = np.zeros(len(pairs), bool)
     direct = np.asarray(graph[pairs[:, 0], pairs[:, 1]]).ravel() > 0
     rows = np.flatnonzero(~direct)
+    if rows.size == 0:
+        return out
     # By the longest jump of a source, so that a search may stop at the limit of its batch.
     order = rows[np.lexsort((jumps[rows], pairs[rows, 0]))]
     sources, starts = np.unique(pairs[order, 0], return_index=True)
