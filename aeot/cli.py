@@ -28,6 +28,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "sample": ("aeot.runs:sample", "draw new images from a finished run"),
     "compare": ("aeot.report.commands:compare", "train, measure and compare generators"),
     "report": ("aeot.report.commands:report", "write one HTML page about runs and comparisons"),
+    "translate": (
+        "aeot.translator_runs:translate",
+        "train a translator between two collections of images",
+        "aeot.gan.translate:CycleGAN",
+    ),
     "doctor": ("aeot.cli:doctor", "show versions, devices, compilers and data sets found"),
 }
 _HELP = """\

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms.functional import gaussian_blur
+from torch.nn import functional as F
 
 from aeot._check import fail, integer, real
 
@@ -54,9 +55,13 @@ def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
 def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur images (B, C, H, W) with a Gaussian of standard deviation `sigma` pixels."""
     sigma = real("sigma", sigma, above=0)
-    longest = min(images.shape[-2:]) - 1
-    radius = min(int(np.ceil(3 * sigma)), longest)
-    return gaussian_blur(images, [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
+    radius = min(math.ceil(3 * sigma), min(images.shape[-2:]) - 1)  # reflection reaches no further
+    grid = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-(grid**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
+    padded = F.pad(images, [radius] * 4, mode="reflect")
+    rows = F.conv2d(padded, kernel, groups=images.shape[1])
+    return F.conv2d(rows, kernel.transpose(2, 3), groups=images.shape[1])
 
 
 def quantise(images: torch.Tensor, bits: int = 8) -> torch.Tensor:

@@ -181,8 +181,10 @@ def hiding(
     chance = float(np.mean([report["drops"]["chance"] for report in reports.values()]))
     for axes in (bars, curve):
         axes.axhline(chance, color=_MUTED, linestyle=":", linewidth=1)
-        axes.annotate("mean image", (0.02, chance), (0, 3), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", color=_MUTED, fontsize=8)  # fmt: skip
+    bars.annotate("mean image", (0.02, chance), (0, 3), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", color=_MUTED, fontsize=8)  # fmt: skip
+    for axes in (bars, curve):
+        axes.set_ylim(bottom=0)
     bars.set_xticks(range(len(kinds)), kinds)
     bars.set_title("cycle error after handling", fontsize=10, color=_INK)
     noise.set_title("change by noise on the translation", fontsize=10, color=_INK)

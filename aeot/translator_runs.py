@@ -1,0 +1,86 @@
+"""The command `aeot translate`: a translator between two collections of images, and its run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aeot import _check
+from aeot._environment import environment
+from aeot.data import Dataset, dataset, images, unpaired
+from aeot.gan.translate import CycleGAN
+from aeot.plotting import translation as pictures
+
+
+def translate(
+    model: CycleGAN,
+    a: str,
+    b: str,
+    *,
+    out: str = "runs/translation",
+    size: int = 128,
+    steps: int | None = None,
+    every: int = 500,
+    root: str | None = None,
+) -> str:
+    """Train a CycleGAN between two collections of images; write the model and sample grids.
+
+    A run that was stopped goes on where it was when it is started again with the same options.
+
+    Args:
+        model: The estimator, not fitted yet.
+        a: A folder of images, or one class of a published set such as fashion-mnist:1.
+        b: The other collection.
+        out: The run directory: model/, checkpoint/, pictures/, log.jsonl, run.json.
+        size: Height and width in pixels, a multiple of 4; 128 or 256 for photographs.
+        steps: Batches in all; by default 200 passes over the larger collection.
+        every: Steps between two grids of translations.
+        root: Folder where published sets lie.
+
+    Returns:
+        One line that says where everything is.
+
+    Raises:
+        ValueError: If anything given is unusable; then nothing was written.
+    """
+    _check.integer("every", every)
+    if _check.integer("size", size, minimum=4) % 4:
+        raise _check.fail("size", "be a multiple of 4", size)
+    first, second = (_collection(name, place, size, root) for name, place in (("a", a), ("b", b)))
+    if first.shape[0] != second.shape[0]:  # gray photographs among coloured ones
+        first, second = _colour(first), _colour(second)
+    data = unpaired(first, second)
+    run = Path(out)
+    shown = (first[:8], second[:8])
+    grids = pictures.snapshots(model, *shown, run / "pictures", every=every)
+
+    def on_step(step: int, record: dict[str, float]) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        grids(step, record)
+
+    places = {"checkpoint": run / "checkpoint", "log": run / "log.jsonl"}
+    model.fit(data, steps=steps, on_step=on_step, **places)
+    model.save(run / "model")
+    pictures.translations(model, *shown, path=run / "pictures" / "final.png")
+    facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
+    facts |= {"environment": environment(model.device), "history": model.history_}
+    (run / "run.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
+    return f"{run}: the model in model/, grids of translations in pictures/"
+
+
+def _collection(name: str, place: str, size: int, root: str | None) -> Dataset:
+    if Path(place).is_dir() or ":" not in place:
+        return images(place, size=size)
+    known, label = place.rsplit(":", 1)
+    data = dataset(known, root=root, size=size)
+    if not label.isdigit() or data.labels is None or not bool((data.labels == int(label)).any()):
+        requirement = f"name a folder, or a class of {known} as {known}:0"
+        raise _check.fail(name, requirement, repr(place))
+    return data.subset((data.labels == int(label)).nonzero()[:, 0])
+
+
+def _colour(side: Dataset) -> Dataset:
+    if side.shape[0] == 3:
+        return side
+    values = side.values.expand(-1, 3, -1, -1).contiguous()
+    return Dataset(values, side.name, side.labels, side.classes)

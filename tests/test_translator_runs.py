@@ -1,0 +1,70 @@
+"""The command `aeot translate`, through the real command line, on folders of images."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aeot.cli import main
+from aeot.gan.translate import CycleGAN
+
+QUICK = ["--size", "16", "--filters", "4", "--n-blocks", "0", "--n-layers", "1"]
+
+
+def folder(path, count=4, mode="L", seed=0):
+    path.mkdir()
+    draw = np.random.default_rng(seed)
+    shape = (20, 24) if mode == "L" else (20, 24, 3)
+    for k in range(count):
+        Image.fromarray(draw.integers(0, 255, shape, dtype=np.uint8)).save(path / f"{k}.png")
+    return str(path)
+
+
+def test_two_folders_to_a_run_directory(tmp_path, capsys):
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", mode="RGB", seed=1)
+    out = tmp_path / "run"
+    options = [*QUICK, "--steps", "2", "--every", "1", "--out", str(out)]
+    assert main(["translate", a, b, *options]) == 0
+    assert "model/" in capsys.readouterr().out
+    names = {p.name for p in (out / "pictures").iterdir()}
+    assert names == {"step-000001.png", "step-000002.png", "final.png"}
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["rows"] == [4, 4]
+    assert "torch" in json.dumps(facts["environment"])
+    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"] == 2
+    model = CycleGAN.load(out)  # a gray folder beside a coloured one is treated as coloured
+    assert model.shape_ == (3, 16, 16)
+    assert model.filters == 4
+
+
+def test_mistakes_are_one_line_and_write_nothing(tmp_path, capsys):
+    a = folder(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    out = str(tmp_path / "run")
+    for wrong, message in [
+        ([a, str(tmp_path / "empty"), *QUICK], "empty"),
+        ([a, str(tmp_path / "missing"), *QUICK], "missing"),
+        ([a, a, *QUICK, "--size", "18"], "size must be a multiple of 4"),
+        ([a, a, *QUICK, "--n-layers", "5"], "n_layers must leave"),
+        ([a, "digits:77", *QUICK], "b must name a folder, or a class of digits"),
+    ]:
+        assert main(["translate", *wrong, "--steps", "1", "--out", out]) == 2
+        error = capsys.readouterr().err.strip()
+        assert message in error, error
+        assert error.startswith("aeot: error: ")
+        assert "\n" not in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", seed=1)
+    options = [*QUICK, "--steps", "3", "--decay", "0"]
+    assert main(["translate", a, b, *options, "--out", str(tmp_path / "one")]) == 0
+    short = [*QUICK, "--steps", "2", "--decay", "0", "--out", str(tmp_path / "two")]
+    assert main(["translate", a, b, *short]) == 0
+    assert main(["translate", a, b, *options, "--out", str(tmp_path / "two")]) == 0
+    one, two = (CycleGAN.load(tmp_path / name) for name in ("one", "two"))
+    for x, y in zip(one.to_b_.parameters(), two.to_b_.parameters(), strict=True):
+        assert bool((x == y).all())
