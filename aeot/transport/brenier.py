@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,35 +11,10 @@ from torch import nn
 from aeot import _check
 from aeot._rng import generator as _generator
 from aeot.measures import Measure
-from aeot.transport import affine, cells, extension, generation, triangulation
-from aeot.transport import heights as _heights
+from aeot.transport import affine, cells, estimates, extension, generation, triangulation
+from aeot.transport.estimates import Costs
 from aeot.transport.generation import METHODS, Cut, Draw
 from aeot.transport.geometry import power_diagram
-
-_BLOCK = 8192  # points per block of an estimate; part of the stream's definition
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Transport cost and dual value, measured on the same points of the source.
-
-    Attributes:
-        cost: E |x - T(x)|^2 / 2, and its standard error.
-        cost_error: Standard error of `cost`.
-        semidual: E psi^c(x) + <nu, psi>: equal to the cost at the optimum, else either sign.
-        semidual_error: Standard error of `semidual`.
-        w2: sqrt(2 cost), the 2-Wasserstein distance if the heights are optimal.
-        w2_error: Standard error of `w2`.
-        n_points: How many points.
-    """
-
-    cost: float
-    cost_error: float
-    semidual: float
-    semidual_error: float
-    w2: float
-    w2_error: float
-    n_points: int
 
 
 class BrenierMap(nn.Module):
@@ -154,21 +128,7 @@ class BrenierMap(nn.Module):
         Returns:
             The estimates with their standard errors.
         """
-        _check.integer("n_points", n_points, minimum=2)
-        total = torch.zeros(5, dtype=torch.float64, device=self.sites.device)
-        for x, owner in self._stream(n_points, seed, "costs"):
-            move = (x - self.sites[owner].to(torch.float64)).square().sum(1) / 2
-            dual = x.square().sum(1) / 2 - self.heights[owner]
-            dual = dual - (x * self.sites[owner].to(torch.float64)).sum(1)
-            parts = [move.sum(), move.square().sum(), dual.sum(), dual.square().sum()]
-            total += torch.stack([*parts, move.new_tensor(float(len(x)))])
-        cost, square, dual, dual_square = (total[:4] / n_points).tolist()
-        inner = float(self.masses @ _heights.dual_from_heights(self.heights, self.sites))
-        cost_error = max(square - cost**2, 0.0) ** 0.5 / (n_points - 1) ** 0.5
-        dual_error = max(dual_square - dual**2, 0.0) ** 0.5 / (n_points - 1) ** 0.5
-        w2 = (2 * cost) ** 0.5
-        w2_error = cost_error / w2 if w2 > 0 else 0.0
-        return Costs(cost, cost_error, dual + inner, dual_error, w2, w2_error, n_points)
+        return estimates.costs(self, _check.integer("n_points", n_points, minimum=2), seed)
 
     # The extended map
 
@@ -181,29 +141,11 @@ class BrenierMap(nn.Module):
             n_points: How many points; 32 per cell if left out, at least 2**16.
             seed: Which points.
         """
-        n = self.sites.shape[0]
-        n_points = max(32 * n, 1 << 16) if n_points is None else n_points
-        count = torch.zeros(n, dtype=torch.int64, device=self.sites.device)
-        total = torch.zeros(n, self.dim, dtype=torch.float64, device=self.sites.device)
-        square = torch.zeros((), dtype=torch.float64, device=self.sites.device)
-        for x, owner in self._stream(_check.integer("n_points", n_points), seed, "moments"):
-            count += torch.bincount(owner, minlength=n)
-            total.index_add_(0, owner, x)
-            square += x.square().sum()
-        hit = count > 0
-        mean = self._filled(total / count.clamp(min=1)[:, None], hit)
-        inside = square - (count[:, None] * mean.square()).sum()
-        # Each mean is fitted to its own points, which hides one part in count of the spread.
-        self.spread = inside / (self.dim * (n_points - hit.sum()).clamp(min=1))
+        if n_points is None:
+            n_points = max(32 * len(self.sites), 1 << 16)
+        centroids, self.spread = estimates.moments(self, _check.integer("n_points", n_points), seed)
         if self.centroids is None:
-            self.centroids = mean.to(self.sites)
-
-    def _filled(self, mean: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
-        if bool(hit.all()):
-            return mean
-        design = torch.nn.functional.pad(self.sites.to(torch.float64), (0, 1), value=1.0)
-        fit = torch.linalg.lstsq(design[hit].cpu(), mean[hit].cpu(), driver="gelsd").solution
-        return torch.where(hit[:, None], mean, design @ fit.to(mean.device))
+            self.centroids = centroids.to(self.sites)
 
     def _moments(self) -> torch.Tensor:
         # sigma^2, or the covariance of every cell where geometry gives it exactly; as a side
@@ -217,7 +159,7 @@ class BrenierMap(nn.Module):
                 hit = (diagram.masses > 0).to(self.sites.device)
                 self._covariances = diagram.second_moments.to(self.sites.device)
                 mean = diagram.centroids.to(self.sites.device, torch.float64)
-                self.centroids = self._filled(mean, hit).to(self.sites)
+                self.centroids = estimates.filled(mean, hit, self.sites).to(self.sites)
         if self._covariances is not None and self._covariances.numel():
             return self._covariances
         if self.centroids is None or self.spread is None:
@@ -275,17 +217,21 @@ class BrenierMap(nn.Module):
         self._moments()
         owners, slot = owner.unique(return_inverse=True)
         lists = self._members(owners, singular, neighbours)
+        labels, cut = self._cut(singular)
         out = torch.empty(points.shape, dtype=self.sites.dtype, device=self.sites.device)
         for rows in torch.arange(len(points), device=out.device).split(1024):
-            x, own, near = points[rows], owner[rows], lists[slot[rows]]
+            x, own, near = points[rows].to(out.dtype), owner[rows], lists[slot[rows]]
             if method == "pair":
-                out[rows] = self._pair(x, near[:, 0], singular, weight, generator)
+                _, order = self.top(points[rows], min(20, len(self.sites)))
+                mix = self._weights(len(rows), weight, generator)
+                out[rows] = extension.pair(order, near[:, 0], self.sites, mix, cut)
             elif method == "inverse-distance":
-                out[rows] = self._inverse_distance(x, own, near[:, 0], singular)
+                out[rows] = extension.inverse_distance(
+                    x, own, near[:, 0], self.centroids, self.sites, cut
+                )
             else:
-                out[rows] = self._barycentric(x, own, near)
+                out[rows] = extension.barycentric(x, own, near, self.centroids, self.sites)
         if method == "linear" and self.dim <= 3:
-            labels, cut = self._cut(singular)
             values, valid = triangulation.interpolate(
                 points, owner, self.centroids, self.sites, labels, cut
             )
@@ -348,54 +294,13 @@ class BrenierMap(nn.Module):
         moved = points.to(self.sites.dtype) - self.centroids[owner]
         return affine.local_affine(moved, owners, slot, self.sites, lists, spread)
 
-    def _pair(
-        self,
-        points: torch.Tensor,
-        spare: torch.Tensor,
-        singular: Cut | None,
-        weight: float | None,
-        generator: torch.Generator | None,
+    def _weights(
+        self, n: int, weight: float | None, generator: torch.Generator | None
     ) -> torch.Tensor:
-        _, order = self.top(points, min(20, self.sites.shape[0]))
-        owner = order[:, 0]
-        # The owner's nearest neighbour (or itself, when alone) stands behind the runners-up.
-        others = torch.cat([order[:, 1:], spare[:, None]], 1)
-        allowed = torch.ones_like(others, dtype=torch.bool)
-        if singular is not None:
-            allowed = ~singular.crosses(owner[:, None].expand_as(others), others)
-        allowed[:, -1] = True
-        partner = others.gather(1, allowed.to(torch.int8).argmax(1, keepdim=True))[:, 0]
-        if weight is None:
-            device = torch.device("cpu") if generator is None else generator.device
-            w = torch.rand(len(points), 1, generator=generator, device=device).to(self.sites)
-        else:
-            w = torch.full((len(points), 1), weight).to(self.sites)
-        return w * self.sites[owner] + (1 - w) * self.sites[partner]
-
-    def _inverse_distance(
-        self, points: torch.Tensor, owner: torch.Tensor, spare: torch.Tensor, singular: Cut | None
-    ) -> torch.Tensor:
-        x = points.to(self.sites.dtype)
-        count = min(self.dim + 1, 20, self.sites.shape[0])
-        _, near = extension.nearest(x, self.centroids, count)
-        near = torch.cat([owner[:, None], near, spare[:, None]], 1)
-        keep = torch.ones_like(near, dtype=torch.bool)
-        if singular is not None:
-            keep = extension.compatible(owner, near, singular.crosses)
-        keep[:, 1:] &= near[:, 1:] != owner[:, None]
-        # The spare neighbour only helps those who would be left alone.
-        keep[:, -1] &= keep[:, :-1].sum(1) == 1
-        weights = extension.inverse_distance(x, near, keep, self.centroids)
-        return (weights[:, :, None] * self.sites[near]).sum(1)
-
-    def _barycentric(
-        self, points: torch.Tensor, owner: torch.Tensor, lists: torch.Tensor
-    ) -> torch.Tensor:
-        near = torch.cat([owner[:, None], lists], 1)
-        keep = near != owner[:, None]
-        keep[:, 0] = True
-        weights = extension.barycentric(points.to(self.sites.dtype), near, keep, self.centroids)
-        return (weights[:, :, None] * self.sites[near]).sum(1)
+        if weight is not None:
+            return self.sites.new_full((n, 1), _check.real("weight", weight, minimum=0, maximum=1))
+        device = torch.device("cpu") if generator is None else generator.device
+        return torch.rand(n, 1, generator=generator, device=device).to(self.sites)
 
     # Generation
 
@@ -448,13 +353,3 @@ class BrenierMap(nn.Module):
             torch.Size([8, 2])
         """
         return generation.draw(self, n, singular, method, boundary, balance, generator)
-
-    def _stream(
-        self, n_points: int, seed: int, key: str
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        # Points of the source in float64, and their cells.
-        for block, start in enumerate(range(0, n_points, _BLOCK)):
-            x = self.source.sample(
-                min(_BLOCK, n_points - start), generator=_generator(seed, key, block)
-            ).to(self.sites.device)
-            yield x.to(torch.float64), self.cell(x)

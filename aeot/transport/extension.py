@@ -103,54 +103,107 @@ def members(
     return lists
 
 
-def inverse_distance(
-    points: torch.Tensor, near: torch.Tensor, keep: torch.Tensor, centroids: torch.Tensor
+def pair(
+    planes: torch.Tensor,
+    spare: torch.Tensor,
+    codes: torch.Tensor,
+    weights: torch.Tensor,
+    cut: Cut | None,
 ) -> torch.Tensor:
-    """Return weights 1 / |x - c_k| over the cells kept, normalised.
+    """Mix the owner with the first runner-up on its side: w y_i + (1 - w) y_j.
+
+    Args:
+        planes: The highest planes at each point, best first, (m, k).
+        spare: A regular neighbour of each owner, for points all of whose runners-up are separated
+            from it; the owner itself if there is none, (m,).
+        codes: (n, d).
+        weights: w, (m, 1).
+        cut: Says which pairs are separated.
+
+    Returns:
+        (m, d).
+    """
+    owner = planes[:, 0]
+    others = torch.cat([planes[:, 1:], spare[:, None]], 1)
+    allowed = torch.ones_like(others, dtype=torch.bool)
+    if cut is not None:
+        allowed = ~cut(owner[:, None].expand_as(others), others)
+    allowed[:, -1] = True
+    partner = others.gather(1, allowed.to(torch.int8).argmax(1, keepdim=True))[:, 0]
+    return weights * codes[owner] + (1 - weights) * codes[partner]
+
+
+def inverse_distance(
+    points: torch.Tensor,
+    owners: torch.Tensor,
+    spare: torch.Tensor,
+    centroids: torch.Tensor,
+    codes: torch.Tensor,
+    cut: Cut | None,
+) -> torch.Tensor:
+    """Mix the codes of the nearest d + 1 centroids (20 at most) by weights 1 / |x - c_k|.
 
     Args:
         points: (m, d).
-        near: Cells whose centroids are used, (m, k).
-        keep: Which of them may be, (m, k) bool, at least one per row.
+        owners: (m,).
+        spare: As for `pair`.
         centroids: (n, d).
+        codes: (n, d).
+        cut: Says which pairs are separated; what is separated from the owner, or from a nearer
+            one, is left out.
 
     Returns:
-        (m, k) weights >= 0, each row summing to one; a point on a centroid has weight one there.
+        (m, d); a point on a centroid gets exactly its code.
     """
+    _, near = nearest(points, centroids, min(points.shape[1] + 1, 20, len(codes)))
+    near = torch.cat([owners[:, None], near, spare[:, None]], 1)
+    keep = torch.ones_like(near, dtype=torch.bool)
+    if cut is not None:
+        keep = compatible(owners, near, cut)
+    keep[:, 1:] &= near[:, 1:] != owners[:, None]
+    # The spare neighbour only helps those who would be left alone.
+    keep[:, -1] &= keep[:, :-1].sum(1) == 1
     distance = (points[:, None] - centroids[near]).norm(dim=2)
-    tiny = torch.finfo(points.dtype).tiny ** 0.5
-    weights = keep / distance.clamp(min=tiny)
-    return weights / weights.sum(1, keepdim=True)
+    weights = keep / distance.clamp(min=torch.finfo(points.dtype).tiny ** 0.5)
+    weights = weights / weights.sum(1, keepdim=True)
+    return (weights[:, :, None] * codes[near]).sum(1)
 
 
 def barycentric(
-    points: torch.Tensor, near: torch.Tensor, keep: torch.Tensor, centroids: torch.Tensor
+    points: torch.Tensor,
+    owners: torch.Tensor,
+    lists: torch.Tensor,
+    centroids: torch.Tensor,
+    codes: torch.Tensor,
 ) -> torch.Tensor:
-    """Return weights of sum one that reproduce the point from the centroids, the near ones first.
+    """Mix the owner and its list by weights that reproduce the point from their centroids.
 
-    They minimise |x - sum_k l_k c_k|^2 + e sum_k l_k^2 |x - c_k|^2 with e = 1e-3: a point on a
-    centroid gets weight one there, and a centroid far away gets little. Weights may be negative.
+    The weights of sum one minimise |x - sum_k l_k c_k|^2 + e sum_k l_k^2 |x - c_k|^2, e = 1e-3: a
+    point on a centroid gets its code, and centroids far away weigh little. They may be negative.
 
     Args:
         points: (m, d).
-        near: Cells whose centroids are used, (m, k).
-        keep: Which of them may be, (m, k) bool, at least one per row.
+        owners: (m,).
+        lists: Cells that may be mixed with the owner, padded with it, (m, k).
         centroids: (n, d).
+        codes: (n, d).
 
     Returns:
-        (m, k) weights, each row summing to one.
+        (m, d).
 
     References:
         S. T. Roweis, L. K. Saul, "Nonlinear dimensionality reduction by locally linear embedding",
         Science 290 (2000), note 9, with the regulariser weighted by distance.
     """
+    near = torch.cat([owners[:, None], lists], 1)
+    keep = near != owners[:, None]
+    keep[:, 0] = True
     arms = (centroids[near] - points[:, None]).to(torch.float64)  # (m, k, d)
     square = arms.square().sum(2)
     unit = square.amax(1).clamp(min=1e-300)
     # |x - sum l c|^2 with sum l = 1 is l' G l; the solution of (G + e D) l = 1, normalised.
-    gram = arms @ arms.mT + 1e-3 * torch.diag_embed(square)
-    gram = gram / unit[:, None, None] + torch.diag_embed(
-        torch.where(keep, 1e-12, 1e12).to(torch.float64)
-    )
+    gram = (arms @ arms.mT + 1e-3 * torch.diag_embed(square)) / unit[:, None, None]
+    gram = gram + torch.diag_embed(torch.where(keep, 1e-12, 1e12).to(torch.float64))
     weights = torch.linalg.solve(gram, torch.ones_like(square)) * keep
-    return (weights / weights.sum(1, keepdim=True)).to(points.dtype)
+    weights = (weights / weights.sum(1, keepdim=True)).to(codes.dtype)
+    return (weights[:, :, None] * codes[near]).sum(1)
