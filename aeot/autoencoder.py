@@ -70,7 +70,7 @@ class Autoencoder:
         width: int | None = None,
         learning_rate: float = 3e-3,
         decoder_rate: float = 1e-3,
-        batch_size: int = 256,
+        batch_size: int = 128,
         precision: str = "auto",
         device: str | None = None,
         seed: int = 0,

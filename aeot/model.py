@@ -82,7 +82,7 @@ class AEOT:
         width: int | None = None,
         learning_rate: float = 3e-3,
         decoder_rate: float = 1e-3,
-        batch_size: int = 256,
+        batch_size: int = 128,
         precision: str = "auto",
         tol: float = 0.02,
         max_angle: float | None = None,

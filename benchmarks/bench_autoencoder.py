@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--steps", type=int, default=30, help="of a speed case")
     parser.add_argument("--passes", type=float, nargs="*", default=[])
-    parser.add_argument("--batch-size", type=int, nargs="*", default=[256])
+    parser.add_argument("--batch-size", type=int, nargs="*", default=[128])
     parser.add_argument("--precision", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)

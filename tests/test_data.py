@@ -11,7 +11,7 @@ from torchvision import datasets as published
 
 import aeot
 from aeot import data as data_module
-from aeot.data import indices, resize, toy
+from aeot.data import distinct, indices, resize, toy
 
 
 def take(batches, count):
@@ -117,6 +117,23 @@ def test_domains_refuse_what_does_not_fit():
         aeot.unpaired(torch.zeros(2, 3), torch.zeros(2, 3))[0]
     with pytest.raises(ValueError, match="b must be given"):
         aeot.paired(torch.zeros(2, 3))
+
+
+def test_kinds_agree_with_a_brute_force_comparison():
+    rng = np.random.default_rng(0)
+    for dtype in (np.uint8, np.float32, np.int64):
+        rows = torch.from_numpy(rng.integers(0, 3, (60, 2, 2)).astype(dtype))
+        first, kind = distinct(rows)
+        equal = (rows[:, None] == rows[None]).flatten(2).all(2)
+        assert torch.equal(kind[:, None] == kind[None], equal)
+        assert first.tolist() == sorted({int(row.nonzero()[0]) for row in equal})
+        assert torch.equal(rows[first][kind], rows)
+
+
+def test_one_row_and_all_equal_rows():
+    assert distinct(torch.zeros(1, 3))[0].tolist() == [0]
+    first, kind = distinct(torch.zeros(5, 3))
+    assert (first.tolist(), kind.tolist()) == ([0], [0] * 5)
 
 
 # -- images from folders
