@@ -1,9 +1,8 @@
-import importlib
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -71,3 +70,157 @@ def test_doctor_names_what_is_installed(capsys):
     assert f"torch {torch.__version__.split('+')[0]}" in out
     assert f"numpy {np.__version__}" in out
     assert "digits" in out
+
+
+OPTIONS = ["--latent_dim", "3", "--steps", "6", "--tol", "0.2", "--precision", "float32"]
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory):
+    """Sixty pictures of one blurred spot, each somewhere else, and two copies of the first."""
+    draw = np.random.default_rng(0)
+    x, y = np.meshgrid(np.arange(8), np.arange(8))
+    spots = [np.exp(-((x - a) ** 2 + (y - b) ** 2) / 4) for a, b in draw.uniform(1, 6, (60, 2))]
+    path = tmp_path_factory.mktemp("data") / "blobs.npy"
+    np.save(path, np.rint(255 * np.stack([*spots, spots[0], spots[0]])).astype(np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(blobs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "blobs"
+    assert cli.main(["fit", "--data", str(blobs), "--out", str(path), *OPTIONS]) == 0
+    return path
+
+
+def model_bytes(run):
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_run_directory_holds_all_there_is_to_know(finished):
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["versions"]["torch"] == importlib.metadata.version("torch")
+    assert environment["threads"] == torch.get_num_threads()
+    records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert {"autoencoder", "decoder", "transport"} <= {record["name"] for record in records}
+    for name in ("generated", "compared", "nearest", "paths", "training"):
+        with Image.open(finished / "pictures" / f"{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 0
+    assert not (finished / "checkpoint").exists()
+
+
+def test_the_summary_agrees_with_the_model(finished, blobs):
+    summary = json.loads((finished / "summary.json").read_text())
+    model = aeot.AEOT.load(finished)
+    pixels = torch.from_numpy(np.load(blobs)).float()[:, None] / 127.5 - 1
+    assert summary["rows"] + summary["held_out_rows"] == len(pixels) == 62
+    assert summary["held_out_rows"] == 6
+    assert summary["merged"]["images"] + summary["targets"] == summary["rows"]
+    # The errors are means over two disjoint parts of the data, in [0, 1] units.
+    error = float((model.decode(model.encode(pixels)) - pixels).square().mean()) / 4
+    losses = summary["reconstruction"]
+    both = summary["rows"] * losses["train"] + summary["held_out_rows"] * losses["held_out"]
+    assert error == pytest.approx(both / 62, rel=1e-4)
+    generated = model.sample(100, seed=0)
+    kept = pixels[
+        model.encode(pixels).unsqueeze(1).ne(model.brenier_.sites).any(2).all(1).logical_not()
+    ]
+    distances = torch.cdist(generated.flatten(1), kept.flatten(1)).min(1).values / 2 / 8
+    assert summary["nearest"]["median"] == pytest.approx(float(distances.median()), rel=1e-3)
+    assert summary["nearest"]["smallest"] > 0, "no training image is handed out again"
+    assert 0.05 < summary["peak_memory_gib"] < 64
+
+
+def test_the_summary_is_printed(blobs, finished, tmp_path, capsys):
+    again = tmp_path / "again"
+    options = ["--config", str(finished / "config.yaml"), "--out", str(again)]
+    assert cli.main(["fit", *options]) == 0
+    out = capsys.readouterr().out
+    summary = json.loads((again / "summary.json").read_text())
+    assert f"{summary['reconstruction']['held_out']:.4f}" in out
+    assert summary["certificate"]["message"] in out
+    assert f"{summary['sampled']['acceptance']:.1%}" in out
+    assert str(again) in out
+    assert model_bytes(again) == model_bytes(finished), "same options, same seed, same model"
+
+
+def test_a_finished_run_is_replaced_only_when_asked(finished, blobs, capsys):
+    before = model_bytes(finished)
+    argv = ["fit", "--data", str(blobs), "--out", str(finished), *OPTIONS]
+    assert cli.main(argv) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert model_bytes(finished) == before
+
+
+def test_a_stopped_run_goes_on_where_it_was(blobs, finished, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "run"
+    argv = ["fit", "--data", str(blobs), "--out", str(path), *OPTIONS]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aeot.AEOT, "fit_transport", stop)
+        assert cli.main(argv) == 130
+    assert (path / "checkpoint").is_dir()
+    assert not (path / "summary.json").exists()
+    assert cli.main([*argv, "--seed", "7"]) == 2
+    assert "unfinished" in capsys.readouterr().err
+    lines = (path / "log.jsonl").read_text().splitlines()
+    assert cli.main(argv) == 0
+    assert (path / "log.jsonl").read_text().splitlines()[: len(lines)] == lines
+    assert model_bytes(path) == model_bytes(finished)
+
+
+def test_a_new_process_draws_the_same_images(finished, tmp_path):
+    done = aeot_command("sample", finished, "--n", 5, "--seed", 3, "--out", tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    expected = aeot.to_uint8(aeot.AEOT.load(finished).sample(5, seed=3))
+    assert sorted(p.name for p in (tmp_path / "new").iterdir())[-1] == "grid.png"
+    for k, image in enumerate(expected):
+        with Image.open(tmp_path / "new" / f"{k:06d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), image[0].numpy())
+
+
+def test_a_folder_of_images_and_masses(tmp_path, capsys):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for k in range(9):  # too few to keep any from training
+        Image.fromarray(draw.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    masses = np.arange(1, 10) / 45
+    np.save(tmp_path / "masses.npy", masses)
+    options = ["--data", folder, "--masses", tmp_path / "masses.npy", "--out", tmp_path / "run"]
+    assert cli.main(["fit", *map(str, options), *OPTIONS, "--size", "8"]) == 0
+    model = aeot.AEOT.load(tmp_path / "run")
+    assert model.brenier_.masses.tolist() == pytest.approx(masses.tolist())
+    assert model.sample(2).shape == (2, 3, 8, 8)
+
+
+def test_vectors_are_drawn_as_points(tmp_path):
+    np.save(tmp_path / "plane.npy", np.random.default_rng(0).normal(size=(50, 4)))
+    argv = ["fit", "--data", str(tmp_path / "plane.npy"), "--out", str(tmp_path / "run")]
+    assert cli.main([*argv, *OPTIONS]) == 0
+    assert cli.main(["sample", str(tmp_path / "run"), "--n", "4"]) == 0
+    rows = np.load(tmp_path / "run" / "samples-0" / "samples.npy")
+    assert np.array_equal(rows, aeot.AEOT.load(tmp_path / "run").sample(4, seed=0).numpy())
+    assert (tmp_path / "run" / "pictures" / "generated.png").is_file()
+
+
+def test_only_the_first_of_several_processes_works(blobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["fit", "--data", str(blobs), "--out", str(tmp_path / "run"), *OPTIONS]) == 0
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_printed_config_is_a_config(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["fit", "--latent-dim", "5", "--print_config"])
+    assert stopped.value.code == 0
+    config = capsys.readouterr().out
+    assert "latent_dim: 5\n" in config
+    (tmp_path / "config.yaml").write_text(config)
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", str(tmp_path / "config.yaml"), "--print_config"])
+    assert capsys.readouterr().out == config

@@ -218,7 +218,7 @@ def point_clouds(
     for ax, (name, points) in zip(axes, clouds.items(), strict=True):
         ax.scatter(points[:, 0], points[:, 1], s=4, linewidths=0, alpha=0.6, color="#2266aa")
         ax.set_title(name, fontsize=10, loc="left", color=_INK)
-        ax.set_aspect("equal", adjustable="datalim")
+        ax.set_aspect("equal")
         ax.tick_params(labelsize=8)
     return _write(figure, path)
 
