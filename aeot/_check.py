@@ -89,6 +89,16 @@ def device(name: str, value: str | torch.device) -> torch.device:
         raise fail(name, "be a device of this machine", repr(value), way_out) from error
 
 
+def double(value: Any) -> Any:  # noqa: ANN401 - anything array-like
+    """Give plain Python numbers the double precision they carry; leave everything else alone."""
+    if isinstance(value, (list, tuple, float)):
+        try:
+            return torch.tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            return value  # whoever checks it next says what is wrong
+    return value
+
+
 def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything array-like
     """Return an array-like as a floating tensor, keeping its dtype and device.
 
@@ -151,7 +161,7 @@ def masses(value: Any, n: int, *, name: str = "masses") -> torch.Tensor:  # noqa
     """
     if value is None:
         return torch.full((n,), 1.0 / n, dtype=torch.float64)
-    tensor = array(name, value).to(torch.float64)
+    tensor = array(name, double(value)).to(torch.float64)
     if tensor.shape != (n,):
         raise fail(name, f"have shape ({n},), one per site", f"shape {tuple(tensor.shape)}")
     if not bool((tensor > 0).all()):

@@ -33,7 +33,9 @@ class ConvexPolygon:
     """
 
     def __init__(self, vertices: Any) -> None:  # noqa: ANN401 - array-like
-        corners = _check.points("vertices", vertices, dim=2, min_rows=3).to(torch.float64)
+        corners = _check.points("vertices", _check.double(vertices), dim=2, min_rows=3).to(
+            torch.float64
+        )
         edges = corners.roll(-1, 0) - corners
         following = edges.roll(-1, 0)
         turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]

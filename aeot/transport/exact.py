@@ -77,7 +77,7 @@ def solve_exact(
     """
     where = support(source)
     tol = _check.real("tol", tol, above=0.0)
-    y = _check.points("sites", sites, dim=where.dim)
+    y = _check.points("sites", _check.double(sites), dim=where.dim)
     nu = _check.masses(masses, len(y))
     reject_duplicates(y)
     exact = y.detach().cpu().to(torch.float64)
@@ -101,16 +101,33 @@ def _line(y: torch.Tensor, nu: torch.Tensor, half: float) -> torch.Tensor:
     return heights
 
 
+# Shares of the uniform measure mixed into a density that vanishes somewhere, one after the other.
+_VEILS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 0.0)
+
+
 def _newton(
     where: Support, y: torch.Tensor, nu: torch.Tensor, tol: float
 ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     # One isotropic factor brings the sites to the support's size: the problem keeps its cells.
     factor = float(where.half.max()) / max(float(y.abs().max()), 1e-300)
     sites = (factor * y).numpy()
-    engine = Tessellation(where, sites)
+    heights = conversions.center(torch.from_numpy(starting_heights(where, sites, nu.numpy())))
     allowed = (tol * nu).clamp(min=_ABSOLUTE)
+    history: list[dict[str, Any]] = []
+    for veil in _VEILS if where.vanishes else (0.0,):
+        goal = 0.1 * nu if veil else 0.5 * allowed
+        engine = Tessellation(where.veiled(veil), sites)
+        heights, records = _descend(engine, heights, nu, goal)
+        history += [{**record, "step": len(history) + k} for k, record in enumerate(records)]
+    return heights / factor, history
 
+
+def _descend(
+    engine: Tessellation, start: torch.Tensor, nu: torch.Tensor, goal: torch.Tensor
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """Damped Newton steps until every cell's error is below its goal, or rounding."""
     floor = None
+    unit = float(np.spacing(float(start.abs().max())))
 
     def oracle(heights: torch.Tensor) -> Evaluation:
         nonlocal floor
@@ -123,7 +140,7 @@ def _newton(
         return torch.from_numpy(now.hessian.diagonal()) * unit
 
     def done(now: Evaluation) -> bool:
-        return bool((now.gradient.abs() <= torch.maximum(0.5 * allowed, grain(now))).all())
+        return bool((now.gradient.abs() <= torch.maximum(goal, grain(now))).all())
 
     def residual(now: Evaluation) -> float:
         # Without what the rounding of the heights may cause, or one close pair of sites hides
@@ -131,15 +148,13 @@ def _newton(
         return float((now.gradient.abs() - grain(now)).clamp(min=0).norm())
 
     def accept(now: Evaluation, trial: Evaluation, length: float) -> bool:
+        # The rule of Kitagawa, Merigot and Thibert: no cell gets empty, and the error falls.
         if float(trial.masses.min()) < floor:
             return False
         return residual(trial) <= (1 - length / 2) * residual(now)
 
-    start = starting_heights(where, sites, nu.numpy())
-    start -= start.mean()
-    unit = float(np.spacing(np.abs(start).max()))
-    heights, _, history = newton(oracle, torch.from_numpy(start), accept=accept, done=done)
-    return heights / factor, history
+    heights, _, history = newton(oracle, start, accept=accept, done=done)
+    return heights, history
 
 
 def starting_heights(where: Support, sites: np.ndarray, nu: np.ndarray) -> np.ndarray:

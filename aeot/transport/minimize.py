@@ -244,9 +244,17 @@ def laplacian_solve(
         keep = np.delete(np.arange(n), ground)
         minor = laplacian[keep][:, keep].tocsc()
         options = {"SymmetricMode": True}
-        factor = scipy.sparse.linalg.splu(
-            minor, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options
-        )
+
+        def factorised(matrix: scipy.sparse.csc_matrix) -> scipy.sparse.linalg.SuperLU:
+            return scipy.sparse.linalg.splu(
+                matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options
+            )
+
+        try:
+            factor = factorised(minor)
+        except RuntimeError:  # facets without mass have torn the graph: a little ridge mends it
+            ridge = 1e-10 * float(laplacian.diagonal().max())
+            factor = factorised(minor + ridge * scipy.sparse.eye(n - 1, format="csc"))
         x = np.zeros(n)
         x[keep] = factor.solve(right[keep])
     else:

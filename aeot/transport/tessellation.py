@@ -57,6 +57,25 @@ class Support:
     offsets: np.ndarray
     grid: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
+    @property
+    def vanishes(self) -> bool:
+        """Whether the density is zero somewhere on its support."""
+        c = self.grid[0]
+        return self.kind == GRID and bool(
+            (np.minimum(c[..., 0], c[..., 0] + c[..., 1]) <= 0).any()
+            or (c[..., 0] + c[..., 2] <= 0).any()
+            or (c.sum(axis=-1) <= 0).any()
+        )
+
+    def veiled(self, share: float) -> Support:
+        """The same with `share` of the mass spread evenly over the support."""
+        if not share:
+            return self
+        coefficients = (1 - share) * self.grid[0]
+        coefficients[..., 0] += share / float(np.prod(2 * self.half))
+        low, step = self.grid[2:]
+        return replace(self, grid=(coefficients, tabulate(coefficients, low, step), low, step))
+
     def quantile(self, axis: int) -> Callable[[np.ndarray], np.ndarray]:
         """The quantile function of the source's marginal on one axis (of its box if uniform)."""
         half = self.half[axis]
