@@ -122,8 +122,9 @@ def dirac_wgan_gp(
 ) -> torch.Tensor:
     """Train WGAN-GP on data at 0 against a generator at g, with the critic f(x) = d x.
 
-    The penalty (|d| - 1)^2 keeps the critic's slope near 1 although 0 is the equilibrium: for
-    finite `critic_steps` the generator goes on crossing the data with steps of size `rate`.
+    The penalty (|d| - 1)^2 pulls the critic's slope to 1 although 0 is the equilibrium: with
+    finitely many critic steps the generator circles the data for ever (a weak penalty), or comes
+    to rest beside them, at the distance 2 `penalty` where both pulls on the critic cancel.
 
     Args:
         rate: Step size of both players.
