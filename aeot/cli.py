@@ -107,7 +107,7 @@ def _run(command: str, argv: list[str]) -> None:
     )
     theirs = parser.add_class_arguments(estimator, as_group=False) if estimator else []
     try:
-        chosen = parser.parse_args(_gathered(function, argv))
+        chosen = parser.parse_args(_gathered(function, _flagged(function, argv)))
     except jsonargparse.ArgumentError as error:
         raise _Refused(f"{error}; see aeot {command} --help") from error
     plain = chosen.as_dict()
@@ -130,6 +130,14 @@ def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
         return argv
     count = next((k for k, word in enumerate(argv) if word[:1] in "-["), len(argv))
     return [json.dumps(argv[:count]), *argv[count:]] if count else argv
+
+
+def _flagged(function: Callable[..., Any], argv: list[str]) -> list[str]:
+    """Read --overwrite alone as --overwrite=true."""
+    parameters = inspect.signature(function).parameters.values()
+    flags = {f"--{p.name}" for p in parameters if p.annotation in (bool, "bool")}
+    bare = [k + 1 == len(argv) or argv[k + 1].startswith("-") for k in range(len(argv))]
+    return [f"{w}=true" if w in flags and b else w for w, b in zip(argv, bare, strict=True)]
 
 
 def _underscored(argument: str) -> str:

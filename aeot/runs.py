@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from aeot import _check, _environment
+from aeot import _check, _environment, distributed
 from aeot._rng import generator
 from aeot.data import Dataset, dataset, images, tensors, to_uint8
 from aeot.data.named import NAMES
@@ -150,7 +150,7 @@ def fit(
         ValueError: If anything given is unusable; then nothing was written.
     """
     begun = time.perf_counter()
-    if _rank() > 0:  # the computation is not split yet; one process does it, the others leave
+    if not distributed.is_writer():  # the computation is not split: one process does it all
         return Summary()
     path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
@@ -167,6 +167,9 @@ def fit(
         on_step=run.begin,
     )
     model.fit_transport(training, nu, on_step=lambda record: run.log("transport", record))
+    if not run.logged:  # a solver without samples reports all its steps at the end
+        for record in model.history_["transport"]:
+            run.log("transport", record)
 
     begun = time.perf_counter()
     generated = model.sample(_SHOWN, seed=model.seed)
@@ -267,10 +270,6 @@ def check_new(out: str | os.PathLike) -> Path:
     return path
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
 def _rows(
     options: dict[str, Any], seed: int, download: bool
 ) -> tuple[Dataset, Dataset, torch.Tensor | None]:
@@ -307,7 +306,7 @@ class _Directory:
         self.device = str(options["device"] or "auto")
         # Scalars look the same in JSON and in YAML.
         self.config = "".join(f"{name}: {json.dumps(v)}\n" for name, v in options.items())
-        self.open = False
+        self.open = self.logged = False
         config = self.path / "config.yaml"
         if not config.is_file():
             check_new(self.path)
@@ -335,7 +334,7 @@ class _Directory:
         self.open = True
 
     def log(self, name: str, record: dict[str, Any]) -> None:
-        self.begin()
+        self.logged = True
         with (self.path / "log.jsonl").open("a") as file:
             file.write(json.dumps({"name": name, **record}, default=str) + "\n")
 

@@ -86,7 +86,7 @@ def folder_with_other_files():
     os.mkdir("thesis")
     with open("thesis/chapter.tex", "w") as file:
         file.write("precious")
-    return ["--data", save(images()), "--out", "thesis", "--overwrite", "true"]
+    return ["--data", save(images()), "--out", "thesis", "--overwrite"]
 
 
 def no_pseudo_files():

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import aeot
-from aeot import cli
+from aeot import cli, runs
 
 
 def aeot_command(*arguments, **options):
@@ -102,7 +102,7 @@ def test_a_run_directory_holds_all_there_is_to_know(finished):
     assert environment["versions"]["torch"] == importlib.metadata.version("torch")
     assert environment["threads"] == torch.get_num_threads()
     records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
-    assert {"autoencoder", "decoder", "transport"} <= {record["name"] for record in records}
+    assert {"joint", "decoder", "transport"} <= {record["name"] for record in records}
     for name in ("generated", "compared", "nearest", "paths", "training"):
         with Image.open(finished / "pictures" / f"{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 0
@@ -224,3 +224,9 @@ def test_a_printed_config_is_a_config(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["fit", "--config", str(tmp_path / "config.yaml"), "--print_config"])
     assert capsys.readouterr().out == config
+
+
+def test_a_bare_flag_means_true():
+    argv = ["--overwrite", "--steps", "3", "--download"]
+    assert cli._flagged(runs.fit, argv) == ["--overwrite=true", "--steps", "3", "--download=true"]
+    assert cli._flagged(runs.fit, ["--overwrite", "false"]) == ["--overwrite", "false"]

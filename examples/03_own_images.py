@@ -1,0 +1,57 @@
+# %% [markdown]
+# # A folder of your own images
+#
+# Point `--data` at a folder; without one, a folder is filled with digits first, in the sizes and
+# formats one finds in real folders, and with a broken file among them.
+
+# %%
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import aeot
+from aeot.plotting import images as pictures
+
+OUT = Path(__file__).resolve().parents[1] / "out"
+
+
+# %%
+def fill(folder):
+    """Write digits as gray, colour, palette and transparent images of several sizes."""
+    digits = aeot.dataset("digits", size=24)
+    for k, image in enumerate(aeot.to_uint8(digits[:400])):
+        picture = Image.fromarray(image[0].numpy()).resize((24 + k % 9, 30))
+        mode, suffix = [("L", "png"), ("RGB", "jpg"), ("P", "gif"), ("RGBA", "webp")][k % 4]
+        picture.convert(mode).save(folder / f"{k:03d}.{suffix}")
+    (folder / "broken.png").write_bytes(b"not a picture")
+    return folder
+
+
+# %%
+def main(quick=False, folder=None):
+    with tempfile.TemporaryDirectory() as scratch:
+        data = aeot.images(folder or fill(Path(scratch)), size=16 if quick else 32, channels=1)
+    print(f"{len(data)} images of {data.shape}; skipped {data.info['skipped']}")
+    model = aeot.AEOT(latent_dim=8, batch_size=64, tol=0.1, seed=0)
+    model.fit(data, steps=80 if quick else 400)
+
+    # From one image to another on a straight line in the source: where the line leaves one kind
+    # of image for another, the picture jumps; there is no blend on the way.
+    ends = torch.arange(12)
+    strips = torch.stack([model.interpolate(data[a], data[a + 1], 11) for a in ends[::2]])
+    OUT.mkdir(exist_ok=True)
+    path = OUT / "03_own_images.png"
+    pictures.path_strips(strips, title="from the first image to the last", path=path)
+    print(path)
+
+
+# %%
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="smaller images, fewer steps")
+    parser.add_argument("--data", help="a folder of images")
+    arguments = parser.parse_args()
+    main(arguments.quick, arguments.data)
