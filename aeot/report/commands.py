@@ -73,8 +73,8 @@ def compare(
     _check.real("seconds", seconds, above=0)
     plan = _planned(models)
     options = {"data": data, "seconds": seconds, "latent_dim": latent_dim, "size": size}
-    folder = _opened(Path(out), {**options, "seed": seed})
     training, reference = _data(data, size, root, seed)
+    folder = _opened(Path(out), {**options, "seed": seed})
     extractor = _extractor(features, training, reference, folder / "classifier", seed)
     entries: dict[str, Any] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -175,10 +175,11 @@ def _planned(models: list[str]) -> dict[str, Any]:
 
 
 def _trainable() -> list[str]:
-    names = [n for n in aeot.__all__ if n[0].isupper()]
-    return [
-        n for n in names if all(hasattr(getattr(aeot, n), m) for m in ("fit", "sample", "load"))
-    ]
+    """Return the public names of generators: classes that fit, sample and load."""
+    modules = ("model", "gan.")
+    names = [name for name, place in aeot._PUBLIC.items() if place.startswith(modules)]
+    needed = ("fit", "sample", "load")
+    return sorted(n for n in names if all(hasattr(getattr(aeot, n), m) for m in needed))
 
 
 def _opened(folder: Path, options: dict[str, Any]) -> Path:

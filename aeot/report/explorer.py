@@ -121,17 +121,17 @@ def _plane(codes: torch.Tensor, picture: str, seed: int) -> np.ndarray:
 def _anchors(
     codes: torch.Tensor, labels: torch.Tensor | None, count: int, seed: int
 ) -> torch.Tensor:
-    """Choose codes spread over the data: the ones nearest to class means, or to k-means."""
-    if count < 2:
-        return torch.arange(count)
-    groups = [] if labels is None else [codes[labels == c] for c in labels.unique()]
-    if 2 <= len(groups) <= count:
-        centres = torch.stack([group.mean(dim=0) for group in groups])
-    else:
-        state = stream_seed(seed, "anchors") % 2**32
-        fitted = KMeans(count, n_init=1, random_state=state).fit(codes.double().numpy())
-        centres = torch.from_numpy(fitted.cluster_centers_).to(codes)
-    return metrics.nearest(centres, codes)[1][:, 0].unique()
+    """Choose codes spread over every class: the ones nearest to the centres of k-means."""
+    groups = [codes] if labels is None else [codes[labels == c] for c in labels.unique()]
+    if len(groups) > count:
+        groups = [codes]
+    state = stream_seed(seed, "anchors") % 2**32
+    centres = []
+    for group in groups:
+        k = min(count // len(groups), len(group))
+        fitted = KMeans(k, n_init=1, random_state=state).fit(group.double().numpy())
+        centres.append(torch.from_numpy(fitted.cluster_centers_).to(codes))
+    return metrics.nearest(torch.cat(centres), codes)[1][:, 0].unique()
 
 
 def _paths(model: AEOT, cells: torch.Tensor) -> tuple[torch.Tensor | None, list[list[int]]]:

@@ -171,7 +171,10 @@
     };
 
     const walk = (a, b) => { // numbers of anchors
-      if (!frames || a === b) return;
+      if (!frames || a === b) {
+        say.textContent = "no path: both ends are nearest to the same ringed code; choose them further apart";
+        return;
+      }
       route = [a, b];
       ends[0].value = a; ends[1].value = b;
       const [low, high] = a < b ? [a, b] : [b, a];

@@ -1,0 +1,87 @@
+import json
+
+import pytest
+from PIL import Image
+
+import aeot
+from aeot import cli
+from aeot.features import Classifier
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    train = aeot.dataset("digits").subset(slice(0, 300))
+    Classifier(channels=4, width=8, epochs=2).fit(train).save(folder / "net")
+    (folder / "pngs").mkdir()
+    for k, image in enumerate(train.values[:, 0]):
+        Image.fromarray(image.numpy()).save(folder / "pngs" / f"{k:03d}.png")
+    return folder
+
+
+def run(place, *extra):
+    return cli.main(
+        [
+            "compare",
+            f"mine={place / 'pngs'}",
+            *extra,
+            *("--features", str(place / "net")),
+            *("--n-samples", "200", "--out", str(place / "out")),
+        ]
+    )
+
+
+def test_a_folder_is_compared_and_everything_is_kept(place, capsys):
+    assert run(place) == 0
+    kept = {path.name for path in (place / "out").iterdir()}
+    assert {
+        "comparison.json",
+        "comparison.md",
+        "data",
+        "report.html",
+        "prd.png",
+        "precision_recall.png",
+        "samples.png",
+    } <= kept
+    body = json.loads((place / "out" / "comparison.json").read_text())
+    assert [row["model"] for row in body["rows"]] == ["real training images", "mine"]
+    assert body["protocol"]["n_samples"] == 200
+    assert "| mine |" in capsys.readouterr().out
+    assert run(place, "--seconds", "5") == 2  # not the same comparison
+    assert "made with another seconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Nobody"], "models must be classes, or paths that exist, got 'Nobody'; classes are A"),
+        (["GAN", "GAN"], "models must have different labels, got 'GAN' twice"),
+        (["GAN", "--seconds", "0"], "seconds must be a finite number > 0"),
+        (["GAN", "--metrics", "[fid]"], "metrics must be one of"),
+        (["GAN", "--data", "nowhere"], "data must be one of"),
+    ],
+)
+def test_the_command_refuses_and_writes_nothing(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_models_are_trained_within_the_budget_kept_and_taken_up_again(place, capsys):
+    out = place / "trained"
+    command = ["compare", "GAN", "--seconds", "2", "--seeds", "2", "--latent-dim", "4"]
+    command += ["--features", str(place / "net"), "--n-samples", "100", "--out", str(out)]
+    assert cli.main(command) == 0
+    first = json.loads((out / "comparison.json").read_text())
+    facts = first["rows"][1]["facts"]
+    assert facts["models"] == 2
+    assert facts["budget"] == "2 s"
+    assert first["rows"][1]["metrics"]["fd"]["error"] > 0
+    stamps = {p: p.stat().st_mtime_ns for p in (out / "models").rglob("*.safetensors")}
+    assert len(stamps) == 2
+    assert cli.main(command) == 0
+    assert stamps == {p: p.stat().st_mtime_ns for p in (out / "models").rglob("*.safetensors")}
+    again = json.loads((out / "comparison.json").read_text())
+    assert again["rows"][1]["metrics"] == first["rows"][1]["metrics"]
