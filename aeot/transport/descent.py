@@ -111,7 +111,7 @@ class Descent(Stages):
         state.n_samples += result.n_samples
         state.counts += result.cell_counts
         self.certificate = c = certify(result, nu)
-        state.inflation = min(max(c.inflation, 1.0), 4.0)
+        state.inflation = max(c.inflation, 1.0)
         record |= {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
         if c.mass_error_upper <= self.tol and not c.empty:
             state.phase = "done"

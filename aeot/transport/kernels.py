@@ -205,7 +205,7 @@ def candidates(a, b, per_block, width, radius, least, start, site, value, lead, 
             first = start[k * m + r]
             count = 0
             weakest = 0
-            outside = -span
+            outside = threshold - best
             for f in range(found):
                 base = (reach[f] // width) * 16 * width + reach[f] % width
                 for s in range(16):

@@ -86,7 +86,7 @@ class Scorer:
         memory: int = 1 << 28,
         threads: int | None = None,
     ) -> None:
-        self.problem, self.split = problem, split
+        self.problem, self.split, self.memory = problem, split, memory
         n, d = problem.sites.shape
         device = problem.sites.device
         self.kernels = load_kernels() if device.type == "cpu" else None
@@ -110,6 +110,10 @@ class Scorer:
         share = memory // (held * (self.threads if self.kernels else 1 + split))
         self.slice = min(self.rows, max(split, int(share) // split * split))
         self._scratch = threading.local()
+
+    def without_split(self) -> Scorer:
+        """Return the same scorer of independent samples."""
+        return Scorer(self.problem, memory=self.memory, threads=self.threads)
 
     def draw(self, stage: str, block: int) -> Block:
         """Draw one block, from (seed, stage, block) alone."""
@@ -250,11 +254,11 @@ class Scorer:
             halves = block.left.numpy(), block.right.numpy()
             self.kernels.add_points(site, *halves, block.group, sums)
             return
-        m = self.split
-        left = block.left.repeat_interleave(m, 0)
-        right = block.right.view(-1, 1, m, block.right.shape[1])
-        right = right.expand(-1, m, -1, -1).reshape(left.shape[0], -1) if m > 1 else left[:, :0]
-        points = torch.cat([left, right], 1)
+        m, points = self.split, block.left
+        if m > 1:
+            right = block.right.view(-1, 1, m, block.right.shape[1]).expand(-1, m, -1, -1)
+            left = block.left.repeat_interleave(m, 0)
+            points = torch.cat([left, right.reshape(left.shape[0], -1)], 1)
         np.add.at(sums, site, points.cpu().numpy().astype(np.float64))
 
     def blocks_for(self, samples: float) -> int:

@@ -32,7 +32,7 @@ from aeot.transport.tessellation import support
 METHODS = ("auto", "newton", "lbfgs", "adam", "gd", "exact")
 _EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 20_000}  # where exact cells beat samples
 _SAVED = ("step", "unit", "best", "stalled", "weight", "key", "returns")
-_SAVED += ("inflation", "n_samples", "edged")
+_SAVED += ("inflation", "n_samples", "edged", "split")
 
 
 def solve_semidiscrete(
@@ -218,21 +218,22 @@ class _Run:
     ) -> None:
         stages, state = self.stages, self.stages.state
         allowed = max_samples or 8 * (stages.planned() + 64 * self.nu.shape[0])
-        begun, drawn = time.perf_counter(), state.n_samples
+        begun = time.perf_counter()
         hidden = None if progress is None else not progress
         bar = tqdm(desc="transport", unit=" samples", unit_scale=True, disable=hidden)
         try:
             while state.phase != "done" and not self.stopped:
-                before = state.n_samples
+                before, then = state.n_samples, time.perf_counter()
                 heights = state.heights
                 record = stages.advance()
                 if stages.certificate is not None:
                     self._keep(stages.certificate, heights)
                 bar.update(state.n_samples - before)
                 bar.set_postfix(stage=record["stage"], error=record["error"])
-                seconds = time.perf_counter() - begun
-                rate = max(state.n_samples - drawn, 1) / seconds
-                left = 0.0 if state.phase == "done" else stages.planned() / rate
+                now = time.perf_counter()
+                seconds, drawn = now - begun, max(state.n_samples - before, 1)
+                # Early stages cost more per sample than the last ones: an overestimate at first.
+                left = 0.0 if state.phase == "done" else stages.planned() * (now - then) / drawn
                 if checkpoint is not None and state.phase != "done":
                     self._save(checkpoint)
                 if on_step and on_step({**record, "seconds": seconds, "left": left}) is True:
@@ -310,8 +311,9 @@ class _Run:
     def _certify_now(self) -> None:
         state = self.stages.state
         m = min(certificate_size(self.nu.numpy(), self.tol), 64 * self.nu.shape[0] + 4096)
-        blocks = range(self.scorer.blocks_for(m))
-        result = tally(self.scorer, state.heights, "certificate", blocks, sums=state.sums)
+        scorer = self.stages.scorer
+        blocks = range(scorer.blocks_for(m))
+        result = tally(scorer, state.heights, "certificate", blocks, sums=state.sums)
         state.counts += result.cell_counts
         state.n_samples += result.n_samples
         self._keep(certify(result, self.nu.numpy()), state.heights)
@@ -321,7 +323,7 @@ class _Run:
         state, problem = self.stages.state, self.problem
         z = torch.zeros_like(problem.caller_sites)
         sums = torch.from_numpy(state.sums / np.maximum(state.counts, 1)[:, None])
-        z[:, self.scorer.order] = sums
+        z[:, self.stages.scorer.order] = sums
         shift = z @ problem.factor.T
         share = torch.from_numpy(state.counts / max(state.counts.sum(), 1))
         between = float(share @ shift.square().sum(1))

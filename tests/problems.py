@@ -1,0 +1,84 @@
+"""Problems whose solution is known by another route than the solver's."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+import torch
+
+from aeot.measures import Gaussian, Measure, UniformBox
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A transport problem with the heights that solve it (mean zero)."""
+
+    source: Measure
+    sites: torch.Tensor
+    masses: torch.Tensor
+    heights: torch.Tensor
+
+
+def centered(heights):
+    return heights - heights.mean()
+
+
+def line(n=7, seed=0):
+    """Unit interval: h_{j+1} - h_j = -(y_{j+1} - y_j) C_j, C the cumulated masses."""
+    rng = np.random.default_rng(seed)
+    y = np.sort(rng.normal(size=n))
+    nu = rng.dirichlet(np.ones(n) * 3)
+    steps = -np.diff(y) * np.cumsum(nu)[:-1]
+    heights = torch.from_numpy(np.concatenate([[0.0], np.cumsum(steps)]))
+    order = rng.permutation(n)
+    tensors = (torch.from_numpy(x[order]) for x in (y[:, None], nu))
+    return Problem(UniformBox(dim=1), *tensors, centered(heights[order]))
+
+
+def slabs(d, n=6, seed=0, source="box"):
+    """Sites on one axis of R^d: only that coordinate matters, as on a line."""
+    rng = np.random.default_rng(seed)
+    y = np.zeros((n, d))
+    y[:, 0] = np.sort(rng.normal(size=n))
+    nu = rng.dirichlet(np.ones(n) * 3)
+    cut = np.cumsum(nu)[:-1] if source == "box" else scipy.stats.norm.ppf(np.cumsum(nu)[:-1])
+    heights = np.concatenate([[0.0], np.cumsum(-np.diff(y[:, 0]) * cut)])
+    measure = UniformBox(dim=d) if source == "box" else Gaussian(dim=d)
+    tensors = (torch.from_numpy(x) for x in (y, nu, heights))
+    sites, masses, heights = tensors
+    return Problem(measure, sites, masses, centered(heights))
+
+
+def lattice(k, d):
+    """k^d sites at the centres of a grid of cubes: the cells are the cubes, h = -|y|^2 / 2."""
+    axis = (torch.arange(k, dtype=torch.float64) + 0.5) / k
+    sites = torch.cartesian_prod(*[axis] * d).reshape(-1, d)
+    masses = torch.full((k**d,), 1 / k**d, dtype=torch.float64)
+    return Problem(UniformBox(dim=d), sites, masses, centered(-sites.square().sum(1) / 2))
+
+
+def planted(n, d, seed=0, m=1 << 20):
+    """Heights first, masses from them by brute force on m uniform points."""
+    g = torch.Generator().manual_seed(seed)
+    sites = torch.randn(n, d, generator=g, dtype=torch.float64)
+    heights = centered(-0.2 * sites.square().sum(1) + 0.05 * torch.randn(n, generator=g))
+    counts = torch.zeros(n)
+    for _ in range(m >> 16):
+        x = torch.rand(1 << 16, d, generator=g, dtype=torch.float64)
+        counts += torch.bincount((x @ sites.T + heights).argmax(1), minlength=n)
+    masses = counts.double() / counts.sum()
+    kept = masses > 0
+    return Problem(UniformBox(dim=d), sites[kept], masses[kept], centered(heights[kept]))
+
+
+def mass_error(source, sites, heights, masses, *, m=1 << 19, seed=12345):
+    """Total variation between cell masses and target by brute force, and its noise floor."""
+    sites, heights = sites.double(), heights.double()
+    g = torch.Generator().manual_seed(seed)
+    counts = torch.zeros(len(sites))
+    step = max(1, min(m, (1 << 26) // len(sites)))
+    for start in range(0, m, step):
+        x = source.sample(min(step, m - start), generator=g).double()
+        counts += torch.bincount((x @ sites.T + heights).argmax(1), minlength=len(sites))
+    error = float((counts.double() / m - masses).abs().sum()) / 2
+    return error, float((2 * masses / np.pi / m).sqrt().sum()) / 2
