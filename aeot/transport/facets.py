@@ -12,6 +12,7 @@ from aeot.transport.brenier import BrenierMap
 from aeot.transport.geometry import power_diagram
 
 _BLOCK = 8192  # points per block of the stream
+_CHUNK = 1 << 16  # pairs of sites held at once
 _RUNNERS = 8  # planes looked at from each point
 _FEW = 8  # dimensions up to which rays in any direction reach a facet inside the source
 
@@ -38,7 +39,8 @@ class Facets:
 
 def jump(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
     """Return |y_i - y_j| for index tensors of equal shape."""
-    return (sites[i] - sites[j]).norm(dim=-1)
+    parts = zip(i.reshape(-1).split(_CHUNK), j.reshape(-1).split(_CHUNK), strict=True)
+    return torch.cat([(sites[a] - sites[b]).norm(dim=1) for a, b in parts]).reshape(i.shape)
 
 
 def angle(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
@@ -57,12 +59,18 @@ def angle(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor
         >>> angle(sites, torch.tensor(0), torch.tensor(1))  # (0, -1) and (1, -1): 45 degrees
         tensor(0.7854)
     """
-    a, b = sites[i].to(torch.float64), sites[j].to(torch.float64)
-    dot = (a * b).sum(-1)
+    parts = zip(i.reshape(-1).split(_CHUNK), j.reshape(-1).split(_CHUNK), strict=True)
+    return torch.cat([_angle(sites[a], sites[b]) for a, b in parts]).reshape(i.shape)
+
+
+def _angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    dtype = a.dtype
+    a, b = a.to(torch.float64), b.to(torch.float64)
+    dot = (a * b).sum(1)
     # |a' x b'|^2 of a' = (a, -1), b' = (b, -1), without the cancellation an arccos suffers.
-    inner = a.square().sum(-1) * b.square().sum(-1) - dot.square()
-    cross = ((a - b).square().sum(-1) + inner.clamp(min=0)).sqrt()
-    return torch.atan2(cross, dot + 1).to(sites.dtype)
+    inner = a.square().sum(1) * b.square().sum(1) - dot.square()
+    cross = ((a - b).square().sum(1) + inner.clamp(min=0)).sqrt()
+    return torch.atan2(cross, dot + 1).to(dtype)
 
 
 def find_facets(brenier: BrenierMap, n_points: int | None = None, *, seed: int = 0) -> Facets:

@@ -1,0 +1,259 @@
+"""The frontier of the extended map on Fashion-MNIST: distance to real data against novelty.
+
+One command makes everything: it trains the autoencoder and the classifier unless the folders
+given hold them, solves the transport of N codes, generates 10 000 images with every variant of
+the extension and three seeds, and prints one JSON line for each. It can be stopped and started
+again: rows that are in the output file are not computed twice.
+
+    python benchmarks/bench_extension.py --cache out/extension
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import scipy.stats
+import torch
+
+import aeot
+from aeot import _io
+from aeot.features import Classifier, extract
+from aeot.metrics import frechet_distance
+from aeot.transport.brenier import BrenierMap
+from aeot.transport.extension import nearest
+
+RESULTS = Path(__file__).parent / "results"
+# name -> arguments of `extend`; "cut": False leaves the singular set out
+VARIANTS = {
+    "affine, k = 20, matched scale (default)": {"method": "affine"},
+    "pair, w in U(0, 1)": {"method": "pair"},
+    "inverse-distance": {"method": "inverse-distance"},
+    "linear": {"method": "linear"},
+    "affine, k = 20, s = 0.5": {"method": "affine", "scale": 0.5},
+    "affine, k = 20, s = 1": {"method": "affine", "scale": 1.0},
+    "affine, k = 20, s = 1.5": {"method": "affine", "scale": 1.5},
+    "affine, k = 10, matched scale": {"method": "affine", "neighbours": 10},
+    "pair, w = 0.75": {"method": "pair", "weight": 0.75},
+    "affine, singular points rejected": {"method": "affine", "boundary": "reject"},
+    "affine, half of the facets called singular and rejected": {"method": "affine", "angle": 0.5},
+    "pair, uncut": {"method": "pair", "cut": False},
+}
+
+
+def autoencoder(folder, train, test, steps):
+    if not (folder / "manifest.json").is_file():
+        model = aeot.Autoencoder(latent_dim=64, seed=0)
+        model.fit(train, steps=steps, held_out=test).save(folder)
+    return aeot.Autoencoder.load(folder)
+
+
+def classifier(folder, train, test):
+    if not (folder / "manifest.json").is_file():
+        Classifier(seed=0).fit(train, test).save(folder)
+    return Classifier.load(folder)
+
+
+def transport(folder, sites, tol):
+    if not (folder / "manifest.json").is_file():
+        start = time.process_time()
+        solution = aeot.solve_semidiscrete(aeot.UniformBox(dim=sites.shape[1]), sites, tol=tol)
+        tensors = {"heights": solution.heights, "centroids": solution.cell_centroids}
+        tensors["spread"] = torch.tensor(solution.cell_variance, dtype=torch.float64)
+        config = {"message": solution.message, "cpu_seconds": time.process_time() - start}
+        _io.save(folder, tensors, config, kind="transport")
+    tensors, config = _io.load(folder, kind="transport")
+    return BrenierMap(aeot.UniformBox(dim=sites.shape[1]), sites, **tensors), config
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path("out/extension"))
+    parser.add_argument("--autoencoder", type=Path, help="a saved Autoencoder (else trained)")
+    parser.add_argument("--classifier", type=Path, help="a saved Classifier (else trained)")
+    parser.add_argument("--steps", type=int, default=None, help="of the autoencoder's training")
+    parser.add_argument("--targets", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS / "extension.jsonl")
+    options = parser.parse_args()
+
+    train = aeot.dataset("fashion-mnist")
+    test = aeot.dataset("fashion-mnist", split="test")
+    model = autoencoder(
+        options.autoencoder or options.cache / "autoencoder", train, test, options.steps
+    )
+    judge = classifier(options.classifier or options.cache / "classifier", train, test)
+    network = judge.extractor().float()
+    chosen = torch.randperm(len(train), generator=aeot.generator(0, "subset"))[: options.targets]
+    sites, held = model.encode(train[chosen]), model.encode(test)
+    brenier, solved = transport(options.cache / "transport", sites, tol=0.05)
+    rows = [json.loads(line) for line in options.out.open()] if options.out.exists() else []
+    done = {(row.get("variant"), row.get("seed")) for row in rows}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def features(images):
+        with torch.no_grad():
+            return extract(network, images).double()
+
+    def classes(found):
+        with torch.no_grad():
+            return network.head(found.float()).softmax(1)
+
+    real = features(test[torch.arange(min(options.images, len(test)))])
+    counts = torch.bincount(classes(features(train[chosen])).argmax(1), minlength=10)
+
+    def record(name, seed, found, codes, extra):
+        chance = classes(found)
+        table = np.stack([counts.numpy(), torch.bincount(chance.argmax(1), minlength=10).numpy()])
+        novelty = nearest(codes, sites, 1)[0] if codes is not None else None
+        row = {
+            "variant": name,
+            "seed": seed,
+            "frechet_distance": frechet_distance(found, real),
+            "top_class_below_0.6": float((chance.amax(1) < 0.6).double().mean()),
+            "class_counts": table[1].tolist(),
+            "class_p_value": float(scipy.stats.chi2_contingency(table).pvalue),
+            "nearest_code": None if novelty is None else float(novelty.median()),
+            "bare_codes": None if novelty is None else int((novelty < 1e-6).sum()),
+            **extra,
+        }
+        with options.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+    if ("setting", None) not in done:
+        singular = aeot.find_singularities(brenier)
+        setting = {
+            "variant": "setting",
+            "seed": None,
+            "targets": options.targets,
+            "images": options.images,
+            "dim": sites.shape[1],
+            "certificate": solved["message"],
+            "transport_cpu_seconds": round(solved["cpu_seconds"], 1),
+            "classifier_accuracy": judge.accuracy_,
+            "held_out_nearest_code": float(nearest(held, sites, 1)[0].median()),
+            "code_to_next_code": float(nearest(sites, sites, 2)[0][:, 1].median()),
+            "modes": singular.n_components,
+            "mode_sizes": torch.bincount(singular.components).tolist()[:20],
+            "facets": len(singular.facets.pairs),
+            "singular_facets": len(singular.pairs),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+        }
+        with options.out.open("a") as file:
+            file.write(json.dumps(setting) + "\n")
+        print(json.dumps(setting), flush=True)
+    if ("real training images", None) not in done:
+        images = train[chosen[: options.images]]
+        record("real training images", None, features(images), model.encode(images), {})
+    if ("reconstructed training images", None) not in done:
+        images = model.decode(sites[: options.images])
+        record("reconstructed training images", None, features(images), sites, {})
+    rules = {None: aeot.find_singularities(brenier)}
+    for seed in range(options.seeds):
+        for name, variant in VARIANTS.items():
+            if (name, seed) in done:
+                continue
+            start = time.process_time()
+            share = variant.get("angle")
+            if share not in rules:
+                angle = float(rules[None].facets.angles.quantile(1 - share))
+                rules[share] = aeot.find_singularities(brenier, angle)
+            singular = rules[share] if variant.get("cut", True) else None
+            drawn = brenier.draw(
+                options.images,
+                singular=singular,
+                boundary=variant.get("boundary", "reject" if share else "reassign"),
+                method="pair",  # its codes are cheap and not used
+                generator=aeot.generator(seed, "points"),
+            )
+            keys = ("method", "neighbours", "scale", "weight")
+            arguments = {key: variant[key] for key in keys if key in variant}
+            codes = brenier.extend(
+                drawn.points, singular, **arguments, generator=aeot.generator(seed, "weights")
+            )
+            extra = {"acceptance": drawn.acceptance, "alone": drawn.n_alone}
+            if variant["method"] == "affine":
+                near = variant.get("neighbours", 20)
+                scale = variant.get("scale") or brenier.match_scale(singular, neighbours=near)
+                extra["scale"] = scale
+            extra["map_cpu_seconds"] = round(time.process_time() - start, 1)
+            record(name, seed, features(model.decode(codes)), codes, extra)
+    summary(options.out)
+
+
+def summary(path):
+    """Print the table and draw the frontier from the rows of a finished or unfinished run."""
+    rows = [json.loads(line) for line in path.open()]
+    by = {}
+    for row in rows:
+        by.setdefault(row["variant"], []).append(row)
+    setting = by.pop("setting")[0]
+    lines = ["| variant | FD | nearest code | top class < 0.6 | classes, p | accepted | seeds |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    points = {}
+    for name, some in by.items():
+        distance = np.array([row["frechet_distance"] for row in some])
+        novelty = np.mean([row["nearest_code"] for row in some])
+        points[name] = (novelty, distance)
+        cells = [
+            name,
+            f"{distance.mean():.2f}" + (f" ± {distance.std(ddof=1):.2f}" if len(some) > 1 else ""),
+            f"{novelty:.1f}",
+            f"{100 * np.mean([row['top_class_below_0.6'] for row in some]):.1f} %",
+            f"{min(row['class_p_value'] for row in some):.2g}",
+            f"{100 * some[0].get('acceptance', 1):.1f} %",
+            str(len(some)),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
+    for name, (novelty, distance) in points.items():
+        if name.startswith("real"):
+            axes.axhline(distance[0], color="0.6", lw=1)
+            axes.text(0, distance[0], " real training images", va="bottom", fontsize=8, color="0.4")
+            continue
+        default = "default" in name
+        axes.errorbar(
+            novelty,
+            distance.mean(),
+            yerr=distance.std() if len(distance) > 1 else None,
+            fmt="o",
+            ms=8 if default else 5,
+            color="C3" if default else "C0",
+        )
+        axes.annotate(
+            name, (novelty, distance.mean()), (5, 4), textcoords="offset points", fontsize=7
+        )
+    axes.axvline(setting["held_out_nearest_code"], color="C2", lw=1, ls="--")
+    axes.text(
+        setting["held_out_nearest_code"],
+        axes.get_ylim()[1],
+        "held-out codes ",
+        rotation=90,
+        va="top",
+        ha="right",
+        fontsize=8,
+        color="C2",
+    )
+    axes.set_yscale("log")
+    axes.set_xlabel("median distance to the nearest training code")
+    axes.set_ylabel("Fréchet distance to the test images (classifier features)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path.with_suffix(".png"), dpi=130)
+
+
+if __name__ == "__main__":
+    main()
