@@ -164,7 +164,7 @@ def fit(
         held_out=held_out if len(held_out) else 0.0,
         checkpoint=run.path / "checkpoint",
         log=run.path / "log.jsonl",
-        on_step=run.begin,
+        on_step=run.on_step,
     )
     model.fit_transport(training, nu, on_step=lambda record: run.log("transport", record))
     if not run.logged:  # a solver without samples reports all its steps at the end
@@ -175,7 +175,7 @@ def fit(
     generated = model.sample(_SHOWN, seed=model.seed)
     sampled = time.perf_counter() - begun
     model.save(run.path / "model")
-    near = draw_run(run.path / "pictures", model, training, held_out, generated)
+    near = draw_run(run.path / "pictures", model, training, held_out, generated, run.losses)
     summary = {"data": training.name, "rows": len(training), "held_out_rows": len(held_out)}
     summary |= {"shape": list(training.shape), "latent_dim": model.latent_dim, **model.summary()}
     summary["seconds"] = {"reading": read, **summary["seconds"], "sampling": sampled}
@@ -307,6 +307,7 @@ class _Directory:
         # Scalars look the same in JSON and in YAML.
         self.config = "".join(f"{name}: {json.dumps(v)}\n" for name, v in options.items())
         self.open = self.logged = False
+        self.losses: list[tuple[int, float]] = []
         config = self.path / "config.yaml"
         if not config.is_file():
             check_new(self.path)
@@ -322,8 +323,12 @@ class _Directory:
         else:
             self.open = True
 
-    def begin(self, *_: object) -> None:
-        """Create the directory; called at every step, it acts at the first."""
+    def on_step(self, step: int, record: dict[str, float]) -> None:
+        """Take the record of a training step; the first one creates the directory."""
+        self.losses.append((step, record["loss"]))
+        self.begin()
+
+    def begin(self) -> None:
         if self.open:
             return
         if self.path.exists():

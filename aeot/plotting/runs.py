@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,12 @@ _SHOWN = 100  # rows whose nearest training row is looked for
 
 
 def draw_run(
-    folder: Path, model: AEOT, training: Dataset, held_out: Dataset, generated: torch.Tensor
+    folder: Path,
+    model: AEOT,
+    training: Dataset,
+    held_out: Dataset,
+    generated: torch.Tensor,
+    losses: Sequence[tuple[int, float]] = (),
 ) -> dict[str, float]:
     """Draw all there is to see of a fitted model.
 
@@ -27,6 +33,7 @@ def draw_run(
         training: What it was fitted to.
         held_out: Rows it has not seen; may be empty.
         generated: Rows it generated.
+        losses: (step, loss) of every training step; the steps of the second phase start anew.
 
     Returns:
         How near the generated rows lie to the training rows: the ``smallest`` and the ``median``
@@ -37,14 +44,7 @@ def draw_run(
     unseen = held_out[:_SHOWN]
     if len(unseen):
         near["median_held_out"] = float(nearest_rows(unseen, training)[0].median())
-    history = model.history_["autoencoder"]
-    steps = np.cumsum(np.diff([0, *(r["step"] for r in history)]).clip(min=0))
-    joint = sum(record["phase"] == 1 for record in history)
-    pictures.training_curves(
-        {"training": (steps, [record["loss"] for record in history])},
-        marks={"encoder frozen": steps[joint - 1]} if 0 < joint < len(history) else None,
-        path=folder / "training.png",
-    )
+    _draw_training(folder / "training.png", model, losses)
     if len(training.shape) != 3:
         pictures.point_clouds(
             {"data": training[:2000], "generated": model.sample(2000, seed=model.seed)},
@@ -130,5 +130,21 @@ def by_class(
         torch.cat(full),
         columns=columns,
         title="generated; a row for each class of the nearest training image, as they came",
+        path=path,
+    )
+
+
+def _draw_training(path: Path, model: AEOT, losses: Sequence[tuple[int, float]]) -> None:
+    if not losses or losses[0][0] != 1:  # a resumed run saw its last steps only
+        losses = [(record["step"], record["loss"]) for record in model.history_["autoencoder"]]
+    steps, values = np.array(losses, dtype=float).T
+    breaks = np.flatnonzero(np.diff(steps) <= 0)
+    total = steps.copy()
+    if len(breaks):
+        total[breaks[0] + 1 :] = total[breaks[0]] + steps[breaks[0] + 1 :]
+    bins = np.array_split(np.arange(len(total)), min(len(total), 150))
+    pictures.training_curves(
+        {"training": ([total[b].mean() for b in bins], [values[b].mean() for b in bins])},
+        marks={"encoder frozen": float(total[breaks[0]])} if len(breaks) else None,
         path=path,
     )
