@@ -1,0 +1,134 @@
+"""Pictures of singular sets: modes and their borders, what a path shows that crosses one."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from aeot import _check
+from aeot.plotting._style import ACCENT, INK, LINE, SINGULAR, colour_sites, panel, plot_axes, save
+from aeot.plotting.transport import power_diagram as draw_diagram
+from aeot.transport.geometry import power_diagram
+from aeot.transport.singular import SingularSet
+
+
+def modes(
+    singular: SingularSet,
+    *,
+    codes: torch.Tensor | None = None,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw the modes a planar map believes in: cells in the source, sites in the target.
+
+    Args:
+        singular: Of a map in the plane whose source has exact geometry.
+        codes: Generated codes (m, 2), drawn as dots among the sites.
+        path: Where to write the figure.
+
+    Returns:
+        The figure: on the left the source, each cell in the colour of its mode, the singular set
+        in red; on the right the sites in the same colours.
+
+    Raises:
+        ValueError: If the map is not planar.
+    """
+    brenier = singular.brenier
+    if brenier.dim != 2:
+        raise _check.fail("singular", "be of a map in the plane", f"d = {brenier.dim}")
+    sites = brenier.sites.cpu().numpy()
+    labels = singular.components.cpu().numpy()
+    middles = np.stack([sites[labels == label].mean(0) for label in range(labels.max() + 1)])
+    colours = colour_sites(middles)[labels]
+    figure = Figure(figsize=(9.4, 4.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    diagram = power_diagram(brenier.source, brenier.sites, brenier.heights)
+    broken = singular.crosses(*diagram.facets.pairs.to(brenier.sites.device).T).cpu()
+    draw_diagram(diagram, singular=broken, colours=colours, ax=left)
+    left.set_title("source: cells, and where the map breaks", fontsize=10, color=INK)
+    panel(right)
+    if codes is not None:
+        right.plot(*codes.cpu().numpy().T, ".", color=LINE, ms=1.5, alpha=0.5, zorder=1)
+    strong = 0.72 * colours
+    right.scatter(*sites.T, s=14, c=strong, edgecolors="white", linewidths=0.3, zorder=2)
+    note = f"target: {len(sites)} sites in {singular.n_components} modes"
+    note += "" if codes is None else f", {len(codes)} new points in grey"
+    right.set_title(note, fontsize=10, color=INK)
+    return save(figure, path)
+
+
+def crossing(
+    broken: torch.Tensor,
+    blended: torch.Tensor,
+    *,
+    breaks: list[float] | None = None,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw a path across the singular set: the cut map above, the naive blend of codes below.
+
+    Args:
+        broken: Images of the cut map at even steps along the path, (k, C, H, W) in [-1, 1].
+        blended: Images of the straight line between the end codes, (k, C, H, W).
+        breaks: Where along the path the map breaks, in (0, 1); marked above the first row.
+        path: Where to write the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the rows differ in shape.
+    """
+    if broken.shape != blended.shape or broken.ndim != 4:
+        got = f"{tuple(broken.shape)} and {tuple(blended.shape)}"
+        raise _check.fail("broken and blended", "have one shape (k, C, H, W)", got)
+    count, _, high, wide = broken.shape
+    figure = Figure(figsize=(0.75 * count + 1.1, 2.1), layout="constrained")
+    axes = figure.subplots(2, 1)
+    for ax, row, name in zip(axes, (broken, blended), ("cut map", "blend"), strict=True):
+        strip = row.detach().cpu().float().permute(2, 0, 3, 1).reshape(high, count * wide, -1)
+        strip = ((strip + 1) / 2).clamp(0, 1).numpy()
+        ax.imshow(strip.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_xticks([])
+        ax.set_yticks([high / 2], [name], fontsize=9, color=INK)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    for at in breaks or []:
+        # Frame k stands at k / (count - 1): the break lies between two frames.
+        place = at * (count - 1) * wide + wide / 2 - 0.5
+        axes[0].axvline(place, color=SINGULAR, lw=2)
+        axes[0].plot(place, -high * 0.06, "v", color=SINGULAR, ms=6, clip_on=False)
+    for ax in axes:
+        ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec=LINE, lw=0.5))
+    return save(figure, path)
+
+
+def jumps(singular: SingularSet, *, path: str | os.PathLike | None = None) -> Figure:
+    """Draw how far the map jumps across its facets, regular and singular ones.
+
+    Args:
+        singular: The singular set.
+        path: Where to write the figure.
+
+    Returns:
+        The figure: two histograms over log-spaced jumps |y_i - y_j|, weighted by facet mass.
+    """
+    facets = singular.facets
+    cut = singular.crosses(*facets.pairs.T).cpu().numpy()
+    jump = facets.jumps.cpu().numpy()
+    mass = facets.mass.cpu().numpy()
+    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+    ax = figure.add_subplot()
+    if len(jump):
+        low, high = max(jump.min(), 1e-3 * jump.max()), jump.max()
+        bins = np.geomspace(low, high * 1.001, 60)
+        ax.hist(jump[~cut], bins, weights=mass[~cut], color=ACCENT, label="regular")
+        ax.hist(jump[cut], bins, weights=mass[cut], color=SINGULAR, label="singular")
+    ax.set_xscale("log")
+    ax.set_xlabel("jump $|y_i - y_j|$ across the facet")
+    ax.set_ylabel("facet mass")
+    ax.legend(frameon=False)
+    plot_axes(ax)
+    return save(figure, path)
