@@ -117,7 +117,7 @@ class PowerDiagram:
     def polygons(self) -> list[torch.Tensor]:
         """Corners of each cell, counter-clockwise, a list of n tensors (m_i, 2); plane only.
 
-        Empty cells have none. For a disk these are the cells before its arcs are cut.
+        Empty cells have none. The arcs of a disk are drawn as edges of at most 1.5 degrees.
         """
         self._only(2, "polygons")
         center = torch.from_numpy(self._engine.support.center)

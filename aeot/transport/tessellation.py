@@ -22,7 +22,7 @@ from aeot.planar import ConvexPolygon, GridDensity
 from aeot.transport import neighbours
 from aeot.transport.pixels import tabulate
 from aeot.transport.plane import plane_cells, plane_polygons
-from aeot.transport.polygons import DISK, GRID, UNIFORM
+from aeot.transport.polygons import DISK, GRID, UNIFORM, chord
 from aeot.transport.space import space_cells, space_polygons
 
 _ALL_PAIRS = 40  # below this many sites everyone is tried against everyone
@@ -335,14 +335,17 @@ class Tessellation:
         return replace(cells, ends=breaks[inside][:, None])
 
     def polygons(self, heights: np.ndarray) -> list[np.ndarray]:
-        """Corners of every cell (m_i, 2), counter-clockwise; for a disk, before its arcs."""
+        """Corners of every cell (m_i, 2), counter-clockwise; arcs as many short edges."""
         heights = np.ascontiguousarray(heights, dtype=np.float64)
         self.last = None  # neighbours that meet outside a disk count too, or its cells do not fit
         n, graph = len(heights), self(heights).graph
         offsets = np.zeros(n + 1, dtype=np.int64)
         points = np.empty((len(graph[1]) + 4 * n + len(self.support.polygon) * n + 8, 2))
         plane_polygons(self.sites, heights, *graph, self.support.polygon, offsets, points)
-        return np.split(points[: offsets[-1]], offsets[1:-1])
+        cells = np.split(points[: offsets[-1]], offsets[1:-1])
+        if self.support.kind == DISK:
+            cells = [_rounded(cell, self.support.radius) for cell in cells]
+        return cells
 
     def facet_polygons(self, heights: np.ndarray) -> list[np.ndarray]:
         """Corners of every facet in space (m, 3), in order; for a ball, before it is cut."""
@@ -360,3 +363,30 @@ class Tessellation:
             corners = np.empty((total, 3))
             space_polygons(*arguments, corners)
         return np.split(corners[:total], np.cumsum(sizes[cells.slots])[:-1])
+
+
+def _rounded(corners: np.ndarray, radius: float) -> np.ndarray:
+    """A convex polygon cut to the disk about the origin, arcs as edges of at most 1.5 degrees."""
+    if len(corners) == 0 or (np.hypot(*corners.T) <= radius).all():
+        return corners
+    pieces = []
+    for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        start, stop = chord(*a, *b, radius)
+        if start < stop:
+            pieces.append((a + start * (b - a), a + stop * (b - a)))
+    if not pieces:  # the whole disk or nothing of it
+        heading = np.unwrap(np.arctan2(corners[:, 1], corners[:, 0])[[*range(len(corners)), 0]])
+        pieces = [(np.array([radius, 0.0]),) * 2] if heading[-1] - heading[0] > 3 else []
+    out = []
+    for k, (a, b) in enumerate(pieces):
+        after = pieces[(k + 1) % len(pieces)][0]
+        out += [a] if np.array_equal(a, b) else [a, b]
+        first, last = np.arctan2(b[1], b[0]), np.arctan2(after[1], after[0])
+        turn = (last - first) % (2 * np.pi)
+        whole = len(pieces) == 1 and np.array_equal(a, b)
+        if whole or np.hypot(*(after - b)) > 1e-12 * radius:
+            turn = 2 * np.pi if whole else turn
+            steps = int(np.ceil(turn / np.deg2rad(1.5)))
+            angles = first + turn * np.arange(1, steps) / max(steps, 1)
+            out += list(radius * np.c_[np.cos(angles), np.sin(angles)])
+    return np.array(out).reshape(-1, 2)

@@ -1,0 +1,78 @@
+"""One look for the figures of transport: colours, axes, saving."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#1f2933"
+LINE = "#9aa5b1"
+SINGULAR = "#c81e3a"
+ACCENT = "#1d5c9c"
+
+
+def colour_sites(sites: np.ndarray, *, lightness: float = 0.86) -> np.ndarray:
+    """A colour for every site by its place, so that a cell is recognised by its site: (n, 3).
+
+    The angle about the mean sets the hue, the distance how strong it is; all are equally light to
+    the eye but for the outermost, so lines and text can be read on top.
+    """
+    centred = sites[:, :2] - sites[:, :2].mean(axis=0)
+    if sites.shape[1] == 1:
+        centred = np.c_[centred, np.zeros(len(centred))]
+    radius = np.linalg.norm(centred, axis=1)
+    radius /= max(radius.max(initial=0.0), 1e-300)
+    angle = np.arctan2(centred[:, 1], centred[:, 0])
+    return _oklch(lightness - 0.12 * radius, 0.035 + 0.10 * radius, angle)
+
+
+def _oklch(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.ndarray:
+    """Oklab's polar coordinates to sRGB (B. Ottosson, "A perceptual color space", 2020)."""
+    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
+    to_cones = np.array(
+        [
+            [1, 0.3963377774, 0.2158037573],
+            [1, -0.1055613458, -0.0638541728],
+            [1, -0.0894841775, -1.2914855480],
+        ]
+    )
+    to_linear = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
+    linear = ((lab @ to_cones.T) ** 3 @ to_linear.T).clip(0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def panel(
+    ax: Axes | None, *, size: tuple[float, float] = (5.0, 5.0), equal: bool = True
+) -> tuple[Figure, Axes]:
+    """Return the axes given, or those of a new figure; for pictures in the plane without ticks."""
+    if ax is None:
+        figure = Figure(figsize=size, layout="constrained")
+        ax = figure.add_subplot()
+    if equal:
+        ax.set_aspect("equal")
+        ax.set_axis_off()
+    return ax.figure, ax
+
+
+def plot_axes(ax: Axes) -> None:
+    """Quiet axes for curves: no box, faint grid."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(visible=True, color="#e4e7eb", linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def save(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    """Write the figure if there is a path, making its folder."""
+    if path is not None:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        figure.savefig(path, dpi=130)
+    return figure
