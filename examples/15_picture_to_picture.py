@@ -1,10 +1,10 @@
 # %% [markdown]
 # # One picture carried onto another
 #
-# A picture is a density: dark pixels hold mass (in the second one, light pixels). Exact transport cuts it into cells of equal mass,
-# and moving every site to the centroid of its cell, a few times over, turns the picture into dots
-# that each stand for the same amount of ink. Then the ink of one picture is carried onto the dots
-# of the other: the cheapest way to turn the first into the second.
+# A picture is a density: dark pixels hold mass (in the second picture, light ones). Exact transport
+# cuts it into cells of equal mass, and moving every site to the centroid of its cell, a few times
+# over, turns the picture into dots that each stand for the same amount of ink. Then the ink of one
+# picture is carried onto the dots of the other: the cheapest way to turn the first into the second.
 
 # %%
 import argparse
