@@ -42,7 +42,10 @@ def pages():
     """Name -> Markdown, the README first, under the name of a site's first page."""
     found = {path.stem: path.read_text() for path in sorted(HERE.glob("*.md"))}
     # The README links from one level up.
-    found["index"] = (HERE.parent / "README.md").read_text().replace("](docs/", "](")
+    readme = (HERE.parent / "README.md").read_text().replace("](docs/", "](")
+    readme = readme.replace("](CHANGELOG.md)", "](changelog.md)")
+    found["index"] = re.sub(r"\]\((?=examples/|LICENSE)", "](../../", readme)
+    found["changelog"] = (HERE.parent / "CHANGELOG.md").read_text()
     return {name: found[name] for name in sorted(found, key=_rank)}
 
 

@@ -17,7 +17,7 @@ OUT = Path(__file__).resolve().parents[1] / "out"
 
 # %%
 def main(quick=False):
-    size, steps = (16, 120) if quick else (28, 450)
+    size, steps = (16, 80) if quick else (28, 450)
     data = aeot.dataset("digits", size=size)
     held_out = aeot.dataset("digits", split="test", size=size)
     model = aeot.AEOT(latent_dim=8 if quick else 16, batch_size=128, tol=0.05, seed=0)

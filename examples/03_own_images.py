@@ -38,8 +38,8 @@ def main(quick=False, folder=None):
     model = aeot.AEOT(latent_dim=8, batch_size=64, tol=0.1, seed=0)
     model.fit(data, steps=80 if quick else 400)
 
-    # From one image to another on a straight line in the source: where the line leaves one kind
-    # of image for another, the picture jumps; there is no blend on the way.
+    # From one image to another on a straight line in the source: the picture stays, changes
+    # slowly, or jumps, as the transport map does along that line.
     ends = torch.arange(12)
     strips = torch.stack([model.interpolate(data[a], data[a + 1], 11) for a in ends[::2]])
     OUT.mkdir(exist_ok=True)
