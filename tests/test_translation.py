@@ -23,8 +23,8 @@ class Identity:
 @pytest.fixture(scope="module")
 def shifted():
     draw = torch.Generator().manual_seed(0)
-    a = torch.randn(400, 1, 2, 2, generator=draw) * 0.1 - 0.4
-    b = torch.randn(400, 1, 2, 2, generator=draw) * 0.1 + 0.4
+    a = torch.randn(200, 1, 2, 2, generator=draw) * 0.1 - 0.4
+    b = torch.randn(200, 1, 2, 2, generator=draw) * 0.1 + 0.4
     model = TransportTranslator(latent_dim=4, tol=0.1)
     return model.fit(unpaired(a.clamp(-1, 1), b.clamp(-1, 1)), autoencoder=Identity()), a, b
 
@@ -35,8 +35,8 @@ def test_a_shift_is_found_both_ways(shifted):
     assert all(found["converged"] for found in model.certificates_.values())
     for x, to, move in ((a, "b", 0.8), (b, "a", -0.8)):
         moved = model.translate(x, to=to)
-        # 400 sites in four dimensions lie about 0.06 from each other: no map knows more.
-        assert float((moved - x - move).square().mean().sqrt()) < 0.07
+        # 200 sites in four dimensions lie about 0.08 from each other: no map knows more.
+        assert float((moved - x - move).square().mean().sqrt()) < 0.08
         assert float((moved - x).mean()) == pytest.approx(move, abs=0.02)
         assert float(moved.std()) == pytest.approx(0.1, rel=0.2)
 

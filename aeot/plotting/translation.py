@@ -56,7 +56,8 @@ def image_rows(
         raise _check.fail("rows", "be as many images of one size", sorted(sizes))
     count, _, height, width = next(iter(rows.values())).shape
     zoom = max(1, round(56 / height))
-    gap, margin, label, head = 2 * zoom, 10, 170, 34 if title else 10
+    gap, margin, head = 2 * zoom, 10, 34 if title else 10
+    label = 20 + 7 * max(len(name.strip()) for name in rows)  # about 7 pixels a letter
     cell = height * zoom + gap
     opened = [name.startswith(" ") for name in rows]
     tops = [head + k * cell + 12 * sum(opened[1 : k + 1]) for k in range(len(rows))]
