@@ -17,7 +17,7 @@ PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; --rule: #8884; --link: light-dark(#1a5fb4, #8ab8ff); }}
-body {{ max-width: 46rem; margin: 0 auto; padding: 1rem 1.2rem 4rem;
+body {{ max-width: 52rem; margin: 0 auto; padding: 1rem 1.2rem 4rem;
        font: 1rem/1.6 system-ui, sans-serif; }}
 nav {{ display: flex; flex-wrap: wrap; gap: 0 1.1rem; padding: .5rem 0 1rem;
       border-bottom: 1px solid var(--rule); }}
