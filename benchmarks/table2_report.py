@@ -127,7 +127,7 @@ def draw(found, rows, path):
         panels = [row for row in panels if next(iter(found[name, row].values()))[1]]
         if not panels:
             continue
-        columns = 5
+        columns = min(5, len(panels))
         height = math.ceil(len(panels) / columns)
         figure = Figure(figsize=(2.3 * columns, 2.6 * height), layout="constrained")
         axes = np.atleast_1d(figure.subplots(height, columns)).ravel()

@@ -41,7 +41,9 @@ def fit_critic(
         real: ``draw(n, stream)`` returns points (n, d).
         fake: The same for the other side.
         objective: "wasserstein" or "logistic" (a GAN's discriminator).
-        penalty: Weight of the two-sided gradient penalty; 0 for none.
+        penalty: Weight of the two-sided gradient penalty; 0 for none. It grows to this value over
+            the first half: under a strong penalty a slope that begins with the wrong sign would
+            keep it, because on its way it has to be flat.
         where: Where slopes are penalised: "mixed", "real", "fake", or a sampler of such points.
         clip: Bound on the weights instead of a penalty, or None.
         steps: Updates; Adam's rate falls to zero along a half cosine.
@@ -73,9 +75,9 @@ def fit_critic(
                 points = where(batch_size, stream)
             else:
                 points = losses.interpolate(x, y, where=where, generator=stream)
-            loss = loss + losses.slope_penalty(
-                losses.gradient_norms(critic, points), weight=penalty
-            )
+            weight = penalty * min(1.0, max(2 * step / steps, 0.05)) ** 2
+            norms = losses.gradient_norms(critic, points)
+            loss = loss + losses.slope_penalty(norms, weight=weight)
         mover.zero_grad()
         loss.backward()
         mover.step()
