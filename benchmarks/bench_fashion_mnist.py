@@ -192,18 +192,23 @@ def row(options, label, kind, arguments, seconds, training, test, extractor, cac
     return found
 
 
+def beside(folder):
+    """The file of what training a model cost; budgets such as 0.5 have a point in their name."""
+    return folder.parent / f"{folder.name}.json"
+
+
 def train(options, kind, arguments, seconds, seed, folder, training, cache):
     """Train one model within the budget, or take what was trained before."""
     cls = getattr(aeot, kind)
-    costs = folder.with_suffix(".json")
+    costs = beside(folder)
     base = cache / f"AEOT-{seconds:g}s-{seed}"
-    if kind == "AEOT" and arguments.get("extension") and base.with_suffix(".json").is_file():
+    if kind == "AEOT" and arguments.get("extension") and beside(base).is_file():
         # Same autoencoder, same transport: only the cut and the extension differ.
         say("AE-OT: cutting and extending as in the paper")
         model = aeot.AEOT.load(base)
         model.max_angle, model.extension = arguments["max_angle"], arguments["extension"]
         model.singular_ = aeot.find_singularities(model.brenier_, model.max_angle, seed=seed)
-        return model, json.loads(base.with_suffix(".json").read_text())
+        return model, json.loads(beside(base).read_text())
     if costs.is_file():
         model = cls.load(folder)
         model = Decoded(model, aeot.AEOT.load(base)) if kind == "FlowMatching" else model

@@ -239,7 +239,7 @@ def _fitted(
     place: Path,
 ) -> tuple[Any, dict[str, Any]]:
     """Train within the budget and keep the model, or load it if that was done before."""
-    costs = place.with_suffix(".json")
+    costs = place.parent / f"{place.name}.json"
     if costs.is_file():
         return type(model).load(place), json.loads(costs.read_text())
     _LOG.info("training %s for %g s", place.name, seconds)
