@@ -51,6 +51,7 @@ _PUBLIC = {
     "find_singularities": "transport.singular",
     "Solution": "transport.solution",
     "solve_exact": "transport.exact",
+    "solve_hierarchical": "transport.hierarchy",
     "solve_semidiscrete": "transport.solve",
     "SemiDiscreteOT": "transport.estimator",
     "compare": "protocol",
