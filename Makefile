@@ -35,9 +35,13 @@ examples: venv
 
 ci: lint test test-keops examples
 
+# Hours in all; each script says what it measures, and most take up where they were stopped.
 bench: venv
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
-	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/bench_*.py; do \
+	  case $$script in *bench_transport.py) what=run;; *) what=;; esac; \
+	  echo "== $$script $$what"; $(BIN)/python $$script $$what || exit 1; \
+	done
 
 docs: venv
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
