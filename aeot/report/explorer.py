@@ -43,8 +43,9 @@ def explorer(
         Plain values: ``points`` [x, y] in the unit square, ``labels``, ``modes``, ``classes``,
         ``near`` (neighbours of each point) and ``apart`` (whether the cut separates them),
         ``pairs`` (shown codes across the cut), ``anchors``, ``snap`` (anchor nearest to each
-        point), ``jumps`` (per pair of anchors, the frames after which the cut path jumps),
-        ``thumbs`` and ``frames`` (sprites; one row per pair of anchors, first the uncut path).
+        point), ``jumps`` (per pair of anchors, the frames after which the cut path jumps across
+        the singular set), ``largest`` (the frame after which it moves most), ``thumbs`` and
+        ``frames`` (sprites; one row per pair of anchors, first the uncut path).
     """
     _check.choice("picture", picture, ["tsne", "pca"])
     sites = model.brenier_.sites.cpu()
@@ -57,7 +58,7 @@ def explorer(
     apart = model.singular_.crosses(index.repeat_interleave(k - 1), index[near.flatten()])
     chosen = _anchors(codes, labels, min(anchors, len(index)), seed)
     snap = metrics.nearest(codes, codes[chosen])[1][:, 0]
-    frames, jumps = _paths(model, index[chosen])
+    frames, jumps, largest = _paths(model, index[chosen])
     classes = training.classes if labels is not None and training is not None else ()
     return {
         "picture": "t-SNE" if picture == "tsne" else "PCA",
@@ -72,6 +73,7 @@ def explorer(
         "anchors": chosen.tolist(),
         "snap": snap.tolist(),
         "jumps": jumps,
+        "largest": largest,
         "steps": _FRAMES,
         "thumbs": sprite(images, 30),
         "frames": None if frames is None else sprite(frames, 2 * _FRAMES),
@@ -134,11 +136,16 @@ def _anchors(
     return metrics.nearest(torch.cat(centres), codes)[1][:, 0].unique()
 
 
-def _paths(model: AEOT, cells: torch.Tensor) -> tuple[torch.Tensor | None, list[list[int]]]:
-    """Decode, between all pairs of cells, the straight line of codes and the map's own path."""
+def _paths(
+    model: AEOT, cells: torch.Tensor
+) -> tuple[torch.Tensor | None, list[list[int]], list[int]]:
+    """Decode, between all pairs of cells, the straight line of codes and the map's own path.
+
+    Also say after which frames that path crosses the cut, and after which its step is largest.
+    """
     first, last = torch.combinations(torch.arange(len(cells))).T
     if not len(first):
-        return None, []
+        return None, [], []
     brenier = model.brenier_
     if brenier.centroids is None:
         brenier.estimate_moments()
@@ -157,4 +164,5 @@ def _paths(model: AEOT, cells: torch.Tensor) -> tuple[torch.Tensor | None, list[
     shape = (len(first), _FRAMES, *uncut.shape[1:])
     both = torch.cat([uncut.reshape(shape), model.decode(mapped).reshape(shape)], dim=1)
     jumps = [row.nonzero()[:, 0].tolist() for row in crossed.reshape(len(first), -1)]
-    return both.flatten(0, 1), jumps
+    moves = mapped.reshape(len(first), _FRAMES, -1).diff(dim=1).norm(dim=2)
+    return both.flatten(0, 1), jumps, moves.argmax(dim=1).tolist()

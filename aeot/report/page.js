@@ -201,7 +201,7 @@
       slider.addEventListener("input", at);
       const told = jumps.length
         ? `The map's path jumps ${jumps.length === 1 ? "once" : jumps.length + " times"}: frame ${jumps.map((k) => k + 1).sort((x, y) => x - y).join(", ")}.`
-        : "No jump: the path crosses no singular facet.";
+        : `The path crosses no singular facet; its largest step leads to frame ${(a < b ? given.largest[row] + 1 : steps - 1 - given.largest[row]) + 1}.`;
       path.replaceChildren(
         make("h3", {}, `${nameOf(anchors[a])} → ${nameOf(anchors[b])}`),
         make("div", { class: "pair" },
@@ -210,7 +210,7 @@
         slider,
         make("p", { class: "note" }, "Uncut: the straight line between the two codes, decoded; what lies between modes is a blend."),
         strips[0],
-        make("p", { class: "note" }, "Cut: the transport map along the straight line between their cells. It crosses from mode to mode at once, at the red bars."),
+        make("p", { class: "note" }, "Cut: the transport map along the straight line between their cells. Red bars mark where it crosses the singular set, from one mode to another at once."),
         strips[1],
         make("p", { class: jumps.length ? "alarm" : "note" }, told));
       say.textContent = `path from ${nameOf(anchors[a])} to ${nameOf(anchors[b])}. ${told}`;

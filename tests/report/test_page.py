@@ -118,6 +118,8 @@ def test_paths_jump_between_modes_and_not_inside_one(fitted, prepared):
     for i in range(len(modes)):
         for j in range(i + 1, len(modes)):
             assert bool(prepared["jumps"][row]) == (modes[i] != modes[j])
+            if modes[i] != modes[j]:  # nothing moves the code as far as the jump does
+                assert prepared["jumps"][row] == [prepared["largest"][row]]
             row += 1
 
 
