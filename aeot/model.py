@@ -42,9 +42,8 @@ class AEOT:
         batch_size: Images per step.
         precision: "float32", "bfloat16" or "auto".
         tol: Total variation between what the map gives the codes and what it should give them;
-            measured on fresh samples. For N equal masses and m samples the floor is about
-            0.4 sqrt(N / m), 0.04 for the 100 N samples of Lei et al.; half the value costs four
-            times the samples.
+            measured on fresh samples. Its floor for N equal masses and m samples is about
+            0.4 sqrt(N / m): 0.04 for the 100 N samples of Lei et al.
         max_angle: Angle of adjacent planes, in radians, beyond which the map is cut (Lei et al.:
             0.75, or 0.68 for CIFAR-10); None: found from the codes, whatever their scale.
         extension: How the map is extended between codes: "affine", "linear", "pair" or
