@@ -40,6 +40,7 @@ def test_penalty_inflates_the_estimate_by_the_known_amount():
     assert critics.corrected(value, 10.0) == pytest.approx(W_GAUSSIANS, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [10.0, 100.0])
 def test_penalty_on_random_pairs_inflates_more(penalty):
     # The density of a X + (1 - a) Y is a mixture of normals over a.

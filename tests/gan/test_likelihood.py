@@ -76,16 +76,16 @@ def test_linear_vae_reaches_the_exact_likelihood_of_gaussian_data():
 
 
 def test_glo_learns_codes_and_keeps_them_on_the_sphere():
-    images = tensors(torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1)
-    glo = GLO(latent_dim=4, batch_size=20, halve_every=100).fit(images, steps=150)
+    rows = tensors(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)))
+    glo = GLO(latent_dim=4, width=32, batch_size=20, halve_every=100).fit(rows, steps=200)
     codes = glo.codes_(torch.arange(40))
     torch.testing.assert_close(codes.norm(dim=1), torch.ones(40))
-    assert glo.history_[-1]["misfit"] < 0.6 * float(images[:].abs().mean())
+    assert glo.history_[-1]["misfit"] < 0.6 * float(rows[:].abs().mean())
     drawn = glo._latent(2000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.norm(dim=1), torch.ones(2000))
-    # The fitted Gaussian keeps the direction in which the codes lie.
-    cosine = torch.cosine_similarity(drawn.mean(0), codes.detach().mean(0), dim=0)
-    assert float(cosine) > 0.8
+    # The fitted Gaussian keeps the mean of the codes, up to the projection to the sphere.
+    apart = (drawn.mean(0) - codes.detach().mean(0)).norm()
+    assert float(apart) < 0.15
 
 
 def test_nearest_rows_by_hand_in_any_blocks():
