@@ -7,7 +7,6 @@ import os
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from aeot import _check
 from aeot.plotting._style import ACCENT, INK, LINE, SINGULAR, colour_sites, panel, plot_axes, save
@@ -96,12 +95,11 @@ def crossing(
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     for at in breaks or []:
-        # Frame k stands at k / (count - 1): the break lies between two frames.
-        place = at * (count - 1) * wide + wide / 2 - 0.5
+        # Frame k stands at k / (count - 1): mark the border between the frames around the break.
+        place = (int(at * (count - 1)) + 1) * wide - 0.5
         axes[0].axvline(place, color=SINGULAR, lw=2)
         axes[0].plot(place, -high * 0.06, "v", color=SINGULAR, ms=6, clip_on=False)
-    for ax in axes:
-        ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec=LINE, lw=0.5))
+    axes[0].set_ylim(high - 0.5, -0.5)  # the mark stands outside
     return save(figure, path)
 
 

@@ -43,18 +43,24 @@ def intrinsic_dimension(codes: torch.Tensor) -> float:
     Returns:
         The maximum-likelihood estimate from the ten nearest distances, averaged over the codes.
     """
-    k = min(_SMOOTH, codes.shape[0] - 1)
-    distances = nearest(codes, codes, k + 1)[0][:, 1:].to(torch.float64)
+    return _dimension(_distances(codes, _SMOOTH))
+
+
+def _distances(codes: torch.Tensor, k: int) -> torch.Tensor:
+    k = min(k, codes.shape[0] - 1)
+    return nearest(codes, codes, k + 1)[0][:, 1:].to(torch.float64)
+
+
+def _dimension(distances: torch.Tensor) -> float:
     distances = distances.clamp(min=1e-300)
-    rate = (distances[:, -1:] / distances[:, :-1]).log().mean(1)
-    return float(1 / rate.mean()) if float(rate.mean()) > 0 else 0.0
+    rate = float((distances[:, -1:] / distances[:, :-1]).log().mean())
+    return 1 / rate if rate > 0 else 0.0
 
 
-def _scaled_nearest(codes: torch.Tensor, k: int) -> torch.Tensor:
+def _scaled_nearest(codes: torch.Tensor, k: int, distances: torch.Tensor) -> torch.Tensor:
     # The k nearest by |y_i - y_j|^2 / r_j, r_j the spacing around j: up to a factor of the query,
     # the local scaling |y_i - y_j|^2 / (r_i r_j). These are the highest planes over (y, |y|^2).
-    distances, _ = nearest(codes, codes, k + 1)
-    spacing = distances[:, 1:].to(torch.float64).square().mean(1).sqrt()
+    spacing = distances[:, :k].square().mean(1).sqrt()
     spacing = spacing.clamp(min=float(spacing.mean()) * 1e-9 + 1e-300)
     y = (codes - codes.mean(0)).to(torch.float64)
     unit = float(y.square().sum(1).mean().sqrt()) or 1.0
@@ -78,16 +84,18 @@ def links(codes: torch.Tensor) -> tuple[csr_matrix, float]:
         The symmetric graph (n, n), lengths |y_i - y_j| on the links, and the intrinsic dimension.
     """
     n = codes.shape[0]
-    dimension = intrinsic_dimension(codes) if n > 2 else 0.0
+    distances = _distances(codes, _SMOOTH)
+    dimension = _dimension(distances) if n > 2 else 0.0
     places = codes
     if dimension > _CROWDED:
-        near = _scaled_nearest(codes, min(_SMOOTH, n - 1))
+        near = _scaled_nearest(codes, min(_SMOOTH, n - 1), distances)
         parts = [
             (codes[start : start + len(block)] + codes[block].sum(1)) / (near.shape[1] + 1)
             for start, block in zip(range(0, n, 4096), near.split(4096), strict=True)
         ]
         places = torch.cat(parts)
-    near = _scaled_nearest(places, min(LINKS, n - 1))
+        distances = _distances(places, LINKS)
+    near = _scaled_nearest(places, min(LINKS, n - 1), distances)
     first = torch.arange(n, device=codes.device).repeat_interleave(near.shape[1])
     second = near.flatten()
     length = (codes[first] - codes[second]).norm(dim=1).clamp(min=1e-30)
