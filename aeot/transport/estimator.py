@@ -104,13 +104,14 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
         """Map source points (m, d) to the sites their cells belong to, (m, d)."""
-        return self.sites_[self.predict(X)].astype(self.sites_.dtype)
+        cells = self.predict(X)
+        return self.sites_[cells]
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
         """Return the index into `sites_` of the cell of every source point, (m,) int64."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])  # noqa: N806
-        return self.brenier_.cell(torch.from_numpy(np.ascontiguousarray(X))).numpy()
+        return self.brenier_.cell(torch.from_numpy(np.require(X, None, ["C", "W"]))).numpy()
 
     def pairs(self, n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Draw source points and their images: coupled pairs, for flow matching for instance.
