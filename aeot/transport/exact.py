@@ -84,21 +84,23 @@ def solve_exact(
     center = torch.from_numpy(where.center)
     shifted = exact - exact.mean(dim=0)
     if where.dim == 1:
-        heights, history = _line(shifted[:, 0], nu, float(where.half[0])), []
+        heights, history = _line(where, exact[:, 0].numpy(), nu.numpy()), []
     else:
         heights, history = _newton(where, shifted, nu, tol)
-    heights = conversions.shifted_source(heights, shifted, center)
+        heights = conversions.shifted_source(heights, shifted, center)
     return _certified(source, y, nu, heights, history, tol)
 
 
-def _line(y: torch.Tensor, nu: torch.Tensor, half: float) -> torch.Tensor:
+def _line(where: Support, y: np.ndarray, nu: np.ndarray) -> torch.Tensor:
     """Heights on the line in closed form: neighbours meet at the quantile between them."""
-    order = torch.argsort(y)
-    ordered, cumulated = y[order], nu[order].cumsum(0)[:-1]
-    steps = -(ordered[1:] - ordered[:-1]) * half * (2 * cumulated - 1)
-    heights = torch.zeros_like(y)
-    heights[order[1:]] = steps.cumsum(0)
-    return heights
+    order = np.argsort(y)
+    # In extended precision, where there is one, so that only the last rounding counts.
+    ordered = y[order].astype(np.longdouble)
+    share = np.cumsum(nu[order].astype(np.longdouble))[:-1]
+    meet = where.center[0] + where.half[0] * (2 * share - 1)
+    heights = np.zeros(len(y), dtype=np.longdouble)
+    heights[order[1:]] = np.cumsum(-np.diff(ordered) * meet)
+    return torch.from_numpy((heights - heights.mean()).astype(np.float64))
 
 
 # Shares of the uniform measure mixed into a density that vanishes somewhere, one after the other.
@@ -281,9 +283,9 @@ def _certified(
 
 
 def _grain(diagram: PowerDiagram) -> torch.Tensor:
-    """What one unit in the last place of a height is worth in its cell's mass, (n,)."""
-    ulp = torch.from_numpy(np.spacing(diagram.heights.abs().numpy()))
-    return torch.from_numpy(diagram.hessian.diagonal()) * ulp
+    """What one unit in the last place of the heights is worth in each cell's mass, (n,)."""
+    unit = float(np.spacing(float(diagram.heights.abs().max())))
+    return torch.from_numpy(diagram.hessian.diagonal()) * unit
 
 
 def _nudged(
@@ -294,13 +296,13 @@ def _nudged(
     Two sites very close together trade much mass for a tiny change of their heights: there the
     rounding of the heights shows. Of two neighbours only one is moved.
     """
-    grain = _grain(diagram).clamp(min=1e-300)
-    units = torch.where(excess.abs() > allowed, (excess / grain).round(), 0.0)
+    ulp = torch.from_numpy(np.spacing(diagram.heights.abs().numpy()))
+    worth = torch.from_numpy(diagram.hessian.diagonal()).clamp(min=1e-300) * ulp
+    units = torch.where(excess.abs() > allowed, (excess / worth).round(), 0.0)
     i, j = diagram.facets.pairs.T
     units[j[(units[i] != 0) & (units[j] != 0)]] = 0.0
     if not bool((units != 0).any()):
         return None
-    ulp = torch.from_numpy(np.spacing(diagram.heights.abs().numpy()))
     return diagram.heights - units * ulp
 
 
