@@ -55,6 +55,7 @@ LAYERS = [
     ],
     [
         ["plotting._style", "plotting.images", "budget", "comparison"],
+        ["plotting.transport"],
         ["plotting.*", "protocol"],
         ["runs", "translator_runs"],
         ["report.charts", "report.pictures", "report.page"],

@@ -1,0 +1,45 @@
+import pytest
+import torch
+from matplotlib.image import imread
+
+import aeot
+from aeot import BrenierMap, UniformBox, generator
+from aeot.plotting import singular as plots
+
+
+@pytest.fixture(scope="module")
+def two():
+    sites = 0.1 * torch.randn(40, 2, generator=generator(0), dtype=torch.float64)
+    sites[20:, 0] += 5
+    return aeot.find_singularities(aeot.solve_exact(UniformBox(dim=2), sites).map())
+
+
+def test_modes_are_drawn_beside_their_sites(two, tmp_path):
+    figure = plots.modes(two, codes=two.brenier.sites, path=tmp_path / "deep" / "modes.png")
+    left, right = figure.axes
+    assert "40 sites in 2 modes" in right.get_title()
+    colours = {tuple(c) for c in right.collections[0].get_facecolors().tolist()}
+    assert len(colours) == 2
+    assert imread(tmp_path / "deep" / "modes.png").shape[1] > 600
+
+
+def test_only_planar_maps_have_a_picture():
+    brenier = BrenierMap(UniformBox(dim=3), torch.rand(9, 3), torch.zeros(9))
+    singular = aeot.find_singularities(brenier, n_points=500)
+    with pytest.raises(ValueError, match="singular must be of a map in the plane, got d = 3"):
+        plots.modes(singular)
+
+
+def test_the_mark_stands_between_the_frames_around_the_break():
+    frames = torch.zeros(5, 1, 8, 8)
+    figure = plots.crossing(frames, frames, breaks=[0.6])
+    line = figure.axes[0].lines[0]
+    assert line.get_xdata()[0] == 3 * 8 - 0.5  # 0.6 lies between frames 2 (0.5) and 3 (0.75)
+    with pytest.raises(ValueError, match="broken and blended must have one shape"):
+        plots.crossing(frames, frames[1:])
+
+
+def test_jumps_weigh_facets_by_mass(two):
+    figure = plots.jumps(two)
+    total = sum(bar.get_height() for group in figure.axes[0].containers for bar in group)
+    assert total == pytest.approx(float(two.facets.mass.sum()), rel=0.02)  # below the first bin
