@@ -132,7 +132,8 @@ class Stages:
         record = {"stage": state.phase, "step": state.step}
         values = getattr(self, f"_{state.phase}")(state)
         record |= {"samples": state.n_samples, "unit": state.unit}
-        record |= {"error": None, "upper": None, "bound": None, "empty": None} | values
+        names = ("error", "upper", "bound", "empty", "steps")
+        record |= dict.fromkeys(names) | values
         state.history.append(record)
         return record
 

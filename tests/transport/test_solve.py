@@ -215,8 +215,8 @@ def test_a_warm_start_saves_steps(reference):
 def test_history_has_the_same_keys_and_progress_says_what_is_left():
     records = []
     s = solve(UniformBox(dim=8), codes(), on_step=records.append, progress=False)
-    keys = {"stage", "step", "samples", "unit", "error", "upper", "bound", "empty"}
-    assert all(keys <= set(r) for r in s.history)
+    keys = {"stage", "step", "samples", "unit", "error", "upper", "bound", "empty", "steps"}
+    assert all(keys == set(r) for r in s.history)
     assert [r["stage"] for r in records] == [r["stage"] for r in s.history]
     assert records[-1]["left"] == 0
     assert all(r["left"] >= 0 for r in records)
