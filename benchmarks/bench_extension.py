@@ -229,8 +229,8 @@ def summary(path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
-    for name, (novelty, distance) in points.items():
+    figure, axes = pyplot.subplots(figsize=(9.5, 4.6), layout="constrained")
+    for number, (name, (novelty, distance)) in enumerate(points.items()):
         if name.startswith("real"):
             axes.axhline(distance[0], color="0.6", lw=1)
             axes.text(0, distance[0], " real training images", va="bottom", fontsize=8, color="0.4")
@@ -243,10 +243,10 @@ def summary(path):
             fmt="o",
             ms=8 if default else 5,
             color="C3" if default else "C0",
+            label=f"{number}  {name}",
         )
-        axes.annotate(
-            name, (novelty, distance.mean()), (5, 4), textcoords="offset points", fontsize=7
-        )
+        place = (novelty, distance.mean())
+        axes.annotate(str(number), place, (4, 5), textcoords="offset points", fontsize=8)
     axes.axvline(setting["held_out_nearest_code"], color="C2", lw=1, ls="--")
     axes.text(
         setting["held_out_nearest_code"],
@@ -259,6 +259,7 @@ def summary(path):
         color="C2",
     )
     axes.set_yscale("log")
+    figure.legend(loc="outside right upper", fontsize=7.5, frameon=False, markerscale=0.7)
     axes.set_xlabel("median distance to the nearest training code")
     axes.set_ylabel("Fréchet distance to the test images (classifier features)")
     axes.spines[["top", "right"]].set_visible(False)
