@@ -318,8 +318,12 @@ class _Run:
         state.n_samples += result.n_samples
         self._keep(certify(result, self.nu.numpy()), state.heights)
 
-    def _means(self) -> tuple[torch.Tensor, float]:
-        """Mean of the source in every cell, (n, d), and its mean variance per axis inside."""
+    def _means(self) -> tuple[torch.Tensor, float | None]:
+        """Mean of the source in every cell, (n, d), and its mean variance per axis inside.
+
+        The variance is a difference; None where rounding leaves nothing of it, as for a source of
+        clumps that are small against their distances.
+        """
         state, problem = self.stages.state, self.problem
         z = torch.zeros_like(problem.caller_sites)
         sums = torch.from_numpy(state.sums / np.maximum(state.counts, 1)[:, None])
@@ -330,8 +334,8 @@ class _Run:
         total = float((problem.factor @ problem.factor.T).trace())
         # The means carry their own sampling noise: one degree of freedom per cell that was hit.
         lost = 1 - float((state.counts > 0).sum()) / max(state.counts.sum(), 1)
-        spread = max(total - between, 0.0) / max(lost, 1e-9) / problem.factor.shape[0]
-        return problem.mean + shift, spread
+        spread = (total - between) / max(lost, 1e-9) / problem.factor.shape[0]
+        return problem.mean + shift, spread if total - between > 1e-3 * total else None
 
     def _fingerprint(self) -> dict[str, Any]:
         p = self.problem
