@@ -181,7 +181,7 @@ class Stages:
         record["empty"] = int(absent.size)
         if 0 < absent.size < 0.1 * self.nu.shape[0]:
             self._lift(state, absent, f"lift {state.returns}.{state.step}")
-        settled = chi2 < 3 and bound < 0.1 and not absent.size
+        settled = chi2 < 3 and bound < 0.1 and absent.size <= self.nu.shape[0] // 1000
         if settled or (state.stalled >= 2 and chi2 < 4) or state.step == 25:
             state.enter("grow")
         return record
