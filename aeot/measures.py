@@ -226,7 +226,9 @@ class Sampler:
         Raises:
             ValueError: If the function returns another shape or values that are not finite.
         """
-        x = _check.points("draw(n, generator)", self.draw(n, generator), dim=self.dim)
+        with torch.no_grad():  # a network may be the source, and points carry no graph
+            drawn = self.draw(n, generator)
+        x = _check.points("draw(n, generator)", drawn, dim=self.dim)
         if x.shape[0] != n:
             raise _check.fail("draw(n, generator)", f"return {n} rows", str(x.shape[0]))
         return x

@@ -51,6 +51,14 @@ def test_dtype_is_the_callers():
     assert UniformBox(dim=2).sample(3).dtype == torch.float32
 
 
+def test_a_network_can_be_the_source():
+    net = torch.nn.Linear(2, 3)
+    source = Sampler(lambda n, g: net(torch.randn(n, 2, generator=g)), dim=3)
+    x = source.sample(4, generator=generator(0))
+    assert not x.requires_grad
+    assert torch.equal(x, net(torch.randn(4, 2, generator=generator(0))))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
