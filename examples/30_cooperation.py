@@ -61,12 +61,13 @@ def closed_form(quick):
 # %%
 def main(quick=False):
     lines = closed_form(quick)
-    n = 200 if quick else 512
+    n = 200
     ring = aeot.data.toy("ring", n, scaling="wgan-gp", seed=1)
     held_out = aeot.data.toy("ring", 4000, scaling="wgan-gp", seed=2).values
 
     # The generator to be improved: an untrained network.
-    wgan = aeot.WGANGP(latent_dim=2, penalty=0.1, batch_size=256, seed=0).fit(ring, steps=0)
+    settings = {"latent_dim": 2, "hidden": 64, "penalty": 0.1, "batch_size": 256, "seed": 0}
+    wgan = aeot.WGANGP(**settings).fit(ring, steps=0)
     z = torch.randn(4000, 2, generator=aeot.generator(3))
     network = wgan.generator_
     with torch.no_grad():
@@ -89,8 +90,8 @@ def main(quick=False):
             spent = time.perf_counter() - begun
             curve.append((step, spent, sliced_wasserstein(wgan.sample(4000), held_out)))
 
-    wgan = aeot.WGANGP(latent_dim=2, penalty=0.1, batch_size=256, seed=0)
-    wgan.fit(ring, steps=30 if quick else 600, on_step=watch)
+    wgan = aeot.WGANGP(**settings)
+    wgan.fit(ring, steps=30 if quick else 2000, on_step=watch)
     step, spent, theirs = curve[-1]
     print(f"WGAN-GP after {step} generator steps: {theirs:.3f} in {spent:.1f} s")
     level = sliced_wasserstein(ring.values, held_out)

@@ -25,10 +25,10 @@ def along_the_gap(n, stream):
     return X[at.clamp(max=len(X) - 1)].float()
 
 
-def fitted(penalty, where):
+def fitted(penalty, where, steps=500):
     real, fake = gaussian(1, 2), gaussian(0, 1)
     critic = critics.fit_critic(
-        real, fake, penalty=penalty, where=where, steps=500, batch_size=512, hidden=64, rate=3e-3
+        real, fake, penalty=penalty, where=where, steps=steps, batch_size=512, hidden=64, rate=3e-3
     )
     stream = torch.Generator().manual_seed(1)
     return critics.estimate(critic, real(400_000, stream), fake(400_000, stream))
@@ -49,7 +49,7 @@ def test_penalty_on_random_pairs_inflates_more(penalty):
     density = torch.trapezoid(torch.from_numpy(density), a, dim=1)
     optimum = W_GAUSSIANS + float(torch.trapezoid(GAP**2 / density, X)) / (2 * penalty)
     assert optimum > W_GAUSSIANS * (1 + W_GAUSSIANS / (2 * penalty))
-    value = fitted(penalty, "mixed")
+    value = fitted(penalty, "mixed", steps=1200)
     assert value == pytest.approx(optimum, rel=0.04)
     if penalty == 100.0:
         assert value == pytest.approx(W_GAUSSIANS, rel=0.05)
@@ -127,7 +127,7 @@ def test_graph_critic_finds_the_distance_of_the_shortest_path_metric():
     edges = edges[edges[:, 0] != edges[:, 1]]
     lengths = torch.rand(len(edges), generator=stream) + 0.2
     p, q = torch.rand(2, n, generator=stream)
-    values = critics.graph_critic(p, q, edges, lengths)
+    values = critics.graph_critic(p, q, edges, lengths, steps=1500, rate=0.05)
     p, q = p.double() / p.sum(), q.double() / q.sum()
     exact = ot.emd2(p.numpy(), q.numpy(), critics.shortest_paths(n, edges, lengths).numpy())
     assert float((p - q) @ values) == pytest.approx(exact, rel=0.02)
