@@ -140,7 +140,12 @@ def load(
     if not (path / _MANIFEST).is_file() and (path / "model" / _MANIFEST).is_file():
         path = path / "model"
     if not (path / _MANIFEST).is_file():
-        raise ValueError(f"path must be a saved model, got {path} without {_MANIFEST}")
+        got = f"{path}, which does not exist"
+        if (path / "checkpoint").is_dir():
+            got = f"{path}, a run that is not finished; repeat its command to go on"
+        elif path.exists():
+            got = f"{path} without {_MANIFEST}"
+        raise ValueError(f"path must be a saved model, got {got}")
     manifest = _json(path / _MANIFEST)
     if manifest.get("format") != FORMAT:
         raise ValueError(
