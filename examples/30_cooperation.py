@@ -131,6 +131,8 @@ def draw(curve, ours, seconds, level, data, before, after, alternated, lines):
     left.legend(fontsize=8)
     right.loglog(*zip(*lines, strict=True), "o-", color="#1f5fa8")
     right.set(xlabel="data", ylabel="mean distance to the exact map")
+    right.minorticks_off()
+    right.set_xticks([n for n, _ in lines], [str(n) for n, _ in lines])
     right.set_title("Gaussian to Gaussian, one update", fontsize=10)
     OUT.mkdir(exist_ok=True)
     path = OUT / "30_cooperation.png"
