@@ -102,7 +102,7 @@ class Autoencoder:
 
         Args:
             data: A data set, or anything `aeot.tensors` takes.
-            steps: Steps of both phases together, 2/3 of them in phase 1. None: 24 passes over the
+            steps: Steps of both phases together, 2/3 of them in phase 1. None: 12 passes over the
                 data, at least 1 200 steps.
             held_out: A data set on which the error is measured too; or the share of `data` kept
                 from training for that, at most 2 000 rows; 0 for none.
@@ -124,7 +124,7 @@ class Autoencoder:
             raise _check.fail("data", "hold at least 2 rows to train on", str(len(trained)))
         batch_size = min(self.batch_size, len(trained))
         if steps is None:
-            steps = max(24 * math.ceil(len(trained) / batch_size), 1200)
+            steps = max(12 * math.ceil(len(trained) / batch_size), 1200)
         joint = max(1, round(steps * 2 / 3))
         device = self.compute_device
         self.shape_, self.precision_ = data.shape, resolve_precision(self.precision, device)
