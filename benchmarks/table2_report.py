@@ -85,8 +85,8 @@ def markdown(tables, published):
     lines = [
         "Written by `benchmarks/bench_table2.py`. Mean ± standard error over seeds, 2500 samples",
         "per seed. An epoch is 100 000 real rows; the published protocol is 400 epochs, 10 seeds.",
-        "**Rows with fewer epochs show how far training has come, not what the method reaches: they",
-        "must not be read against the published column.** Published numbers are of 400 epochs.",
+        "**Rows with fewer epochs show how far training has come, not what the method reaches:",
+        "they must not be read against the published column.**",
         "Seconds are of one thread: the fastest epoch times 400, or one whole AE-OT run.",
         "Variance: inside a mode, over the true one; 1 for an exact sampler, whose quality is",
         "98.9 % and whose reverse KL is 0.005 (grid) and 0.001 (ring).",
