@@ -110,7 +110,8 @@ class Descent(Stages):
         result = tally(self.scorer, state.heights, key, blocks, sums=state.sums)
         state.n_samples += result.n_samples
         state.counts += result.cell_counts
-        self.certificate = c = certify(result, nu)
+        c = certify(result, nu)
+        self.checked = c, state.heights
         state.inflation = max(c.inflation, 1.0)
         record |= {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
         if c.mass_error_upper <= self.tol and not c.empty:

@@ -224,10 +224,9 @@ class _Run:
         try:
             while state.phase != "done" and not self.stopped:
                 before, then = state.n_samples, time.perf_counter()
-                heights = state.heights
                 record = stages.advance()
-                if stages.certificate is not None:
-                    self._keep(stages.certificate, heights)
+                if stages.checked is not None:
+                    self._keep(*stages.checked)
                 bar.update(state.n_samples - before)
                 bar.set_postfix(stage=record["stage"], error=record["error"])
                 now = time.perf_counter()

@@ -123,7 +123,7 @@ class Stages:
         state.split = self.scorer.split
         self.nu = problem.masses
         self.root = float(self.nu.sqrt().sum())  # sqrt(n) for equal masses
-        self.certificate: Certificate | None = None
+        self.checked: tuple[Certificate, torch.Tensor] | None = None  # of these heights
         self._bank: Bank | None = None
 
     def advance(self) -> dict[str, Any]:
@@ -216,7 +216,8 @@ class Stages:
             state.edged += result.n_samples
         state.counts += result.cell_counts
         state.step += 1
-        self.certificate = c = certify(result, nu)
+        c = certify(result, nu)
+        self.checked = c, state.heights
         state.inflation = max(c.inflation, 1.0)
         record = {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
         if c.mass_error_upper <= self.tol and not c.empty:

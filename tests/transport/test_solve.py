@@ -114,6 +114,9 @@ def test_other_methods_reach_the_same_heights(method, reference):
     assert s.method == method
     # Both are within 6 % of the masses; the heights agree to that order.
     assert float((s.heights - reference.heights).std()) < 0.06 * float(reference.heights.std())
+    # The certificate is of these heights, not of those a round before or after.
+    raw, floor = mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 17)
+    assert (max(raw**2 - floor**2, 0)) ** 0.5 <= s.mass_error_upper + 0.2 * floor
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 17])
