@@ -64,6 +64,26 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(rows, kernel.transpose(2, 3), groups=images.shape[1])
 
 
+def edges(images: torch.Tensor, threshold: float = 1.5) -> torch.Tensor:
+    """Draw white lines on black where the brightness changes fast.
+
+    Args:
+        images: (B, C, H, W) in [-1, 1]; channels are averaged.
+        threshold: On the length of Sobel's gradient, which is four times the height of a step.
+
+    Returns:
+        (B, 1, H, W) of -1 and 1.
+
+    Raises:
+        ValueError: If the threshold is not positive.
+    """
+    threshold = real("threshold", threshold, above=0)
+    down = images.new_tensor([[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]])[None, None]
+    padded = F.pad(images.mean(dim=1, keepdim=True), [1] * 4, mode="replicate")
+    slope = torch.hypot(F.conv2d(padded, down), F.conv2d(padded, down.transpose(2, 3)))
+    return (slope > threshold).to(images.dtype) * 2 - 1
+
+
 def quantise(images: torch.Tensor, bits: int = 8) -> torch.Tensor:
     """Round images in [-1, 1] to 2**bits equally spaced levels, as saving them would."""
     levels = 2 ** integer("bits", bits) - 1

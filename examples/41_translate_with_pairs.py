@@ -10,22 +10,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 import aeot
 from aeot.diagnostics import frequency, splitting, weights
+from aeot.filters import edges
 from aeot.plotting import translation as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"
-
-
-# %%
-def edges(images):
-    """White lines on black where the brightness changes fast."""
-    down = torch.tensor([[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]])[None, None]
-    padded = F.pad(images, [1] * 4, mode="replicate")
-    slope = torch.hypot(F.conv2d(padded, down), F.conv2d(padded, down.transpose(2, 3)))
-    return (slope > 1.5).float() * 2 - 1
 
 
 # %%

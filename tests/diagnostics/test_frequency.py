@@ -85,3 +85,18 @@ def test_blur_has_the_variance_of_its_gaussian():
     spread = filters.blur(point, 2.0)[0, 0]
     grid = torch.arange(33.0) - 16
     assert float((spread.sum(1) * grid**2).sum()) == pytest.approx(4, rel=0.05)  # cut at 3 sigma
+
+
+def test_edges_of_a_step_are_two_pixels_wide():
+    flat = torch.full((1, 3, 8, 10), -0.3)
+    assert filters.edges(flat).unique().tolist() == [-1]  # the border is no edge
+    step = flat.clone()
+    step[..., 4:] += 0.4  # a gradient of 4 * 0.4 = 1.6
+    for images, axis in ((step, 3), (step.transpose(2, 3), 2)):
+        lines = filters.edges(images, 1.59).movedim(axis, -1)
+        assert lines.shape[1] == 1
+        assert (lines == 1).all(dim=(0, 1, 2)).nonzero()[:, 0].tolist() == [3, 4]
+        assert int((lines == 1).sum()) == 16
+        assert filters.edges(images, 1.61).unique().tolist() == [-1]
+    with pytest.raises(ValueError, match="threshold must"):
+        filters.edges(flat, 0)
