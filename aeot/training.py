@@ -65,7 +65,8 @@ def run(
         state: What `update` changes: something with ``state_dict`` and ``load_state_dict``, or
             several by name. Needed for checkpoints and to step back from a NaN.
         checkpoint: Directory to resume from, if it exists, and to write to. It is replaced whole,
-            at most once in `checkpoint_seconds`, at the end, and when the run is interrupted.
+            at most once in `checkpoint_seconds`, at the end, and when the run is interrupted; an
+            interrupt takes it back to the last record or the last writing.
         on_step: Called as ``on_step(step, record)`` after each step, counted from 1, with what
             that step measured; returning True ends the run.
         every: Steps per record of the history; a record holds means over them.
@@ -79,7 +80,7 @@ def run(
 
     Raises:
         Diverged: If a measured value, or the state at a record, is not finite. The message names
-            it; `state` and the checkpoint are back at the last record.
+            it; `state` and the checkpoint are back at the last record or writing.
         ValueError: If the checkpoint belongs to something else, or cannot be written.
 
     Example:
@@ -102,11 +103,12 @@ def run(
             raise _check.fail("state", "be given with a checkpoint", "None")
         checkpoint = _io.check_writable(checkpoint)
     keeper = _Keeper(state, checkpoint, checkpoint_seconds)
-    step, history = keeper.restore()
+    step, history, begun_record = keeper.restore()
     elapsed = history[-1]["seconds"] if history else 0.0
+    elapsed = begun_record.get("seconds", elapsed)
     begun = time.perf_counter()
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}  # a measurement may be missing from some steps
+    sums: dict[str, float] = begun_record.get("sums", {})
+    counts: dict[str, int] = begun_record.get("counts", {})  # a step may miss a measurement
     stop = step >= steps
     bar = tqdm(total=steps, initial=step, desc=name, disable=None, unit="step")
     try:
@@ -122,8 +124,8 @@ def run(
                 counts[key] = counts.get(key, 0) + 1
             bar.update()
             stop = bool(on_step and on_step(step, {"step": step, **measured})) or step == steps
+            seconds = round(elapsed + time.perf_counter() - begun, 3)
             if step % every == 0 or stop:
-                seconds = round(elapsed + time.perf_counter() - begun, 3)
                 means = {key: value / counts[key] for key, value in sums.items()}
                 record = {"step": step, "seconds": seconds, **means}
                 bad = keeper.take(step, [*history, record])
@@ -134,6 +136,11 @@ def run(
                 bar.set_postfix({key: f"{value:.4g}" for key, value in means.items()})
                 if log is not None:
                     _append(log, {"name": name, **record})
+            elif keeper.due():  # steps may take half a minute each
+                part = {"seconds": seconds, "sums": dict(sums), "counts": dict(counts)}
+                bad = keeper.take(step, list(history), part)
+                if bad:
+                    raise _diverged(keeper, f"{bad} became NaN or infinite", step)
         if not stop and step < steps:
             raise _check.fail("batches", f"last for {steps} steps", f"{step} batches")
     finally:
@@ -173,24 +180,29 @@ class _Keeper:
         self.state: dict[str, Stateful] = dict(state or {})
         self.directory = directory
         self.seconds = seconds
-        self.snapshot: tuple[int, dict[str, torch.Tensor], Any, list[dict[str, float]]] | None = (
-            None
-        )
+        self.snapshot: tuple[int, dict[str, torch.Tensor], dict[str, Any]] | None = None
         self.written = True
         self.last_write = time.monotonic()
 
-    def restore(self) -> tuple[int, list[dict[str, float]]]:
+    def restore(self) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
+        """Return the step to go on from, the history so far and the record in the making."""
         if self.directory is not None and (self.directory / "manifest.json").is_file():
             tensors, config = _io.load(self.directory, kind=_KIND)
             _load(self.state, tensors, config["state"])
-            self.snapshot = (config["step"], tensors, config["state"], config["history"])
+            self.snapshot = (config["step"], tensors, config)
             _LOG.info("resumed from %s at step %d", self.directory, config["step"])
-            return config["step"], list(config["history"])
+            return config["step"], list(config["history"]), config.get("part", {})
         self.take(0, [])
         self.written = True  # nothing worth a file yet
-        return 0, []
+        return 0, [], {}
 
-    def take(self, step: int, history: list[dict[str, float]]) -> str | None:
+    def due(self) -> bool:
+        """Whether the last writing is so long ago that the next should not wait for a record."""
+        return self.directory is not None and time.monotonic() - self.last_write >= self.seconds
+
+    def take(
+        self, step: int, history: list[dict[str, float]], part: dict[str, Any] | None = None
+    ) -> str | None:
         """Keep the present state, unless a tensor of it is not finite: then return its name."""
         if not self.state:
             return None
@@ -200,23 +212,23 @@ class _Keeper:
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 return name
         copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
-        self.snapshot, self.written = (step, copies, skeleton, history), False
-        if time.monotonic() - self.last_write >= self.seconds:
+        config = {"step": step, "history": history, "part": part or {}, "state": skeleton}
+        self.snapshot, self.written = (step, copies, config), False
+        if self.due():
             self.write()
         return None
 
     def step_back(self) -> int | None:
         if self.snapshot is None:
             return None
-        step, tensors, skeleton, _ = self.snapshot
-        _load(self.state, tensors, skeleton)
+        step, tensors, config = self.snapshot
+        _load(self.state, tensors, config["state"])
         return step
 
     def write(self) -> None:
         if self.directory is None or self.snapshot is None or self.written:
             return
-        step, tensors, skeleton, history = self.snapshot
-        config = {"step": step, "history": history, "state": skeleton}
+        _, tensors, config = self.snapshot
         _io.save(self.directory, tensors, config, kind=_KIND)
         self.written, self.last_write = True, time.monotonic()
 

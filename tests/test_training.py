@@ -101,11 +101,13 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
-    assert config["step"] == 15
+    assert config["step"] == 16  # the last whole step, in the middle of a record
     straight, again = Problem(), Problem()
-    straight.run(25)
-    again.run(25, checkpoint=tmp_path / "run")
+    history = straight.run(25)
+    resumed = again.run(25, checkpoint=tmp_path / "run")
     assert torch.equal(again.weights(), straight.weights())
+    assert without_time(resumed) == without_time(history)  # the broken record is whole again
+    assert [r["seconds"] for r in resumed] == sorted(r["seconds"] for r in resumed)
 
 
 def test_plain_iterables_are_passed_over_on_resume(tmp_path):

@@ -1,6 +1,7 @@
 """CycleGAN and Pix2Pix: the update against a trace by hand, storage, resuming, bad input."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -210,24 +211,32 @@ def weights(model):
 
 
 @pytest.mark.parametrize("kind", ["cyclegan", "sinkhorn", "pix2pix"])
-def test_resumed_training_equals_uninterrupted(kind, tmp_path):
+def test_resumed_training_equals_uninterrupted(kind, tmp_path, monkeypatch):
     make, data = estimators()[kind]
     whole = make().fit(data, steps=7)
+    stopped = make().fit(data, steps=7, checkpoint=tmp_path / "d", on_step=lambda k, _: k == 5)
+    assert any(not torch.equal(x, weights(stopped)[k]) for k, x in weights(whole).items())
+    resumed = make().fit(data, steps=7, checkpoint=tmp_path / "d")
 
     def killed(step, record):
-        if step == 4:
+        if step == 5:
             raise KeyboardInterrupt
 
-    first = make()
+    # Written after each step, as if each took a minute.
+    loop = partial(aeot.training.run, checkpoint_seconds=0)
+    monkeypatch.setattr("aeot.gan.translator.training.run", loop)
     with pytest.raises(KeyboardInterrupt):
-        first.fit(data, steps=7, checkpoint=tmp_path / "c", on_step=killed)
-    again = make().fit(data, steps=7, checkpoint=tmp_path / "c")
-    stopped = make().fit(data, steps=7, checkpoint=tmp_path / "d", on_step=lambda k, _: k == 5)
-    assert weights(stopped)["to_b." + next(iter(stopped.to_b_.state_dict()))] is not None
-    resumed = make().fit(data, steps=7, checkpoint=tmp_path / "d")
+        make().fit(data, steps=7, checkpoint=tmp_path / "c", on_step=killed)
+    assert aeot._io.load(tmp_path / "c", kind="checkpoint")[1]["step"] == 4
+    seen = []
+    again = make().fit(
+        data, steps=7, checkpoint=tmp_path / "c", on_step=lambda k, _: seen.append(k)
+    )
+    assert seen == [5, 6, 7]
     for other in (again, resumed):
         for name, value in weights(whole).items():
             assert torch.equal(value, weights(other)[name]), name
+    assert again.history_[-1] == whole.history_[-1] | {"seconds": again.history_[-1]["seconds"]}
     with pytest.raises(ValueError, match="steps must be as when the checkpoint began"):
         make().fit(data, steps=9, checkpoint=tmp_path / "d")
 
