@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 from pathlib import Path
 
 from aeot import _check
@@ -10,6 +12,8 @@ from aeot._environment import environment
 from aeot.data import Dataset, dataset, images, unpaired
 from aeot.gan.translate import CycleGAN
 from aeot.plotting import translation as pictures
+
+_LOG = logging.getLogger(__name__)
 
 
 def translate(
@@ -26,12 +30,14 @@ def translate(
     """Train a CycleGAN between two collections of images; write the model and sample grids.
 
     A run that was stopped goes on where it was when it is started again with the same options.
+    Where one collection is gray and the other in colour, the gray one is used as coloured.
 
     Args:
         model: The estimator, not fitted yet.
         a: A folder of images, or one class of a published set such as fashion-mnist:1.
         b: The other collection.
-        out: The run directory: model/, checkpoint/, pictures/, log.jsonl, run.json.
+        out: The run directory: model/, checkpoint/, pictures/, config.yaml, log.jsonl,
+            run.json. New, empty, or with an unfinished run of the same options.
         size: Height and width in pixels, a multiple of 4; 128 or 256 for photographs.
         steps: Batches in all; by default 200 passes over the larger collection.
         every: Steps between two grids of translations.
@@ -48,24 +54,27 @@ def translate(
         raise _check.fail("size", "be a multiple of 4", size)
     first, second = (_collection(name, place, size, root) for name, place in (("a", a), ("b", b)))
     if first.shape[0] != second.shape[0]:  # gray photographs among coloured ones
+        _LOG.info("one collection is gray and one in colour: both are used as coloured")
         first, second = _colour(first), _colour(second)
     data = unpaired(first, second)
-    run = Path(out)
+    options = {"a": a, "b": b, "size": size, "root": root, **dataclasses.asdict(model)}
+    run = _Directory(Path(out), options)
     shown = (first[:8], second[:8])
-    grids = pictures.snapshots(model, *shown, run / "pictures", every=every)
+    grids = pictures.snapshots(model, *shown, run.path / "pictures", every=every)
 
     def on_step(step: int, record: dict[str, float]) -> None:
-        run.mkdir(parents=True, exist_ok=True)
+        run.begin()
         grids(step, record)
 
-    places = {"checkpoint": run / "checkpoint", "log": run / "log.jsonl"}
+    places = {"checkpoint": run.path / "checkpoint", "log": run.path / "log.jsonl"}
     model.fit(data, steps=steps, on_step=on_step, **places)
-    model.save(run / "model")
-    pictures.translations(model, *shown, path=run / "pictures" / "final.png")
+    run.begin()
+    model.save(run.path / "model")
+    pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
     facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
     facts |= {"environment": environment(model.device), "history": model.history_}
-    (run / "run.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
-    return f"{run}: the model in model/, grids of translations in pictures/"
+    (run.path / "run.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
+    return f"{out}: the model in model/, grids of translations in pictures/"
 
 
 def _collection(name: str, place: str, size: int, root: str | None) -> Dataset:
@@ -84,3 +93,26 @@ def _colour(side: Dataset) -> Dataset:
         return side
     values = side.values.expand(-1, 3, -1, -1).contiguous()
     return Dataset(values, side.name, side.labels, side.classes)
+
+
+class _Directory:
+    """A run directory that comes into being with the first training step."""
+
+    def __init__(self, path: Path, options: dict[str, object]) -> None:
+        self.path = path.expanduser().absolute()
+        kept = {name: value for name, value in options.items() if name != "device"}
+        # Scalars look the same in JSON and in YAML.
+        self.text = "".join(f"{name}: {json.dumps(v)}\n" for name, v in kept.items())
+        config = self.path / "config.yaml"
+        if config.is_file():
+            if config.read_text() != self.text:
+                got = f"{self.path} with a run of other options"
+                way_out = "give the same options to go on, or choose another folder"
+                raise _check.fail("out", "be new", got, way_out)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            got = f"{self.path}, which holds something else"
+            raise _check.fail("out", "be new or empty", got, "choose another folder")
+
+    def begin(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "config.yaml").write_text(self.text)

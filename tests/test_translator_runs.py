@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from aeot.cli import main
@@ -26,7 +25,9 @@ def test_two_folders_to_a_run_directory(tmp_path, capsys):
     out = tmp_path / "run"
     options = [*QUICK, "--steps", "2", "--every", "1", "--out", str(out)]
     assert main(["translate", a, b, *options]) == 0
-    assert "model/" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "model/" in told.out
+    assert "aeot: one collection is gray and one in colour" in told.err
     names = {p.name for p in (out / "pictures").iterdir()}
     assert names == {"step-000001.png", "step-000002.png", "final.png"}
     facts = json.loads((out / "run.json").read_text())
@@ -57,7 +58,23 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+def test_another_run_is_not_taken_for_this_one(tmp_path, capsys):
+    a, b, c = (folder(tmp_path / name, seed=k) for k, name in enumerate("abc"))
+    options = [*QUICK, "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main(["translate", a, b, *options]) == 0
+    before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    for other, message in [
+        ([a, c, *options], "with a run of other options; give the same options to go on"),
+        ([a, b, *options, "--seed", "1"], "with a run of other options"),
+        ([a, b, *options, "--out", str(tmp_path / "a")], "be new or empty"),
+        ([a, b, *options, "--out", str(tmp_path / "a" / "0.png")], "be new or empty"),
+    ]:
+        assert main(["translate", *other]) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
+    assert len(list((tmp_path / "a").iterdir())) == 4
+
+
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     a, b = folder(tmp_path / "a"), folder(tmp_path / "b", seed=1)
     options = [*QUICK, "--steps", "3", "--decay", "0"]
