@@ -78,9 +78,8 @@ def image_rows(
         axes.imshow(strip, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         middle = bottom + size[1] / 2
-        figure.text(
-            left - 0.01, middle, name.strip(), color=_INK, fontsize=9, ha="right", va="center"
-        )
+        x = left - 8 / total[0]
+        figure.text(x, middle, name.strip(), color=_INK, fontsize=9, ha="right", va="center")
     return _written(figure, path)
 
 

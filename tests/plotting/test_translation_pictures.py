@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from aeot.diagnostics import steganography
@@ -21,6 +22,15 @@ def test_rows_show_the_pixels_as_they_are(tmp_path):
         block = drawn[top : top + 8 * zoom, 27 : 27 + 8 * zoom]  # one letter of label
         wanted = ((image + 1) * 127.5).round().numpy().repeat(zoom, 0).repeat(zoom, 1)
         assert np.abs(block - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("size", [8, 256])
+def test_labels_stay_on_the_paper(size):
+    x = torch.zeros(8, 1, size, size)
+    figure = pictures.image_rows({"real A": x, "and back": x})
+    canvas = FigureCanvasAgg(figure)
+    for text in figure.texts:
+        assert text.get_window_extent(canvas.get_renderer()).x0 >= 0, text.get_text()
 
 
 def test_translations_and_snapshots(tmp_path):
