@@ -5,9 +5,12 @@ repeat them; `size` grows the number of sites at d = 16. Every solver gets the s
 own natural form and a list of budgets; its heights are measured afterwards, outside its time, by
 one and the same independent sample. One JSON line per result.
 
-    python benchmarks/bench_transport.py run --problems c d e --out benchmarks/results
-    python benchmarks/bench_transport.py tolerances --count 60 --out benchmarks/results
-    python benchmarks/bench_transport.py plot --out benchmarks/results
+    python benchmarks/bench_transport.py run --problems c d e
+    python benchmarks/bench_transport.py run --problems size1000 size64000 --solvers aeot
+    python benchmarks/bench_transport.py scores          # against the bare matrix product
+    python benchmarks/bench_transport.py tolerances --count 60
+    python benchmarks/bench_transport.py tune            # the rate of plain Adam
+    python benchmarks/bench_transport.py plot
 """
 
 from __future__ import annotations
@@ -22,79 +25,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transport_peers import ADAM_RATE, adam, measured, ott, pot, problem
 
 from aeot import Gaussian, UniformBox, solve_semidiscrete
 from aeot._environment import environment
 from aeot.transport.blocks import standardise
-from aeot.transport.certificate import certify, tally
 from aeot.transport.lists import Scorer
+from aeot.transport.solve import choose_split
 
-BUDGETS = {
-    "pot": (8.0, 32.0),
-    "pot-tuned": (8.0, 32.0),
-    "ott": (8.0, 32.0),
-    "ott-adam": (8.0, 32.0),
-}
-TOLERANCES = (0.1, 0.05, 0.03)
-
-
-def problem(name):
-    """Return source and sites (n, d) of a problem."""
-    rng = np.random.default_rng(0)
-    if name == "a":
-        centres = np.stack(np.meshgrid(*[np.linspace(0.1, 0.9, 5)] * 2), -1).reshape(-1, 2)
-        return UniformBox(dim=2), centres[rng.integers(25, size=512)] + 0.02 * rng.normal(
-            size=(512, 2)
-        )
-    if name == "b":
-        pick = rng.choice(12, 2000, p=rng.dirichlet(np.full(12, 3.0)))
-        spread = rng.uniform(0.02, 0.08, 12)[pick, None]
-        return UniformBox(dim=3), rng.uniform(0.1, 0.9, (12, 3))[pick] + spread * rng.normal(
-            size=(2000, 3)
-        )
-    if name == "c":
-        centres = 1.2 * rng.normal(size=(20, 10))
-        return Gaussian(dim=10), centres[rng.integers(20, size=2000)] + 0.5 * rng.normal(
-            size=(2000, 10)
-        )
-    if name == "d":
-        pick = rng.integers(30, size=5000)
-        axes = rng.normal(size=(30, 8, 32)) / 8**0.5
-        inside = np.einsum("nk,nkd->nd", 0.6 * rng.normal(size=(5000, 8)), axes[pick])
-        return UniformBox(dim=32), (
-            1.2 * rng.normal(size=(30, 32))[pick] + inside + 0.1 * rng.normal(size=(5000, 32))
-        )
-    if name == "e":
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
-        first = rng.integers(len(images), size=10_000)
-        second = np.array([rng.choice(np.flatnonzero(labels == labels[i])) for i in first])
-        t = rng.uniform(0, 0.5, (10_000, 1))
-        mixed = (1 - t) * images[first] + t * images[second] + 0.5 * rng.normal(size=(10_000, 64))
-        mixed -= mixed.mean(0)
-        rotated = mixed @ np.linalg.svd(mixed, full_matrices=False)[2].T
-        return Gaussian(dim=64), rotated / rotated.std()
-    if name.startswith("size"):
-        return UniformBox(dim=16), rng.normal(size=(int(name[4:]), 16))
-    raise SystemExit(f"unknown problem {name}")
-
-
-def measured(source, sites, heights, masses=None, m=None):
-    """Net total variation and root of the mean square relative error on an independent sample."""
-    n, d = sites.shape
-    nu = torch.full((n,), 1 / n, dtype=torch.float64) if masses is None else masses
-    p = standardise(source, torch.as_tensor(sites), nu, seed=987_654_321)
-    scorer = Scorer(p)  # independent draws, scored against all sites
-    blocks = range(scorer.blocks_for(m or min(200 * n, 1_500_000)))
-    c = certify(tally(scorer, p.to_standard(torch.as_tensor(heights)), "judge", blocks), nu.numpy())
-    return {
-        "tv": c.mass_error,
-        "rms": max(c.square, 0.0) ** 0.5,
-        "tv_raw": float(np.abs(c.cell_masses - nu.numpy()).sum()) / 2,
-        "empty": c.empty,
-        "judged": c.n_samples,
-    }
+# Processor seconds given to the solvers that take a budget: about a quarter of the longest, which
+# is ten times what this solver needs for a mass error of 0.04 on d and e, five times on c.
+BUDGETS = {"a": (1, 4), "b": (2, 8), "c": (1.5, 5), "d": (8, 32), "e": (25, 100)}
+TOLERANCES = (0.1, 0.06, 0.03)
+SOLVERS = ("aeot", "aeot-adam", "adam", "pot", "pot-tuned", "ott", "ott-adam")
 
 
 def gemm_seconds(n, d, samples):
@@ -108,132 +51,162 @@ def gemm_seconds(n, d, samples):
     return best * samples / 512
 
 
-def ours(source, sites, method, tol, seed):
+def ours(source, sites, method, tol, seed, init=None):
     begun = time.process_time()
+    options = {"tol": tol, "method": method, "init": init, "seed": seed, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        s = solve_semidiscrete(source, sites, tol=tol, method=method, seed=seed, progress=False)
+        s = solve_semidiscrete(source, sites, **options)
     seconds = time.process_time() - begun
     extra = {"asked": tol, "upper": s.mass_error_upper, "converged": s.converged}
-    return s.heights.cpu().numpy(), seconds, extra | {"samples": s.n_samples}
+    extra |= {"samples": s.n_samples}
+    if len(s.history) > 1 and "inflation" in s.history[-1]:
+        early = [r["samples"] for r in s.history if r["stage"] in ("coarse", "settle")]
+        extra["inflation"] = s.history[-1]["inflation"]
+        # All but the early stages' and the last check's.
+        extra["stepped"] = s.history[-2]["samples"] - max(early, default=0)
+    return s.heights.cpu().numpy(), seconds, extra
 
 
-def pot(source, sites, budget, batch, seed):
-    """POT's averaged stochastic gradient (DRAG schedule); iterations from a short pilot."""
-    from ot.semidiscrete import solve_semidiscrete as solve
-
-    g = torch.Generator().manual_seed(seed)
-    y = torch.as_tensor(sites, dtype=torch.float32)
-
-    def draw(k):
-        return source.sample(k, generator=g).float()
-
-    begun = time.process_time()
-    solve(y, draw, max_iter=20, batch_size=batch)
-    pilot = (time.process_time() - begun) / 20
-    iterations = max(int(budget / pilot), 10)
-    begun = time.process_time()
-    dual = solve(y, draw, max_iter=iterations, batch_size=batch)
-    seconds = time.process_time() - begun
-    heights = (dual.double().numpy() - (np.asarray(sites) ** 2).sum(1)) / 2
-    return heights, seconds, {"iterations": iterations, "batch": batch}
-
-
-def ott(source, sites, budget, tuned, seed):
-    """OTT's stochastic solver without entropy; "tuned" is Adam with a decaying rate."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-    from ott.geometry.semidiscrete_pointcloud import SemidiscretePointCloud
-    from ott.problems.linear.semidiscrete_linear_problem import SemidiscreteLinearProblem
-    from ott.solvers.linear.semidiscrete import SemidiscreteSolver
-
-    y = jnp.asarray(sites, jnp.float32)
-
-    def sampler(rng, shape, dtype=jnp.float32):
-        kind = jax.random.normal if isinstance(source, Gaussian) else jax.random.uniform
-        return kind(rng, shape, dtype)
-
-    scale = float(np.mean((sites - sites.mean(0)) ** 2)) * 2
-    batch = 2048 if tuned else 256
-
-    def solve(iterations):
-        rate = optax.cosine_decay_schedule(0.1 * scale, iterations) if tuned else None
-        options = {"optimizer": optax.adam(rate, b1=0.9, b2=0.99)} if tuned else {}
-        options["optimizer"] = options.get("optimizer", optax.sgd(scale * len(sites) ** 0.5))
-        solver = SemidiscreteSolver(
-            threshold=0.0,
-            num_iterations=iterations,
-            batch_size=batch,
-            error_eval_every=iterations,
-            error_num_repeats=1,
-            potential_ema=0.9,
-            **options,
-        )
-        geometry = SemidiscretePointCloud(sampler, y, epsilon=0.0)
-        run = jax.jit(lambda rng: solver(rng, SemidiscreteLinearProblem(geometry)).g)
-        compiled = run.lower(jax.random.key(seed)).compile()  # compiling is not counted
-        begun = time.process_time()
-        dual = np.asarray(compiled(jax.random.key(seed)), np.float64)
-        return dual, time.process_time() - begun
-
-    pilot = solve(20)[1] / 20
-    iterations = max(int(budget / pilot), 20)
-    dual, seconds = solve(iterations)
-    heights = (dual - (np.asarray(sites) ** 2).sum(1)) / 2
-    return heights, seconds, {"iterations": iterations, "batch": batch}
-
-
-def run(args):
-    path = Path(args.out) / "transport.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
-    done = {(r["problem"], r["solver"], r["level"], r["seed"]) for r in known}
-    for d in (4, 8):  # compile first: the kernels of both kinds of blocks
+def warm():
+    """Compile the kernels of both kinds of blocks."""
+    for d in (4, 8):
         sites = np.random.default_rng(0).normal(size=(64, d))
         ours(Gaussian(dim=d), sites, "newton", 0.2, 0)
         ours(UniformBox(dim=d), sites, "adam", 0.2, 0)
+
+
+def one(name, source, sites, solver, level, seed):
+    """Return heights, processor seconds and what else there is to say of one solve."""
+    if solver == "aeot":
+        return ours(source, sites, "auto", level, seed)
+    if solver == "aeot-adam":
+        return ours(source, sites, "adam", level, seed)
+    if solver == "adam":
+        return adam(source, sites, level, ADAM_RATE[name], seed)
+    if solver.startswith("pot"):
+        return pot(source, sites, level, 2048 if "tuned" in solver else 32, seed)
+    return ott(source, sites, level, solver == "ott-adam", seed)
+
+
+class Record:
+    """A file of JSON lines that knows which rows it holds already."""
+
+    def __init__(self, path, *keys):
+        self.path, self.keys = Path(path), keys
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.rows = [json.loads(line) for line in lines]
+        self.done = {tuple(row[k] for k in keys) for row in self.rows}
+
+    def add(self, row):
+        with self.path.open("a") as file:
+            file.write(json.dumps(row | {"environment": environment()}) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def run(args):
+    record = Record(args.out / "transport.jsonl", "problem", "solver", "level", "seed")
+    warm()
     for name in args.problems:
         source, sites = problem(name)
         n, d = sites.shape
         for solver in args.solvers:
-            levels = {"aeot": TOLERANCES, "aeot-adam": (0.1, 0.05)}.get(solver) or BUDGETS[solver]
+            levels = {"aeot": TOLERANCES, "aeot-adam": (0.1, 0.06)}.get(solver) or BUDGETS[name]
             levels = (0.02,) if solver == "aeot" and d <= 3 else levels
-            for level in levels:
-                if (name, solver, level, args.seed) in done:
+            for level in args.levels or levels:
+                if (name, solver, level, args.seed) in record.done:
                     continue
-                if solver == "aeot":
-                    found = ours(source, sites, "auto", level, args.seed)
-                elif solver == "aeot-adam":
-                    found = ours(source, sites, "adam", level, args.seed)
-                elif solver.startswith("pot"):
-                    found = pot(source, sites, level, 2048 if "tuned" in solver else 32, args.seed)
-                else:
-                    found = ott(source, sites, level, solver == "ott-adam", args.seed)
-                heights, seconds, extra = found
+                heights, seconds, extra = one(name, source, sites, solver, level, args.seed)
                 judged = measured(source, sites, heights)
                 row = {"problem": name, "n": n, "d": d, "solver": solver, "level": level}
                 row |= {"seed": args.seed, "cpu_seconds": seconds, **judged, **extra}
                 if solver == "aeot" and d > 3:
-                    limit = gemm_seconds(n, d, n / max(judged["rms"], 1e-9) ** 2)
-                    row["score"] = seconds / limit
+                    row["score"] = seconds / gemm_seconds(n, d, n / max(judged["rms"], 1e-9) ** 2)
                 row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                row["environment"] = environment()
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                row.pop("environment")
-                print(json.dumps(row), flush=True)
+                record.add(row)
+
+
+def scores(args):
+    """Time to a measured error over that of the bare product, other starts, and single passes."""
+    record = Record(args.out / "transport_scores.jsonl", "problem", "start", "tol", "seed")
+    warm()
+    for name in args.problems:
+        source, sites = problem(name)
+        n, d = sites.shape
+        rng = np.random.default_rng(args.seed)
+        starts = {
+            "own": None,
+            "zero": np.zeros(n),
+            "normal": rng.normal(size=n),
+            "voronoi": -0.5 * (sites**2).sum(1),
+        }
+        for start, heights in starts.items():
+            for tol in (0.06, 0.03) if start == "own" and n < 20_000 else (0.06,):
+                if (name, start, tol, args.seed) in record.done:
+                    continue
+                if start != "own" and name == "pca128":
+                    continue
+                init = None if heights is None else torch.from_numpy(heights)
+                found, seconds, extra = ours(source, sites, "auto", tol, args.seed, init)
+                judged = measured(source, sites, found)
+                bare = gemm_seconds(n, d, n / judged["rms"] ** 2)
+                # Samples that steps were taken on, and the error that they allow.
+                inflation, r = extra["inflation"], extra["stepped"] / n
+                row = {"problem": name, "n": n, "d": d, "start": start, "tol": tol}
+                row |= {"seed": args.seed, "cpu_seconds": seconds, "score": seconds / bare}
+                row |= {"over_statistical_limit": judged["rms"] / (inflation / r) ** 0.5}
+                record.add(row | judged | extra)
+        if ("pass " + name, "own", 0.0, args.seed) not in record.done:
+            row = {"problem": "pass " + name, "n": n, "d": d, "start": "own", "tol": 0.0}
+            record.add(row | {"seed": args.seed, **passes(source, sites)})
+
+
+def passes(source, sites):
+    """Processor seconds of one pass over samples, lists made or winners counted, over the bare."""
+    n, d = sites.shape
+    nu = torch.full((n,), 1 / n, dtype=torch.float64)
+    p = standardise(source, torch.as_tensor(sites), nu, seed=0)
+    s = solve_semidiscrete(source, sites, tol=0.1, progress=False)
+    h = p.to_standard(s.heights)
+    scorer = Scorer(p, split=choose_split(p.law, d))
+    blocks = range(scorer.blocks_for(100_000))
+    unit = s.history[-1]["unit"]
+    result, bare = {}, gemm_seconds(n, d, len(blocks) * scorer.block_samples)
+    options = {"radius": 2.5 * unit, "least": 4, "longest": 16}
+    for name in ("lists", "winners"):
+        best = np.inf
+        for _ in range(3):
+            begun = time.process_time()
+            if name == "lists":
+                scorer.candidates(h, "pass", blocks, **options)
+            else:
+                for _won in scorer.winners(h, "pass", blocks):
+                    pass
+            best = min(best, time.process_time() - begun)
+        result[name + "_over_bare"] = best / bare
+    return result
+
+
+def tune(args):
+    """Print the error that plain Adam reaches at several rates in a quarter of its budget."""
+    for name in args.problems:
+        source, sites = problem(name)
+        for rate in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0):
+            heights, seconds, _ = adam(source, sites, BUDGETS[name][0], rate, seed=100)
+            judged = measured(source, sites, heights, m=50 * len(sites))
+            print(json.dumps({"problem": name, "rate": rate, "seconds": seconds, **judged}))
 
 
 def tolerances(args):
     """Ask random problems for a tolerance and measure whether it is kept."""
-    path = Path(args.out) / "transport_tolerances.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = len(path.read_text().splitlines()) if path.exists() else 0
+    record = Record(args.out / "transport_tolerances.jsonl", "k")
     begun = time.perf_counter()
-    for k in range(done, args.count):
+    for k in range(args.count):
         if time.perf_counter() - begun > args.seconds:
             break
+        if (k,) in record.done:
+            continue
         rng = np.random.default_rng([20, k])
         d = round(float(np.exp(rng.uniform(np.log(2), np.log(128)))))
         n = round(float(np.exp(rng.uniform(np.log(100), np.log(20_000)))))
@@ -244,7 +217,7 @@ def tolerances(args):
         masses = rng.dirichlet(np.ones(n)) + 1e-3 / n if k % 2 else np.ones(n)
         masses = torch.from_numpy(masses / masses.sum())
         source = UniformBox(dim=d) if rng.uniform() < 0.5 else Gaussian(dim=d)
-        cpu = time.process_time()
+        cpu, started = time.process_time(), time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             s = solve_semidiscrete(source, sites, masses, tol=tol, seed=k, progress=False)
@@ -254,9 +227,8 @@ def tolerances(args):
         row = {"k": k, "n": n, "d": d, "weighted": bool(k % 2), "tol": tol, "cpu_seconds": cpu}
         row |= {"source": repr(source)[:10], "method": s.method, "converged": s.converged}
         row |= {"upper": s.mass_error_upper, "message": s.message, **judged}
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
+        row |= {"kept": judged["tv"] <= tol, "seconds": time.perf_counter() - started}
+        record.add(row)
 
 
 def plot(args):
@@ -290,18 +262,25 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run")
     one.add_argument("--problems", nargs="+", default=list("abcde"))
-    one.add_argument("--solvers", nargs="+", default=["aeot", "aeot-adam", *BUDGETS])
-    one.add_argument("--seed", type=int, default=0)
-    two = commands.add_parser("tolerances")
-    two.add_argument("--count", type=int, default=60)
-    two.add_argument("--seconds", type=float, default=1500, help="stop after this long; resumable")
-    three = commands.add_parser("plot")
-    three.add_argument("--image", default="docs/images/transport_solvers.png")
-    for command in (one, two, three):
-        command.add_argument("--out", default="benchmarks/results")
+    one.add_argument("--solvers", nargs="+", default=list(SOLVERS))
+    one.add_argument("--levels", nargs="+", type=float, help="tolerances or budgets, not the usual")
+    two = commands.add_parser("scores")
+    two.add_argument("--problems", nargs="+", default=["gm10", "pca32", "pca64", "pca128"])
+    for command in (one, two):
+        command.add_argument("--seed", type=int, default=0)
+    three = commands.add_parser("tolerances")
+    three.add_argument("--count", type=int, default=60)
+    three.add_argument("--seconds", type=float, default=3600, help="stop then; resumable")
+    four = commands.add_parser("tune")
+    four.add_argument("--problems", nargs="+", default=list("abcde"))
+    five = commands.add_parser("plot")
+    five.add_argument("--image", default="docs/images/transport_solvers.png")
+    for command in commands.choices.values():
+        command.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    {"run": run, "tolerances": tolerances, "plot": plot}[args.command](args)
+    handlers = {"run": run, "scores": scores, "tolerances": tolerances, "tune": tune, "plot": plot}
+    handlers[args.command](args)
 
 
 if __name__ == "__main__":

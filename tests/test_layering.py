@@ -41,6 +41,7 @@ LAYERS = [
         ["transport.brenier"],
         ["transport.solution", "transport.facets"],
         ["transport.exact", "transport.singular"],
+        ["transport.starts"],
         ["transport.solve"],
         ["transport.hierarchy"],
         ["transport.estimator"],

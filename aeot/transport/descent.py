@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from aeot.transport.blocks import Problem
-from aeot.transport.certificate import certificate_size, certify, tally
+from aeot.transport.certificate import certificate_size
 from aeot.transport.heights import center
 from aeot.transport.lists import Scorer
 from aeot.transport.minimize import Trust, gradient_descent, lbfgs, levenberg
@@ -64,7 +64,7 @@ class Descent(Stages):
         record.pop("chi2")
         state.step += 1
         state.weight = bank.n_samples
-        self._check(state, record)
+        self._certify(state, record)
         return record
 
     def _adam(self, state: State) -> dict[str, Any]:
@@ -98,21 +98,11 @@ class Descent(Stages):
         if float(half[0] - half[1]) < 2 * float(noise):
             state.returns += 1
             state.weight *= 2
-            self._check(state, record)
+            self._certify(state, record)
         return record
 
-    def _check(self, state: State, record: dict[str, Any]) -> None:
+    def _certify(self, state: State, record: dict[str, Any]) -> None:
         """Certify the heights, or leave them for another round."""
-        nu = self.nu.numpy()
-        m = certificate_size(nu, self.tol, state.inflation)
-        blocks = range(self.scorer.blocks_for(m))
-        key = f"check {state.phase} {state.step}"
-        result = tally(self.scorer, state.heights, key, blocks, sums=state.sums)
-        state.n_samples += result.n_samples
-        state.counts += result.cell_counts
-        c = certify(result, nu)
-        self.checked = c, state.heights
-        state.inflation = max(c.inflation, 1.0)
+        m = certificate_size(self.nu.numpy(), self.tol, state.inflation)
+        c, _ = self._check(state, f"check {state.phase} {state.step}", m, edges=False)
         record |= {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
-        if c.mass_error_upper <= self.tol and not c.empty:
-            state.phase = "done"

@@ -13,159 +13,161 @@ from numba import njit
 
 _OPTIONS = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
 LOW = np.float32(-1e30)  # the height of padding columns; fastmath wants no infinities
+WIDTH = 32  # of a tile: sixteen times as many columns
 
 
 @njit(**_OPTIONS)
-def _group_maxima(a, rows, width, groups):  # noqa: ANN001, ANN202
-    # a (columns,), rows (m, columns), groups (m, columns / 16). Group t * width + c holds the
-    # columns 16 t width + s width + c, s = 0..15. Sixteen names, because slices of known length
-    # are what the vectoriser turns into plain loads; an inner loop over s is 4 to 15 times slower.
-    w = width
-    for t in range(a.size // (16 * w)):
-        p = a[16 * w * t : 16 * w * (t + 1)]
-        a0, a1, a2, a3 = p[:w], p[w : 2 * w], p[2 * w : 3 * w], p[3 * w : 4 * w]
-        a4, a5, a6, a7 = p[4 * w : 5 * w], p[5 * w : 6 * w], p[6 * w : 7 * w], p[7 * w : 8 * w]
-        a8, a9, a10 = p[8 * w : 9 * w], p[9 * w : 10 * w], p[10 * w : 11 * w]
-        a11, a12, a13 = p[11 * w : 12 * w], p[12 * w : 13 * w], p[13 * w : 14 * w]
-        a14, a15 = p[14 * w : 15 * w], p[15 * w :]
+def _largest(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):  # noqa: ANN001, ANN202, E741
+    a, c = a if a > b else b, c if c > d else d
+    e, g = e if e > f else f, g if g > h else h
+    i, k = i if i > j else j, k if k > l else l
+    m, o = m if m > n else n, o if o > p else p
+    a, e = a if a > c else c, e if e > g else g
+    i, m = i if i > k else k, m if m > o else o
+    a, i = a if a > e else e, i if i > m else m
+    return a if a > i else i
+
+
+@njit(**_OPTIONS)
+def _group_maxima(first, second, rows, groups):  # noqa: ANN001, ANN202
+    # first, second (columns,), rows (m, columns), groups (2, m, columns / 16). Group w t + c holds
+    # the columns 16 w t + w s + c, s = 0..15, of the sum of `first` (or `second`) and a row. The
+    # sixteen are written out and w is a constant, because offsets known to the compiler are what
+    # it turns into plain loads; an inner loop over s is 4 to 15 times slower. Two sums at a time
+    # halve the loads of `rows`.
+    w = WIDTH
+    for t in range(first.size // (16 * w)):
+        p, o = first[16 * w * t : 16 * w * (t + 1)], second[16 * w * t : 16 * w * (t + 1)]
         for r in range(rows.shape[0]):
             q = rows[r, 16 * w * t : 16 * w * (t + 1)]
-            b0, b1, b2, b3 = q[:w], q[w : 2 * w], q[2 * w : 3 * w], q[3 * w : 4 * w]
-            b4, b5, b6, b7 = q[4 * w : 5 * w], q[5 * w : 6 * w], q[6 * w : 7 * w], q[7 * w : 8 * w]
-            b8, b9, b10 = q[8 * w : 9 * w], q[9 * w : 10 * w], q[10 * w : 11 * w]
-            b11, b12, b13 = q[11 * w : 12 * w], q[12 * w : 13 * w], q[13 * w : 14 * w]
-            b14, b15 = q[14 * w : 15 * w], q[15 * w :]
-            g = groups[r, w * t : w * (t + 1)]
+            g, h = groups[0, r, w * t : w * (t + 1)], groups[1, r, w * t : w * (t + 1)]
             for c in range(w):
-                x0, x1, x2, x3 = a0[c] + b0[c], a1[c] + b1[c], a2[c] + b2[c], a3[c] + b3[c]
-                x4, x5, x6, x7 = a4[c] + b4[c], a5[c] + b5[c], a6[c] + b6[c], a7[c] + b7[c]
-                x8, x9, x10 = a8[c] + b8[c], a9[c] + b9[c], a10[c] + b10[c]
-                x11, x12, x13 = a11[c] + b11[c], a12[c] + b12[c], a13[c] + b13[c]
-                x14, x15 = a14[c] + b14[c], a15[c] + b15[c]
-                x0 = x0 if x0 > x1 else x1
-                x2 = x2 if x2 > x3 else x3
-                x4 = x4 if x4 > x5 else x5
-                x6 = x6 if x6 > x7 else x7
-                x8 = x8 if x8 > x9 else x9
-                x10 = x10 if x10 > x11 else x11
-                x12 = x12 if x12 > x13 else x13
-                x14 = x14 if x14 > x15 else x15
-                x0 = x0 if x0 > x2 else x2
-                x4 = x4 if x4 > x6 else x6
-                x8 = x8 if x8 > x10 else x10
-                x12 = x12 if x12 > x14 else x14
-                x0 = x0 if x0 > x4 else x4
-                x8 = x8 if x8 > x12 else x12
-                g[c] = x0 if x0 > x8 else x8
+                b0, b1, b2, b3 = q[c], q[w + c], q[2 * w + c], q[3 * w + c]
+                b4, b5, b6, b7 = q[4 * w + c], q[5 * w + c], q[6 * w + c], q[7 * w + c]
+                b8, b9, b10, b11 = q[8 * w + c], q[9 * w + c], q[10 * w + c], q[11 * w + c]
+                b12, b13, b14, b15 = q[12 * w + c], q[13 * w + c], q[14 * w + c], q[15 * w + c]
+                g[c] = _largest(
+                    *(p[c] + b0, p[w + c] + b1, p[2 * w + c] + b2, p[3 * w + c] + b3),
+                    *(p[4 * w + c] + b4, p[5 * w + c] + b5, p[6 * w + c] + b6, p[7 * w + c] + b7),
+                    *(p[8 * w + c] + b8, p[9 * w + c] + b9, p[10 * w + c] + b10),
+                    *(p[11 * w + c] + b11, p[12 * w + c] + b12, p[13 * w + c] + b13),
+                    *(p[14 * w + c] + b14, p[15 * w + c] + b15),
+                )
+                h[c] = _largest(
+                    *(o[c] + b0, o[w + c] + b1, o[2 * w + c] + b2, o[3 * w + c] + b3),
+                    *(o[4 * w + c] + b4, o[5 * w + c] + b5, o[6 * w + c] + b6, o[7 * w + c] + b7),
+                    *(o[8 * w + c] + b8, o[9 * w + c] + b9, o[10 * w + c] + b10),
+                    *(o[11 * w + c] + b11, o[12 * w + c] + b12, o[13 * w + c] + b13),
+                    *(o[14 * w + c] + b14, o[15 * w + c] + b15),
+                )
 
 
 @njit(**_OPTIONS)
 def _fold(groups, coarse):  # noqa: ANN001, ANN202
-    # coarse[c] = max over s of groups[s n + c], s = 0..15
-    n = coarse.size
-    part = groups[:n]
-    for c in range(n):
-        coarse[c] = part[c]
-    for s in range(1, 16):
-        part = groups[s * n : (s + 1) * n]
-        for c in range(n):
+    # coarse[c] = max over t of groups[w t + c]
+    w = WIDTH
+    for c in range(w):
+        coarse[c] = groups[c]
+    for t in range(1, groups.size // w):
+        part = groups[w * t : w * (t + 1)]
+        for c in range(w):
             coarse[c] = part[c] if part[c] > coarse[c] else coarse[c]
 
 
 @njit(**_OPTIONS)
-def winners(a, b, per_block, width, site, value, second, gap):  # noqa: ANN001, ANN201
+def winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN201
     """Find the best site of every sample of a block of scores.
 
     Args:
-        a: (rows, columns) float32.
+        a: (rows, columns) float32; columns is a multiple of 16 * WIDTH.
         b: (blocks * m, columns); row k of `a` meets the m rows of block ``k // per_block``.
-        per_block: Rows of `a` per block.
-        width: Group width; columns is a multiple of 16 * width.
+        per_block: Rows of `a` per block, even if there are several blocks.
         site: (rows * m,) int32, filled: the winning column.
         value: (rows * m,) float32, filled: its score.
         second: (rows * m,) int32, filled: the runner-up; empty if not wanted.
         gap: (rows * m,) float32, filled: how far it is behind; empty if not wanted.
     """
     m = b.shape[0] // (a.shape[0] // per_block)
-    groups = np.empty((m, a.shape[1] // 16), np.float32)
-    coarse = np.empty(groups.shape[1] // 16, np.float32)
-    n = coarse.size
+    pair = np.empty((2, m, a.shape[1] // 16), np.float32)
+    coarse = np.empty(WIDTH, np.float32)
+    tiles = pair.shape[2] // WIDTH
     for k in range(a.shape[0]):
         rows = b[(k // per_block) * m : (k // per_block + 1) * m]
-        _group_maxima(a[k], rows, width, groups)
+        if k % 2 == 0:
+            _group_maxima(a[k], a[min(k + 1, a.shape[0] - 1)], rows, pair)
         for r in range(m):
-            _fold(groups[r], coarse)
+            groups = pair[k % 2, r]
+            _fold(groups, coarse)
             best = coarse[0]
             at = 0
-            for c in range(1, n):
+            for c in range(1, WIDTH):
                 if coarse[c] > best:
                     best = coarse[c]
                     at = c
             group = at
-            for s in range(16):
-                if groups[r, s * n + at] == best:
-                    group = s * n + at
+            for t in range(tiles):
+                if groups[t * WIDTH + at] == best:
+                    group = t * WIDTH + at
                     break
-            base = (group // width) * 16 * width + group % width
+            base = (group // WIDTH) * 16 * WIDTH + group % WIDTH
             column = base
             top = LOW
             other = LOW
             rival = base
             for s in range(16):
-                score = a[k, base + s * width] + rows[r, base + s * width]
+                score = a[k, base + s * WIDTH] + rows[r, base + s * WIDTH]
                 if score > top:
                     other = top
                     rival = column
                     top = score
-                    column = base + s * width
+                    column = base + s * WIDTH
                 elif score > other:
                     other = score
-                    rival = base + s * width
+                    rival = base + s * WIDTH
             site[k * m + r] = column
             value[k * m + r] = top
             if second.size == 0:
                 continue
             # The runner-up: in the same group, or best of a group elsewhere.
             near = -1
-            for s in range(16):
-                c = s * n + at
-                if c != group and groups[r, c] > other:
-                    other = groups[r, c]
+            for t in range(tiles):
+                c = t * WIDTH + at
+                if c != group and groups[c] > other:
+                    other = groups[c]
                     near = c
             apart = -1
-            for c in range(n):
+            for c in range(WIDTH):
                 if c != at and coarse[c] > other:
                     other = coarse[c]
                     apart = c
             if apart >= 0:
-                for s in range(16):
-                    if groups[r, s * n + apart] == other:
-                        near = s * n + apart
+                for t in range(tiles):
+                    if groups[t * WIDTH + apart] == other:
+                        near = t * WIDTH + apart
                         break
             if near >= 0:
-                base = (near // width) * 16 * width + near % width
+                base = (near // WIDTH) * 16 * WIDTH + near % WIDTH
                 best = LOW
                 for s in range(16):
-                    score = a[k, base + s * width] + rows[r, base + s * width]
+                    score = a[k, base + s * WIDTH] + rows[r, base + s * WIDTH]
                     if score > best:
                         best = score
-                        rival = base + s * width
+                        rival = base + s * WIDTH
             second[k * m + r] = rival
             gap[k * m + r] = top - other
 
 
 @njit(**_OPTIONS)
-def candidates(a, b, per_block, width, radius, least, start, site, value, lead, bound):  # noqa: ANN001, ANN201
+def candidates(a, b, per_block, radius, least, start, site, value, lead, bound):  # noqa: ANN001, ANN201
     """List, for every sample of a block of scores, the sites within a radius of the best.
 
     The radius doubles (at most three times) for a sample with fewer than `least` groups in reach;
     a list that is full keeps the highest scores.
 
     Args:
-        a: (rows, columns) float32.
+        a: (rows, columns) float32; columns is a multiple of 16 * WIDTH.
         b: (blocks * m, columns).
-        per_block: Rows of `a` per block.
-        width: Group width.
+        per_block: Rows of `a` per block, even if there are several blocks.
         radius: How far below the best score a site may be.
         least: Wanted number of groups of sixteen in reach.
         start: (rows * m + 1,) int64, filled: where each list starts.
@@ -176,28 +178,30 @@ def candidates(a, b, per_block, width, radius, least, start, site, value, lead, 
     """
     m = b.shape[0] // (a.shape[0] // per_block)
     longest = site.size // (a.shape[0] * m)
-    groups = np.empty((m, a.shape[1] // 16), np.float32)
-    coarse = np.empty(groups.shape[1] // 16, np.float32)
-    reach = np.empty(groups.shape[1], np.int32)
-    n = coarse.size
+    pair = np.empty((2, m, a.shape[1] // 16), np.float32)
+    coarse = np.empty(WIDTH, np.float32)
+    reach = np.empty(pair.shape[2], np.int32)
+    tiles = pair.shape[2] // WIDTH
     start[0] = 0
     for k in range(a.shape[0]):
         rows = b[(k // per_block) * m : (k // per_block + 1) * m]
-        _group_maxima(a[k], rows, width, groups)
+        if k % 2 == 0:
+            _group_maxima(a[k], a[min(k + 1, a.shape[0] - 1)], rows, pair)
         for r in range(m):
-            _fold(groups[r], coarse)
+            groups = pair[k % 2, r]
+            _fold(groups, coarse)
             best = coarse[0]
-            for c in range(1, n):
+            for c in range(1, WIDTH):
                 best = coarse[c] if coarse[c] > best else best
             span = np.float32(radius)
             for _ in range(4):
                 threshold = best - span
                 found = 0
-                for c in range(n):
+                for c in range(WIDTH):
                     if coarse[c] >= threshold:
-                        for s in range(16):
-                            if groups[r, s * n + c] >= threshold:
-                                reach[found] = s * n + c
+                        for t in range(tiles):
+                            if groups[t * WIDTH + c] >= threshold:
+                                reach[found] = t * WIDTH + c
                                 found += 1
                 if found >= least:
                     break
@@ -207,9 +211,9 @@ def candidates(a, b, per_block, width, radius, least, start, site, value, lead, 
             weakest = 0
             outside = threshold - best
             for f in range(found):
-                base = (reach[f] // width) * 16 * width + reach[f] % width
+                base = (reach[f] // WIDTH) * 16 * WIDTH + reach[f] % WIDTH
                 for s in range(16):
-                    column = base + s * width
+                    column = base + s * WIDTH
                     score = a[k, column] + rows[r, column]
                     if score < threshold:
                         continue

@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from aeot.transport.blocks import Problem
-from aeot.transport.segments import LOW, Segment, candidates, joined, load_kernels, outer
+from aeot.transport.segments import LOW, WIDTH, Segment, candidates, joined, load_kernels, outer
 
 
 @functools.cache
@@ -91,9 +91,7 @@ class Scorer:
         device = problem.sites.device
         self.kernels = load_kernels() if device.type == "cpu" else None
         self.engine = "numba" if self.kernels else "torch"
-        tiles = max(1, round(n / 1024))
-        self.width = 16 * -(-n // (256 * tiles))
-        self.columns = 16 * self.width * tiles
+        self.columns = 16 * WIDTH * -(-n // (16 * WIDTH))
         # Powers of two near 4 MB of scores (1 MB of halves): fixed by n, whatever the memory.
         power = int(np.log2(max((1 << 20) // self.columns, 1)))
         self.rows = int(2 ** min(max(power, 5), 9 if split > 1 else 12))
@@ -148,7 +146,7 @@ class Scorer:
                 part = slice(rows.start * self.split, rows.stop * self.split)
                 if self.kernels:
                     out = (x.numpy()[part] for x in (site, value, second, gap))
-                    self.kernels.winners(a, b, group, self.width, *out)
+                    self.kernels.winners(a, b, group, *out)
                     continue
                 top = outer(a, b, self.split).topk(2, dim=1)
                 value[part], site[part] = top.values[:, 0], top.indices[:, 0].to(torch.int32)
@@ -194,13 +192,13 @@ class Scorer:
                         np.empty(m, np.float32),
                         np.empty(m, np.float32),
                     ]
-                    self.kernels.candidates(a, b, group, self.width, radius, least, *out)
+                    self.kernels.candidates(a, b, group, radius, least, *out)
                     used = out[0][-1]
                     out[1:3] = out[1][:used].copy(), out[2][:used].copy()
                     parts.append([torch.from_numpy(x) for x in out])
                 else:
                     scores = outer(a, b, self.split)
-                    parts.append(candidates(scores, self.width, radius, least, longest))
+                    parts.append(candidates(scores, radius, least, longest))
             return joined(parts)
 
         segments, waiting, size = [], [], 0

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 LOW = -1e30  # the height of padding columns
+WIDTH = 32  # groups of sixteen columns lie side by side in tiles of 16 * WIDTH
 
 
 def load_kernels() -> Any | None:  # noqa: ANN401 - a module
@@ -100,12 +101,10 @@ def outer(a: torch.Tensor, b: torch.Tensor, m: int) -> torch.Tensor:
     return (a.view(-1, m, 1, n) + b.view(-1, 1, m, n)).reshape(-1, n)
 
 
-def candidates(
-    scores: torch.Tensor, width: int, radius: float, least: int, longest: int
-) -> list[torch.Tensor]:
+def candidates(scores: torch.Tensor, radius: float, least: int, longest: int) -> list[torch.Tensor]:
     """Do in torch what `kernels.candidates` does."""
     lead = scores.amax(1)
-    groups = scores.view(scores.shape[0], -1, 16, width).amax(2).flatten(1)
+    groups = scores.view(scores.shape[0], -1, 16, WIDTH).amax(2).flatten(1)
     span = torch.full_like(lead, radius)
     for _ in range(3):
         span = torch.where((groups >= (lead - span)[:, None]).sum(1) < least, 2 * span, span)

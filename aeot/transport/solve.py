@@ -21,12 +21,17 @@ from aeot.transport.blocks import Problem, standardise
 from aeot.transport.certificate import Certificate, certificate_size, certify, tally
 from aeot.transport.descent import Descent
 from aeot.transport.exact import reject_duplicates, solve_exact
-from aeot.transport.heights import center
 from aeot.transport.lists import Scorer
 from aeot.transport.minimize import levenberg
 from aeot.transport.oracles import sampled
 from aeot.transport.solution import Solution
 from aeot.transport.stages import Stages, State
+from aeot.transport.starts import (
+    PICTURE_SITES,
+    gaussian_heights,
+    picture_heights,
+    quantile_heights,
+)
 from aeot.transport.tessellation import support
 
 METHODS = ("auto", "newton", "lbfgs", "adam", "gd", "exact")
@@ -129,23 +134,6 @@ def solve_semidiscrete(
     return run.solution(y)
 
 
-def gaussian_heights(sites: torch.Tensor, scale: float = 0.6) -> torch.Tensor:
-    """Return the heights of the map from a standard Gaussian to one fitted to the sites.
-
-    Args:
-        sites: (n, d), standard coordinates, so that the source has covariance one.
-        scale: Contraction, > 0; 1 is the Legendre dual of the Gaussian map's potential.
-
-    Returns:
-        (n,) float64: ``-scale/2 y' Cov(y)^(-1/2) y``, mean zero.
-    """
-    y = sites.to(torch.float64)
-    y = y - y.mean(0)
-    values, vectors = torch.linalg.eigh(y.T @ y / y.shape[0])
-    values = values.clamp(min=max(float(values[-1]) * 1e-6, 1e-300))
-    return center(-scale / 2 * ((y @ vectors).square() / values.sqrt()).sum(1))
-
-
 def _has_geometry(source: Measure, n: int) -> bool:
     if n > _EXACT_SITES.get(source.dim, 0):
         return False
@@ -199,9 +187,7 @@ class _Run:
         n, d = self.problem.sites.shape
         state = State("coarse", torch.zeros(n), np.zeros((n, d)), np.zeros(n, np.int64))
         if checkpoint is None or not os.path.exists(checkpoint):
-            state.heights = self._start(init)
-            if d == 1 and self.method == "newton":
-                self._quantiles(state)
+            self._start(state, init)
         else:
             self._load(state, checkpoint)
         if self.method == "newton":
@@ -217,7 +203,6 @@ class _Run:
         progress: bool | None,
     ) -> None:
         stages, state = self.stages, self.stages.state
-        allowed = max_samples or 8 * (stages.planned() + 64 * self.nu.shape[0])
         begun = time.perf_counter()
         hidden = None if progress is None else not progress
         bar = tqdm(desc="transport", unit=" samples", unit_scale=True, disable=hidden)
@@ -237,7 +222,7 @@ class _Run:
                     self._save(checkpoint)
                 if on_step and on_step({**record, "seconds": seconds, "left": left}) is True:
                     self.stopped = "stopped by on_step"
-                elif state.n_samples > allowed:
+                elif state.n_samples > (max_samples or 8 * stages.expected()):
                     self.stopped = f"stopped after {state.n_samples} samples, raise max_samples"
         except KeyboardInterrupt:
             self.stopped = "interrupted"
@@ -277,28 +262,28 @@ class _Run:
             cell_variance=spread,
         )
 
-    def _start(self, init: torch.Tensor | None) -> torch.Tensor:
-        """The start with the least energy on a small sample; the energy is convex along them."""
-        sites = self.problem.sites
-        starts = [gaussian_heights(sites, s) for s in (0.3, 0.6, 1.0)]
+    def _start(self, state: State, init: torch.Tensor | None) -> None:
+        """Take the start with the least energy on a small sample; the energy is convex."""
+        problem = self.problem
+        n, d = problem.sites.shape
+        starts = [gaussian_heights(problem.sites, s) for s in (0.3, 0.6, 1.0)]
+        tries = []
+        if self.method == "newton":
+            samples = int(min(1.5 * (n**0.5 / self.tol) ** 2 + 1024, 1 << 24))
+            if d == 1:
+                tries = [(quantile_heights(problem, samples), samples)]
+            elif d == 2 and n <= PICTURE_SITES:
+                tries = [picture_heights(problem, samples)]
+        found = [pair for pair in tries if pair is not None]
+        state.n_samples = sum(m for _, m in found)
         if init is not None:
-            starts.append(self.problem.to_standard(init.detach().cpu()).to(sites.device))
-        blocks = range(self.scorer.blocks_for(2048))
-        oracle = sampled(self.scorer, "start", blocks)
-        return min(starts, key=lambda h: oracle(h).energy)
-
-    def _quantiles(self, state: State) -> None:
-        """On a line neighbours meet at the source's quantile between them: nothing to iterate."""
-        m = int(min(1.5 * (len(self.nu) ** 0.5 / self.tol) ** 2 + 1024, 1 << 24))
-        z = self.problem.draw(m, "quantiles")[:, 0].double().sort().values
-        y = self.problem.sites[:, 0].double()
-        order = torch.argsort(y)
-        level = self.nu.to(y)[order].cumsum(0)[:-1]
-        where = z[(level * m).round().long().clamp(0, m - 1)]
-        rise = torch.zeros_like(y)
-        rise[order[1:]] = -((y[order][1:] - y[order][:-1]) * where).cumsum(0)
-        state.heights, state.n_samples, state.weight = center(rise), m, m
-        state.enter("stream")
+            found.append((problem.to_standard(init.detach().cpu()).to(problem.sites.device), 0))
+        oracle = sampled(self.scorer, "start", range(self.scorer.blocks_for(2048)))
+        starts += [h for h, _ in found]
+        best = int(np.argmin([oracle(h).energy for h in starts]))
+        state.heights = starts[best]
+        if best >= 3 and self.method == "newton":
+            state.enter("try")  # they may be the solution
 
     def _keep(self, certificate: Certificate, heights: torch.Tensor) -> None:
         def rank(c: Certificate) -> tuple[bool, float]:

@@ -1,5 +1,6 @@
 """The stages of the Monte-Carlo solver, one resumable step at a time.
 
+try      heights that may be good already are certified, and taken over if they are;
 coarse   whole clusters of sites are put right (see `aeot.transport.coarse`);
 settle   8 samples per site on long candidate lists, drawn afresh after every few Newton steps,
          until the masses of fresh samples look like sampling noise;
@@ -27,7 +28,7 @@ import scipy.sparse
 import torch
 
 from aeot.transport.blocks import Problem
-from aeot.transport.certificate import Certificate, certificate_size, certify, tally
+from aeot.transport.certificate import Certificate, Tally, certificate_size, certify, tally
 from aeot.transport.coarse import cluster, correct
 from aeot.transport.heights import center
 from aeot.transport.lists import Scorer
@@ -45,7 +46,7 @@ class State:
     """Everything that a later step depends on; a checkpoint holds exactly this.
 
     Attributes:
-        phase: The next step's stage: "coarse", "settle", "grow", "stream" or "done".
+        phase: The next step's stage: "try", "coarse", "settle", "grow", "stream" or "done".
         step: How many steps of this stage were made.
         heights: (n,) float64, standard coordinates.
         unit: Mean gap between the best score and the next.
@@ -131,7 +132,7 @@ class Stages:
         state = self.state
         record = {"stage": state.phase, "step": state.step}
         values = getattr(self, f"_{state.phase}")(state)
-        record |= {"samples": state.n_samples, "unit": state.unit}
+        record |= {"samples": state.n_samples, "unit": state.unit, "inflation": state.inflation}
         names = ("error", "upper", "bound", "empty", "steps")
         record |= dict.fromkeys(names) | values
         state.history.append(record)
@@ -144,8 +145,27 @@ class Stages:
         ahead = early.get(self.state.phase, 0) * self.nu.shape[0]
         return ahead + max(wanted - self.state.weight, 0) + check
 
+    def expected(self) -> float:
+        """Return how many samples a solve takes in all if nothing goes wrong, generously."""
+        check = certificate_size(self.nu.numpy(), self.tol, self.state.inflation)
+        return self._wanted() + check + 120 * self.nu.shape[0]
+
     def _wanted(self) -> float:
         return 1.1 * self.state.inflation * (self.root / (AIM * self.tol)) ** 2
+
+    def _try(self, state: State) -> dict[str, Any]:
+        first = self._lists("unit", 1, radius=1e20, least=1, longest=4)
+        state.unit = first.gap_scale(state.heights)
+        c, result = self._check(state, "try", certificate_size(self.nu.numpy(), self.tol))
+        state.facets = laplacian(result.edges, self.nu.shape[0], 1)
+        state.edged = result.n_samples
+        worth = self._worth(c)
+        if state.phase != "done" and worth < GROW * self.nu.shape[0]:
+            state.enter("coarse")
+        elif state.phase != "done":
+            state.enter("stream")
+            state.weight, state.key, state.reference = worth, "grow try", state.heights
+        return {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
 
     def _coarse(self, state: State) -> dict[str, Any]:
         n = self.nu.shape[0]
@@ -206,31 +226,20 @@ class Stages:
         wanted = self._wanted()
         check = certificate_size(nu, self.tol, state.inflation)
         m = min(wanted - state.weight, state.weight) if state.weight < 0.95 * wanted else check
-        blocks = range(self.scorer.blocks_for(m))
         key = f"stream {state.returns}.{state.step}"
-        window = BAND * state.unit if state.edged < EDGED * nu.size else None
-        result = tally(self.scorer, state.heights, key, blocks, sums=state.sums, window=window)
-        state.n_samples += result.n_samples
-        if window is not None and state.facets is not None:
+        c, result = self._check(state, key, m)
+        state.step += 1
+        record = {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
+        if state.phase == "done":
+            return record
+        if result.edges:
             state.facets = state.facets + laplacian(result.edges, nu.size, 1)
             state.edged += result.n_samples
-        state.counts += result.cell_counts
-        state.step += 1
-        c = certify(result, nu)
-        self.checked = c, state.heights
-        state.inflation = max(c.inflation, 1.0)
-        record = {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
-        if c.mass_error_upper <= self.tol and not c.empty:
-            state.phase = "done"
-            return record
         if self.scorer.split > 1 and c.inflation > break_even(self.scorer):
             # Cells that follow one half of the coordinates, such as slabs: sharing does not pay.
             self.scorer = self.scorer.without_split()
             state.split = 1
             state.sums[:], state.counts[:] = 0, 0  # their columns stood in another order
-        if state.facets is None:  # started from quantiles that fell short
-            state.enter("settle")
-            return record
         missing = (result.cell_counts == 0) & (result.n_samples * nu >= 8)
         if missing.any() and state.returns < 4:
             self._lift(state, np.flatnonzero(missing), f"lift {key}")
@@ -239,6 +248,27 @@ class Stages:
             return record
         self._average(state, c, result.n_samples)
         return record
+
+    def _check(
+        self, state: State, key: str, m: float, *, edges: bool = True
+    ) -> tuple[Certificate, Tally]:
+        """Count fresh samples at the heights and certify them: good ones end the solve."""
+        edges = edges and state.edged < EDGED * self.nu.shape[0]
+        window = BAND * state.unit if edges else None
+        blocks = range(self.scorer.blocks_for(m))
+        result = tally(self.scorer, state.heights, key, blocks, sums=state.sums, window=window)
+        state.n_samples += result.n_samples
+        state.counts += result.cell_counts
+        c = certify(result, self.nu.numpy())
+        self.checked = c, state.heights
+        state.inflation = max(c.inflation, 1.0)
+        if c.mass_error_upper <= self.tol and not c.empty:
+            state.phase = "done"
+        return c, result
+
+    def _worth(self, c: Certificate) -> float:
+        """Return how many samples would leave the error that was measured."""
+        return self.state.inflation * self.root**2 / max(c.square, 1e-300)
 
     def _average(self, state: State, c: Certificate, m: int) -> None:
         """Average the heights with the Newton target of the counted masses."""
@@ -261,9 +291,7 @@ class Stages:
         # From end to end of the support there are n^(1/d) cells, each of which may move by a unit.
         reach = state.unit * max(3.0, self.nu.shape[0] ** (1 / self.problem.sites.shape[1]))
         step = step.clamp(-reach, reach)
-        # The heights are worth as many samples as would leave the error that was measured.
-        worth = state.inflation * self.root**2 / max(c.square, 1e-300)
-        state.weight = min(state.weight, worth) + m
+        state.weight = min(state.weight, self._worth(c)) + m
         state.heights = center(heights + (step * (m / state.weight)).to(heights))
 
     def _newton(

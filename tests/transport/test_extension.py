@@ -6,6 +6,7 @@ import torch
 
 import aeot
 from aeot import BrenierMap, UniformBox, generator
+from aeot.data.toys import toy
 from aeot.transport import affine, extension
 
 METHODS = ["affine", "linear", "pair", "inverse-distance"]
@@ -242,6 +243,24 @@ def test_every_mode_gets_its_share_after_rejection():
         rates[label] = drawn.accepted[mode]
     expected = share * rates / (share * rates).sum() * 20_000
     assert scipy.stats.chisquare(counts, expected).pvalue > 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("name", "n"), [("grid", 512), ("ring", 256)])
+def test_of_a_million_codes_none_lies_off_the_modes(name, n, method):
+    data = toy(name, n)
+    sites = data[torch.arange(n)].double()
+    brenier = aeot.solve_exact(UniformBox(dim=2), sites, tol=1e-8).map()
+    singular = aeot.find_singularities(brenier)
+    drawn = brenier.draw(1_000_000, singular=singular, method=method, generator=generator(1))
+    away = torch.cdist(drawn.codes, data.info["modes"].double())
+    distance, label = away.min(1)
+    assert float(distance.max()) < 8 * data.info["std"]
+    assert torch.equal(label, data.labels[drawn.owners])
+    share = torch.bincount(data.labels).double() / n * 1_000_000
+    counts = torch.bincount(label, minlength=len(share))
+    assert scipy.stats.chisquare(counts, share).pvalue > 1e-3
 
 
 def test_reassigned_points_are_kept():

@@ -7,7 +7,8 @@ from problems import lattice, line, mass_error, planted, slabs
 from sklearn.exceptions import ConvergenceWarning
 
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
-from aeot.transport.solve import choose_split, gaussian_heights, solve_semidiscrete
+from aeot.transport.solve import choose_split, solve_semidiscrete
+from aeot.transport.starts import gaussian_heights
 
 
 def codes(n=200, d=8, seed=0):
@@ -74,6 +75,45 @@ def test_line_with_any_source_starts_from_quantiles():
     s = solve(p.source, p.sites, p.masses, tol=0.02)
     assert s.converged
     assert float((s.heights - p.heights).abs().max()) < 0.1 * float(p.heights.std())
+
+
+def clumps(n, generator):
+    x = 0.1 * torch.randn(n, 2, generator=generator)
+    x[:, 0] += torch.where(torch.rand(n, generator=generator) < 0.3, -3.0, 3.0)
+    return x
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Gaussian(mean=[1.0, 2.0], covariance=[[1.0, 0.9], [0.9, 1.0]]),
+        Sampler(lambda n, g: torch.rand(n, 2, generator=g), dim=2),
+        Sampler(clumps, dim=2),
+        # Student's law of 2.5 degrees of freedom, or close to it: heavy tails.
+        Sampler(
+            lambda n, g: torch.randn(n, 2, generator=g) / torch.rand(n, 1, generator=g) ** 0.4,
+            dim=2,
+        ),
+    ],
+    ids=["gaussian", "square", "clumps", "heavy"],
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_plane_without_geometry_is_solved_on_a_picture(source, weighted):
+    # 25 tight modes far apart: steps on a sample's lists do not get there.
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(-4.0, 5, 2)] * 2), -1).reshape(-1, 2)
+    sites = grid[rng.integers(25, size=300)] + 0.05 * rng.normal(size=(300, 2))
+    masses = torch.from_numpy(rng.dirichlet(np.ones(300))) if weighted else None
+    s = solve(source, sites, masses, tol=0.02)
+    assert s.converged, s.message
+    raw, floor = mass_error(source, s.sites, s.heights, s.masses, m=1 << 17)
+    assert raw <= 0.02 + floor
+
+
+def test_picture_of_a_gaussian_gives_exact_heights():
+    p = slabs(2, n=12, source="gaussian")
+    s = solve(p.source, p.sites, p.masses)
+    assert float((s.heights - p.heights).abs().max()) < 2e-3 * float(p.heights.std())
 
 
 @pytest.mark.parametrize(
@@ -208,6 +248,7 @@ def test_an_exhausted_budget_is_a_warning_and_a_value():
 
 def test_a_warm_start_saves_steps(reference):
     s = solve(UniformBox(dim=8), codes(), init=reference.heights, seed=1)
+    assert s.history[0]["stage"] == "try"
     assert s.converged
     settles = [sum(r["stage"] == "settle" for r in x.history) for x in (s, reference)]
     assert settles[0] <= settles[1]
@@ -218,7 +259,8 @@ def test_a_warm_start_saves_steps(reference):
 def test_history_has_the_same_keys_and_progress_says_what_is_left():
     records = []
     s = solve(UniformBox(dim=8), codes(), on_step=records.append, progress=False)
-    keys = {"stage", "step", "samples", "unit", "error", "upper", "bound", "empty", "steps"}
+    keys = {"stage", "step", "samples", "unit", "inflation"}
+    keys |= {"error", "upper", "bound", "empty", "steps"}
     assert all(keys == set(r) for r in s.history)
     assert [r["stage"] for r in records] == [r["stage"] for r in s.history]
     assert records[-1]["left"] == 0
