@@ -96,6 +96,37 @@ def test_four_steps_of_cyclegan_by_hand(monkeypatch):
     assert found == pytest.approx([w, v, q, p], abs=2e-6)
 
 
+def test_three_steps_of_pix2pix_by_hand(monkeypatch):
+    start = {"to_b": 0.7, "critic": 0.4}
+    monkeypatch.setattr(
+        Pix2Pix, "_build", lambda self, facts: {k: Gain(v) for k, v in start.items()}
+    )
+    data = paired(pictures(3, seed=1), pictures(3, seed=2))
+    rate, weight, steps = 0.05, 0.3, 3
+    model = Pix2Pix(
+        learning_rate=rate, l1=weight, decay=0.0, enlarge=1, flip=False, n_layers=1, seed=3
+    )
+    model.fit(data, steps=steps)
+
+    w, q = start["to_b"], start["critic"]
+    adam, seen = {name: Adam(rate) for name in "wq"}, []
+    for _, (a, b) in zip(range(steps), loader(data, 1, seed=3), strict=False):
+        a, b = a.double().numpy(), b.double().numpy()
+        real, fake = np.stack([a, b]), np.stack([a, w * a])  # the critic sees the input beside it
+        judged = np.mean(np.logaddexp(0, -q * real)) + np.mean(np.logaddexp(0, q * fake))
+        dq = np.mean(-real / (1 + np.exp(q * real))) + np.mean(fake / (1 + np.exp(-q * fake)))
+        q = adam["q"].step(q, dq, 1)  # first, and the generator meets the new one
+        fooled, missed = np.mean(np.logaddexp(0, -q * fake)), np.mean(np.abs(w * a - b))
+        dw = np.mean(-q * a / (1 + np.exp(q * w * a))) / 2  # half of what it sees is the input
+        dw += weight * np.mean(np.sign(w * a - b) * a)
+        w = adam["w"].step(w, dw, 1)
+        seen.append({"critic": judged / 2, "adversary": fooled, "l1": missed})
+    assert [model.to_b_.value.item(), model.critic_.value.item()] == pytest.approx([w, q], abs=2e-6)
+    for name in seen[0]:
+        wanted = np.mean([record[name] for record in seen])
+        assert model.history_[-1][name] == pytest.approx(wanted, abs=1e-6), name
+
+
 @pytest.mark.parametrize(
     ("model", "order"),
     [(CycleGAN(**SMALL, n_blocks=1), ["generators", "critics"]),
