@@ -8,8 +8,8 @@ the translation inside the cycle; `sinkhorn`, the debiased Sinkhorn divergence b
 place of the discriminators; and `transport`, semi-discrete transport between the codes of an
 autoencoder of both domains. `edges` and `edges-noise`: the first two between T-shirts and edge maps
 of other T-shirts, where the way back cannot know what the translation does not show.
-With pairs, edge maps to images of all ten classes: `pix2pix`, a function; `pix2pix-stochastic`, with
-noise channels and a diversity loss.
+With pairs, edge maps to images of all ten classes: `pix2pix`, a function; `pix2pix-stochastic`,
+with noise channels and a diversity loss.
 
 Training stops after --minutes and resumes from --cache on the next call; a row that is done is
 measured. One JSON line per row goes to stdout and, with --results, into a file beside the rows
