@@ -41,7 +41,9 @@ class Pix2Pix(Translator):
             training and in use; "batch" for larger batches, "instance" or "none".
         adversary: "non-saturating" or "least-squares".
         l1: Weight of the mean absolute difference.
-        dropout: Probability in the generator, on in use as in training.
+        dropout: Probability in the generator, on in use as in training. In a U-Net it sits in three
+            places at 256 px, two at 128, one at 64 and nowhere below: small images need
+            `noise_channels`.
         noise_channels: Constant planes of normal noise beside the input; 0 for none.
         diversity: Weight of a loss that grows as two draws of the noise give more similar
             outputs; needs `noise_channels`. 1 in its paper.

@@ -86,6 +86,12 @@ def test_unet_levels_norms_and_dropout_stand_where_published():
     assert seen == [128, 64, 32, 16, 8, 4, 2, 1]
 
 
+@pytest.mark.parametrize(("size", "places"), [(256, 3), (128, 2), (64, 1), (32, 0)])
+def test_where_the_unet_has_dropout(size, places):
+    net = UNetGenerator(size=size, filters=1)
+    assert sum(isinstance(m, nn.Dropout) for m in net.modules()) == places
+
+
 def test_batch_norm_of_one_image_is_instance_affine():
     """The reason why Pix2Pix's default norm is the published one at batch size one."""
     torch.manual_seed(0)
