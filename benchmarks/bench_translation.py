@@ -88,7 +88,7 @@ def models(args):
     made["transport"] = (transport, args.steps, classes)
     pair = dict(filters=args.filters, n_layers=2, batch_size=16, enlarge=1.0, learning_rate=1e-3)
     pair |= dict(l1=20.0, dropout=0.0, seed=args.seed)  # at 32 px the U-Net has no dropout anyway
-    noisy = dict(noise_channels=8, diversity=0.3)
+    noisy = dict(noise_channels=8, diversity=0.3, norm="batch")  # instance norm takes planes away
     made["pix2pix"] = (aeot.Pix2Pix(**pair), args.steps, pairs)
     made["pix2pix-stochastic"] = (aeot.Pix2Pix(**(pair | noisy)), args.steps, pairs)
     return made

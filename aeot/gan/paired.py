@@ -44,7 +44,8 @@ class Pix2Pix(Translator):
         dropout: Probability in the generator, on in use as in training. In a U-Net it sits in three
             places at 256 px, two at 128, one at 64 and nowhere below: small images need
             `noise_channels`.
-        noise_channels: Constant planes of normal noise beside the input; 0 for none.
+        noise_channels: Constant planes of normal noise beside the input; 0 for none. An instance
+            norm takes away what is constant over an image: prefer "batch", with batches, or "none".
         diversity: Weight of a loss that grows as two draws of the noise give more similar
             outputs; needs `noise_channels`. 1 in its paper.
         learning_rate: Of Adam, for both networks.
