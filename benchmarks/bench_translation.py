@@ -274,6 +274,11 @@ def main():
             keep(args.results, row)
         if args.images:
             draw(name, model, tests, args.images / f"translation_{name}.png")
+    if args.results and args.images:
+        rows = json.loads(args.results.read_text())["rows"]
+        reports = {row["row"]: row["steganography"] for row in rows if "edges" in row["row"]}
+        if reports:
+            pictures.hiding(reports, path=args.images / "translation_hiding.png")
 
 
 def keep(path, row):
