@@ -222,7 +222,8 @@ def tolerances(args):
             warnings.simplefilter("ignore")
             s = solve_semidiscrete(source, sites, masses, tol=tol, seed=k, progress=False)
         cpu = time.process_time() - cpu
-        m = int(min(max(60 * n, 8 * n**0.5 / tol**2), 4e9 / (n * d) ** 0.9))
+        cost = 1e-6 + 3e-10 * n + n * d / 3e10  # seconds a sample of the judge takes, roughly
+        m = int(min(max(60 * n, 8 * n**0.5 / tol**2), 40 / cost))
         judged = measured(source, sites, s.heights, masses, m=m)
         row = {"k": k, "n": n, "d": d, "weighted": bool(k % 2), "tol": tol, "cpu_seconds": cpu}
         row |= {"source": repr(source)[:10], "method": s.method, "converged": s.converged}

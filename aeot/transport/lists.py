@@ -92,9 +92,9 @@ class Scorer:
         self.kernels = load_kernels() if device.type == "cpu" else None
         self.engine = "numba" if self.kernels else "torch"
         self.columns = 16 * WIDTH * -(-n // (16 * WIDTH))
-        # Powers of two near 4 MB of scores (1 MB of halves): fixed by n, whatever the memory.
-        power = int(np.log2(max((1 << 20) // self.columns, 1)))
-        self.rows = int(2 ** min(max(power, 5), 9 if split > 1 else 12))
+        # Powers of two near 16 MB of scores: fixed by n, whatever the memory.
+        power = int(np.log2(max((1 << 22) // self.columns, 1)))
+        self.rows = int(2 ** min(max(power, 8), 9 if split > 1 else 12))
         self.block_samples = self.rows * split
         # Interleaved halves: with sorted principal axes both carry the same spread.
         order = torch.cat([torch.arange(0, d, 2), torch.arange(1, d, 2)])
@@ -106,6 +106,10 @@ class Scorer:
         self.threads = threads or torch.get_num_threads()
         held = 4 * self.columns * (2 if split > 1 else 1)
         share = memory // (held * (self.threads if self.kernels else 1 + split))
+        if self.kernels:
+            # Narrow products cost less than the way of their results to memory and back.
+            cached = (5 << 17 if self.cut <= 16 else 1 << 22) // (4 * self.columns)
+            share = min(share, 2 ** int(np.log2(max(cached, 1))))
         self.slice = min(self.rows, max(split, int(share) // split * split))
         self._scratch = threading.local()
 

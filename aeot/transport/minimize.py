@@ -79,9 +79,12 @@ def levenberg(
         slope = float(now.gradient @ step)
         numpy_step = step.cpu().numpy()
         model = -slope - 0.5 * float(numpy_step @ (now.hessian @ numpy_step))
-        if not model > 0:
-            break
         steps += 1
+        if not model > 0:  # the box has bent the step uphill: turn it towards the gradient
+            damping = 10 * max(damping, 1e-2)
+            if damping > 1e6:
+                break
+            continue
         window = trust.unit * min(max(2 * error, 0.5), 1.0)
         trial = oracle(heights + step, window)
         gain = (now.energy - trial.energy) / model
@@ -100,8 +103,11 @@ def _damped_step(
     now: Evaluation, moved: torch.Tensor, target: torch.Tensor, damping: float, trust: Trust
 ) -> tuple[torch.Tensor, float]:
     degree = now.hessian.diagonal()
+    gradient = now.gradient.cpu().numpy()
     ridge = damping * (degree + 0.05 * target.cpu().numpy() / trust.unit)
-    x = conjugate_gradient(now.hessian, ridge, -now.gradient.cpu().numpy())
+    # Nothing but the box holds a cell without an edge; left free, its step drowns the others'.
+    ridge = np.where(degree > 0, ridge, np.maximum(ridge, np.abs(gradient) / trust.up))
+    x = conjugate_gradient(now.hessian, ridge, -gradient)
     step = torch.from_numpy(x).to(moved)
     goal = moved + step
     goal = goal - goal.median()

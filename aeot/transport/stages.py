@@ -198,6 +198,7 @@ class Stages:
         state.best = min(state.best, chi2)
         state.step += 1
         absent = bank.absent()
+        absent = absent[self.nu.numpy()[absent] * bank.n_samples >= 1]
         record["empty"] = int(absent.size)
         if 0 < absent.size < 0.1 * self.nu.shape[0]:
             self._lift(state, absent, f"lift {state.returns}.{state.step}")
@@ -240,13 +241,15 @@ class Stages:
             self.scorer = self.scorer.without_split()
             state.split = 1
             state.sums[:], state.counts[:] = 0, 0  # their columns stood in another order
-        missing = (result.cell_counts == 0) & (result.n_samples * nu >= 8)
-        if missing.any() and state.returns < 4:
-            self._lift(state, np.flatnonzero(missing), f"lift {key}")
+        missing = np.flatnonzero((result.cell_counts == 0) & (result.n_samples * nu >= 8))
+        if missing.size > nu.size // 100 and state.returns < 4:
+            self._lift(state, missing, f"lift {key}")
             state.returns += 1
             state.enter("grow")
             return record
         self._average(state, c, result.n_samples)
+        if missing.size:
+            self._lift(state, missing, f"lift {key}")
         return record
 
     def _check(
@@ -299,8 +302,9 @@ class Stages:
     ) -> dict[str, Any]:
         fresh = bank.evaluate(state.heights)
         m = bank.n_samples
-        squares = float((fresh.gradient.cpu().square() / self.nu.sqrt()).sum())
-        chi2 = squares * m / self.root
+        # Cells that expect less than 8 samples weigh as if they did: they come by the sample.
+        root = self.nu.clamp(min=8 / m).sqrt()
+        chi2 = float((fresh.gradient.cpu().square() / root).sum() * m / (self.nu / root).sum())
         floor = 0.4 * self.root / m**0.5
         state.unit = bank.gap_scale(state.heights)
         state.heights, _, info = self.inner(
