@@ -309,7 +309,7 @@ class Autoencoder:
     ) -> list[dict[str, float]]:
         """Train `parts` so that ``forward(index, rows[index])`` gives the rows back."""
         parameters = [p for part in parts.values() for p in part.train().parameters()]
-        optimizer, schedule = _adam(parameters, rate, steps)
+        optimizer, schedule = cosine_adam(parameters, rate, steps)
         low = self.precision_ == "bfloat16"
         autocast = torch.autocast(rows.device.type, torch.bfloat16, enabled=low)
         batch_size = min(self.batch_size, len(rows))
@@ -373,9 +373,10 @@ class Autoencoder:
             raise NotFittedError("this Autoencoder is not fitted yet; call fit(data) first")
 
 
-def _adam(
+def cosine_adam(
     parameters: list[nn.Parameter], rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return Adam and its schedule: a short linear rise, then a cosine to zero at `steps`."""
     optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.5, 0.999), fused=True)
     warm = max(1, min(100, steps // 20))
 

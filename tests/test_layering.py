@@ -52,6 +52,7 @@ LAYERS = [
         ["gan.generate", "gan.likelihood"],
         ["rows"],
         ["autoencoder"],
+        ["sharpening"],
         ["gan.*", "model", "translation", "features", "diagnostics.*"],
     ],
     [
