@@ -169,7 +169,7 @@ def passes(source, sites):
     p = standardise(source, torch.as_tensor(sites), nu, seed=0)
     s = solve_semidiscrete(source, sites, tol=0.1, progress=False)
     h = p.to_standard(s.heights)
-    scorer = Scorer(p, split=choose_split(p.law, d))
+    scorer = Scorer(p, split=choose_split(p.law, n, d))
     blocks = range(scorer.blocks_for(100_000))
     unit = s.history[-1]["unit"]
     result, bare = {}, gemm_seconds(n, d, len(blocks) * scorer.block_samples)

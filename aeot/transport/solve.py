@@ -152,18 +152,19 @@ def _exactly(source: Measure, y: torch.Tensor, nu: torch.Tensor, tol: float) -> 
     return replace(exact, converged=True, message=f"mass error {exact.mass_error:.3g} (exact)")
 
 
-def choose_split(law: str, d: int) -> int:
+def choose_split(law: str, n: int, d: int) -> int:
     """Return how many half points to recombine with how many; 1 for independent samples.
 
-    | d        | m  |                                                        |
-    |----------|----|--------------------------------------------------------|
-    | up to 6  | 1  | samples that share a half fall into one cell too often |
-    | 7 to 31  | 8  |                                                        |
-    | 32 on    | 16 | the product of the scores would be the main cost       |
+    | n           | d        | m  |                                                        |
+    |-------------|----------|----|--------------------------------------------------------|
+    | below 512   |          | 1  | scores are cheap, and large cells hold whole blocks    |
+    |             | up to 6  | 1  | samples that share a half fall into one cell too often |
+    | 512 or more | 7 to 31  | 8  |                                                        |
+    |             | 32 on    | 16 | the product of the scores would be the main cost       |
 
     Sources without independent coordinates take 1.
     """
-    if law not in ("box", "normal") or d < 7:
+    if law not in ("box", "normal") or d < 7 or n < 512:
         return 1
     return 8 if d < 32 else 16
 
@@ -175,7 +176,7 @@ class _Run:
         self, problem: Problem, tol: float, method: str, memory: int, threads: int | None
     ) -> None:
         self.problem, self.tol, self.method = problem, tol, method
-        split = choose_split(problem.law, problem.sites.shape[1])
+        split = choose_split(problem.law, *problem.sites.shape)
         self.scorer = Scorer(problem, split=split, memory=memory, threads=threads)
         self.nu = problem.masses
         self.stages: Stages

@@ -148,7 +148,7 @@ class Stages:
     def expected(self) -> float:
         """Return how many samples a solve takes in all if nothing goes wrong, generously."""
         check = certificate_size(self.nu.numpy(), self.tol, self.state.inflation)
-        return self._wanted() + check + 120 * self.nu.shape[0]
+        return self._wanted() + check + 120 * max(self.nu.shape[0], 512)
 
     def _wanted(self) -> float:
         return 1.1 * self.state.inflation * (self.root / (AIM * self.tol)) ** 2
