@@ -200,9 +200,7 @@ def measure_pairs(model, data, tests, classifier):
         "class_kept": named(classifier, seen, labels),
         "class_kept_real": named(classifier, real, labels),
         "frechet": float(metrics.frechet_distance(seen, real)),
-        "frechet_floor": float(
-            metrics.frechet_distance(look(classifier, tests["b"][2000:4000]), real)
-        ),
+        "frechet_floor": float(metrics.frechet_distance(look(classifier, data.b[:2000]), real)),
         "frechet_ceiling": float(metrics.frechet_distance(look(classifier, x), real)),
         "l1_weight": weights.l1_weight(y - draws[0]),
     }
@@ -275,16 +273,19 @@ def main():
         if args.images:
             draw(name, model, tests, args.images / f"translation_{name}.png")
     if args.results and args.images:
-        rows = json.loads(args.results.read_text())["rows"]
-        reports = {row["row"]: row["steganography"] for row in rows if "edges" in row["row"]}
-        if reports:
+        rows = [row for row in kept(args.results) if row["row"].startswith("edges")]
+        if rows:
+            reports = {row["row"]: row["steganography"] for row in rows}
             pictures.hiding(reports, path=args.images / "translation_hiding.png")
 
 
+def kept(path):
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def keep(path, row):
-    """Put a row into the file of results, in the place of an older one of its name."""
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = [other for other in rows if other["row"] != row["row"]] + [row]
+    """Put a row into the file of results, for an older one of its name."""
+    rows = [other for other in kept(path) if other["row"] != row["row"]] + [row]
     path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
 
 
