@@ -1,175 +1,176 @@
-"""Sharpening: a decoder whose images have the texture of the data, not the mean of many images.
+"""Sharpening: a decoder whose images look like data also where no code of the data lies.
 
 A code of few numbers does not say where every fold and button is. The squared error is least for
 the mean of all images that share a code, which is blurred: details are missing, and classes told
-apart by details alone merge. What is lost is not accuracy, which the code does not allow, but the
-distribution of small patches; it is put back by a transport distance between patches.
+apart by details alone merge. And nothing ever asked what the decoder makes of new codes. Both are
+put right by a critic that compares decoded new codes with real images, while the squared error
+keeps every code of the data at its own image.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from aeot import _check, training
-from aeot._rng import generator
+from aeot._rng import forked, generator
 from aeot.autoencoder import Autoencoder, cosine_adam
 from aeot.data import Dataset, indices, tensors
+from aeot.gan.losses import spectral_normalise
+from aeot.networks.blocks import DownTrunk
 from aeot.rows import Rows
 from aeot.transport.extension import nearest
-
-
-def patch_distance(
-    images: torch.Tensor, reference: torch.Tensor, filters: torch.Tensor
-) -> torch.Tensor:
-    """Return the sliced squared Wasserstein distance between the patches of two sets of images.
-
-    Each filter makes one number of every patch; the mean squared difference of the sorted numbers
-    is the squared Wasserstein distance of these two laws, and the mean over filters is returned.
-
-    Args:
-        images: (B, C, H, W).
-        reference: The same shape.
-        filters: (k, C, p, p), p <= H, W.
-
-    Returns:
-        A scalar in squared units of the images, differentiable in both sets.
-
-    References:
-        J. Rabin, G. Peyré, J. Delon, M. Bernot, "Wasserstein barycenter and its application to
-        texture mixing", 2011. E. Heitz et al., "A sliced Wasserstein loss for neural texture
-        synthesis", 2021, eq. 3.
-
-    Example:
-        >>> x = torch.randn(4, 1, 8, 8)
-        >>> bool(patch_distance(x, x.flip(0), patch_filters(3, 1, 5)) < 1e-9)  # the order is free
-        True
-    """
-    ours, theirs = (
-        F.conv2d(x, filters).transpose(0, 1).flatten(1).sort(1).values for x in (images, reference)
-    )
-    return (ours - theirs).square().mean()
-
-
-def patch_filters(
-    count: int, channels: int, size: int, *, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Return random filters (count, channels, size, size) of norm 1, each channel's mean zero.
-
-    They do not see the brightness of a patch, which the squared error takes care of.
-    """
-    filters = torch.randn(count, channels, size, size, generator=generator)
-    filters = filters - filters.mean((2, 3), keepdim=True)
-    return filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
 
 
 def sharpen(
     autoencoder: Autoencoder,
     data: Dataset | Any,  # noqa: ANN401 - or an array-like
     *,
-    steps: int | None = None,
-    weight: float = 10.0,
+    steps: int = 1500,
+    weight: float = 0.03,
     spread: float = 1.2,
-    patch: int = 5,
+    learning_rate: float = 4e-4,
+    batch_size: int = 64,
     checkpoint: str | os.PathLike | None = None,
     log: str | os.PathLike | None = None,
     on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
 ) -> Autoencoder:
-    """Train a copy of the decoder further, on squared error and on the law of small patches.
+    """Train a copy of the decoder further, against a critic that sees decoded new codes.
 
-    The squared error is taken where the data's codes are; the distance between the patches of
-    decoded and real images there and at new codes around them, drawn as the local affine
-    extension draws them: y_i plus `spread` times a Gaussian with the covariance of y_i and its 20
-    nearest codes. The encoder stays as it is, so codes and a transport map onto them stay valid.
+    The decoder lowers the squared error at the data's codes plus `weight` times the hinge loss of
+    a spectrally normalised critic at new codes around them, drawn as the local affine extension
+    draws them: y_i plus `spread` times a Gaussian with the covariance of y_i and its 20 nearest
+    codes. The encoder stays as it is, so codes and a transport map onto them stay valid.
 
     The squared error rises: no decoder has both the least error and images distributed as the
-    data (Blau and Michaeli, "The perception-distortion tradeoff", 2018).
+    data are (Blau and Michaeli, "The perception-distortion tradeoff", 2018).
 
     Args:
-        autoencoder: A fitted one, of images.
+        autoencoder: A fitted one, of images whose sides are divisible by 4. It is not changed.
         data: What it was trained on.
-        steps: Batches of the autoencoder's `batch_size`; None: 4 passes, at least 400 steps.
-        weight: Of the patch distance, against a squared error of weight 1.
-        spread: Size of the displacements; 0 draws none.
-        patch: Side of the patches in pixels.
+        steps: Batches.
+        weight: Of the critic's verdict, against a squared error of weight 1 on [-1, 1].
+        spread: Size of the displacements; 0 judges the data's own codes.
+        learning_rate: Of the decoder and the critic, at the start of a cosine.
+        batch_size: Images of each kind per step.
         checkpoint: Directory for checkpoints; training resumes from one it finds.
         log: File that gets one line of JSON per record.
         on_step: Called as ``on_step(step, record)`` after each step; returning True ends it.
 
     Returns:
         A new autoencoder with the same encoder; ``losses_`` also holds ``train_sharp`` (squared
-        error in [0, 1] units) and ``history_`` records of phase 3.
+        error in [0, 1] units) and ``history_`` the records of phase 3.
 
     Raises:
         NotFittedError: If the autoencoder is not fitted.
         ValueError: If an argument is out of range or the data are not images of its shape.
+
+    References:
+        D. An, Y. Guo, M. Zhang, X. Qi, N. Lei, S.-T. Yau, X. Gu, "AE-OT-GAN: training GANs from
+        data specific latent distribution", 2020. T. Miyato et al., "Spectral normalization for
+        generative adversarial networks", 2018.
     """
     stored, config = autoencoder.state()
-    weight, spread = (
+    for name, value in (("weight", weight), ("spread", spread)):
         _check.real(name, value, minimum=0)
-        for name, value in (("weight", weight), ("spread", spread))
-    )
+    _check.real("learning_rate", learning_rate, above=0)
     data = data if isinstance(data, Dataset) else tensors(data)
     if len(data.shape) != 3:
         raise _check.fail("data", "be images (C, H, W)", f"rows of shape {data.shape}")
-    if _check.integer("patch", patch, minimum=2) > min(data.shape[1:]):
-        raise _check.fail("patch", f"be at most {min(data.shape[1:])}", str(patch))
     codes = autoencoder.encode(data)
-    sharp = Autoencoder.from_state(
-        {name: value.clone() for name, value in stored.items()}, config, device=autoencoder.device
-    )
-    decoder, device = sharp.decoder_.train().requires_grad_(True), sharp.compute_device
+    sharp = Autoencoder.from_state(stored, config, device=autoencoder.device)
+    seed, device, low = sharp.seed, sharp.compute_device, sharp.precision_ == "bfloat16"
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
+    batch_size = min(_check.integer("batch_size", batch_size, minimum=2), len(data))
+    steps = _check.integer("steps", steps)
     around = nearest(codes, codes, min(21, len(codes)))[1].to(device)
     codes, rows = codes.to(device), Rows(data, device)
-    batch_size = min(sharp.batch_size, len(rows))
-    passes = max(4 * -(-len(rows) // batch_size), 400)
-    steps = passes if steps is None else _check.integer("steps", steps)
-    optimizer, schedule = cosine_adam(list(decoder.parameters()), sharp.decoder_rate, steps)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=sharp.precision_ == "bfloat16")
+    decoder = sharp.decoder_.train().requires_grad_(True)
+    with forked(seed, "critic"):
+        critic = spectral_normalise(DownTrunk(data.shape, 1, batch_norm=False)).to(device)
+    optimizer, schedule = cosine_adam(list(decoder.parameters()), learning_rate, steps)
+    against, its_schedule = cosine_adam(list(critic.parameters()), learning_rate, steps)
 
     def update(numbered: tuple[int, torch.Tensor]) -> dict[str, float]:
         step, index = numbered
-        draw = generator(sharp.seed, "sharpen", step)
         index, batch = index.to(device), rows[index]
-        new = codes[index] + spread * _displacement(codes, around[index], draw)
+        draw = generator(seed, "sharpen", step)
+        new = codes[index] + spread * displacement(codes, around[index], draw)
         with autocast:
             output = decoder(torch.cat([codes[index], new])).float()
-        filters = patch_filters(8, batch.shape[1], patch, generator=draw).to(device)
+            made = output[len(batch) :]
+            real, fake = critic(batch).float(), critic(made.detach()).float()
+        verdict = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        _descend(against, its_schedule, verdict)
+        critic.requires_grad_(False)
+        with autocast:
+            wanted = -critic(made).float().mean()
+        critic.requires_grad_(True)
         error = F.mse_loss(output[: len(batch)], batch)
-        apart = sum(patch_distance(part, batch, filters) for part in output.split(len(batch)))
-        optimizer.zero_grad(set_to_none=True)
-        (error + weight * apart).backward()
-        optimizer.step()
-        schedule.step()
-        return {"loss": error.item() / 4, "patches": apart.item() / 4}
+        _descend(optimizer, schedule, error + weight * wanted)
+        return {"loss": error.item() / 4, "critic": verdict.item()}
 
     history = training.run(
         update,
         lambda step: enumerate(
-            indices(len(rows), batch_size, seed=sharp.seed, start=step, key="sharpen"), step
+            indices(len(rows), batch_size, seed=seed, start=step, key="sharpen"), step
         ),
         steps=steps,
-        state={"decoder": decoder, "optimizer": optimizer, "schedule": schedule},
+        state={
+            "decoder": decoder,
+            "critic": critic,
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "against": against,
+            "its_schedule": its_schedule,
+        },
         name="sharpen",
-        checkpoint=None if checkpoint is None else Path(checkpoint) / "sharpen",
+        checkpoint=checkpoint,
         log=log,
         on_step=on_step,
     )
     decoder.eval().requires_grad_(False)
     sharp.history_ = [*sharp.history_, *({"phase": 3, **record} for record in history)]
-    some = torch.randperm(len(data), generator=generator(sharp.seed, "measure"))[:10_000]
+    some = torch.randperm(len(data), generator=generator(seed, "measure"))[:10_000]
     sharp.losses_ = sharp.losses_ | {"train_sharp": sharp.error(data.subset(some))}
     return sharp
 
 
-def _displacement(codes: torch.Tensor, around: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    # A Gaussian with the covariance of the codes in each row of `around` (B, k): w (Y - mean).
+def displacement(
+    codes: torch.Tensor, around: torch.Tensor, draw: torch.Generator | None
+) -> torch.Tensor:
+    """Draw a Gaussian with the covariance of each group of codes.
+
+    Args:
+        codes: (n, d).
+        around: The groups, row numbers (B, k).
+        draw: Source of all randomness.
+
+    Returns:
+        (B, d).
+
+    Example:
+        >>> plane = torch.randn(50, 3) * torch.tensor([2.0, 1.0, 0.0])
+        >>> moved = displacement(plane, torch.arange(50).expand(4, -1), None)
+        >>> moved.shape, bool(moved[:, 2].any())
+        (torch.Size([4, 3]), False)
+    """
     near = codes[around]
     near = near - near.mean(1, keepdim=True)
     weights = torch.randn(len(near), 1, near.shape[1], generator=draw).to(near)
     return (weights @ near)[:, 0] / max(near.shape[1] - 1, 1) ** 0.5
+
+
+def _descend(
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    loss: torch.Tensor,
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    schedule.step()
