@@ -14,7 +14,7 @@ from aeot.transport.lists import Scorer
 
 # Adam's first rate on each problem, in units of the sites' mean squared norm per axis: the best of
 # 0.01, 0.03, 0.1, 0.3, 1 and 3, as `bench_transport.py tune` finds it.
-ADAM_RATE = {"a": 0.1, "b": 0.1, "c": 0.1, "d": 0.1, "e": 0.1}
+ADAM_RATE = {"a": 0.1, "b": 0.3, "c": 0.1, "d": 1.0, "e": 0.3}
 
 
 def problem(name):
@@ -77,7 +77,7 @@ def measured(source, sites, heights, masses=None, m=None):
     nu = torch.full((n,), 1 / n, dtype=torch.float64) if masses is None else masses
     p = standardise(source, torch.as_tensor(sites), nu, seed=987_654_321)
     scorer = Scorer(p)  # independent draws, scored against all sites
-    blocks = range(scorer.blocks_for(m or min(200 * n, 1_500_000)))
+    blocks = range(scorer.blocks_for(m or max(60 * n, 400_000)))
     c = certify(tally(scorer, p.to_standard(torch.as_tensor(heights)), "judge", blocks), nu.numpy())
     return {
         "tv": c.mass_error,

@@ -294,7 +294,11 @@ class Stages:
         # From end to end of the support there are n^(1/d) cells, each of which may move by a unit.
         reach = state.unit * max(3.0, self.nu.shape[0] ** (1 / self.problem.sites.shape[1]))
         step = step.clamp(-reach, reach)
-        state.weight = min(state.weight, self._worth(c)) + m
+        worth = self._worth(c)
+        if worth < 0.7 * state.weight:
+            # The last step fell short: near sites trade facets within it. Count them anew.
+            state.facets, state.edged = state.facets / 2, state.edged / 2
+        state.weight = min(state.weight, worth) + m
         state.heights = center(heights + (step * (m / state.weight)).to(heights))
 
     def _newton(
