@@ -266,6 +266,8 @@ def main():
         row = {"row": name, "steps": steps, "cpu_seconds": round(seconds, 1), "seed": args.seed}
         row |= {"images": [len(data.a), len(data.b)], "tests": len(sides[0])}
         row |= MEASURES[task](model, data, tests, classifier)
+        if isinstance(model, aeot.TransportTranslator):
+            row["certificates"] = model.certificates_
         row |= {"classifier": {"hash": classifier.hash_, "accuracy": classifier.accuracy_}}
         print(json.dumps(row), flush=True)
         if args.results:
