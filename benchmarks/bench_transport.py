@@ -6,7 +6,8 @@ own natural form and a list of budgets; its heights are measured afterwards, out
 one and the same independent sample. One JSON line per result.
 
     python benchmarks/bench_transport.py run --problems c d e
-    python benchmarks/bench_transport.py run --problems size1000 size64000 --solvers aeot
+    python benchmarks/bench_transport.py run --problems size1000 size200000 --solvers aeot
+    python benchmarks/bench_transport.py run --problems codes --solvers aeot --levels 0.06
     python benchmarks/bench_transport.py scores          # against the bare matrix product
     python benchmarks/bench_transport.py tolerances --count 60
     python benchmarks/bench_transport.py tune            # the rate of plain Adam
@@ -52,13 +53,19 @@ def gemm_seconds(n, d, samples):
 
 
 def ours(source, sites, method, tol, seed, init=None):
-    begun = time.process_time()
+    begun, wall = time.process_time(), time.perf_counter()
     options = {"tol": tol, "method": method, "init": init, "seed": seed, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         s = solve_semidiscrete(source, sites, **options)
-    seconds = time.process_time() - begun
-    extra = {"asked": tol, "upper": s.mass_error_upper, "converged": s.converged}
+    seconds, wall = time.process_time() - begun, time.perf_counter() - wall
+    extra = {
+        "seconds": wall,
+        "threads": torch.get_num_threads(),
+        "asked": tol,
+        "upper": s.mass_error_upper,
+        "converged": s.converged,
+    }
     extra |= {"samples": s.n_samples}
     if len(s.history) > 1 and "inflation" in s.history[-1]:
         early = [r["samples"] for r in s.history if r["stage"] in ("coarse", "settle")]
@@ -233,29 +240,54 @@ def tolerances(args):
         record.add(row)
 
 
+LABELS = {
+    "aeot": "aeot",
+    "aeot-adam": "Adam on aeot's samples",
+    "adam": "Adam, tuned",
+    "ott-adam": "OTT, Adam",
+    "ott": "OTT, SGD",
+    "pot-tuned": "POT, batch 2048",
+    "pot": "POT, defaults",
+}
+
+
 def plot(args):
     from matplotlib.figure import Figure
 
-    rows = [json.loads(x) for x in (Path(args.out) / "transport.jsonl").read_text().splitlines()]
+    rows = Record(args.out / "transport.jsonl", "problem").rows
     names = [x for x in "abcde" if any(r["problem"] == x for r in rows)]
-    figure = Figure(figsize=(3.2 * len(names), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
-    for axis, name in zip(panels, names, strict=True):
+    sizes = [r for r in rows if r["problem"].startswith("size")]
+    figure = Figure(figsize=(3.0 * (len(names) + 1), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(names) + 1, squeeze=False)[0]
+    for axis, name in zip(panels, names, strict=False):
         part = [r for r in rows if r["problem"] == name]
-        for k, solver in enumerate(("aeot", "aeot-adam", "pot", "pot-tuned", "ott", "ott-adam")):
-            line = sorted(
-                (r["cpu_seconds"], max(r["tv"], 1e-4)) for r in part if r["solver"] == solver
-            )
-            if line:
-                axis.loglog(*zip(*line, strict=True), "o-", color=f"C{k}", label=solver, ms=4)
-        axis.set_title(f"{name}: n = {part[0]['n']}, d = {part[0]['d']}")
+        for k, solver in enumerate(LABELS):
+            for seed in sorted({r["seed"] for r in part}):
+                line = sorted(
+                    (r["cpu_seconds"], max(r["tv"], 1e-4))
+                    for r in part
+                    if r["solver"] == solver and r["seed"] == seed
+                )
+                if line:
+                    style = {"color": f"C{k}", "lw": 2.2 if solver == "aeot" else 1.2, "ms": 4}
+                    label = LABELS[solver] if seed == 0 else None
+                    axis.loglog(*zip(*line, strict=True), "o-", label=label, **style)
+        axis.set_title(f"{name}: n = {part[0]['n']}, d = {part[0]['d']}", fontsize=10)
         axis.set_xlabel("processor seconds")
-        axis.grid(alpha=0.3)
     panels[0].set_ylabel("held-out mass error (TV)")
-    handles = {h.get_label(): h for a in panels for h in a.get_lines()}
-    figure.legend(
-        handles=list(handles.values()), loc="outside lower center", ncols=6, frameon=False
-    )
+    if sizes:
+        points = sorted((r["n"], r["score"]) for r in sizes if r["level"] == 0.1)
+        panels[-1].loglog(*zip(*points, strict=True), "o-", color="C0", lw=2.2, ms=4)
+    panels[-1].axhline(1, color="0.5", lw=1)
+    panels[-1].set(title="growing n, d = 16", xlabel="sites n")
+    panels[-1].title.set_fontsize(10)
+    panels[-1].set_ylabel("time / bare matrix product")
+    for axis in panels:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = {h.get_label(): h for a in panels[:-1] for h in a.get_lines()}
+    shown = [h for label, h in handles.items() if label in LABELS.values()]
+    figure.legend(handles=shown, loc="outside lower center", ncols=7, frameon=False)
     figure.savefig(Path(args.image), dpi=110)
 
 

@@ -225,6 +225,17 @@ def test_a_checkpoint_goes_on_to_the_same_bits(tmp_path, reference, stop):
         solve(UniformBox(dim=8), codes(), checkpoint=path, seed=1)
 
 
+def test_a_warm_start_goes_on_to_the_same_bits_too(tmp_path, reference):
+    options = {"init": reference.heights, "tol": 0.02}
+    whole = solve(UniformBox(dim=8), codes(), **options)
+    assert whole.history[0]["stage"] == "try"
+    assert len(whole.history) > 2
+    path = tmp_path / "solve"
+    solve(UniformBox(dim=8), codes(), checkpoint=path, on_step=lambda r: True, **options)
+    again = solve(UniformBox(dim=8), codes(), checkpoint=path, **options)
+    assert torch.equal(again.heights, whole.heights)
+
+
 def test_stopping_returns_certified_heights():
     s = solve(UniformBox(dim=8), codes(), tol=0.01, on_step=lambda r: r["stage"] == "grow")
     assert not s.converged
