@@ -10,7 +10,6 @@ from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
 from aeot.transport.solve import choose_split, solve_semidiscrete
 from aeot.transport.starts import gaussian_heights
 
-
 N = 600  # enough for recombined half points
 
 
