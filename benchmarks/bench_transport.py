@@ -213,7 +213,7 @@ def tolerances(args):
     for k in range(args.count):
         if time.perf_counter() - begun > args.seconds:
             break
-        if (k,) in record.done:
+        if (k,) in record.done or k % args.parts[1] != args.parts[0]:
             continue
         rng = np.random.default_rng([20, k])
         d = round(float(np.exp(rng.uniform(np.log(2), np.log(128)))))
@@ -305,6 +305,7 @@ def main():
     three = commands.add_parser("tolerances")
     three.add_argument("--count", type=int, default=60)
     three.add_argument("--seconds", type=float, default=3600, help="stop then; resumable")
+    three.add_argument("--parts", nargs=2, type=int, default=(0, 1), help="0 2: every second one")
     four = commands.add_parser("tune")
     four.add_argument("--problems", nargs="+", default=list("abcde"))
     five = commands.add_parser("plot")
