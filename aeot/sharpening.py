@@ -1,10 +1,10 @@
-"""Sharpening: a decoder whose images look like data also where no code of the data lies.
+"""Sharpening: a decoder trained on the look of its images too, not on their squared error alone.
 
 A code of few numbers does not say where every fold and button is. The squared error is least for
 the mean of all images that share a code, which is blurred: details are missing, and classes told
-apart by details alone merge. And nothing ever asked what the decoder makes of new codes. Both are
-put right by a critic that compares decoded new codes with real images, while the squared error
-keeps every code of the data at its own image.
+apart by details alone merge. Here a critic compares decoded new codes with real images, while the
+squared error keeps every code of the data at its own image. Whether it helps has to be measured:
+see docs/singular.md, where reconstructions gain and images of far codes lose.
 """
 
 from __future__ import annotations
