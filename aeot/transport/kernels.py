@@ -181,6 +181,8 @@ def candidates(a, b, per_block, radius, least, start, site, value, lead, bound):
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
     coarse = np.empty(WIDTH, np.float32)
     reach = np.empty(pair.shape[2], np.int32)
+    near_site = np.empty(a.shape[1] + 1, np.int32)
+    near_value = np.empty(a.shape[1] + 1, np.float32)
     tiles = pair.shape[2] // WIDTH
     start[0] = 0
     for k in range(a.shape[0]):
@@ -206,34 +208,39 @@ def candidates(a, b, per_block, radius, least, start, site, value, lead, bound):
                 if found >= least:
                     break
                 span = span + span
-            first = start[k * m + r]
             count = 0
-            weakest = 0
-            outside = threshold - best
             for f in range(found):
                 base = (reach[f] // WIDTH) * 16 * WIDTH + reach[f] % WIDTH
+                # Indices into slices are known not to be negative, which saves their check.
+                p, q = a[k, base:], rows[r, base:]
+                sites, values = near_site[count:], near_value[count:]
+                more = 0
                 for s in range(16):
-                    column = base + s * WIDTH
-                    score = a[k, column] + rows[r, column]
-                    if score < threshold:
-                        continue
-                    score = score - best
-                    if count < longest:
-                        site[first + count] = column
-                        value[first + count] = score
-                        count += 1
-                        if count < longest:
-                            continue
-                    else:
-                        low = value[first + weakest]
-                        outside = max(outside, min(low, score))
-                        if score <= low:
-                            continue
-                        site[first + weakest] = column
-                        value[first + weakest] = score
+                    # Written in any case and kept or not: no branch to guess wrongly.
+                    score = p[s * WIDTH] + q[s * WIDTH]
+                    sites[more] = base + s * WIDTH
+                    values[more] = score
+                    more += score >= threshold
+                count += more
+            first = start[k * m + r]
+            outside = threshold - best
+            weakest = 0
+            for c in range(min(count, longest)):
+                site[first + c] = near_site[c]
+                value[first + c] = near_value[c] - best
+            for c in range(longest, count):
+                if c == longest:
                     for e in range(longest):
-                        if value[first + e] < value[first + weakest]:
-                            weakest = e
+                        weakest = e if value[first + e] < value[first + weakest] else weakest
+                score = near_value[c] - best
+                low = value[first + weakest]
+                outside = max(outside, min(low, score))
+                if score > low:
+                    site[first + weakest] = near_site[c]
+                    value[first + weakest] = score
+                    for e in range(longest):
+                        weakest = e if value[first + e] < value[first + weakest] else weakest
+            count = min(count, longest)
             start[k * m + r + 1] = first + count
             lead[k * m + r] = best
             bound[k * m + r] = outside

@@ -108,7 +108,7 @@ class Scorer:
         share = memory // (held * (self.threads if self.kernels else 1 + split))
         if self.kernels:
             # Narrow products cost less than the way of their results to memory and back.
-            cached = (5 << 17 if self.cut <= 16 else 1 << 22) // (4 * self.columns)
+            cached = (5 << 17 if self.cut <= 12 else 1 << 22) // (4 * self.columns)
             share = min(share, 2 ** int(np.log2(max(cached, 1))))
         self.slice = min(self.rows, max(split, int(share) // split * split))
         self._scratch = threading.local()
