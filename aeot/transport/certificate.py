@@ -145,7 +145,7 @@ def certify(result: Tally, masses: np.ndarray) -> Certificate:
     error = float(np.sqrt(max(raw**2 - own_noise**2, 0.0)))
     return Certificate(
         mass_error=error,
-        mass_error_upper=float(max(upper, error)),
+        mass_error_upper=float(min(max(upper, error), 1.0)),  # no total variation is larger
         square=square,
         inflation=float(inflation),
         empty=int(((result.cell_counts == 0) & (expected >= ENOUGH)).sum()),

@@ -364,6 +364,26 @@ def test_split_follows_the_table():
     assert {key: choose_split(*key) for key in table} == table
 
 
+def test_what_is_no_source_is_named():
+    for source in ("box", None, lambda n, generator: torch.rand(n, 8)):
+        with pytest.raises(ValueError, match="source must be a measure"):
+            solve(source, codes())
+    few = Empirical(torch.randn(30, 8))
+    with pytest.raises(ValueError, match="30 points for 600 sites"):
+        solve(few, codes())
+    with pytest.raises(ValueError, match="on_step must be callable"):
+        solve(UniformBox(dim=8), codes(), on_step=5)
+
+
+def test_an_exact_solution_within_tol_does_not_warn():
+    # Two sites so close that the last digit of their heights is worth more than 1e-12 of the mass.
+    sites = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None]
+    sites[20] = sites[19] + 1e-7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert solve(UniformBox(dim=1), sites).converged
+
+
 @pytest.mark.gpu
 def test_solves_on_a_gpu():
     sites = codes().cuda()
