@@ -39,7 +39,7 @@ def translate(
         out: The run directory: model/, checkpoint/, pictures/, config.yaml, log.jsonl,
             run.json. New, empty, or with an unfinished run of the same options.
         size: Height and width in pixels, a multiple of 4; 128 or 256 for photographs.
-        steps: Batches in all; by default 200 passes over the larger collection.
+        steps: Batches in all, at least 1; by default 200 passes over the larger collection.
         every: Steps between two grids of translations.
         root: Folder where published sets lie.
 
@@ -49,6 +49,9 @@ def translate(
     Raises:
         ValueError: If anything given is unusable; then nothing was written.
     """
+    _check.device("device", model.device)
+    if steps is not None:
+        _check.integer("steps", steps)
     _check.integer("every", every)
     if _check.integer("size", size, minimum=4) % 4:
         raise _check.fail("size", "be a multiple of 4", size)
@@ -58,6 +61,8 @@ def translate(
         first, second = _colour(first), _colour(second)
     data = unpaired(first, second)
     options = {"a": a, "b": b, "size": size, "root": root, **dataclasses.asdict(model)}
+    if model.decay:  # a constant rate can be prolonged; a falling one depends on the steps
+        options["steps"] = steps
     run = _Directory(Path(out), options)
     shown = (first[:8], second[:8])
     grids = pictures.snapshots(model, *shown, run.path / "pictures", every=every)

@@ -81,9 +81,9 @@ def models(args):
     for task, prefix, share in ((classes, "cyclegan", 1), (lines, "edges", 2)):
         for name, noise in ((prefix, 0.0), (f"{prefix}-noise", 8.0)):
             model = aeot.CycleGAN(batch_size=8, cycle_noise=noise, **cycle)
-            made[name] = (model, args.steps // share, task)
+            made[name] = (model, max(1, args.steps // share), task)
     sinkhorn = aeot.CycleGAN(batch_size=64, adversary="sinkhorn", **(cycle | dict(cycle=0.3)))
-    made["sinkhorn"] = (sinkhorn, args.steps // 8, classes)
+    made["sinkhorn"] = (sinkhorn, max(1, args.steps // 8), classes)
     transport = aeot.TransportTranslator(latent_dim=32, max_sites=2000, seed=args.seed)
     made["transport"] = (transport, args.steps, classes)
     pair = dict(filters=args.filters, n_layers=2, batch_size=16, enlarge=1.0, learning_rate=1e-3)
@@ -102,7 +102,7 @@ def train(name, model, steps, data, args):
         return type(model).load(done), json.loads(used.read_text())
     deadline = time.time() + 60 * args.minutes
     before = json.loads(used.read_text()) if used.exists() else 0.0
-    finished = steps == 0
+    finished = False
 
     def watch(step, record):
         nonlocal finished
@@ -161,16 +161,17 @@ def measure_classes(model, data, tests, classifier):
             "proxy_distance": adaptation.proxy_distance(made, real),
             "proxy_distance_before": adaptation.proxy_distance(seen[back], real),
         }
-    return result | {"steganography": hidden(model, tests["a"][:200])}
+    return result | hidden(model, tests["a"][:200])
 
 
 def measure_lines(model, data, tests, classifier):
     x, y = tests["a"][:200], tests["b"][:200]  # partners: what an honest way back has to go by
     moved = model.translate(x, to="b")
     return {
+        "tests": len(x),
         "edges_mae": float((moved - y).abs().mean() / 2),
         "cycle_mae": float((model.translate(moved, to="a") - x).abs().mean() / 2),
-        "steganography": hidden(model, x, partners=y),
+        **hidden(model, x, partners=y),
     }
 
 
@@ -179,7 +180,8 @@ def hidden(model, x, partners=None):
         to_b, to_a = model.to_b_, model.to_a_
     else:
         to_b, to_a = (partial(model.translate, to=name) for name in ("b", "a"))
-    return steganography.examine(to_b, to_a, x, partners=partners)
+    report = steganography.examine(to_b, to_a, x, partners=partners)
+    return {"steganography_tests": len(x), "steganography": report}
 
 
 def measure_pairs(model, data, tests, classifier):
@@ -190,6 +192,7 @@ def measure_pairs(model, data, tests, classifier):
     seen, real = look(classifier, draws[0]), look(classifier, y)
     split = frequency.error_split(draws[0], y)
     return {
+        "tests": len(x),
         "mae": float(errors[0].mean()),
         "mae_best_of_8": float(errors.amin(0).mean()),
         "mae_of_mean_of_8": float((draws.mean(0) - y).abs().mean() / 2),
@@ -264,6 +267,7 @@ def main():
             continue
         classifier = load_classifier(args)
         row = {"row": name, "steps": steps, "cpu_seconds": round(seconds, 1), "seed": args.seed}
+        # A measure that takes fewer test images than there are says how many.
         row |= {"images": [len(data.a), len(data.b)], "tests": len(sides[0])}
         row |= MEASURES[task](model, data, tests, classifier)
         if isinstance(model, aeot.TransportTranslator):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import aeot
 from aeot.features import Classifier
@@ -36,7 +37,7 @@ def bench(monkeypatch, tmp_path):
         path = tmp_path / "r.json"
         return json.loads(path.read_text())["rows"] if path.exists() else []
 
-    run.folder = tmp_path
+    run.folder, run.module = tmp_path, module
     return run
 
 
@@ -52,6 +53,27 @@ def test_rows_are_trained_once_and_kept_beside_each_other(bench):
     assert bench("--rows", "cyclegan")[-1] == first[0]  # only measured again, in its place
     pictures = {path.stem for path in (bench.folder / "images").iterdir()}
     assert pictures == {f"translation_{name}" for name in ("cyclegan", "hiding", *names)}
+
+
+class Halves:
+    """A translator that halves the contrast."""
+
+    def translate(self, x, *, to="b", seed=0):
+        return x[:] / 2
+
+
+def test_rows_say_how_many_images_were_used(bench):
+    digits = aeot.dataset("digits", size=8)
+    many = digits.subset(torch.arange(2100) % len(digits))
+    data, tests = aeot.paired(digits, digits), {"a": many, "b": many}
+    net = Classifier.load(bench.folder / "net")
+    row = bench.module.measure_pairs(Halves(), data, tests, net)
+    assert row["tests"] == 2000
+    row = bench.module.measure_lines(Halves(), data, tests, net)
+    assert row["tests"] == row["steganography_tests"] == 200
+    row = bench.module.measure_classes(Halves(), data, tests, net)
+    assert row["steganography_tests"] == 200
+    assert "tests" not in row  # all of them, which the caller counts
 
 
 def test_diversity_and_the_best_draw(bench):

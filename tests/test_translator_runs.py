@@ -49,8 +49,13 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, capsys):
         ([a, a, *QUICK, "--size", "18"], "size must be a multiple of 4"),
         ([a, a, *QUICK, "--n-layers", "5"], "n_layers must leave"),
         ([a, "digits:77", *QUICK], "b must name a folder, or a class of digits"),
+        ([a, a, *QUICK, "--device", "foo"], "device must be a device of this machine, got 'foo'"),
+        # Before the folders are looked at.
+        ([str(tmp_path / "missing"), a, "--device", "cuda:99"], "device must be a device"),
+        ([str(tmp_path / "missing"), a, "--steps", "0"], "steps must be a whole number >= 1"),
+        ([a, a, *QUICK, "--steps", "-1"], "steps must be a whole number >= 1, got -1"),
     ]:
-        assert main(["translate", *wrong, "--steps", "1", "--out", out]) == 2
+        assert main(["translate", "--steps", "1", "--out", out, *wrong]) == 2
         error = capsys.readouterr().err.strip()
         assert message in error, error
         assert error.startswith("aeot: error: ")
@@ -66,6 +71,7 @@ def test_another_run_is_not_taken_for_this_one(tmp_path, capsys):
     for other, message in [
         ([a, c, *options], "with a run of other options; give the same options to go on"),
         ([a, b, *options, "--seed", "1"], "with a run of other options"),
+        ([a, b, *options, "--steps", "2"], "with a run of other options"),
         ([a, b, *options, "--out", str(tmp_path / "a")], "be new or empty"),
         ([a, b, *options, "--out", str(tmp_path / "a" / "0.png")], "be new or empty"),
     ]:

@@ -101,10 +101,11 @@ class Pix2Pix(Translator):
 
         Raises:
             NotFittedError: Before `fit`.
-            ValueError: If the channels, sides or range of `x` do not fit.
+            ValueError: If `to` is not "b", or the channels, sides or range of `x` do not fit.
         """
         self._check_fitted()
-        _check.choice("to", to, ("b",))
+        if to != "b":
+            raise _check.fail("to", "be 'b'", repr(to))
         images = check_images(x, self.shape_, multiple=getattr(self.to_b_, "size", 4))
         if not noise and self.noise_channels:
             zeros = images.new_zeros(len(images), self.noise_channels)

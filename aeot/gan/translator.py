@@ -84,7 +84,8 @@ class Translator:
 
         Args:
             data: `aeot.unpaired(a, b)` for `CycleGAN`, `aeot.paired(...)` for `Pix2Pix`.
-            steps: Batches in all; None for the published 200 passes over the larger domain.
+            steps: Batches in all, at least 1; None for the published 200 passes over the larger
+                domain.
             checkpoint: Directory to resume from, if it exists, and to write to. A run that was
                 cut short and resumed equals one that was not.
             on_step: Called with the step and what it measured; returning True ends the run. It
@@ -99,6 +100,8 @@ class Translator:
             aeot.training.Diverged: If a loss or a weight is no longer finite.
         """
         self._check_arguments()
+        if steps is not None:
+            _check.integer("steps", steps)
         if not isinstance(data, Domains):
             wanted = "aeot.unpaired(a, b) or aeot.paired(a, b)"
             raise _check.fail("data", f"be made by {wanted}", type(data).__name__)
@@ -182,8 +185,10 @@ class Translator:
             The fitted translator.
 
         Raises:
-            ValueError: If nothing is there, it is damaged, or holds another class.
+            ValueError: If nothing is there, it is damaged, or holds another class; if this
+                machine has no such device.
         """
+        _check.device("device", device)
         tensors, config = _io.load(path, kind=cls.__name__, device=device)
         given = config["arguments"]
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
@@ -210,6 +215,7 @@ class Translator:
         _check.real("decay", self.decay, minimum=0, maximum=1)
         _check.real("enlarge", self.enlarge, minimum=1)
         _check.choice("precision", self.precision, ("float32", "bfloat16"))
+        _check.device("device", self.device)
         _check.integer("seed", self.seed, minimum=0)
 
     def _start(self, facts: dict[str, Any]) -> None:

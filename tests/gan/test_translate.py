@@ -299,6 +299,8 @@ def test_save_load_and_same_seed(kind, tmp_path):
     other = Pix2Pix if kind != "pix2pix" else CycleGAN
     with pytest.raises(ValueError, match="holds a"):
         other.load(tmp_path / "m")
+    with pytest.raises(ValueError, match="device must be a device of this machine"):
+        type(model).load(tmp_path / "m", device="cuda:99")
 
 
 def test_translations_do_not_depend_on_company():
@@ -367,6 +369,8 @@ def test_pix2pix_learns_to_invert():
         (Pix2Pix(), lambda: paired(pictures(size=20), pictures(size=20)), "multiples of 8"),
         (Pix2Pix(diversity=1.0), lambda: paired(pictures(), pictures()), "noise_channels must"),
         (Pix2Pix(generator="x"), lambda: paired(pictures(), pictures()), "generator must be"),
+        (CycleGAN(device="foo"), lambda: unpaired(pictures(), pictures()), "device must be"),
+        (Pix2Pix(device="cuda:99"), lambda: paired(pictures(), pictures()), "device must be"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:no image value")
@@ -374,6 +378,16 @@ def test_bad_input_before_training(model, data, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         model.fit(data(), steps=1, checkpoint=tmp_path / "c")
     assert not hasattr(model, "to_b_")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5])
+def test_no_model_without_a_step(steps, tmp_path):
+    x = pictures()
+    for model, data in ((CycleGAN(**SMALL), unpaired(x, -x)), (Pix2Pix(**SMALL), paired(x, -x))):
+        with pytest.raises(ValueError, match="steps must be a whole number >= 1, got"):
+            model.fit(data, steps=steps, checkpoint=tmp_path / "c")
+        assert not hasattr(model, "to_b_")
     assert not (tmp_path / "c").exists()
 
 
@@ -395,4 +409,6 @@ def test_bad_images_to_translate():
             model.translate(bad)
     with pytest.raises(ValueError, match="to must be one of"):
         model.translate(x, to="c")
+    with pytest.raises(ValueError, match="^to must be 'b', got 'a'$"):
+        Pix2Pix(**SMALL).fit(paired(x, -x), steps=1).translate(x, to="a")
     assert model.translate(tensors(x)).shape == x.shape
