@@ -253,6 +253,7 @@ LABELS = {
 
 def plot(args):
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     rows = Record(args.out / "transport.jsonl", "problem").rows
     names = [x for x in "abcde" if any(r["problem"] == x for r in rows)]
@@ -283,7 +284,11 @@ def plot(args):
     panels[-1].title.set_fontsize(10)
     panels[-1].set_ylabel("time / bare matrix product")
     for axis in panels:
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_formatter("{x:g}")
+            scale.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
+        axis.grid(alpha=0.12, which="minor")
         axis.spines[["top", "right"]].set_visible(False)
     handles = {h.get_label(): h for a in panels[:-1] for h in a.get_lines()}
     shown = [h for label, h in handles.items() if label in LABELS.values()]

@@ -83,7 +83,7 @@ def measured(source, sites, heights, masses=None, m=None):
     nu = torch.full((n,), 1 / n, dtype=torch.float64) if masses is None else masses
     p = standardise(source, torch.as_tensor(sites), nu, seed=987_654_321)
     scorer = Scorer(p)  # independent draws, scored against all sites
-    blocks = range(scorer.blocks_for(m or max(60 * n, 400_000)))
+    blocks = range(scorer.blocks_for(m or max(min(60 * n, 1_200_000), 400_000)))
     c = certify(tally(scorer, p.to_standard(torch.as_tensor(heights)), "judge", blocks), nu.numpy())
     return {
         "tv": c.mass_error,

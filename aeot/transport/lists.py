@@ -107,9 +107,10 @@ class Scorer:
         held = 4 * self.columns * (2 if split > 1 else 1)
         share = memory // (held * (self.threads if self.kernels else 1 + split))
         if self.kernels:
-            # Narrow products cost less than the way of their results to memory and back.
+            # Narrow products cost less than the way of their results to memory and back; wide
+            # ones want 64 rows.
             cached = (5 << 17 if self.cut <= 12 else 1 << 22) // (4 * self.columns)
-            share = min(share, 2 ** int(np.log2(max(cached, 1))))
+            share = min(share, 2 ** int(np.log2(max(cached, 1 if self.cut <= 12 else 64))))
         self.slice = min(self.rows, max(split, int(share) // split * split))
         self._scratch = threading.local()
 
