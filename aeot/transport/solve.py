@@ -303,7 +303,7 @@ class _Run:
         starts += [h for h, _ in found]
         best = int(np.argmin([oracle(h).energy for h in starts]))
         state.heights = starts[best]
-        if best >= 3 and self.method == "newton":
+        if best >= len(starts) - len(found) and self.method == "newton":
             state.enter("try")  # they may be the solution
 
     def _keep(self, certificate: Certificate, heights: torch.Tensor) -> None:

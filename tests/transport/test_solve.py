@@ -149,6 +149,16 @@ def test_masses_over_four_orders_of_magnitude():
     assert raw <= 0.03 + floor
 
 
+def test_unequal_masses_in_few_dimensions_settle():
+    # Far from the solution the box bends Newton steps uphill; given up there, it took 25 rounds.
+    rng = np.random.default_rng(1)
+    sites = 3 * rng.normal(size=(6, 4))[rng.integers(6, size=600)] + 0.3 * rng.normal(size=(600, 4))
+    masses = torch.from_numpy(rng.dirichlet(np.ones(600)))
+    s = solve(Gaussian(dim=4), sites, masses)
+    assert s.converged, s.message
+    assert sum(r["stage"] == "settle" for r in s.history) <= 12
+
+
 @pytest.mark.parametrize("method", ["lbfgs", "gd", "adam"])
 def test_other_methods_reach_the_same_heights(method, reference):
     s = solve(UniformBox(dim=8), codes(), method=method, tol=0.06)
