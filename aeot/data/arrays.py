@@ -129,6 +129,9 @@ def tensors(
     """
     is_bytes = getattr(array, "dtype", None) in (torch.uint8, np.uint8)
     values = torch.as_tensor(array) if is_bytes else _check.array("array", array)
+    if values.ndim and len(values) == 0:
+        argument = "array" if name == "tensors" else name
+        raise _check.fail(argument, "hold at least one row", f"shape {tuple(values.shape)}")
     if values.ndim not in (2, 3, 4) or 0 in values.shape:
         requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
         raise _check.fail("array", requirement, f"shape {tuple(values.shape)}")

@@ -412,3 +412,10 @@ def test_bad_images_to_translate():
     with pytest.raises(ValueError, match="^to must be 'b', got 'a'$"):
         Pix2Pix(**SMALL).fit(paired(x, -x), steps=1).translate(x, to="a")
     assert model.translate(tensors(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("empty", ["a", "b"])
+def test_an_empty_domain_is_named(empty):
+    domains = {name: torch.zeros(0 if name == empty else 4, 1, 16, 16) for name in "ab"}
+    with pytest.raises(ValueError, match=f"{empty} must hold at least one row"):
+        unpaired(domains["a"], domains["b"])
