@@ -62,11 +62,12 @@ def train(
 ) -> dict[str, Any]:
     """Fit a model within a budget of wall-clock seconds or of training images.
 
-    Many models lower their learning rate along their steps, so a budget in seconds must become a
-    number of steps first: the model is fitted for 3 % of the budget to learn its pace, and then
-    anew, from its seed, for the steps that fit into the rest. Should the pace drop, training ends
-    at the limit. A budget in images counts every real image that an update takes: five critic
-    steps see five batches.
+    A model whose steps do not depend on how many will follow is simply stopped in time. Others
+    lower their learning rate along the way or have two phases: for them a budget in seconds must
+    become a number of steps first. They are fitted for 3 % of it to learn their pace, and then
+    anew, from their seed, for the steps that fit into the rest. Should the pace drop, training
+    ends at the limit. A budget in images counts every real image that an update takes: five
+    critic steps see five batches.
 
     Args:
         model: An estimator whose ``fit`` takes ``steps`` and ``on_step``.
@@ -99,8 +100,11 @@ def train(
     else:
         budget = f"{_check.real('seconds', seconds, above=0):g} s"
         limit = begun + seconds * (1 - _check.real("reserve", reserve, minimum=0) * two_parts)
-        pace = _pace(fit, data, max(0.03 * seconds, 0.1))
-        steps = max(2, int((limit - time.perf_counter()) / pace))
+        if getattr(model, "_open_ended", False):
+            steps = 10**9
+        else:
+            pace = _pace(fit, data, max(0.03 * seconds, 0.1))
+            steps = max(2, int((limit - time.perf_counter()) / pace))
     done = 0
 
     def spent(step: int, record: dict[str, float]) -> bool:  # noqa: ARG001

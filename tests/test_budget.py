@@ -42,6 +42,10 @@ class Trainee:
         return self
 
 
+class OpenEnded(Trainee):
+    _open_ended = True
+
+
 class TwoParts(Trainee):
     def fit_autoencoder(self, data, *, steps, on_step=None):
         return super().fit(data, steps=steps, on_step=on_step)
@@ -67,6 +71,13 @@ def test_seconds_become_the_steps_that_fit(clock):
     assert facts["train_seconds"] == 100
     assert facts["images_seen"] == 193 * 24
     assert facts["budget"] == "100 s"
+
+
+def test_a_model_without_a_schedule_is_stopped_in_time_and_fitted_once(clock):
+    model = OpenEnded(clock, pace=4)  # a first step of any length would mislead a forecast
+    facts = budget.train(model, DATA, seconds=100)
+    assert model.done == [25]
+    assert facts["train_seconds"] == 100
 
 
 def test_training_ends_at_the_limit_if_the_pace_drops(clock):
@@ -122,3 +133,12 @@ def test_a_model_that_cannot_be_stopped_is_refused():
 
     with pytest.raises(ValueError, match=r"model must have fit\(data, steps=, on_step=\)"):
         budget.train(Deaf(), DATA, seconds=1)
+
+
+def test_two_phases_share_the_steps_that_fit():
+    digits = aeot.dataset("digits")
+    model = aeot.GLANN(latent_dim=4, width=4, batch_size=100)
+    facts = budget.train(model, digits, images_seen=1000)
+    assert facts["steps"] == 10
+    # 7 steps of reconstruction, 3 of the mapping, which alone records its misfit
+    assert model.choice_.epoch >= 0

@@ -35,6 +35,7 @@ class Estimator:
     precision: str = "float32"
 
     _multiple: ClassVar[int] = 1  # batches of real rows that one update takes
+    _open_ended: ClassVar[bool] = True  # no step depends on how many will follow
 
     # What a subclass supplies.
     def _check_arguments(self, data: Dataset) -> None:
@@ -88,10 +89,10 @@ class Estimator:
         """
         data = domain("data", data)
         self._check_arguments(data)
-        _check.integer("steps", steps, minimum=0)
+        steps = _check.integer("steps", steps, minimum=0)
         classes = 0 if data.labels is None else int(data.labels.max()) + 1
         self._start({"shape": list(data.shape), "n": len(data), "classes": classes})
-        self._data = data
+        self._data, self._steps = data, steps
         for module in self._modules.values():
             module.to(data.values.device).train()
         states = self._modules | self._optimizers()
@@ -117,7 +118,7 @@ class Estimator:
                 name=type(self).__name__,
             )
         finally:
-            del self._data
+            del self._data, self._steps
             for module in self._modules.values():
                 module.eval()
         return self

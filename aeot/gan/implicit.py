@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -43,16 +43,12 @@ class GLANN(GLO):
     mapping_share: float = 0.3
     mapping_rate: float = 1e-3
 
+    _open_ended: ClassVar[bool] = False  # the second stage begins at a share of all steps
+
     def _check_arguments(self, data: Dataset) -> None:
         super()._check_arguments(data)
         _check.integer("noise_dim", self.noise_dim)
         _check.real("mapping_share", self.mapping_share, above=0, maximum=1)
-
-    def fit(self, data: Any, *, steps: int = 20_000, **options: Any) -> GLANN:  # noqa: ANN401
-        """Train both stages; the arguments are those of `GLO.fit`."""
-        self._turn = round(steps * (1 - self.mapping_share))
-        super().fit(data, steps=steps, **options)
-        return self
 
     def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         mapping = _mapping(self.noise_dim, self.latent_dim)
@@ -63,10 +59,11 @@ class GLANN(GLO):
         return super()._optimizers() | {"mapping_optimizer": self._mapper}
 
     def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
-        if step < self._turn:
+        turn = round(self._steps * (1 - self.mapping_share))
+        if step < turn:
             return super()._update(step, rows, real)
         n = self._facts["n"]
-        epoch = (step - self._turn) // max(1, n // self.batch_size)
+        epoch = (step - turn) // max(1, n // self.batch_size)
         codes = normalize(self.codes_.weight.detach(), dim=1)
         misfit = _implicit_step(self, codes, rows, epoch)
         return {"mapping_misfit": misfit}
