@@ -279,6 +279,17 @@ def test_a_warm_start_saves_steps(reference):
     assert solve(UniformBox(dim=8), codes(), init=100 * bad).converged
 
 
+def test_one_empty_cell_is_filled_without_starting_over(reference):
+    emptied = reference.heights.clone()
+    emptied[7] -= emptied.std()
+    s = solve(UniformBox(dim=8), codes(), init=emptied, tol=0.03)
+    assert s.converged, s.message
+    assert s.history[0]["empty"] == 1
+    # what the counts have taught about all other cells is kept: no lists are drawn anew
+    assert {r["stage"] for r in s.history} == {"try", "stream"}
+    assert mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 16)[0] < 0.1
+
+
 def test_history_has_the_same_keys_and_progress_says_what_is_left():
     records = []
     s = solve(UniformBox(dim=8), codes(), on_step=records.append, progress=False)
