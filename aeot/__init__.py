@@ -58,7 +58,6 @@ _PUBLIC = {
     "TransportTranslator": "translation",
     "AEOT": "model",
     "Autoencoder": "autoencoder",
-    "sharpen": "sharpening",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -18,6 +18,7 @@ from aeot import _check, _io
 from aeot._rng import generator
 from aeot.autoencoder import Autoencoder
 from aeot.data import Dataset, distinct, tensors
+from aeot.sharpening import sharpen, spectral_gain
 from aeot.measures import UniformBox
 from aeot.transport import singular
 from aeot.transport.brenier import METHODS, BrenierMap, Draw
@@ -30,7 +31,8 @@ class AEOT:
     An `Autoencoder` learns codes; `aeot.solve_semidiscrete` transports the uniform law of the unit
     cube onto them; `aeot.find_singularities` finds where that map jumps from one mode to another;
     new codes come from the map extended between the codes of one mode, never across a jump, and
-    the decoder turns them into images.
+    the decoder turns them into images, which are sharpened to the power spectrum of the data
+    (`aeot.sharpening`), for least squares leave a decoder blurred.
 
     Args:
         latent_dim: Size of the codes.
@@ -48,6 +50,7 @@ class AEOT:
             0.75, or 0.68 for CIFAR-10); None: found from the codes, whatever their scale.
         extension: How the map is extended between codes: "affine", "linear", "pair" or
             "inverse-distance"; see `aeot.BrenierMap.extend`.
+        sharpen: Sharpen decoded images; vectors stay as they are.
         device: Where to compute; None: the first GPU, else the CPU.
         seed: Of everything random.
 
@@ -55,6 +58,8 @@ class AEOT:
         autoencoder_: The fitted `Autoencoder`.
         brenier_: The `aeot.BrenierMap` onto the codes.
         singular_: The `aeot.SingularSet` it is cut along.
+        gain_: How much each frequency of decoded images is amplified, (C, 2 H, W + 1); None for
+            vectors.
         certificate_: What the solver promises: ``converged``, ``mass_error``,
             ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``backend``.
         merged_: How many rows were ``images`` equal to another one, or had equal ``codes``.
@@ -87,6 +92,7 @@ class AEOT:
         tol: float = 0.05,
         max_angle: float | None = None,
         extension: str = "affine",
+        sharpen: bool = True,
         device: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -100,6 +106,7 @@ class AEOT:
         self.tol = tol
         self.max_angle = max_angle
         self.extension = extension
+        self.sharpen = sharpen
         self.device = device
         self.seed = seed
 
@@ -194,6 +201,7 @@ class AEOT:
             raise _check.fail("data", "hold at least 2 rows", str(len(data)))
         begun = time.perf_counter()
         codes, masses = self._targets(data, _check.masses(masses, len(data)))
+        self.gain_ = self._gain(data)
         encoded = time.perf_counter()
         solution = solve_semidiscrete(
             UniformBox(dim=self.latent_dim),
@@ -224,9 +232,14 @@ class AEOT:
         return self.autoencoder_.encode(data)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return the images, in [-1, 1], or vectors of codes (m, latent_dim)."""
+        """Return the images, in [-1, 1] and sharpened, or vectors of codes (m, latent_dim).
+
+        ``autoencoder_.decode`` returns them as least squares would have them.
+        """
         self._check_fitted("autoencoder_")
-        return self.autoencoder_.decode(codes)
+        images = self.autoencoder_.decode(codes)
+        gain = getattr(self, "gain_", None)
+        return sharpen(images, gain) if self.sharpen and gain is not None else images
 
     def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
         """Generate `n` images; ``sampled_`` then says how many points were rejected.
@@ -322,6 +335,8 @@ class AEOT:
         stored = {f"autoencoder.{name}": tensor for name, tensor in stored.items()}
         stored |= {f"brenier.{name}": tensor for name, tensor in brenier.items()}
         stored |= {f"singular.{name}": tensor for name, tensor in cut.items()}
+        if self.gain_ is not None:
+            stored["gain"] = self.gain_
         config = {
             "arguments": self.arguments(),
             "autoencoder": autoencoder,
@@ -347,6 +362,7 @@ class AEOT:
         """
         stored, config = _io.load(path, kind="AEOT")
         self = cls(**config["arguments"] | {"device": device})
+        self.gain_ = stored.pop("gain", None)
         parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, tensor in stored.items():
             part, rest = name.split(".", 1)
@@ -374,11 +390,21 @@ class AEOT:
         if self.max_angle is not None:
             _check.real("max_angle", self.max_angle, above=0)
         _check.choice("extension", self.extension, METHODS)
+        if not isinstance(self.sharpen, bool):
+            raise _check.fail("sharpen", "be True or False", repr(self.sharpen))
         _check.integer("seed", self.seed, minimum=0)
 
     def _check_fitted(self, name: str) -> None:
         if not hasattr(self, name):
             raise NotFittedError("this AEOT is not fitted yet; call fit(data) first")
+
+    def _gain(self, data: Dataset) -> torch.Tensor | None:
+        """Return what decoded images of the data must be amplified by, from 5000 of them."""
+        if len(data.shape) != 3:
+            return None
+        some = torch.randperm(len(data), generator=generator(self.seed, "sharpen"))[:5000]
+        images = data[some]
+        return spectral_gain(images, self.autoencoder_.decode(self.autoencoder_.encode(images)))
 
     def _targets(self, data: Dataset, masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pairwise different codes of `data` and the masses of what shares one."""

@@ -50,9 +50,8 @@ LAYERS = [
     [
         ["gan.estimator", "gan.translator"],
         ["gan.generate", "gan.likelihood"],
-        ["rows"],
+        ["rows", "sharpening"],
         ["autoencoder"],
-        ["sharpening"],
         ["gan.*", "model", "translation", "features", "diagnostics.*"],
     ],
     [

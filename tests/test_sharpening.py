@@ -1,128 +1,118 @@
 import numpy as np
 import pytest
+import scipy.fft
 import torch
-from sklearn.exceptions import NotFittedError
-from torch.nn import functional as F
 
 import aeot
-from aeot import generator
-from aeot.autoencoder import Autoencoder
-from aeot.data import indices
-from aeot.metrics import frechet_distance
-from aeot.sharpening import displacement
-from aeot.transport.extension import nearest
-
-SMALL = {"latent_dim": 6, "batch_size": 64, "precision": "float32", "device": "cpu"}
+from aeot.sharpening import LIMIT, sharpen, spectral_gain
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return aeot.dataset("digits", size=8).subset(slice(0, 300))
+def noise(n, channels=1, height=10, width=6, seed=0):
+    return torch.randn(n, channels, height, width, generator=aeot.generator(seed))
 
 
-@pytest.fixture(scope="module")
-def blurred(digits):
-    return Autoencoder(**SMALL).fit(digits, steps=120, held_out=0)
+def by_cosines(images, gain):
+    """The same filter by scipy: mirrored images are sums of cosines."""
+    height, width = images.shape[2:]
+    found = scipy.fft.dctn(images.double().numpy(), axes=(2, 3), norm="ortho")
+    found = found * gain[:, :height, :width].double().numpy()
+    return np.clip(scipy.fft.idctn(found, axes=(2, 3), norm="ortho"), -1, 1)
 
 
-def weights(part):
-    return torch.cat([value.double().flatten() for value in part.state_dict().values()])
-
-
-def test_displacements_have_the_covariance_of_the_codes_around():
-    codes = torch.randn(30, 3, generator=generator(0), dtype=torch.float64)
-    codes = codes * torch.tensor([3.0, 1.0, 0.2])
-    around = torch.randperm(30, generator=generator(1))[:12]
-    moved = displacement(codes, around.expand(40_000, -1), generator(2))
-    expected = np.cov(codes[around].numpy().T)
-    # entries of a covariance from 40 000 draws: sqrt(2 / 40 000) = 0.7 % of the variances
-    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
-    assert np.abs(np.cov(moved.numpy().T) - expected).max() < 0.04 * scale.max()
-    assert float(moved.mean(0).abs().max()) < 0.05
-
-
-def test_decoded_new_codes_come_nearer_to_the_data(blurred, digits):
-    before = {name: value.clone() for name, value in blurred.state()[0].items()}
-    sharp = aeot.sharpen(blurred, digits, steps=200)
-    for name, value in blurred.state()[0].items():
-        assert torch.equal(value, before[name]), name  # the one given is left alone
-    assert torch.equal(weights(sharp.encoder_), weights(blurred.encoder_))
-    codes = blurred.encode(digits)
-    assert torch.equal(sharp.encode(digits), codes)
-    around = nearest(codes, codes, 21)[1]
-    new = codes + 1.2 * displacement(codes, around, generator(9))
-    real = digits[:].flatten(1)
-    # Not what is trained on: a Gaussian distance of pixels, and the sharpness of edges
-    distance = [frechet_distance(m.decode(new).flatten(1), real) for m in (blurred, sharp)]
-    assert distance[1] < 0.9 * distance[0]
-    detail = [
-        (x - F.avg_pool2d(x, 3, 1, 1)).square().mean()
-        for x in (blurred.decode(new), sharp.decode(new), digits[:])
+@pytest.mark.parametrize("shape", [(1, 10, 6), (3, 5, 7)])
+def test_the_gain_is_the_root_of_the_ratio_of_cosine_powers(shape):
+    images, decoded = noise(40, *shape), 0.7 * noise(40, *shape, seed=1)
+    gain = spectral_gain(images, decoded)
+    power = [
+        np.square(scipy.fft.dctn(x.double().numpy(), axes=(2, 3), norm="ortho")).mean(0)
+        for x in (images, decoded)
     ]
-    assert detail[0] < detail[1] < 1.1 * detail[2]
-    assert sharp.losses_["train"] == blurred.losses_["train"]
-    assert sharp.losses_["train_sharp"] == pytest.approx(sharp.error(digits))
-    assert sharp.history_[-1]["phase"] == 3
-    assert all(record["phase"] < 3 for record in blurred.history_)
+    expected = np.clip(np.sqrt(power[0] / power[1]), 1, LIMIT)
+    assert gain.shape == (shape[0], 2 * shape[1], shape[2] + 1)
+    assert gain.dtype == torch.float32
+    np.testing.assert_allclose(gain[:, : shape[1], : shape[2]], expected, rtol=1e-5)
+    assert float(gain.min()) == 1
+    assert torch.isfinite(gain).all()
 
 
-def test_without_the_critic_it_is_the_squared_error_alone(blurred, digits):
-    """One step at spread 0 and weight 0: Adam's first step moves each weight by its rate."""
-    sharp = aeot.sharpen(blurred, digits, steps=1, weight=0.0, spread=0.0, learning_rate=1e-3)
-    rows = next(iter(indices(len(digits), 64, seed=0, key="sharpen")))
-    twin = Autoencoder.from_state(*blurred.state(), device="cpu").decoder_.train()
-    twin.requires_grad_(True)
-    codes = blurred.encode(digits)[rows]
-    F.mse_loss(twin(torch.cat([codes, codes]))[:64], digits[rows]).backward()
-    pairs = zip(sharp.decoder_.parameters(), twin.parameters(), strict=True)
-    for ours, theirs in pairs:
-        step = theirs.grad / (theirs.grad.abs() + 1e-8)
-        assert torch.allclose(ours, theirs - 1e-3 * step, atol=1e-5)
+def test_sharpening_filters_mirrored_images():
+    images = 0.3 * noise(7, 3, 8, 12)
+    gain = spectral_gain(images, 0.2 * noise(7, 3, 8, 12, seed=1))
+    sharp = sharpen(images, gain)
+    assert sharp.dtype == torch.float32
+    np.testing.assert_allclose(sharp.numpy(), by_cosines(images, gain), atol=1e-5)
+    assert float(sharp.abs().max()) <= 1
 
 
-def test_the_same_seed_and_a_resumed_run_give_the_same_decoder(blurred, digits, tmp_path):
-    straight = aeot.sharpen(blurred, digits, steps=12)
-    again = aeot.sharpen(blurred, digits, steps=12)
-    assert torch.equal(weights(straight.decoder_), weights(again.decoder_))
-
-    def interrupt(step, record):
-        if step == 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        aeot.sharpen(blurred, digits, steps=12, checkpoint=tmp_path, on_step=interrupt)
-    resumed = aeot.sharpen(blurred, digits, steps=12, checkpoint=tmp_path)
-    assert torch.equal(weights(straight.decoder_), weights(resumed.decoder_))
+def test_blurred_images_get_their_spectrum_back():
+    images = 0.2 * noise(2000, height=8, width=8)
+    blur = torch.tensor([0.05, 0.9, 0.05])
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    kernel = torch.outer(blur, blur)[None, None]
+    blurred = torch.nn.functional.conv2d(padded, kernel)
+    gain = spectral_gain(images, blurred)
+    # a symmetric blur of mirrored images is a filter; within the limit it is undone
+    assert float(gain.max()) < LIMIT + 1e-6
+    before, after = (float((x - images).square().mean()) for x in (blurred, sharpen(blurred, gain)))
+    assert after < 0.02 * before
 
 
-def test_it_is_saved_like_any_autoencoder(blurred, digits, tmp_path):
-    sharp = aeot.sharpen(blurred, digits, steps=3)
-    sharp.save(tmp_path / "sharp")
-    loaded = Autoencoder.load(tmp_path / "sharp", device="cpu")
-    codes = blurred.encode(digits)[:5]
-    assert torch.equal(loaded.decode(codes), sharp.decode(codes))
-    assert loaded.losses_ == sharp.losses_
+def test_images_do_not_depend_on_those_beside_them():
+    images = 0.3 * noise(1003)
+    gain = spectral_gain(images, 0.6 * images)
+    whole = sharpen(images, gain)
+    assert torch.equal(sharpen(images[500:530], gain), whole[500:530])
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("images", "decoded", "message"),
     [
-        ({"weight": -1.0}, "weight"),
-        ({"spread": -1.0}, "spread"),
-        ({"batch_size": 1}, "batch_size"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"steps": 0}, "steps"),
+        ((3, 4), (3, 4), "images must have shape"),
+        ((3, 1, 4, 4), (3, 1, 4), "decoded must have shape"),
+        ((3, 1, 4, 4), (2, 1, 4, 4), r"decoded must have shape \(3, 1, 4, 4\), got"),
+        ((0, 1, 4, 4), (0, 1, 4, 4), "images must have shape"),
     ],
 )
-def test_bad_arguments_are_named(blurred, digits, options, words):
-    with pytest.raises(ValueError, match=words):
-        aeot.sharpen(blurred, digits, **options)
+def test_wrong_shapes_are_named(images, decoded, message):
+    with pytest.raises(ValueError, match=message):
+        spectral_gain(torch.zeros(images), torch.zeros(decoded))
 
 
-def test_it_wants_a_fitted_autoencoder_of_images(digits):
-    with pytest.raises(NotFittedError):
-        aeot.sharpen(Autoencoder(), digits)
-    plane = torch.randn(40, 5)
-    model = Autoencoder(latent_dim=2, precision="float32", device="cpu").fit(plane, steps=4)
-    with pytest.raises(ValueError, match="images"):
-        aeot.sharpen(model, plane)
+@pytest.fixture(scope="module")
+def fitted():
+    digits = aeot.dataset("digits", size=8).subset(slice(0, 300))
+    model = aeot.AEOT(latent_dim=4, tol=0.1, precision="float32").fit(digits, steps=120)
+    return model, digits
+
+
+def test_generated_images_are_as_sharp_as_the_data(fitted):
+    model, digits = fitted
+    codes = model.encode(digits)
+    plain, sharp = model.autoencoder_.decode(codes), model.decode(codes)
+
+    def detail(images):
+        return float((images - torch.nn.functional.avg_pool2d(images, 3, 1, 1)).square().mean())
+
+    lost = detail(digits[:]) - detail(plain)
+    assert lost > 0.1 * detail(digits[:])
+    assert abs(detail(sharp) - detail(digits[:])) < 0.5 * lost
+    model.sharpen = False
+    assert torch.equal(model.decode(codes), plain)
+    model.sharpen = True
+
+
+def test_a_stored_model_stays_sharp_and_vectors_have_no_spectrum(fitted, tmp_path):
+    model, _ = fitted
+    model.save(tmp_path / "model")
+    again = aeot.AEOT.load(tmp_path / "model")
+    assert torch.equal(again.gain_, model.gain_)
+    assert torch.equal(again.sample(5, seed=1), model.sample(5, seed=1))
+    plane = aeot.AEOT(latent_dim=2, tol=0.1, precision="float32").fit(torch.rand(60, 3), steps=10)
+    assert plane.gain_ is None
+    plane.save(tmp_path / "plane")
+    assert aeot.AEOT.load(tmp_path / "plane").gain_ is None
+
+
+def test_sharpen_must_be_a_bool():
+    with pytest.raises(ValueError, match="sharpen must be True or False, got 'yes'"):
+        aeot.AEOT(sharpen="yes").fit(torch.rand(10, 3))
