@@ -49,7 +49,8 @@ def compare(
         models: Name -> a generator, or a list of them trained with different seeds. A generator is
             anything with ``sample(n, seed=...)``; a function ``f(n, seed=...)`` or ``f(n)``; or
             images: a `Dataset`, a tensor, a folder of images, a directory that a model was saved
-            to. Generators return (n, C, H, W) in [-1, 1] or uint8.
+            to. Generators return (n, C, H, W) in [-1, 1] or uint8. Of an autoencoder alone, with
+            ``encode`` and ``decode`` but no ``sample``, the reconstructions are measured.
         data: Reference images, which no model was trained on.
         metrics: Names out of `aeot.comparison.METRICS`; None: all that can be computed.
         features: What measures images, a fitted `Classifier` or a module; see `aeot.features`.
@@ -92,10 +93,12 @@ def compare(
         kind = type(group[0]).__name__
         extra = {**_size(group[0]), **(facts or {}).get(name, {})}
         _LOG.info("measuring %s", name)
-        _add(result, judge, name, kind, group, repeats, extra)
-        if all(hasattr(model, "encode") and hasattr(model, "decode") for model in group):
+        if all(_samples(model) for model in group):
+            _add(result, judge, name, kind, group, repeats, extra)
+            extra = {}
+        if all(_codes(model) for model in group):
             restored = [_Reconstructions(model, data) for model in group]
-            _add(result, judge, f"{name}: reconstructions", "reconstructions", restored, 1, {})
+            _add(result, judge, f"{name}: reconstructions", "reconstructions", restored, 1, extra)
     return result
 
 
@@ -261,12 +264,20 @@ class _Reconstructions:
         return torch.cat([to_uint8(part) for part in parts])
 
 
+def _samples(model: Any) -> bool:  # noqa: ANN401
+    return isinstance(model, Dataset) or hasattr(model, "sample") or callable(model)
+
+
+def _codes(model: Any) -> bool:  # noqa: ANN401
+    return hasattr(model, "encode") and hasattr(model, "decode")
+
+
 def _opened(name: str, model: Any, data: Dataset) -> Any:  # noqa: ANN401
     """Return a generator or a data set for whatever the caller named."""
     if isinstance(model, (torch.Tensor,)):
         return tensors(model, name=name)
     if not isinstance(model, (str, Path)):
-        if isinstance(model, Dataset) or hasattr(model, "sample") or callable(model):
+        if _samples(model) or _codes(model):
             return model
         got = f"{type(model).__name__} for {name!r}"
         raise _check.fail("models", "be generators, functions, images or folders", got)

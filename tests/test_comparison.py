@@ -134,6 +134,23 @@ def test_the_reconstructions_stand_beside_their_model(found, digits, net):
     assert found["coder: reconstructions"]["fd"] == pytest.approx(expected, rel=1e-9)
 
 
+def test_of_an_autoencoder_alone_the_reconstructions_are_measured(found, digits, net):
+    class Alone:
+        encode, decode = Coder.encode, Coder.decode
+
+        def __init__(self, rows):
+            self.__dict__.update(vars(Coder(rows)))
+
+    facts = {"alone": {"train_seconds": 7}}
+    alone = aeot.compare(
+        {"alone": Alone(digits[0])}, digits[1], features=net, metrics=["fd"], facts=facts
+    )
+    assert list(alone) == ["alone: reconstructions"]
+    expected = found["coder: reconstructions"]["fd"]
+    assert alone["alone: reconstructions"]["fd"] == pytest.approx(expected, rel=1e-9)
+    assert alone.rows[0]["facts"]["train_seconds"] == 7
+
+
 def test_pictures_and_their_nearest_training_images(found, digits):
     assert found.shown["all"].shape == (64, 1, 28, 28)
     assert torch.equal(found.shown["all"], found.nearest["all"])  # it replays training images
