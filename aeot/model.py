@@ -18,8 +18,8 @@ from aeot import _check, _io
 from aeot._rng import generator
 from aeot.autoencoder import Autoencoder
 from aeot.data import Dataset, distinct, tensors
-from aeot.sharpening import sharpen, spectral_gain
 from aeot.measures import UniformBox
+from aeot.sharpening import sharpen, spectral_gain
 from aeot.transport import singular
 from aeot.transport.brenier import METHODS, BrenierMap, Draw
 from aeot.transport.solve import solve_semidiscrete
