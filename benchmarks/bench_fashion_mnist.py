@@ -16,6 +16,7 @@ Published numbers are Inception FIDs of other protocols: they are printed in a t
 import argparse
 import hashlib
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -129,8 +130,10 @@ def main():
     pictures.sample_rows(found, path=out / "samples.png")
     write_page({f"{options.data}, {options.seconds:g} s a model": found}, out / "report.html")
     if full and options.data == "fashion-mnist" and options.rows == DEFAULT:
-        target = Path(__file__).parent / "results" / "fashion_mnist_table3.json"
-        target.write_text(json.dumps(result, indent=1) + "\n")
+        results = Path(__file__).parent / "results"
+        for name in ("table.json", "table.md", "precision_recall.png", "prd.png", "samples.png"):
+            end = name.replace("table.", "table3.")
+            shutil.copy(out / name, results / f"fashion_mnist_{end}")
     print("\n".join(text))
 
 
