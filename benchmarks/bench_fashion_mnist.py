@@ -7,8 +7,8 @@
 Every model is trained on all training images for the same wall-clock seconds (`aeot.budget`), kept
 in the cache, and measured against all test images by one classifier trained here (`aeot.compare`).
 What was trained or measured is kept, so that a run that was cut short goes on where it was, and
-rows can be made side by side by several calls with --rows. The plain GAN is trained once more at the
-longer budget --long.
+rows can be made side by side by several calls with --rows. The plain GAN is trained once more at
+the longer budget --long.
 
 Published numbers are Inception FIDs of other protocols: they are printed in a table of their own.
 """
