@@ -386,6 +386,19 @@ def _softplus(x):
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
+def check_finite(game, where, **numbers):
+    """Raise FloatingPointError with the name of a number or network that is not finite.
+
+    The passes alone do not show every NaN: a maximum may pass over it.
+    """
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise FloatingPointError(f"{where}: {name} became {number}")
+    for name, network in game.networks.items():
+        if not math.isfinite(network.theta @ network.theta):
+            raise FloatingPointError(f"{where}: weights of the {name} are no longer finite")
+
+
 NORM = ["norm"] * 4 + ["none"]
 MAXOUT = ["maxout"] * 3 + ["none"]
 RELU = ["relu"] * 3 + ["none"]
