@@ -77,6 +77,7 @@ class IMLE(Estimator):
     """Implicit maximum likelihood on vectors, such as codes: for every datum its nearest sample.
 
     Args:
+        latent_dim: Not used: samples have the width of the data.
         noise_dim: Width of the noise.
         mapping_rate: Adam's rate.
 
@@ -138,26 +139,28 @@ class _Choice(nn.Module):
         super().__init__()
         self.register_buffer("nearest", torch.zeros(n, dtype=torch.int64))
         self.register_buffer("epoch", torch.tensor(-1))
+        # The chosen noises (n, noise_dim) themselves follow from the seed: drawn once an epoch,
+        # and once more when a run is resumed in the middle of one.
+        self.noise, self.drawn = torch.empty(0), -1
 
 
 def _implicit_step(
     model: GLANN | IMLE, targets: torch.Tensor, rows: torch.Tensor, epoch: int
 ) -> float:
     """Pull the samples chosen for these rows towards them; choose anew at each epoch."""
-    stream, choice, mapping = (
-        generator(model.seed, "implicit", epoch),
-        model.choice_,
-        model.mapping_,
-    )
-    drawn = noise((2 * len(targets), model.noise_dim), stream, targets)
-    if int(choice.epoch) != epoch:
-        mapping.eval()
-        with torch.no_grad():
-            images = torch.cat([mapping(part).float() for part in drawn.split(4096)])
-        mapping.train()
-        choice.nearest.copy_(nearest_rows(targets, images))
-        choice.epoch.fill_(epoch)
-    out = mapping(drawn[choice.nearest[rows]]).float()
+    choice, mapping = model.choice_, model.mapping_
+    if choice.drawn != epoch:
+        stream = generator(model.seed, "implicit", epoch)
+        drawn = noise((2 * len(targets), model.noise_dim), stream, targets)
+        if int(choice.epoch) != epoch:
+            mapping.eval()
+            with torch.no_grad():
+                images = torch.cat([mapping(part).float() for part in drawn.split(4096)])
+            mapping.train()
+            choice.nearest.copy_(nearest_rows(targets, images))
+            choice.epoch.fill_(epoch)
+        choice.noise, choice.drawn = drawn[choice.nearest], epoch
+    out = mapping(choice.noise[rows]).float()
     misfit = (out - targets[rows]).square().mean()
     descend(misfit, list(mapping.parameters()))
     model._mapper.step()
