@@ -24,6 +24,12 @@ class VAE(Estimator):
     ``history_`` holds ``bound``, the mean of minus the evidence bound per sample, and its two
     parts, all in nats.
 
+    The rate, the latent law and the likelihood of images are those of the study below, with two
+    differences: the decoder of "infogan" is the generator of the GANs here, with leaky units where
+    the study has plain ReLU, so that all models share one decoder; and the Bernoulli likelihood
+    is summed over colour channels too, as a likelihood must be (the study leaves them out).
+    `aeot.networks.blocks.DownTrunk` names what differs in the networks themselves.
+
     Args:
         latent_dim: Width of the codes.
         seed: Of networks, noise and the order of the data.
@@ -126,6 +132,15 @@ class GLO(Estimator):
     L1 distance of pixels; the published image numbers use a perceptual loss of a pretrained
     network instead, and are not comparable.
 
+    Rates, their halving and the batch are those of the GLANN code, which differs in three more
+    ways. There the codes are projected to the sphere inside the generator and once more after
+    each epoch, and Adam starts afresh at each epoch. Here they are projected where they are used,
+    which trains and samples the same points of the sphere, and Adam keeps its state: no step then
+    depends on where an epoch ends, only the halved rates do. The stored vectors grow, because a
+    code's slope is tangent to its sphere, and so the codes slow down a little more than
+    `code_rate` says. There the generator has no biases in its linear layers and no batch
+    normalisation after the first; here it is the decoder that the other models have.
+
     Args:
         latent_dim: Width of the codes.
         seed: Of generator, codes and the order of the data.
@@ -150,6 +165,12 @@ class GLO(Estimator):
     code_rate: float = 1e-2
     betas: tuple[float, float] = (0.5, 0.999)
     halve_every: int = 20
+
+    def _check_arguments(self, data: Dataset) -> None:
+        super()._check_arguments(data)
+        for name in ("learning_rate", "code_rate"):
+            _check.real(name, getattr(self, name), above=0)
+        _check.integer("halve_every", self.halve_every)
 
     def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         _, decoder = autoencoder_pair(

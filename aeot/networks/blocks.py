@@ -59,6 +59,11 @@ class DownTrunk(nn.Sequential):
 
     conv 4x4/2 to 64, LReLU; conv 4x4/2 to 128, [BN], LReLU; linear to 1024, [BN], LReLU; linear.
 
+    Layers and sizes are those of the study below. Two details are torch's instead: the population
+    statistics of batch normalisation move by 0.1 a step (the study: 0.001, a decay of 0.999), so
+    that they are usable after tens of steps instead of thousands, and the normal law of the
+    convolutions' first weights is not truncated (the study cuts it at two deviations).
+
     Args:
         shape: (C, H, W), H and W divisible by 4.
         outputs: Width of the last layer: 1 for a discriminator, the latent size for an encoder.
@@ -93,7 +98,7 @@ class UpTrunk(nn.Sequential):
 
     linear to 1024, BN, LReLU; linear to 128 (H/4) (W/4), BN, LReLU; transposed conv 4x4/2 to 64,
     BN, LReLU; transposed conv 4x4/2 to C, tanh. The original ends in a sigmoid because its images
-    lie in [0, 1]; the shapes are the same.
+    lie in [0, 1]; the shapes are the same. Statistics and first weights are as in `DownTrunk`.
 
     Args:
         shape: (C, H, W), H and W divisible by 4.

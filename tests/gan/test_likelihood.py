@@ -9,7 +9,9 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from aeot import GLANN, GLO, IMLE, VAE, FlowMatching
+from aeot._rng import generator
 from aeot.data import tensors, toy
+from aeot.gan import implicit
 from aeot.gan.implicit import nearest_rows
 from aeot.gan.likelihood import gaussian_divergence
 
@@ -88,6 +90,39 @@ def test_glo_learns_codes_and_keeps_them_on_the_sphere():
     assert float(apart) < 0.15
 
 
+def test_glo_halves_both_rates_by_epochs():
+    # 40 rows in batches of 20: two steps are an epoch, and each second epoch halves.
+    rows = tensors(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)))
+    glo = GLO(latent_dim=4, width=8, batch_size=20, halve_every=2)
+    rates = []
+
+    def note(step, record):
+        rates.append([group["lr"] for group in glo._mover.param_groups])
+
+    glo.fit(rows, steps=9, on_step=note)
+    factors = [1, 1, 1, 1, 1 / 2, 1 / 2, 1 / 2, 1 / 2, 1 / 4]
+    assert rates == [pytest.approx([1e-3 * f, 1e-2 * f]) for f in factors]
+
+
+def test_noise_is_drawn_once_an_epoch_and_stays_that_of_the_seed(ring, monkeypatch):
+    drawn = []
+
+    def counted(shape, stream, like):
+        drawn.append(implicit_noise(shape, stream, like))
+        return drawn[-1]
+
+    implicit_noise = implicit.noise
+    monkeypatch.setattr(implicit, "noise", counted)
+    # 200 rows in batches of 50: four steps are an epoch.
+    imle = IMLE(batch_size=50, noise_dim=3).fit(ring, steps=9)
+    assert len(drawn) == 3
+    for epoch, values in enumerate(drawn):
+        wanted = torch.randn(400, 3, generator=generator(0, "implicit", epoch))
+        assert torch.equal(values, wanted)
+    # In the last epoch every datum has the noise that was chosen for it.
+    assert torch.equal(imle.choice_.noise, drawn[2][imle.choice_.nearest])
+
+
 def test_nearest_rows_by_hand_in_any_blocks():
     pool = torch.tensor([[0.0], [2.0], [5.0]])
     queries = torch.tensor([[0.9], [1.1], [9.0], [-3.0]])
@@ -120,6 +155,10 @@ def test_bad_arguments_are_named():
     points, images = torch.zeros(9, 2), torch.zeros(9, 1, 8, 8)
     with pytest.raises(ValueError, match="likelihood must be 'gaussian' for vectors"):
         VAE().fit(points)
+    with pytest.raises(ValueError, match="halve_every must be a whole number >= 1, got 0"):
+        GLO(halve_every=0).fit(points)
+    with pytest.raises(ValueError, match="code_rate must be a finite number > 0, got 0"):
+        GLANN(code_rate=0).fit(points)
     for model in (IMLE(), FlowMatching()):
         with pytest.raises(ValueError, match="data must be vectors"):
             model.fit(images)
