@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,6 +22,9 @@ from aeot.networks.generators import MLPGenerator
 
 Losses = tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]
 
+_ROWS = "a penalised slope is per sample, and this makes the scores of a batch depend on each other"
+PER_SAMPLE = {"critic_batch_norm": _ROWS, "kernels": _ROWS}
+
 
 @dataclass(kw_only=True, eq=False)
 class GAN(Estimator):
@@ -38,15 +42,15 @@ class GAN(Estimator):
         architecture: "infogan" for images of sides divisible by 4, "maxout" or "mlp" for vectors;
             "auto" takes the first for images and the published choice of the class for vectors.
         hidden: Width of the hidden layers of "maxout" and "mlp"; None: 400 for the generator and
-            200 for the discriminator, and 512 for both.
-        critic_batch_norm: Normalise in the image discriminator.
+            200 for the discriminator, and 512 for both. Must be None for images.
+        critic_batch_norm: Normalise in the image discriminator; those for vectors never do.
         learning_rate: Of Adam, in both networks.
         betas: Of Adam.
         critic_steps: Discriminator steps, each on a fresh batch, before a generator step.
         simultaneous: Take both gradients at the same point and move both networks at once, as the
             2-D experiments do; otherwise the discriminator goes first.
         packing: Samples judged together (PacGAN).
-        kernels: Numbers appended by minibatch discrimination, 0 for none.
+        kernels: Numbers appended by minibatch discrimination, 0 for none; not with "mlp".
         spectral: Spectral normalisation of the discriminator.
 
     References:
@@ -74,10 +78,17 @@ class GAN(Estimator):
     spectral: bool = False
 
     _vectors: ClassVar[str] = "maxout"  # what "auto" means for vectors
+    # Arguments that a class cannot honour: they keep their default. name -> the reason
+    _fixed: ClassVar[dict[str, str]] = {}
 
     # Networks.
     def _check_arguments(self, data: Dataset) -> None:
         super()._check_arguments(data)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in self._fixed and value != field.default:
+                requirement = f"be {field.default!r} in {type(self).__name__}"
+                raise _check.fail(field.name, requirement, repr(value), self._fixed[field.name])
         _check.choice("loss", self.loss, losses.LOSSES)
         _check.choice("prior", self.prior, ("uniform", "normal"))
         _check.choice("architecture", self.architecture, ("auto", "infogan", "maxout", "mlp"))
@@ -88,27 +99,35 @@ class GAN(Estimator):
         _check.real("learning_rate", self.learning_rate, above=0)
         for name in ("critic_steps", "packing"):
             _check.integer(name, getattr(self, name))
-        _check.integer("kernels", self.kernels, minimum=0)
+        if self.hidden is not None:
+            _check.integer("hidden", self.hidden)
+            if images:
+                way_out = "the networks for images have one width"
+                raise _check.fail("hidden", "be None for images", self.hidden, way_out)
+        if _check.integer("kernels", self.kernels, minimum=0) and self._kind(data.shape) == "mlp":
+            way_out = "pass architecture='maxout'"
+            raise _check.fail("kernels", "be 0 with architecture 'mlp'", self.kernels, way_out)
         if self.simultaneous and self.critic_steps != 1:
             way_out = "pass simultaneous=False"
             raise _check.fail("critic_steps", "be 1 if simultaneous", self.critic_steps, way_out)
 
-    def _kind(self) -> str:
+    def _kind(self, shape: tuple[int, ...]) -> str:
         if self.architecture != "auto":
             return self.architecture
-        return "infogan" if len(self.shape_) == 3 else self._vectors
+        return "infogan" if len(shape) == 3 else self._vectors
 
     def _make_generator(self, width: int) -> nn.Module:
-        if self._kind() == "infogan":
+        kind = self._kind(self.shape_)
+        if kind == "infogan":
             return UpTrunk(self.shape_, width)
-        if self._kind() == "maxout":
+        if kind == "maxout":
             return MLPGenerator(width, self.shape_[0], hidden=self.hidden or 400)
         return MLPGenerator(
             width, self.shape_[0], hidden=self.hidden or 512, layers=3, batch_norm=False
         )
 
     def _make_critic(self, beside: int = 0) -> nn.Module:
-        kind, norm = self._kind(), self.critic_batch_norm
+        kind, norm = self._kind(self.shape_), self.critic_batch_norm
         if kind == "infogan":
             critic = ImageDiscriminator(
                 self.shape_, self.packing, batch_norm=norm, beside=beside, kernels=self.kernels
@@ -243,6 +262,8 @@ class LSGAN(GAN):
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
 
+    _fixed: ClassVar[dict[str, str]] = {"loss": "GAN takes other losses"}
+
 
 @dataclass(kw_only=True, eq=False)
 class DRAGAN(GAN):
@@ -259,6 +280,12 @@ class DRAGAN(GAN):
     critic_batch_norm: bool = False
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.5, 0.999)
+
+    _fixed: ClassVar[dict[str, str]] = PER_SAMPLE
+
+    def _check_arguments(self, data: Dataset) -> None:
+        super()._check_arguments(data)
+        _check.real("penalty", self.penalty, minimum=0)
 
     def _penalty(
         self, real: torch.Tensor, fake: torch.Tensor, stream: torch.Generator
@@ -278,7 +305,8 @@ class BEGAN(GAN):
     published measure of convergence, L(real) + |ratio L(real) - L(fake)|.
 
     Args:
-        ratio: Gamma: wanted error on samples over error on data; lower means less diversity.
+        ratio: Gamma, in (0, 1]: wanted error on samples over error on data; lower means less
+            diversity.
         rate: How fast the balance adapts.
 
     References:
@@ -291,11 +319,15 @@ class BEGAN(GAN):
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.5, 0.999)
 
+    _fixed: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("loss", "critic_batch_norm", "simultaneous", "packing", "kernels", "spectral"),
+        "its discriminator is an autoencoder with losses of its own, and moves first",
+    )
+
     def _check_arguments(self, data: Dataset) -> None:
         super()._check_arguments(data)
-        for name, bad in (("packing", self.packing != 1), ("kernels", self.kernels != 0)):
-            if bad:
-                raise _check.fail(name, "keep its default in BEGAN", getattr(self, name))
+        _check.real("ratio", self.ratio, above=0, maximum=1)
+        _check.real("rate", self.rate, above=0)
 
     def _make_critic(self, beside: int = 0) -> nn.Module:
         encoder, decoder = autoencoder_pair(self.shape_, self.latent_dim, width=self.hidden)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from aeot import _check
 from aeot._rng import generator
-from aeot.data.arrays import Dataset
 from aeot.gan import losses
 from aeot.gan.estimator import descend, noise
 from aeot.gan.generate import GAN
@@ -44,12 +42,10 @@ class ALI(GAN):
     betas: tuple[float, float] = (0.8, 0.999)
     simultaneous: bool = True
 
-    def _check_arguments(self, data: Dataset) -> None:
-        super()._check_arguments(data)
-        if not self.simultaneous:
-            raise _check.fail("simultaneous", "be True in ALI", "False")
-        if self.packing != 1:
-            raise _check.fail("packing", "be 1 in ALI", self.packing)
+    _fixed: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("loss", "simultaneous", "critic_steps", "packing"),
+        "it is the logistic game of single pairs, in which all networks move at once",
+    )
 
     def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         if len(self.shape_) == 3:

@@ -1,6 +1,8 @@
 """The GAN family as estimators: updates by hand, resume, divergence, storage."""
 
+import copy
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -127,9 +129,101 @@ def test_critic_steps_and_warm_up_are_counted(ring, monkeypatch):
 
 def test_clipped_critic_obeys_its_bound_up_to_one_step(ring):
     model = WGAN(**SMALL, clip=0.01, warm_up_steps=5).fit(ring, steps=3)
-    largest = max(float(p.abs().max()) for p in model.critic_.parameters())
+    largest = max(float(p.detach().abs().max()) for p in model.critic_.parameters())
     # RMSprop moves a weight by at most rate / sqrt(1 - 0.99) after clipping.
     assert largest <= 0.01 + 5e-5 * 10 + 1e-6
+
+
+def slopes(network):
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+
+
+def started(model, data):
+    """Fit no step, but leave networks and data as they are in the middle of training."""
+    model.fit(data, steps=0)
+    model._data = data
+    for module in model._modules.values():
+        module.train()
+    return model
+
+
+def steep(model):
+    """Give the networks of 2-D experiments larger weights: under the first ones slopes vanish."""
+    with torch.no_grad():
+        for module in model._modules.values():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator(0, "steep")) / 3)
+    return model
+
+
+FORMULAS = {  # name -> of the real and fake scores, the critic's and the generator's loss
+    "minimax": (
+        lambda r, f: -(torch.sigmoid(r).log().mean() + (1 - torch.sigmoid(f)).log().mean()),
+        lambda f: (1 - torch.sigmoid(f)).log().mean(),
+    ),
+    "non-saturating": (
+        lambda r, f: -(torch.sigmoid(r).log().mean() + (1 - torch.sigmoid(f)).log().mean()),
+        lambda f: -torch.sigmoid(f).log().mean(),
+    ),
+    "least-squares": (
+        lambda r, f: ((r - 1) ** 2).mean() / 2 + (f**2).mean() / 2,
+        lambda f: ((f - 1) ** 2).mean() / 2,
+    ),
+    "wasserstein": (lambda r, f: f.mean() - r.mean(), lambda f: -f.mean()),
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        *((GAN(loss=name, **SMALL), name) for name in FORMULAS),
+        (GAN(**SMALL), "non-saturating"),
+        (LSGAN(**SMALL), "least-squares"),
+        (WGAN(**SMALL), "wasserstein"),
+        (WGANGP(**SMALL, penalty=0.0), "wasserstein"),
+    ],
+)
+def test_each_game_is_that_of_its_formulas(model, name, ring):
+    model = steep(started(dataclasses.replace(model, critic_steps=1), ring))
+    rows, which = ring[:10], torch.arange(10)
+    critic, generator_ = copy.deepcopy(model.critic_), copy.deepcopy(model.generator_)
+    fake = generator_(model._latent(10, generator(0, "x")))
+    FORMULAS[name][0](critic(rows), critic(fake.detach())).backward()
+    record = model._critic_step(rows, generator(0, "x"), which)
+    torch.testing.assert_close(slopes(model.critic_), slopes(critic))
+    gap = (critic(rows).mean() - critic(fake).mean()).item()
+    assert record["score_gap"] == pytest.approx(gap, abs=1e-6)
+    critic = copy.deepcopy(model.critic_)  # it has moved
+    FORMULAS[name][1](critic(fake)).backward()
+    model._generator_step(generator(0, "x"))
+    torch.testing.assert_close(slopes(model.generator_), slopes(generator_))
+
+
+def test_dragan_penalises_the_slope_around_the_data(ring):
+    model = started(DRAGAN(**SMALL, penalty=7.0), ring)
+    model.critic_ = lambda x: x.square().sum(1) / 2  # its slope at x is x
+    real, fake = 3 + torch.rand(10, 2), torch.full((10, 2), 50.0)
+    penalty, facts = model._penalty(real, fake, generator(0, "x"))
+    stream = generator(0, "x")
+    noise, share = torch.rand(10, 2, generator=stream), torch.rand(10, 1, generator=stream)
+    lengths = (real + share * noise * real.std(correction=0) / 2).norm(dim=1)
+    assert penalty.item() == pytest.approx(7 * (lengths - 1).square().mean().item(), rel=1e-5)
+    assert facts["gradient_norm"] == pytest.approx(float(lengths.mean()), rel=1e-5)
+
+
+def test_dragan_descends_on_its_penalty(ring):
+    model = steep(started(DRAGAN(**SMALL, penalty=7.0), ring))
+    rows, stream = ring[:10], generator(0, "x")
+    critic, maker = copy.deepcopy(model.critic_), copy.deepcopy(model.generator_)
+    with torch.no_grad():
+        fake = maker(torch.rand(10, 2, generator=stream) * 2 - 1)
+    noise, share = torch.rand(10, 2, generator=stream), torch.rand(10, 1, generator=stream)
+    points = (rows + share * noise * rows.std(correction=0) / 2).requires_grad_()
+    (slope,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    penalty = 7 * (slope.norm(dim=1) - 1).square().mean()
+    (FORMULAS["non-saturating"][0](critic(rows), critic(fake)) + penalty).backward()
+    model._critic_step(rows, generator(0, "x"), torch.arange(10))
+    torch.testing.assert_close(slopes(model.critic_), slopes(critic), rtol=1e-4, atol=1e-6)
 
 
 def test_pack_members_are_normalised_apart(ring):
@@ -141,28 +235,56 @@ def test_pack_members_are_normalised_apart(ring):
     torch.testing.assert_close(packed, torch.cat(parts, dim=1))
 
 
-def test_ali_moves_encoder_and_generator_by_their_common_loss(ring):
-    start = ALI(**SMALL).fit(ring, steps=0)
-    end = ALI(**SMALL).fit(ring, steps=1)
-    for m in start._modules.values():
-        m.train()
-    rows = next(aeot.loader(ring, 10, seed=0))
-    stream = generator(0, "noise", 0)
-    latent = torch.randn(10, 2, generator=stream)
-    blur = torch.randn(10, 2, generator=stream)
-    fake = start.generator_(latent)
-    code = start.encoder_(torch.cat([rows, blur], 1))
-    good = start.critic_(torch.cat([rows, code], 1))
-    bad = start.critic_(torch.cat([fake, latent], 1))
-    soft = torch.nn.functional.softplus
-    parameters = [*start.generator_.parameters(), *start.encoder_.parameters()]
-    slopes = torch.autograd.grad((soft(good) + soft(-bad)).mean(), parameters)
-    moved = [*end.generator_.parameters(), *end.encoder_.parameters()]
-    for before, after, slope in zip(parameters, moved, slopes, strict=True):
-        # Adam's first step is the rate times the sign of the slope.
-        clear = slope.abs() > 1e-6
-        step = (before - after)[clear]
-        torch.testing.assert_close(step, 1e-4 * slope[clear].sign(), rtol=0.05, atol=1e-7)
+def test_ali_moves_both_sides_by_their_losses(ring):
+    model = steep(started(ALI(**SMALL), ring))
+    rows, stream = ring[:10], generator(0, "x")
+    maker, encoder, critic = (
+        copy.deepcopy(getattr(model, name)) for name in ("generator_", "encoder_", "critic_")
+    )
+    latent, blur = torch.randn(10, 2, generator=stream), torch.randn(10, 2, generator=stream)
+    good = torch.sigmoid(critic(torch.cat([rows, encoder(torch.cat([rows, blur], 1))], 1)))
+    bad = torch.sigmoid(critic(torch.cat([maker(latent), latent], 1)))
+    pair = [*maker.parameters(), *encoder.parameters()]
+    loss = -(1 - good).log().mean() - bad.log().mean()
+    torch.autograd.backward(loss, inputs=pair, retain_graph=True)
+    loss = -good.log().mean() - (1 - bad).log().mean()
+    torch.autograd.backward(loss, inputs=list(critic.parameters()))
+    before = weights(model)
+    model._both(rows, generator(0, "x"))
+    for mine, theirs in (
+        (model.generator_, maker),
+        (model.encoder_, encoder),
+        (model.critic_, critic),
+    ):
+        torch.testing.assert_close(slopes(mine), slopes(theirs), rtol=1e-4, atol=1e-6)
+        assert max(float(slope.abs().max()) for slope in slopes(theirs)) > 1e-3
+    for name, after in weights(model).items():
+        trained = name.endswith(("weight", "bias"))
+        assert not trained or not torch.equal(before[name], after), name
+
+
+def test_began_weighs_samples_by_its_balance_and_the_generator_lowers_their_error(ring):
+    model = started(BEGAN(**SMALL, ratio=0.6, rate=0.5), ring)
+    model.critic_.balance.fill_(0.3)
+    rows = ring[:10]
+    critic, maker = copy.deepcopy(model.critic_), copy.deepcopy(model.generator_)
+    fake = maker(torch.rand(10, 2, generator=generator(0, "x")) * 2 - 1)
+    good, bad = (critic(rows) - rows).abs().mean(), (critic(fake) - fake).abs().mean()
+    torch.autograd.backward(good - 0.3 * bad, inputs=list(critic.parameters()))
+    record = model._critic_step(rows, generator(0, "x"), torch.arange(10))
+    torch.testing.assert_close(slopes(model.critic_), slopes(critic))
+    good, bad = good.item(), bad.item()
+    # The errors are off balance here, so that the sign of their difference counts.
+    assert abs(0.6 * good - bad) > 0.05
+    assert record["convergence"] == pytest.approx(good + abs(0.6 * good - bad), rel=1e-5)
+    wanted = min(max(0.3 + 0.5 * (0.6 * good - bad), 0), 1)
+    assert 0 < wanted < 1
+    assert record["balance"] == pytest.approx(wanted, rel=1e-5)
+    critic = copy.deepcopy(model.critic_)  # it has moved
+    fake = maker(torch.rand(10, 2, generator=generator(0, "x")) * 2 - 1)
+    (critic(fake) - fake).abs().mean().backward()
+    model._generator_step(generator(0, "x"))
+    torch.testing.assert_close(slopes(model.generator_), slopes(maker))
 
 
 def test_began_balance_follows_its_equation(ring):
@@ -226,21 +348,62 @@ def test_sampling_inside_a_hook_changes_nothing(ring):
         (GAN(latent_dim=0), "latent_dim must be a whole number >= 1, got 0"),
         (GAN(loss="hinge"), "loss must be one of"),
         (GAN(architecture="infogan"), "architecture must fit the data"),
+        (GAN(hidden=0), "hidden must be a whole number >= 1, got 0"),
+        (GAN(kernels=3, architecture="mlp"), "kernels must be 0 with architecture 'mlp', got 3"),
         (GAN(simultaneous=True, critic_steps=2), "critic_steps must be 1"),
-        (WGANGP(simultaneous=True), "critic_steps must be 1 if simultaneous, got 5"),
         (WGANGP(penalty=-1.0), "penalty must be a finite number >= 0"),
-        (BEGAN(packing=2), "packing must keep its default"),
+        (DRAGAN(penalty=-1.0), "penalty must be a finite number >= 0"),
+        (ConditionalWGANGP(), "data must have labels"),
+        (BEGAN(ratio=0.0), "ratio must be a finite number > 0 and <= 1, got 0"),
+        (BEGAN(ratio=1.5), "ratio must be a finite number > 0 and <= 1, got 1.5"),
+        (BEGAN(rate=0.0), "rate must be a finite number > 0"),
         (WGANGP(grouped=True), "data must have labels"),
     ],
 )
 def test_bad_arguments_are_named_before_any_work(model, message):
     with pytest.raises(ValueError, match=message):
-        model.fit(torch.zeros(20, 2), steps=10**9)
+        model.fit(torch.zeros(20, 2), steps=1)
 
 
-def test_critic_with_penalty_refuses_batch_normalisation():
-    with pytest.raises(ValueError, match="critic_batch_norm must be False"):
-        WGANGP(critic_batch_norm=True).fit(torch.zeros(20, 1, 8, 8), steps=10**9)
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (LSGAN, {"loss": "minimax"}),
+        (DRAGAN, {"critic_batch_norm": True}),
+        (DRAGAN, {"kernels": 3}),
+        (BEGAN, {"simultaneous": True}),
+        (BEGAN, {"spectral": True}),
+        (BEGAN, {"loss": "wasserstein"}),
+        (BEGAN, {"critic_batch_norm": False}),
+        (BEGAN, {"packing": 2}),
+        (BEGAN, {"kernels": 3}),
+        (ALI, {"loss": "minimax"}),
+        (ALI, {"simultaneous": False}),
+        (ALI, {"packing": 2}),
+        (WGAN, {"simultaneous": True}),
+        (WGAN, {"loss": "minimax"}),
+        (WGAN, {"betas": (0.5, 0.9)}),
+        (WGAN, {"spectral": True}),
+        (WGANGP, {"simultaneous": True}),
+        (WGANGP, {"loss": "minimax"}),
+        (WGANGP, {"critic_batch_norm": True}),
+        (WGANGP, {"kernels": 3}),
+        (WGANGP, {"kernels": 3, "architecture": "maxout"}),
+        (ConditionalWGANGP, {"kernels": 3}),
+        (ConditionalWGANGP, {"grouped": True}),
+    ],
+)
+@pytest.mark.parametrize("shape", [(20, 2), (20, 1, 8, 8)])
+def test_what_a_class_cannot_honour_is_refused(kind, given, shape):
+    name, value = next(iter(given.items()))
+    message = f"^{name} must be .* in {kind.__name__}, got {re.escape(repr(value))}; "
+    with pytest.raises(ValueError, match=message):
+        kind(**given).fit(torch.zeros(shape), steps=1)
+
+
+def test_networks_for_images_have_one_width():
+    with pytest.raises(ValueError, match="hidden must be None for images, got 8"):
+        GAN(hidden=8).fit(torch.zeros(20, 1, 8, 8), steps=1)
 
 
 def test_unfitted_models_say_so(tmp_path):

@@ -1,0 +1,128 @@
+"""WGAN, WGAN-GP and its conditional form, each rule against numbers worked out by hand."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from aeot import GAN, WGAN, WGANGP, ConditionalWGANGP
+from aeot._rng import generator
+from aeot.data import tensors, toy
+
+SMALL = {"latent_dim": 2, "hidden": 8, "batch_size": 10}
+
+
+def started(model, data):
+    """Fit no step, but leave the data as they are in the middle of training."""
+    model.fit(data, steps=0)
+    model._data = data
+    return model
+
+
+def test_every_500th_round_is_long(monkeypatch):
+    steps = []
+
+    def critic_step(self, real, stream, rows):
+        steps.append(len(rows))
+        return {}
+
+    monkeypatch.setattr(WGAN, "_critic_step", critic_step)
+    monkeypatch.setattr(WGAN, "_generator_step", lambda self, stream: {"generator_loss": 0.0})
+    WGAN(**SMALL, critic_steps=3, warm_up_steps=7).fit(toy("ring", 100), steps=502)
+    # Rounds 0 to 24 and 500 are long, as in the authors' code.
+    assert len(steps) == 25 * 7 + 475 * 3 + 7 + 3
+
+
+def lengths(where):
+    """Of the points penalised between rows at (2, 0) and fakes at (0.5, 0): slopes of |x|^2 / 2."""
+    share = torch.rand((10, 1), generator=generator(0, "x"))[:, 0]
+    return {"real": torch.full((10,), 2.0), "fake": torch.full((10,), 0.5)}.get(
+        where, 0.5 + 1.5 * share
+    )
+
+
+@pytest.mark.parametrize("where", ["mixed", "real", "fake"])
+@pytest.mark.parametrize("one_sided", [False, True])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_penalty_is_taken_where_and_how_it_is_asked_for(where, one_sided, grouped):
+    options = {"where": where, "one_sided": one_sided, "grouped": grouped}
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    model = started(WGANGP(**SMALL, penalty=3.0, **options), tensors(torch.zeros(10, 2), labels))
+    model.critic_ = lambda x: x.square().sum(1) / 2
+    model._labels = labels
+    real, fake = torch.tensor([[2.0, 0.0]]).repeat(10, 1), torch.tensor([[0.5, 0.0]]).repeat(10, 1)
+    penalty, facts = model._penalty(real, fake, generator(0, "x"))
+    excess = lengths(where) - 1
+    squares = (excess.clamp(min=0) if one_sided else excess) ** 2
+    wanted = (squares[:8].mean() + squares[8:].mean()) / 2 if grouped else squares.mean()
+    assert penalty.item() == pytest.approx(3 * wanted.item(), abs=1e-5)
+    assert facts["gradient_norm"] == pytest.approx(lengths(where).mean().item(), rel=1e-5)
+    assert ("gradient_norm_1" in facts) == grouped
+
+
+@pytest.mark.parametrize("model", [GAN(**SMALL), WGANGP(**SMALL), ConditionalWGANGP(**SMALL)])
+def test_spectral_normalisation_holds_every_layer_at_one(model):
+    data = toy("ring", 100)
+    norms = {}
+    for spectral in (False, True):
+        fitted = dataclasses.replace(model, spectral=spectral).fit(data, steps=3)
+        layers = [m for m in fitted.critic_.modules() if isinstance(m, torch.nn.Linear)]
+        norms[spectral] = [torch.linalg.matrix_norm(m.weight.detach(), 2).item() for m in layers]
+    # A few power iterations leave the largest singular value a little above one.
+    assert norms[True] == pytest.approx([1.0] * len(norms[True]), rel=0.05)
+    assert max(abs(n - 1) for n in norms[False]) > 0.3
+
+
+def test_spectral_normalisation_reaches_convolutions():
+    images = torch.zeros(10, 1, 8, 8)
+    model = WGANGP(latent_dim=2, batch_size=5, spectral=True).fit(images, steps=0)
+    weight = model.critic_.trunk[0].weight.detach().flatten(1)
+    assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, rel=0.05)
+
+
+def test_segments_join_a_row_and_a_sample_of_the_same_label():
+    # Rows and samples of label k both lie at place k: segments of one label are points.
+    places = torch.randn(8, 2, generator=generator(0, "places"))
+    labels = torch.arange(10) % 8
+    model = started(ConditionalWGANGP(**SMALL), tensors(places[labels], labels=labels))
+    model.generator_ = lambda code: code[:, 2:] @ places  # the noise is before the label's code
+    model._latent = lambda n, stream: torch.zeros(n, 2)
+    seen = []
+    penalty_at = model._penalty_at
+    model._penalty_at = lambda points: seen.append(points) or penalty_at(points)
+    rows = torch.randperm(10, generator=generator(0, "rows"))
+    model._critic_step(model._data[rows], generator(0, "x"), rows)
+    torch.testing.assert_close(seen[0], places[labels[rows]])
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_penalty_in_the_label_is_its_mean_squared_slope(weight):
+    # f(x, y) = <w, x> + <v, y> + <x, A y>: slope w + A y in the sample, v + A' x in the label.
+    stream = generator(0, "critic")
+    w, v, a = (torch.randn(*s, generator=stream) for s in ((2,), (3,), (2, 3)))
+    labels = torch.tensor([0] * 6 + [1] * 2 + [2] * 2)
+    data = tensors(torch.randn(10, 2, generator=stream), labels=labels)
+    model = started(ConditionalWGANGP(**SMALL, penalty=5.0, condition_penalty=weight), data)
+    model.critic_ = lambda x, y: x @ w + y @ v + (x @ a * y).sum(1)
+    model._labels = labels
+    fake = torch.randn(10, 2, generator=stream)
+    penalty, facts = model._penalty(data[:], fake, generator(0, "x"))
+    share = torch.rand((10, 1), generator=generator(0, "x"))
+    points = fake + share * (data[:] - fake)
+    inside = 5 * ((w + a.T).norm(dim=1) - 1).square().mean()  # every label counts alike
+    across = (v + points @ a).square().sum(1)
+    assert penalty.item() == pytest.approx((inside + weight * across.mean()).item(), rel=1e-4)
+    assert ("condition_gradient_norm" in facts) == (weight > 0)
+    if weight:
+        wanted = across.sqrt().mean().item()
+        assert facts["condition_gradient_norm"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_penalty_in_the_label_flattens_the_critic_over_labels():
+    data = toy("ring", 500)
+    settings = {"latent_dim": 2, "hidden": 16, "batch_size": 50, "learning_rate": 1e-2}
+    last = {}
+    for weight in (1e-9, 10.0):
+        model = ConditionalWGANGP(**settings, condition_penalty=weight).fit(data, steps=20)
+        last[weight] = model.history_[-1]["condition_gradient_norm"]
+    assert last[10.0] < 0.5 * last[1e-9]
