@@ -1,0 +1,67 @@
+"""Cooperation instead of competition: the next generator in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from aeot import _check
+from aeot.measures import Measure, Sampler
+from aeot.transport.solution import Solution
+from aeot.transport.solve import solve_semidiscrete
+
+Generator = Callable[[torch.Tensor], torch.Tensor]
+
+
+def cooperative_update(
+    generator: Generator,
+    latent: Measure,
+    data: Any,  # noqa: ANN401 - array-like
+    *,
+    tol: float = 0.05,
+    seed: int = 0,
+) -> tuple[Generator, Solution]:
+    """Return grad u ∘ g: the generator carried onto the data by one solved transport problem.
+
+    phi is the potential of the cost |x - y|^2 / 2 between what the generator makes of `latent` and
+    the data, and u(x) = |x|^2 / 2 - phi(x), so that (id - grad phi) ∘ g = grad u ∘ g. A WGAN
+    critic is the potential of another cost, |x - y|, and cannot take the place of phi.
+
+    Every value of the new generator is one of `data`, each as often as the others up to `tol`; the
+    solution's ``map().extend`` gives new points instead.
+
+    Args:
+        generator: g, from latent points (m, k) to data space (m, d); a network should be in
+            evaluation mode, for its samples must not depend on each other.
+        latent: Where its latent points come from.
+        data: (n, d).
+        tol: As for `solve_semidiscrete`.
+        seed: Of all samples drawn.
+
+    Returns:
+        The new generator, and the solution that it composes with the old one.
+
+    Raises:
+        ValueError: If the generator's values and the data differ in dimension.
+
+    References:
+        N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
+        eq. 16 and 33.
+
+    Example:
+        >>> import aeot, torch
+        >>> data = torch.tensor([[0.0, 0.5], [1.0, 0.5]])
+        >>> update, _ = cooperative_update(lambda z: z / 2, aeot.UniformBox(dim=2), data)
+        >>> update(torch.tensor([[0.1, 0.9], [0.9, 0.9]]))  # of [0, 1/2]^2 each gets a half
+        tensor([[0.0000, 0.5000],
+                [1.0000, 0.5000]])
+    """
+    data = _check.points("data", data)
+    source = Sampler(
+        lambda n, stream: generator(latent.sample(n, generator=stream)), dim=data.shape[1]
+    )
+    solution = solve_semidiscrete(source, data, tol=tol, seed=seed)
+    brenier = solution.map()
+    return lambda z: brenier(generator(z)), solution
