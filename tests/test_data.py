@@ -395,9 +395,40 @@ def test_toys_have_the_published_moments(name, scaling, modes, reach, std):
 
 
 def test_toys_are_balanced_only_when_asked_and_repeat_with_the_seed():
-    assert len(set(toy("ring", 1000, balanced=False).labels.bincount().tolist())) > 1
-    assert torch.equal(toy("grid", 100, seed=3).values, toy("grid", 100, seed=3).values)
-    assert not torch.equal(toy("grid", 100, seed=3).values, toy("grid", 100, seed=4).values)
+    for name in ("ring", "lines"):
+        assert len(set(toy(name, 1000, balanced=False).labels.bincount().tolist())) > 1
+    for name in ("grid", "islands"):
+        assert torch.equal(toy(name, 100, seed=3).values, toy(name, 100, seed=3).values)
+        assert not torch.equal(toy(name, 100, seed=3).values, toy(name, 100, seed=4).values)
+
+
+@pytest.mark.parametrize(
+    ("name", "middle", "sides", "variance"),
+    [("lines", 1.0, (0.0, 2.0), 2 / 3), ("islands", 1.5, (1.0, 1.0), 29 / 24)],
+)
+@pytest.mark.parametrize("scaling", ["raw", "wgan-gp"])
+def test_lines_and_islands_fill_their_supports_evenly(name, middle, sides, variance, scaling):
+    data = toy(name, 20_000, scaling=scaling, seed=1)
+    scale = 1.0 if scaling == "raw" else variance**-0.5
+    assert data.info["scale"] == pytest.approx(scale)
+    assert data.labels.bincount().tolist() == [10_000, 10_000]
+    assert data.classes == ("left", "right")
+    values = data.values.double() / scale
+    for label, sign in ((0, -1), (1, 1)):
+        part = values[data.labels == label].numpy()
+        centre, half = np.array([sign * middle, 0.0]), np.array(sides) / 2
+        np.testing.assert_allclose(data.info["low"][label] / scale, centre - half)
+        np.testing.assert_allclose(data.info["high"][label] / scale, centre + half)
+        # 10 000 uniform points leave at most a thousandth of a side free, and never leave it.
+        np.testing.assert_allclose(part.min(0), centre - half, atol=2e-3)
+        np.testing.assert_allclose(part.max(0), centre + half, atol=2e-3)
+        assert (np.abs(part - centre) <= half + 1e-6).all()
+        # Uniform: the variance of an axis is side^2 / 12.
+        np.testing.assert_allclose(part.var(0), np.array(sides) ** 2 / 12, rtol=0.03, atol=1e-12)
+        if all(sides):
+            assert abs(np.corrcoef(part.T)[0, 1]) < 0.04  # four standard errors
+    if scaling == "wgan-gp":
+        assert float(data.values.var(0).mean()) == pytest.approx(1, rel=0.02)
 
 
 def test_the_roll_has_scikit_learns_shape():

@@ -1,4 +1,4 @@
-"""Two-dimensional sets with known modes, in the two scalings under which numbers are published."""
+"""Two-dimensional sets with known modes or supports, in the scalings of published numbers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ _SPREAD = {  # name -> scaling -> (distance of the modes, standard deviation, di
     "grid": {"raw": (2.0, 0.05, 1.0), "wgan-gp": (2.0, 0.05, 2.828)},
     "ring": {"raw": (1.0, 0.01, 1.0), "wgan-gp": (2.0, 0.02, 1.414)},
 }
+_BOXES = {  # name -> (low, high) of the left part and of the right one, divisor for unit variance
+    "lines": (((-1.0, -1.0), (-1.0, 1.0)), ((1.0, -1.0), (1.0, 1.0)), math.sqrt(2 / 3)),
+    "islands": (((-2.0, -0.5), (-1.0, 0.5)), ((1.0, -0.5), (2.0, 0.5)), math.sqrt(29 / 24)),
+}
 
 
 def toy(
@@ -25,29 +29,36 @@ def toy(
     balanced: bool = True,
     seed: int = 0,
 ) -> Dataset:
-    """Draw one of the 2-D sets on which mode collapse is measured.
+    """Draw one of the 2-D sets on which mode collapse and saturation are measured.
 
     Args:
         name: "grid" (25 Gaussians at {-4, -2, 0, 2, 4}^2, standard deviation 0.05), "ring"
-            (8 Gaussians on a circle) or "swissroll".
+            (8 Gaussians on a circle), "swissroll", "lines" (uniform on the segments {-1} x [-1, 1]
+            and {1} x [-1, 1]) or "islands" (uniform on two unit squares, centred at (-1.5, 0) and
+            (1.5, 0): a gap of 2 between them).
         n: Number of points.
         scaling: "raw": the units of Lin et al. (ring: radius 1, standard deviation 0.01).
             "wgan-gp": those of Gulrajani et al.: the grid divided by 2.828, the ring of radius 2
-            and standard deviation 0.02 divided by 1.414, the roll divided by 7.5.
-        balanced: Give every mode the same number of points, up to one; else modes are drawn.
+            and standard deviation 0.02 divided by 1.414, the roll divided by 7.5. For grid and
+            ring that makes the variance of an axis 1; lines and islands are divided by
+            sqrt(2 / 3) and sqrt(29 / 24), which makes it 1 on the mean over the axes.
+        balanced: Give every mode, line or island the same number of points, up to one; else they
+            are drawn.
         seed: Of the points and their order.
 
     Returns:
         A data set of vectors (2,). ``labels`` are the modes; ``info`` holds ``modes`` (k, 2),
-        ``std`` per axis and ``scale``, the factor applied, all in the units of the points. The
-        roll has neither modes nor labels.
+        ``std`` per axis and ``scale``, the factor applied, all in the units of the points. Lines
+        and islands have ``low`` and ``high`` (2, 2) in place of modes: the corners of their two
+        supports, left and right. The roll has neither modes nor labels.
 
     Raises:
         ValueError: For an unknown name or scaling.
 
     References:
         Lin, Khetan, Fanti, Oh, PacGAN, 2018, section 4. Gulrajani, Ahmed, Arjovsky, Dumoulin,
-        Courville, Improved training of Wasserstein GANs, 2017, section 5.
+        Courville, Improved training of Wasserstein GANs, 2017, section 5. Arjovsky, Chintala,
+        Bottou, Wasserstein GAN, 2017, example 1, for the lines.
 
     Example:
         >>> data = toy("grid", 50)
@@ -56,11 +67,13 @@ def toy(
         >>> data.info["modes"].shape, data.info["std"], data.info["scale"]
         (torch.Size([25, 2]), 0.05, 1.0)
     """
-    _check.choice("name", name, [*_SPREAD, "swissroll"])
+    _check.choice("name", name, [*_SPREAD, "swissroll", *_BOXES])
     _check.choice("scaling", scaling, ["raw", "wgan-gp"])
     n, seed = _check.integer("n", n), _check.integer("seed", seed, minimum=0)
     if name == "swissroll":
         return _roll(n, scaling, seed)
+    if name in _BOXES:
+        return _boxes(name, n, scaling, balanced, seed)
     distance, std, divisor = _SPREAD[name][scaling]
     if name == "grid":
         axis = torch.arange(-2, 3, dtype=torch.float64) * distance
@@ -70,15 +83,31 @@ def toy(
         modes = distance * torch.stack([angles.cos(), angles.sin()], dim=1)
     draw = generator(seed, "toy", name)
     k = len(modes)
-    if balanced:
-        labels = (torch.arange(n) % k)[torch.randperm(n, generator=draw)]
-    else:
-        labels = torch.randint(k, (n,), generator=draw)
+    labels = _labels(n, k, balanced, draw)
     noise = torch.randn(n, 2, generator=draw, dtype=torch.float64)
     points = (modes[labels] + std * noise) / divisor
     info = {"modes": modes / divisor, "std": std / divisor, "scale": 1 / divisor}
     classes = tuple(f"mode {i}" for i in range(k))
     return Dataset(points.float(), f"{name} ({scaling})", labels, classes, info)
+
+
+def _labels(n: int, k: int, balanced: bool, draw: torch.Generator) -> torch.Tensor:
+    if balanced:
+        return (torch.arange(n) % k)[torch.randperm(n, generator=draw)]
+    return torch.randint(k, (n,), generator=draw)
+
+
+def _boxes(name: str, n: int, scaling: str, balanced: bool, seed: int) -> Dataset:
+    *corners, divisor = _BOXES[name]
+    divisor = divisor if scaling == "wgan-gp" else 1.0
+    low, high = torch.tensor(corners, dtype=torch.float64).unbind(1)  # each (2, 2)
+    low, high = low / divisor, high / divisor
+    draw = generator(seed, "toy", name)
+    labels = _labels(n, 2, balanced, draw)
+    share = torch.rand(n, 2, generator=draw, dtype=torch.float64)
+    points = torch.lerp(low[labels], high[labels], share)
+    info = {"low": low, "high": high, "scale": 1 / divisor}
+    return Dataset(points.float(), f"{name} ({scaling})", labels, ("left", "right"), info)
 
 
 def _roll(n: int, scaling: str, seed: int) -> Dataset:
