@@ -322,10 +322,7 @@ class Network:
         The gradient in x is linear in each layer's weights while the units keep their pieces: its
         derivative is one more pass forward, along the slopes wanted, through the same pieces.
         """
-        _, memory = self.forward(x, call="penalty")
-        ones = np.ones((len(x), 1), np.float32)
-        slope, before = self.backward(memory, ones, parameters=False)
-        norms = np.sqrt((slope**2).sum(1) + 1e-12)
+        norms, slope, memory, before = self._slopes(x)
         along = slope * (2 * weight / len(x) * (norms - 1) / norms)[:, None]
         for (at, _, out, extra), (_, pre) in zip(memory, before[::-1], strict=True):
             self.slopes[at] += along.T @ pre
@@ -337,6 +334,16 @@ class Network:
                 _relu_gate(raw, out)
                 along = raw
         return norms
+
+    def slopes_at(self, x):
+        """Norms (r,) of the slope in the input at rows x."""
+        return self._slopes(x)[0]
+
+    def _slopes(self, x):
+        _, memory = self.forward(x, call="penalty")
+        ones = np.ones((len(x), 1), np.float32)
+        slope, before = self.backward(memory, ones, parameters=False)
+        return np.sqrt((slope**2).sum(1) + 1e-12), slope, memory, before
 
     def adam(self, rate, beta1, beta2):
         self.steps += 1

@@ -71,7 +71,6 @@ def merge(old, new):
     return merged
 
 
-# Lines of the table
 def summary(values):
     """Mean and standard error of a few trials."""
     values = np.array([v for v in values if v is not None and math.isfinite(v)])
@@ -144,9 +143,7 @@ def contradictions(line, known):
 
 
 def cell(value, error, digits):
-    if value is None:
-        return "-"
-    shown = f"{value:.{digits}f}"
+    shown = "-" if value is None else f"{value:.{digits}f}"
     return shown if error is None else f"{shown} ± {error:.{digits}f}"
 
 
@@ -187,12 +184,13 @@ def markdown(tables, published, why, failures, timing):
         "Seconds are of one thread: the fastest epoch times 400, or the fastest AE-OT run.",
     ]
     if timing:
-        lines.append(
-            "Seeds run side by side as processes: an epoch of the GAN took {epoch_alone:.1f} processor "
-            "seconds\nalone and {epoch_beside_another:.1f} beside another one (load average "
-            "{load_average:.1f}), and a layer's product for three\nseeds {product_batched_us:.0f} µs "
-            "as one batch and {product_one_by_one_us:.0f} µs one by one.".format(**timing)
+        told = (
+            "Seeds run side by side as processes: an epoch of the GAN took {epoch_alone:.1f}",
+            "processor seconds alone, {epoch_beside_another:.1f} beside another one (load average",
+            "{load_average:.1f}); a layer's product for three seeds {product_batched_us:.0f} µs",
+            "as one batch, {product_one_by_one_us:.0f} µs one by one.",
         )
+        lines += [line.format(**timing) for line in told]
     lines += [
         "",
         "WGAN and WGAN-GP are hybrids: networks, batches of "
@@ -251,7 +249,6 @@ def markdown(tables, published, why, failures, timing):
     return "\n".join(lines)
 
 
-# Writing
 def rounded(value):
     """Five digits of every float, for the file."""
     if isinstance(value, dict):
@@ -296,7 +293,6 @@ def report(folder, output, facts, rows, why):
     fresh_records, fresh_failures, fresh_samples = collect(folder)
     trained = {k: r for k, r in fresh_records.items() if r.get("epochs", 1)}
     records = merge(records, trained)
-    # A run that goes on past its failure has none; the folder knows.
     failures = {k: e for k, e in failures.items() if k not in fresh_records} | fresh_failures
     samples = chosen(records, samples | fresh_samples, rows)
     order = [(g, r) for g in LIMITS for r in rows]
@@ -325,7 +321,8 @@ def report(folder, output, facts, rows, why):
         if "history" in records[key]:
             histories.setdefault(key[:2], []).append(records[key]["history"])
     for group in LIMITS:
-        panels = [(row, *last_of(samples, group, row)) for row in rows if has(samples, group, row)]
+        shown = [row for row in rows if any(k[:2] == (group, row) for k in samples)]
+        panels = [(row, *last_of(samples, group, row)) for row in shown]
         if panels:
             draw(group, panels, output.with_name(f"{output.stem}_{group}.png"))
     trajectory(samples, histories, output.with_name(f"{output.stem}_trajectory.png"))
@@ -343,11 +340,6 @@ def chosen(records, samples, rows):
             whole = group == "grid" and row in ("GAN", "PacGAN4")
             kept |= {k: samples[k] for k in mine if k == lead or (whole and k[2] == lead[2])}
     return kept
-
-
-# Figures
-def has(samples, group, row):
-    return any(k[:2] == (group, row) for k in samples)
 
 
 def last_of(samples, group, row):
@@ -373,7 +365,7 @@ def draw(group, panels, path):
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, (row, epoch, points) in zip(axes, panels, strict=False):
-        scatter(axis, points, LIMITS[group], f"{row}\nepoch {epoch}" if epoch else f"{row}\n")
+        scatter(axis, points, LIMITS[group], f"{row}\nepoch {epoch}" if epoch else row)
     figure.savefig(path, dpi=110)
 
 
@@ -385,13 +377,11 @@ def trajectory(samples, histories, path):
         return
     picked = np.unique(np.linspace(0, len(stops) - 1, min(5, len(stops))).round().astype(int))
     panels = [(f"GAN, epoch {stops[i][3]}", samples[stops[i]]) for i in picked]
-    if has(samples, "grid", "AE-OT exact linear"):
-        panels.append(("AE-OT exact linear", last_of(samples, "grid", "AE-OT exact linear")[1]))
+    panels += [(k[1], samples[k]) for k in samples if k[:2] == ("grid", "AE-OT exact linear")]
     figure = Figure(figsize=(2.2 * max(len(panels), 4), 5.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(2.4, 3.2))
-    for axis, (title, points) in zip(
-        np.atleast_1d(top.subplots(1, len(panels))), panels, strict=True
-    ):
+    axes = np.atleast_1d(top.subplots(1, len(panels)))
+    for axis, (title, points) in zip(axes, panels, strict=True):
         scatter(axis, points, LIMITS["grid"], title)
     modes, quality = bottom.subplots(1, 2)
     for number, (row, runs) in enumerate(histories.items()):
