@@ -46,5 +46,5 @@ def test_every_datum_is_made_equally_often():
 
 
 def test_dimensions_must_agree():
-    with pytest.raises(ValueError, match="dim"):
+    with pytest.raises(ValueError, match="have 2 columns"):
         cooperative_update(lambda z: z[:, :1], aeot.UniformBox(dim=2), torch.eye(2))

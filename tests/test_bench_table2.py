@@ -1,0 +1,316 @@
+"""The 2-D benchmark's scripts: resuming, stopping, reporting; tiny networks' worth of training."""
+
+import importlib
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+bench = importlib.import_module("bench_table2")
+tables = importlib.import_module("table2_report")
+toys = importlib.import_module("bench_wgan_gp")
+planar = importlib.import_module("planar")
+TINY = 300  # three updates of a GAN, one of a critic
+
+
+def without_times(record):
+    history = [{k: v for k, v in h.items() if k != "seconds"} for h in record["history"]]
+    return json.dumps(record | {"seconds": None, "history": history})  # NaN equals itself
+
+
+def states(path):
+    with np.load(path) as stored:
+        return {key: stored[key] for key in stored if key != "record"}
+
+
+# Training
+@pytest.mark.parametrize("row", ["ALI", "MD", "PacGAN2", "WGAN", "WGAN-GP"])
+def test_a_killed_run_resumes_to_the_same_state(row, tmp_path, monkeypatch):
+    points = 256 * 5 if row.startswith("WGAN") else TINY
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    whole = bench.train("ring", row, 0, 3, tmp_path / "whole", points=points)
+    bench.train("ring", row, 0, 1, tmp_path / "parts", points=points)
+
+    def killed(game, where, **numbers):  # in the middle of an epoch, weights already moved
+        game.generator.theta += 1
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planar, "check_finite", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.train("ring", row, 0, 3, tmp_path / "parts", points=points)
+    parts = bench.train("ring", row, 0, 3, tmp_path / "parts", points=points)
+    assert without_times(parts) == without_times(whole)
+    first, second = (states(tmp_path / f / f"ring-{row}-0.npz") for f in ("whole", "parts"))
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    assert ("gradient_norm" in whole["history"][0]) == (row == "WGAN-GP")  # never made up
+
+
+@pytest.mark.parametrize("row", ["GAN", "MD", "WGAN-GP"])
+@pytest.mark.parametrize("part", ["generator", "critic"])
+def test_a_nan_stops_within_a_step_and_keeps_the_last_state(row, part, tmp_path, monkeypatch):
+    points = 256 * 10 if row == "WGAN-GP" else 1000
+    bench.work(("ring", row, 0), 1, tmp_path, time.time() + 60, points)
+    good = states(tmp_path / f"ring-{row}-0.npz")
+    turns, kind = [], type(bench.GAMES[row]())
+    name = "critic_step" if row == "WGAN-GP" else "step"
+    step = getattr(kind, name)
+
+    def poisoned(self, *rest):
+        turns.append(len(turns))
+        if len(turns) == 2:
+            # of the last piece of a maxout unit, which a maximum may never show
+            self.networks[part].values[0][0, -1] = np.nan
+        return step(self, *rest)
+
+    monkeypatch.setattr(kind, name, poisoned)
+    found = bench.work(("ring", row, 0), 2, tmp_path, time.time() + 60, points)
+    assert len(turns) == 2
+    assert f"{row}, epoch 2, step 2: " in found["error"]
+    # A NaN in one network may have reached the other within the step: either is named.
+    assert "weights of the" in found["error"] or "became nan" in found["error"]
+    kept = states(tmp_path / f"ring-{row}-0.npz")
+    assert all(np.array_equal(good[key], kept[key]) for key in good)
+    # Trained past it, the failure is forgotten.
+    assert (tmp_path / f"ring-{row}-0.failed.json").exists()
+    monkeypatch.setattr(kind, name, step)
+    assert bench.work(("ring", row, 0), 2, tmp_path, time.time() + 60, points)["epochs"] == 2
+    assert not (tmp_path / f"ring-{row}-0.failed.json").exists()
+
+
+class Counter:
+    """Counts what an epoch asks of a game."""
+
+    def __init__(self, game):
+        self.batch, self.packing, self.critic_steps = game.batch, game.packing, 5
+        self.networks, self.gap, self.norms = {}, 0.0, np.ones(1)
+        self.rows = self.updates = self.generator_updates = 0
+
+    def step(self, real, noise):
+        self.rows, self.updates = self.rows + len(real), self.updates + 1
+        return 0.0
+
+    def critic_step(self, real, noise, share):
+        self.step(real, noise)
+
+    def generator_step(self, noise):
+        self.generator_updates += 1
+
+
+@pytest.mark.parametrize(
+    ("row", "updates", "rows", "generator"),
+    [("GAN", 1000, 100_000, 0), ("PacGAN3", 1000, 300_000, 0), ("WGAN", 390, 390 * 256, 78)],
+)
+def test_what_an_epoch_is(row, updates, rows, generator):
+    counter = Counter(bench.GAMES[row]())
+    bench.epoch(counter, row, np.zeros((10, 2), np.float32), 0, 0)
+    assert (counter.updates, counter.rows) == (updates, rows)
+    assert counter.generator_updates == generator
+
+
+def test_no_row_and_seed_is_trained_twice_at_a_time():
+    plan = {("a", 0): [1, 2, 5], ("b", 0): [1, 2, 5], ("c", 0): [None]}
+    busy, seen = set(), []
+
+    def task(key, stage):
+        assert key not in busy
+        busy.add(key)
+        time.sleep(0.02 if key[0] == "a" else 0.002)
+        busy.remove(key)
+        seen.append((key, stage))
+        return {"error": "b stops here"} if (key[0], stage) == ("b", 2) else {"epochs": stage}
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(bench.in_rounds(lambda *at: pool.submit(task, *at), plan, 4))
+    a, b = (("a", 0), ("b", 0))
+    assert [s for k, s in seen if k == a] == [1, 2, 5]
+    assert [s for k, s in seen if k == b] == [1, 2]  # its failure stops nobody else
+    assert len(outcomes) == len(seen) == 6
+
+
+def test_what_another_process_trains_is_left_to_it(tmp_path):
+    key, later = ("ring", "GAN", 0), time.time() + 60
+    with bench.alone(tmp_path / "ring-GAN-0.lock") as mine:
+        assert mine
+        assert bench.work(key, 1, tmp_path, later, TINY) is None
+    assert bench.work(key, 1, tmp_path, later, TINY)["epochs"] == 1
+    assert bench.work(key, 1, tmp_path, time.time() - 1, TINY) is None
+
+
+# Reporting
+def store(folder, row, seed, epochs, quality=0.9, group="grid"):
+    folder.mkdir(exist_ok=True)
+    record = {"set": group, "row": row, "seed": seed, "epochs": epochs, "history": []}
+    for epoch in range(1, epochs + 1):
+        scores = {"modes": 10.0 + seed, "high_quality": quality, "reverse_kl": 0.5}
+        scores |= {"variance_ratio": 1.0, "seconds": 2.0, "epoch": epoch}
+        record["history"].append(scores)
+    samples = {f"samples{epochs}": np.full((5, 2), float(epochs), np.float32)} if epochs else {}
+    path = folder / f"{group}-{row}-{seed}.npz"
+    np.savez(path, record=np.array(json.dumps(record)), **samples)
+
+
+def write(folder, output, why=None):
+    facts = {"environment": {}, "published": bench.PUBLISHED}
+    tables.report(folder, output, facts, bench.ROWS, bench.WHY if why is None else why)
+    return json.loads(output.read_text()), output.with_suffix(".md").read_text()
+
+
+def test_every_horizon_has_a_line(tmp_path):
+    for seed, epochs in enumerate((400, 100, 100, 0)):
+        store(tmp_path / "s", "GAN", seed, epochs)
+    body, text = write(tmp_path / "s", tmp_path / "t.json")
+    short, long = body["tables"]["grid"]["GAN"]
+    assert (short["seeds"], short["epochs"]) == ([0, 1, 2], 100)
+    assert (long["seeds"], long["epochs"]) == ([0], 400)
+    assert short["values"]["modes"] == [10, 11, 12]
+    assert short["modes"] == 11
+    assert short["modes_se"] == pytest.approx(1 / 3**0.5, rel=1e-4)
+    assert "| GAN | 3 × 100 | 11.0 ± 0.6 |" in text
+    assert "| GAN | 1 × 400 | 10.0 |" in text
+    histories = [len(record["history"]["modes"]) for record in body["records"]]
+    assert histories == [400, 100, 100]
+    assert tables.horizons([57, 55, 60, 100]) == [55, 100]  # not a line for every straggler
+
+
+def test_what_was_written_is_kept(tmp_path):
+    store(tmp_path / "a", "GAN", 0, 5)
+    store(tmp_path / "a", "ALI", 0, 2)
+    first, _ = write(tmp_path / "a", tmp_path / "t.json")
+    again, text = write(tmp_path / "empty", tmp_path / "t.json")
+    assert again == first
+    assert "| GAN | 1 × 5 |" in text
+    store(tmp_path / "b", "GAN", 0, 3)  # shorter: the written one stays
+    store(tmp_path / "b", "ALI", 0, 4)  # longer: it is replaced
+    third, _ = write(tmp_path / "b", tmp_path / "t.json")
+    assert [(r["row"], r["epochs"]) for r in third["records"]] == [("GAN", 5), ("ALI", 4)]
+    assert third["records"][0] == first["records"][0]
+    with np.load(tmp_path / "t_samples.npz") as samples:
+        assert "grid|GAN|0|5" in samples
+        assert float(samples["grid|ALI|0|4"][0, 0]) == 4
+    for figure in ("t_grid", "t_trajectory"):
+        assert (tmp_path / f"{figure}.png").stat().st_size > 2000
+
+
+def test_a_contradiction_is_told_with_its_reason(tmp_path):
+    known = bench.PUBLISHED["grid"]["GAN"]
+    line = {"seeds": [0, 1], "epochs": 400, "modes": 17.3, "modes_se": 0.6}
+    line |= {"high_quality": 90.0, "high_quality_se": 1.0, "reverse_kl": 0.7, "reverse_kl_se": 0.0}
+    far = tables.contradictions(line, known)
+    assert far == {"high_quality": pytest.approx(4.8 / (1.0**2 + 0.7**2) ** 0.5)}
+    assert "quality 90.0 ± 1.0 against 94.8 ± 0.7" in tables.remark("GAN", line, known, {})
+    assert tables.remark("GAN", line, known, {"GAN": "Because {modes}."}).endswith("Because 17.3.")
+    short = line | {"epochs": 100}
+    assert tables.remark("GAN", short, known, {}).endswith("trained for 100 of 400 epochs.")
+    # One trial has the published deviation of a trial, 0.7 * sqrt(10) = 2.2: 4.8 is not far.
+    lone = line | {"seeds": [0], "modes_se": None, "high_quality_se": None, "reverse_kl_se": None}
+    assert tables.contradictions(lone, known) == {}
+    fine = line | {"high_quality": 94.0}
+    assert tables.remark("GAN", fine, known, bench.WHY) is None
+    store(tmp_path / "s", "GAN", 0, 2, quality=0.5)
+    assert "More than three" in write(tmp_path / "s", tmp_path / "t.json")[1]
+    sure = ((25.0, 0.0), (99.8, 0.2), (0.007, 0.002))
+    exact = line | {"modes": 25.0, "modes_se": 0.0, "high_quality": 99.8, "reverse_kl": 0.007}
+    assert tables.contradictions(exact, sure) == {}  # no error and no difference
+    assert "modes" in tables.contradictions(exact | {"modes": 24.9}, sure)
+
+
+def test_a_row_that_fails_leaves_the_others_and_the_report(tmp_path, monkeypatch):
+    output = tmp_path / "t.json"
+    arguments = ["bench", "--rows", "GAN", "AE-OT exact linear", "--sets", "ring", "--seeds", "1"]
+    arguments += ["--points", "100", "--epochs", "1", "--folder", str(tmp_path / "s")]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--output", str(output), "--minutes", "5"])
+    monkeypatch.setattr(bench, "ProcessPoolExecutor", lambda n, context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(planar.Game, "step", lambda self, real, noise: np.nan)
+    with pytest.raises(SystemExit) as stop:
+        bench.main()
+    assert stop.value.code == 1
+    body = json.loads(output.read_text())
+    error = "GAN, epoch 1, step 1: critic_loss became nan"
+    assert body["failures"] == [{"set": "ring", "row": "GAN", "seed": 0, "error": error}]
+    assert error in output.with_suffix(".md").read_text()
+    (line,) = body["tables"]["ring"]["AE-OT exact linear"]
+    assert line["converged"]
+    assert line["modes"] == 8
+    assert line["nearest_support"] > 0
+
+
+# WGAN-GP's toys
+def test_binned_distance_of_known_problems():
+    draw = np.random.default_rng(0)
+    points = draw.normal(size=(200_000, 2)) * 0.2
+    # A shift by t costs |t|, a stretch by 1 + s costs s E|x|: both maps are optimal.
+    assert toys.binned_distance(points, points + [0.3, -0.4], 0.05) == pytest.approx(0.5, rel=1e-3)
+    stretched = toys.binned_distance(points, 1.5 * points, 0.05)
+    assert stretched == pytest.approx(0.5 * np.linalg.norm(points, axis=1).mean(), rel=0.01)
+    assert toys.binned_distance(points, points[::-1], 0.05) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_distance_sees_a_small_shift_of_the_ring():
+    shift = np.array([0.03, 0.04])
+
+    def draw_samples(n, block):
+        data = toys.aeot.data.toy("ring", n, scaling="wgan-gp", seed=50 + block)
+        return data.values.numpy() + shift
+
+    found = toys.distance(draw_samples, "ring", 0, samples=20_000, blocks=2)
+    assert found["w"] == pytest.approx(0.05, rel=0.03)
+    assert found["w_se"] < 0.002
+    # The floor: modes drawn at random, so that masses are off by sqrt(p / n) each.
+    assert 0.001 < found["w_floor"] < 0.03
+
+
+def test_toy_runs_resume_and_stop_by_name(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    game, record = toys.train("swissroll", 2, whole, every=1)
+    toys.train("swissroll", 1, parts, every=1)
+    again, resumed = toys.train("swissroll", 2, parts, every=1)
+    np.testing.assert_array_equal(game.generator.theta, again.generator.theta)
+    drop = {"seconds"}
+    assert [{k: v for k, v in h.items() if k not in drop} for h in record["history"]] == [
+        {k: v for k, v in h.items() if k not in drop} for h in resumed["history"]
+    ]
+    facts = toys.verdict(game, "swissroll", 0, samples=2000, blocks=2)
+    assert facts["expected"] == pytest.approx(1 + facts["w"] / 0.2)
+    assert facts["w"] > 10 * facts["w_floor"] > 0  # an untrained generator is far away
+    text = toys.markdown([record | {"verdict": facts}, {"set": "ring", "steps": 0}])
+    assert f"| swissroll | 2 | {facts['w']:.4f} ± {facts['w_se']:.4f} |" in text
+
+    def poisoned(self, noise):
+        self.generator.theta[3] = np.nan
+
+    monkeypatch.setattr(planar.Wasserstein, "generator_step", poisoned)
+    found = toys.work("swissroll", 3, parts, time.time() + 60, samples=1000)
+    assert found["error"].startswith("swissroll, generator step 3: weights of the generator")
+    assert toys.load_state(parts / "wgan-gp-swissroll-0.npz", planar.Wasserstein(0.1))[0] == resumed
+
+
+def threads(_):
+    import threadpoolctl  # after the worker's own libraries
+
+    return [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+
+
+def test_workers_have_one_thread(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "")  # put back at the end, whatever is set
+    monkeypatch.delenv("OPENBLAS_CORETYPE")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+        monkeypatch.delenv(name)
+    bench.single_threaded()
+    with toys.multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.map(threads, [0])[0]
+    assert found
+    assert set(found) == {1}
