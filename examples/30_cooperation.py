@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 import aeot
+from aeot.gan.cooperation import cooperative_update
 from aeot.metrics import sliced_wasserstein
 
 OUT = Path(__file__).resolve().parents[1] / "out"
@@ -31,14 +32,6 @@ def gaussian_map(mean, covariance):
     return lambda x: mean + x @ root
 
 
-def cooperate(generator, dim, data, *, tol, seed=0):
-    """One update: solve transport from the generator's own samples to the data, compose."""
-    source = aeot.Sampler(lambda n, stream: generator(torch.randn(n, dim, generator=stream)), dim=2)
-    solution = aeot.solve_semidiscrete(source, data, tol=tol, seed=seed)
-    brenier = solution.map()
-    return lambda z: brenier(generator(z)), solution
-
-
 # %%
 def closed_form(quick):
     """The mean distance between one semi-discrete update and the closed form, as data grow."""
@@ -50,7 +43,8 @@ def closed_form(quick):
     for n in (32, 128) if quick else (32, 128, 512):
         stream = aeot.generator(1, n)
         data = mean + torch.randn(n, 2, generator=stream) @ factor.T
-        update, solution = cooperate(lambda z: z, 2, data, tol=0.1 if quick else 0.05)
+        latent, tol = aeot.Gaussian(dim=2), 0.1 if quick else 0.05
+        update, solution = cooperative_update(lambda z: z, latent, data, tol=tol)
         z = torch.randn(4000, 2, generator=aeot.generator(2))
         gap = float((update(z) - exact(z)).norm(dim=1).mean())
         lines.append((n, gap))
@@ -61,7 +55,7 @@ def closed_form(quick):
 # %%
 def main(quick=False):
     lines = closed_form(quick)
-    n = 200
+    n = 200  # also in the figure's title
     ring = aeot.data.toy("ring", n, scaling="wgan-gp", seed=1)
     held_out = aeot.data.toy("ring", 4000, scaling="wgan-gp", seed=2).values
 
@@ -72,23 +66,27 @@ def main(quick=False):
     network = wgan.generator_
     with torch.no_grad():
         before = network(z)
-        begun = time.perf_counter()
-        update, solution = cooperate(network, 2, ring.values, tol=0.1 if quick else 0.05)
+        begun = time.process_time()
+        tol = 0.1 if quick else 0.05
+        update, solution = cooperative_update(network, aeot.Gaussian(dim=2), ring.values, tol=tol)
         after = update(z)
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
     ours = sliced_wasserstein(after, held_out)
     start = sliced_wasserstein(before, held_out)
     print(f"one cooperative update: {start:.3f} -> {ours:.3f} in {seconds:.1f} s")
     print(solution.message)
 
-    # The same generator in WGAN-GP's alternation.
-    curve = [(0, 0.0, start)]
-    begun = time.perf_counter()
+    # The same generator in WGAN-GP's alternation; what looking at it costs is not counted.
+    curve, looking = [(0, 0.0, start)], 0.0
+    begun = time.process_time()
 
     def watch(step, record):
+        nonlocal looking
         if step % (10 if quick else 50) == 0:
-            spent = time.perf_counter() - begun
-            curve.append((step, spent, sliced_wasserstein(wgan.sample(4000), held_out)))
+            now = time.process_time()
+            distance = sliced_wasserstein(wgan.sample(4000), held_out)
+            curve.append((step, now - begun - looking, distance))
+            looking += time.process_time() - now
 
     wgan = aeot.WGANGP(**settings)
     wgan.fit(ring, steps=30 if quick else 2000, on_step=watch)
@@ -122,17 +120,19 @@ def draw(curve, ours, seconds, level, data, before, after, alternated, lines):
     steps, times, values = zip(*curve, strict=True)
     for axis, along, label, at in (
         (left, steps, "generator steps", 1),
-        (middle, times, "seconds", seconds),
+        (middle, times, "processor seconds", seconds),
     ):
         axis.plot(along, values, color="#c1440e", label="WGAN-GP, alternating")
         axis.plot(at, ours, "o", color="#1f5fa8", label="one cooperative update")
         axis.axhline(level, color="gray", lw=0.8, ls=":", label="the training data themselves")
         axis.set(xlabel=label, ylabel="sliced W2 to held-out data", yscale="log")
     left.legend(fontsize=8)
+    left.set_title("200 data, networks of 64 units, batches of 256", fontsize=10)
     right.loglog(*zip(*lines, strict=True), "o-", color="#1f5fa8")
     right.set(xlabel="data", ylabel="mean distance to the exact map")
     right.minorticks_off()
     right.set_xticks([n for n, _ in lines], [str(n) for n, _ in lines])
+    right.set_yticks([gap for _, gap in lines], [f"{gap:.2f}" for _, gap in lines])
     right.set_title("Gaussian to Gaussian, one update", fontsize=10)
     OUT.mkdir(exist_ok=True)
     path = OUT / "30_cooperation.png"
