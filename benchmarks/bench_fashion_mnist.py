@@ -27,6 +27,7 @@ from aeot._environment import environment
 from aeot.comparison import Comparison, merge
 from aeot.features import Classifier, Pixels
 from aeot.plotting import comparison as pictures
+from aeot.plotting.images import image_grid
 from aeot.report import write_page
 from aeot.rows import resolve_precision
 
@@ -134,6 +135,8 @@ def main():
         for name in ("table.json", "table.md", "precision_recall.png", "prd.png", "samples.png"):
             end = name.replace("table.", "table3.")
             shutil.copy(out / name, results / f"fashion_mnist_{end}")
+        shown = found.shown["AE-OT"].float() / 127.5 - 1
+        image_grid(shown, path=results.parents[1] / "docs" / "images" / "fashion_mnist.png")
     print("\n".join(text))
 
 
