@@ -117,7 +117,7 @@ def test_the_summary_agrees_with_the_model(finished, blobs):
     assert summary["held_out_rows"] == 6
     assert summary["merged"]["images"] + summary["targets"] == summary["rows"]
     # The errors are means over two disjoint parts of the data, in [0, 1] units.
-    error = float((model.decode(model.encode(pixels)) - pixels).square().mean()) / 4
+    error = float((model.autoencoder_.decode(model.encode(pixels)) - pixels).square().mean()) / 4
     losses = summary["reconstruction"]
     both = summary["rows"] * losses["train"] + summary["held_out_rows"] * losses["held_out"]
     assert error == pytest.approx(both / 62, rel=1e-4)
