@@ -6,7 +6,6 @@ import inspect
 import os
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from typing import Any
 import torch
 from sklearn.exceptions import NotFittedError
 
-from aeot import _check, _io
+from aeot import _check, _io, model_files
 from aeot._rng import generator
 from aeot.autoencoder import Autoencoder
 from aeot.data import Dataset, distinct, tensors
 from aeot.measures import UniformBox
 from aeot.sharpening import sharpen, spectral_gain
 from aeot.transport import singular
-from aeot.transport.brenier import METHODS, BrenierMap, Draw
+from aeot.transport.brenier import METHODS, Draw
 from aeot.transport.solve import solve_semidiscrete
 
 
@@ -329,25 +328,7 @@ class AEOT:
             ValueError: If `path` cannot be written or holds something else.
         """
         self._check_fitted("brenier_")
-        stored, autoencoder = self.autoencoder_.state()
-        brenier, brenier_shape = _io.pack(dict(self.brenier_.state_dict()))
-        cut, cut_shape = _io.pack(_io.take_apart(self.singular_, leave_out=BrenierMap))
-        stored = {f"autoencoder.{name}": tensor for name, tensor in stored.items()}
-        stored |= {f"brenier.{name}": tensor for name, tensor in brenier.items()}
-        stored |= {f"singular.{name}": tensor for name, tensor in cut.items()}
-        if self.gain_ is not None:
-            stored["gain"] = self.gain_
-        config = {
-            "arguments": self.arguments(),
-            "autoencoder": autoencoder,
-            "brenier": brenier_shape,
-            "singular": cut_shape,
-            "certificate": self.certificate_,
-            "merged": self.merged_,
-            "history": {"transport": self.history_["transport"]},
-            "seconds": self.seconds_,
-        }
-        _io.save(path, stored, config, kind="AEOT")
+        model_files.save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, device: str | None = None) -> AEOT:
@@ -360,25 +341,7 @@ class AEOT:
         Raises:
             ValueError: If there is none, or a byte of it changed.
         """
-        stored, config = _io.load(path, kind="AEOT")
-        self = cls(**config["arguments"] | {"device": device})
-        self.gain_ = stored.pop("gain", None)
-        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, tensor in stored.items():
-            part, rest = name.split(".", 1)
-            parts[part][rest] = tensor
-        self.autoencoder_ = Autoencoder.from_state(
-            parts["autoencoder"], config["autoencoder"], device=device
-        )
-        buffers = _io.unpack(parts["brenier"], config["brenier"])
-        self.brenier_ = BrenierMap(UniformBox(dim=self.latent_dim), **buffers)
-        self.brenier_.to(self.autoencoder_.compute_device)
-        plain = _io.unpack(parts["singular"], config["singular"])
-        self.singular_ = _io.put_together(plain, vars(singular), brenier=self.brenier_)
-        self.certificate_, self.merged_ = config["certificate"], config["merged"]
-        self.history_ = {"autoencoder": self.autoencoder_.history_, **config["history"]}
-        self.seconds_ = config["seconds"]
-        return self
+        return model_files.load(cls, path, device)
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments, as stored."""

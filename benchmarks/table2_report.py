@@ -366,7 +366,7 @@ def draw(group, panels, path):
         axis.set_axis_off()
     for axis, (row, epoch, points) in zip(axes, panels, strict=False):
         scatter(axis, points, LIMITS[group], f"{row}\nepoch {epoch}" if epoch else row)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def trajectory(samples, histories, path):
@@ -396,4 +396,4 @@ def trajectory(samples, histories, path):
         axis.axhline(ours, color="gray", lw=0.8, ls=":")
         axis.set(xlabel="epoch", ylabel=label, xscale="log")
     modes.legend(fontsize=7, ncols=2)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")

@@ -52,6 +52,7 @@ LAYERS = [
         ["gan.generate", "gan.likelihood"],
         ["rows", "sharpening"],
         ["autoencoder"],
+        ["model_files"],
         ["gan.*", "model", "translation", "features", "diagnostics.*"],
     ],
     [
