@@ -59,8 +59,9 @@ def train(
     seconds: float | None = None,
     images_seen: int | None = None,
     reserve: float = 0.3,
+    processor: bool = False,
 ) -> dict[str, Any]:
-    """Fit a model within a budget of wall-clock seconds or of training images.
+    """Fit a model within a budget of seconds or of training images.
 
     A model whose steps do not depend on how many will follow is simply stopped in time. Others
     lower their learning rate along the way or have two phases: for them a budget in seconds must
@@ -72,9 +73,11 @@ def train(
     Args:
         model: An estimator whose ``fit`` takes ``steps`` and ``on_step``.
         data: What it is fitted to.
-        seconds: Wall-clock seconds; one of the two must be given.
+        seconds: Seconds of wall clock; one of the two must be given.
         images_seen: Number of images.
         reserve: Share of the seconds kept for ``fit_transport``, of models that have one.
+        processor: Count seconds of the processor, of all threads together, instead: what else
+            runs on the machine then takes nothing away.
 
     Returns:
         ``budget``, ``train_seconds`` (all that was spent, whatever the budget), ``cpu_seconds``,
@@ -91,6 +94,7 @@ def train(
     if "on_step" not in known or "steps" not in known:
         got = f"{type(model).__name__}.fit({', '.join(known)})"
         raise _check.fail("model", "have fit(data, steps=, on_step=)", got)
+    clock = time.process_time if processor else time.perf_counter
     two_parts = hasattr(model, "fit_transport")
     per_step = model.batch_size * getattr(model, "_multiple", 1)
     peak, begun, cpu = Peak(data.values.device), time.perf_counter(), time.process_time()
@@ -98,19 +102,19 @@ def train(
         steps = max(1, _check.integer("images_seen", images_seen) // per_step)
         budget, limit = f"{images_seen} images", math.inf
     else:
-        budget = f"{_check.real('seconds', seconds, above=0):g} s"
-        limit = begun + seconds * (1 - _check.real("reserve", reserve, minimum=0) * two_parts)
+        budget = f"{_check.real('seconds', seconds, above=0):g} {'processor ' * processor}s"
+        limit = clock() + seconds * (1 - _check.real("reserve", reserve, minimum=0) * two_parts)
         if getattr(model, "_open_ended", False):
             steps = 10**9
         else:
-            pace = _pace(fit, data, max(0.03 * seconds, 0.1))
-            steps = max(2, int((limit - time.perf_counter()) / pace))
+            pace = _pace(fit, data, max(0.03 * seconds, 0.1), clock)
+            steps = max(2, int((limit - clock()) / pace))
     done = 0
 
     def spent(step: int, record: dict[str, float]) -> bool:  # noqa: ARG001
         nonlocal done
         done += 1
-        return time.perf_counter() >= limit
+        return clock() >= limit
 
     fit(data, steps=steps, on_step=spent)
     if two_parts:
@@ -125,12 +129,14 @@ def train(
     }
 
 
-def _pace(fit: Callable[..., Any], data: Dataset, seconds: float) -> float:
+def _pace(
+    fit: Callable[..., Any], data: Dataset, seconds: float, clock: Callable[[], float]
+) -> float:
     """Return the seconds of a step, over the latter half of a short training."""
     times: list[float] = []
 
     def watch(step: int, record: dict[str, float]) -> None:  # noqa: ARG001
-        times.append(time.perf_counter())
+        times.append(clock())
         if len(times) >= 4 and times[-1] - times[0] >= seconds:
             raise _Enough
 

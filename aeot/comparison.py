@@ -30,6 +30,7 @@ METRICS: dict[str, tuple[str, int]] = {
 }
 _COSTS = {
     "train_seconds": "training s",
+    "cpu_seconds": "processor s",
     "images_seen": "images seen",
     "sample_seconds": "sampling s",
     "parameters": "parameters",

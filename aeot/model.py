@@ -62,8 +62,8 @@ class AEOT:
         certificate_: What the solver promises: ``converged``, ``mass_error``,
             ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``backend``.
         merged_: How many rows were ``images`` equal to another one, or had equal ``codes``.
-        sampled_: Account of the last `sample`: ``accepted``, ``rejected``, ``acceptance``, and
-            ``acceptance_by_mode``.
+        sampled_: Account of the last `sample`: ``accepted``, ``rejected``, ``acceptance``,
+            ``conceded`` (border points kept all the same, see `Draw`) and ``acceptance_by_mode``.
         history_: Records of the ``autoencoder`` and of the ``transport`` solver.
         seconds_: Time spent on ``autoencoder``, ``encoding``, ``transport`` and ``singular``.
 
@@ -267,6 +267,7 @@ class AEOT:
             "accepted": drawn.n_drawn - drawn.n_rejected,
             "rejected": drawn.n_rejected,
             "acceptance": drawn.acceptance,
+            "conceded": drawn.n_conceded,
             "acceptance_by_mode": drawn.accepted.tolist(),
         }
         return drawn

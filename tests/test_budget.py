@@ -17,7 +17,7 @@ class Clock:
         return self.now
 
     def process_time(self):
-        return self.now
+        return self.now / 2  # another process has the other half
 
 
 class Trainee:
@@ -71,6 +71,14 @@ def test_seconds_become_the_steps_that_fit(clock):
     assert facts["train_seconds"] == 100
     assert facts["images_seen"] == 193 * 24
     assert facts["budget"] == "100 s"
+
+
+def test_processor_seconds_do_not_pass_while_others_run(clock):
+    model = Trainee(clock)
+    facts = budget.train(model, DATA, seconds=50, processor=True)
+    assert model.done == [7, 193]  # as in 100 s of wall clock
+    assert (facts["train_seconds"], facts["cpu_seconds"]) == (100, 50)
+    assert facts["budget"] == "50 processor s"
 
 
 def test_a_model_without_a_schedule_is_stopped_in_time_and_fitted_once(clock):

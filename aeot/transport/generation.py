@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _MOST = 1 << 16  # points drawn at once
+_PATIENCE = 64, 1 << 18  # points drawn for one code, and at least, before all are kept
 
 
 class Cut(Protocol):
@@ -37,6 +38,8 @@ class Draw:
         n_drawn: Points drawn in all.
         n_rejected: Points next to the singular set that were redrawn.
         n_surplus: Points redrawn so that every mode gets its share.
+        n_conceded: Points next to the singular set that were kept all the same, each on its owner's
+            side: where (nearly) all of a mode is next to it, redrawing would not end.
         accepted: Share of the points of each mode that was not rejected, (modes,).
         n_alone: Codes returned bare because their site is alone in its component.
     """
@@ -47,6 +50,7 @@ class Draw:
     n_drawn: int
     n_rejected: int
     n_surplus: int
+    n_conceded: int
     accepted: torch.Tensor = field(repr=False)
     n_alone: int
 
@@ -83,22 +87,28 @@ def draw(
     refused = torch.zeros(modes, dtype=torch.int64)
     taken = torch.zeros(modes, dtype=torch.int64)
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-    size = 0
+    size = conceded = 0
     while size < n:
+        # A cut through nearly every cell would have us draw for ever; nor is a share worth that.
+        tired = int(seen.sum()) >= max(_PATIENCE[0] * n, _PATIENCE[1])
+        if tired:
+            quota = torch.full((modes,), n)
         # Enough for the mode that lacks most at its rate so far.
         rate = (seen - refused + 1) / (seen.sum() + modes)
-        need = float(((quota - taken) / rate).max())
+        need = (n - size) if tired else float(((quota - taken) / rate).max())
         x = brenier.source.sample(int(min(max(1024, 1.1 * need), _MOST)), generator=generator).to(
             brenier.sites.device
         )
         _, best = brenier.top(x, min(2, len(brenier.sites)))
         owner = best[:, 0]
         label = labels[owner]
-        good = torch.ones_like(owner, dtype=torch.bool)
+        border = torch.zeros_like(owner, dtype=torch.bool)
+        good = ~border
         if singular is not None and boundary == "reject":
             # A mode that is nearly all border is served from its own side rather than never.
-            hopeless = (seen >= 256) & (seen - refused < 0.02 * seen)
-            good = ~singular.crosses(owner, best[:, -1]) | hopeless.to(label.device)[label]
+            hopeless = (seen >= 256) & (seen - refused < 0.02 * seen) | tired
+            border = singular.crosses(owner, best[:, -1])
+            good = ~border | hopeless.to(label.device)[label]
         seen += torch.bincount(label.cpu(), minlength=modes)
         refused += torch.bincount(label[~good].cpu(), minlength=modes)
         rank = _rank_within(label[good], modes) + taken.to(label.device)[label[good]]
@@ -107,6 +117,7 @@ def draw(
         chosen = good.nonzero()[:, 0][room]
         taken += torch.bincount(label[chosen].cpu(), minlength=modes)
         kept.append((x[chosen], owner[chosen]))
+        conceded += int(border[chosen].sum())
         size += chosen.numel()
         # Modes with cells (nearly) empty are not waited for: the others share what they lack.
         expected = share.cpu() * seen.sum()
@@ -125,7 +136,7 @@ def draw(
     drawn, lost = int(seen.sum()), int(refused.sum())
     accepted = 1 - refused / seen.clamp(min=1)
     alone = int((torch.bincount(labels)[labels[owners]] == 1).sum())
-    return Draw(codes, points, owners, drawn, lost, drawn - lost - n, accepted, alone)
+    return Draw(codes, points, owners, drawn, lost, drawn - lost - n, conceded, accepted, alone)
 
 
 def _counts(share: torch.Tensor, n: int, generator: torch.Generator | None) -> torch.Tensor:

@@ -263,6 +263,24 @@ def test_of_a_million_codes_none_lies_off_the_modes(name, n, method):
     assert scipy.stats.chisquare(counts, share).pvalue > 1e-3
 
 
+def test_a_cut_between_all_cells_does_not_draw_for_ever():
+    class Everywhere:
+        components = torch.arange(3000)
+
+        def crosses(self, first, second):
+            return first != second
+
+    sites = torch.randn(3000, 2, generator=generator(3), dtype=torch.float64)
+    brenier = BrenierMap(UniformBox(dim=2), sites, -(sites**2).sum(1) / 2)
+    drawn = brenier.draw(500, singular=Everywhere(), method="pair", generator=generator(2))
+    torch.testing.assert_close(drawn.codes, sites[drawn.owners])  # each is alone in its mode
+    away = torch.cdist(drawn.points.double(), sites)
+    assert float((away.gather(1, drawn.owners[:, None])[:, 0] - away.amin(1)).max()) < 1e-5
+    assert drawn.n_conceded == 500 == drawn.n_alone
+    assert 500 < drawn.n_drawn < 1_000_000
+    assert drawn.n_drawn == 500 + drawn.n_rejected + drawn.n_surplus
+
+
 def test_reassigned_points_are_kept():
     sites, _ = blobs(2)
     brenier = aeot.solve_exact(UniformBox(dim=2), sites).map()
