@@ -158,6 +158,14 @@ def test_sliced_distance_of_a_shift():
 # ---- classes, neighbours, memorisation
 
 
+def test_memorisation_takes_the_middle_of_an_even_number_of_distances():
+    training = [[0.0], [10.0]]
+    found = metrics.memorisation([[1.0], [4.0]], training, [[2.0], [6.0]])
+    assert found["ratio"] == pytest.approx(2.5 / 3)  # distances 1, 4 and 2, 4
+    with pytest.raises(ValueError, match="heldout must have 1 column"):
+        metrics.memorisation([[1.0]], training, [[2.0, 3.0]])
+
+
 def test_class_divergence_of_a_generator_that_keeps_k_of_25_modes():
     reference = torch.arange(25).repeat(4)
     kept = torch.arange(17).repeat(10)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import aeot
 from aeot import metrics, precision_recall
 from aeot.precision_recall import prd_curve, prd_from_histograms, prd_scores, prdc
 
@@ -130,6 +131,33 @@ def test_prdc_of_copies():
     collapsed = prdc(real[:1].repeat(60, 1), real)
     assert collapsed["precision"] == 1
     assert collapsed["recall"] == 0  # balls of radius 0 hold nothing, strictly
+
+
+def test_prdc_takes_ties_as_its_definition_does():
+    image = aeot.dataset("digits").values[:300].float()
+    few = torch.nn.functional.avg_pool2d(image, image.shape[-1] // 4).flatten(1) > 100
+    fake, real = few[:140].double().numpy(), few[140:].double().numpy()
+    k = 5
+
+    def between(a, b):  # whole numbers, hence exact
+        return np.square(a[:, None] - b[None]).sum(2)
+
+    radii_fake, radii_real = (np.sort(between(a, a), 1)[:, k] for a in (fake, real))
+    in_real = between(real, fake) < radii_real[:, None]
+    in_fake = between(real, fake) < radii_fake[None]
+    expected = {
+        "precision": in_real.any(0).mean(),
+        "recall": in_fake.any(1).mean(),
+        "density": in_real.sum() / k / len(fake),
+        "coverage": in_real.any(1).mean(),
+    }
+    assert prdc(fake, real) == pytest.approx(expected, rel=1e-12)
+    assert prdc(3 * fake - 7, 3 * real - 7) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("width", [2, 64])
+def test_a_set_compared_with_itself_has_density_one(width):
+    assert prdc(normal(700, width, 12) + 3, normal(700, width, 12) + 3)["density"] == 1
 
 
 def test_prdc_refuses_k_beyond_the_rows():
