@@ -1,10 +1,10 @@
 """The frontier of the extended map on Fashion-MNIST: distance to real data against novelty.
 
-One command makes everything: it trains the autoencoder and the classifier unless the folders
-given hold them, solves the transport of N codes, generates 10 000 images with every variant of the
-extension and three seeds, and prints one JSON line for each. Images are sharpened as `aeot.AEOT`
-does it (`aeot.sharpening`), unless a variant says that they are not.
+One command makes everything: it fits `aeot.AEOT` and the classifier unless the folders given hold
+them, generates 10 000 images with every variant of the extension and three seeds, and prints one
+JSON line for each. Images are sharpened as AEOT does it, unless a variant says that they are not.
 It can be stopped and started again: rows that are in the output file are not computed twice.
+The model of `bench_fashion_mnist.py` will do (--model).
 
     python benchmarks/bench_extension.py --cache out/extension
 """
@@ -21,18 +21,21 @@ import scipy.stats
 import torch
 
 import aeot
-from aeot import _io
 from aeot.features import Classifier, extract
 from aeot.metrics import frechet_distance
-from aeot.sharpening import sharpen, spectral_gain
-from aeot.transport.brenier import BrenierMap
+from aeot.transport import affine
 from aeot.transport.extension import nearest
 
 RESULTS = Path(__file__).parent / "results"
-# name -> arguments of `extend`; "cut": False leaves the singular set out
+# name -> arguments of `extend`; "cut": False leaves the singular set out, "plain": True what
+# shortens displacements and makes them lean
 VARIANTS = {
     "affine, k = 20, matched scale (default)": {"method": "affine"},
     "affine, k = 20, matched scale, not sharpened": {"method": "affine", "sharp": False},
+    "affine, k = 20, matched scale, neither limited nor leaning": {
+        "method": "affine",
+        "plain": True,
+    },
     "pair, w in U(0, 1)": {"method": "pair"},
     "inverse-distance": {"method": "inverse-distance"},
     "linear": {"method": "linear"},
@@ -47,11 +50,11 @@ VARIANTS = {
 }
 
 
-def autoencoder(folder, train, test, steps):
+def fitted(folder, train, test, steps):
     if not (folder / "manifest.json").is_file():
-        model = aeot.Autoencoder(latent_dim=64, seed=0)
+        model = aeot.AEOT(latent_dim=64, tol=0.05, seed=0)
         model.fit(train, steps=steps, held_out=test).save(folder)
-    return aeot.Autoencoder.load(folder)
+    return aeot.AEOT.load(folder)
 
 
 def classifier(folder, train, test):
@@ -60,25 +63,25 @@ def classifier(folder, train, test):
     return Classifier.load(folder)
 
 
-def transport(folder, sites, tol):
-    if not (folder / "manifest.json").is_file():
-        start = time.process_time()
-        solution = aeot.solve_semidiscrete(aeot.UniformBox(dim=sites.shape[1]), sites, tol=tol)
-        tensors = {"heights": solution.heights, "centroids": solution.cell_centroids}
-        tensors["spread"] = torch.tensor(solution.cell_variance, dtype=torch.float64)
-        config = {"message": solution.message, "cpu_seconds": time.process_time() - start}
-        _io.save(folder, tensors, config, kind="transport")
-    tensors, config = _io.load(folder, kind="transport")
-    return BrenierMap(aeot.UniformBox(dim=sites.shape[1]), sites, **tensors), config
+def plain(brenier, points, singular):
+    """The affine extension as it is without limits, at the newness of the default; its scale."""
+    owner = brenier.cell(points)
+    sites, bare = brenier.sites, brenier.sites[owner]
+    _, move = brenier._affine(points, owner, singular, 20)
+    target = affine.NEWNESS * float(nearest(bare, sites, 2)[0][:, 1].median())
+    scale = affine.match_scale(bare, move, sites, target)
+    return bare + scale * move, scale
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("out/extension"))
-    parser.add_argument("--autoencoder", type=Path, help="a saved Autoencoder (else trained)")
+    parser.add_argument("--model", type=Path, help="a saved AEOT (else fitted)")
     parser.add_argument("--classifier", type=Path, help="a saved Classifier (else trained)")
     parser.add_argument("--steps", type=int, default=None, help="of the autoencoder's training")
-    parser.add_argument("--targets", type=int, default=60_000)
+    parser.add_argument(
+        "--rows", type=int, default=60_000, help="training images, transport targets"
+    )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "extension.jsonl")
@@ -86,17 +89,11 @@ def main():
 
     train = aeot.dataset("fashion-mnist")
     test = aeot.dataset("fashion-mnist", split="test")
-    model = autoencoder(
-        options.autoencoder or options.cache / "autoencoder", train, test, options.steps
-    )
+    train = train.subset(slice(options.rows))
+    model = fitted(options.model or options.cache / "model", train, test, options.steps)
     judge = classifier(options.classifier or options.cache / "classifier", train, test)
     network = judge.extractor().float()
-    chosen = torch.randperm(len(train), generator=aeot.generator(0, "subset"))[: options.targets]
-    sites, held = model.encode(train[chosen]), model.encode(test)
-    some = torch.randperm(len(sites), generator=aeot.generator(0, "sharpen"))[:5000]
-    gain = spectral_gain(train[chosen[some]], model.decode(sites[some]))
-    solved_in = options.cache / f"transport-{options.targets}"
-    brenier, solved = transport(solved_in, sites, tol=0.05)
+    brenier, sites, held = model.brenier_, model.brenier_.sites, model.encode(test)
     rows = [json.loads(line) for line in options.out.open()] if options.out.exists() else []
     done = {(row.get("variant"), row.get("seed")) for row in rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +107,7 @@ def main():
             return network.head(found.float()).softmax(1)
 
     real = features(test[torch.arange(min(options.images, len(test)))])
-    every = torch.cat([features(train[part]) for part in chosen.split(10_000)])
+    every = torch.cat([features(train[part]) for part in torch.arange(len(train)).split(10_000)])
     counts = torch.bincount(classes(every).argmax(1), minlength=10)
 
     def record(name, seed, found, codes, extra):
@@ -133,24 +130,24 @@ def main():
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
-    rules = {None: aeot.find_singularities(brenier)}
+    rules = {None: model.singular_}
     if ("setting", None) not in done:
         singular = rules[None]
         setting = {
             "variant": "setting",
             "seed": None,
-            "targets": options.targets,
+            "targets": len(sites),
             "images": options.images,
             "dim": sites.shape[1],
-            "certificate": solved["message"],
-            "transport_cpu_seconds": round(solved["cpu_seconds"], 1),
+            "certificate": model.certificate_["message"],
+            "seconds_by_stage": model.seconds_,
             "classifier_accuracy": judge.accuracy_,
             "held_out_nearest_code": float(nearest(held, sites, 1)[0].median()),
             "code_to_next_code": float(nearest(sites, sites, 2)[0][:, 1].median()),
             "modes": singular.n_components,
             "mode_sizes": torch.bincount(singular.components).tolist()[:20],
-            "squared_errors": model.losses_,
-            "largest_gain": float(gain.max()),
+            "squared_errors": model.autoencoder_.losses_,
+            "largest_gain": float(model.gain_.max()),
             "facets": len(singular.facets.pairs),
             "singular_facets": len(singular.pairs),
             "python": platform.python_version(),
@@ -162,15 +159,20 @@ def main():
             file.write(json.dumps(setting) + "\n")
         print(json.dumps(setting), flush=True)
     if ("real training images", None) not in done:
-        images = train[chosen[: options.images]]
+        images = train[: options.images]
         record("real training images", None, features(images), model.encode(images), {})
-    restored = model.decode(sites[: options.images])
-    for name, images in (
-        ("reconstructed training images", restored),
-        ("reconstructed and sharpened", sharpen(restored, gain)),
+    for name, decoder in (
+        ("reconstructed training images", model.autoencoder_),
+        ("reconstructed and sharpened", model),
     ):
         if (name, None) not in done:
-            record(name, None, features(images), sites, {})
+            restored = sites[: options.images]
+            record(name, None, features(decoder.decode(restored)), restored, {})
+    if ("reconstructed test images", None) not in done:
+        some = held[: options.images]
+        record(
+            "reconstructed test images", None, features(model.autoencoder_.decode(some)), some, {}
+        )
     for seed in range(options.seeds):
         for name, variant in VARIANTS.items():
             if (name, seed) in done:
@@ -189,20 +191,22 @@ def main():
                 method="pair",  # its codes are cheap and not used
                 generator=aeot.generator(seed, "points"),
             )
-            keys = ("method", "neighbours", "scale", "weight")
-            arguments = {key: variant[key] for key in keys if key in variant}
-            codes = brenier.extend(
-                drawn.points, singular, **arguments, generator=aeot.generator(seed, "weights")
-            )
             extra = {"acceptance": drawn.acceptance, "alone": drawn.n_alone}
+            near = variant.get("neighbours", 20)
             if variant["method"] == "affine":
-                near = variant.get("neighbours", 20)
-                scale = variant.get("scale") or brenier.match_scale(singular, neighbours=near)
-                extra["scale"] = scale
+                extra["scale"] = variant.get("scale") or brenier.match_scale(
+                    singular, neighbours=near
+                )
+            if variant.get("plain"):
+                codes, extra["scale"] = plain(brenier, drawn.points, singular)
+            else:
+                keys = ("method", "neighbours", "scale", "weight")
+                arguments = {key: variant[key] for key in keys if key in variant}
+                stream = aeot.generator(seed, "weights")
+                codes = brenier.extend(drawn.points, singular, **arguments, generator=stream)
             extra["map_cpu_seconds"] = round(time.process_time() - start, 1)
-            images = model.decode(codes)
-            if variant.get("sharp", True):
-                images = sharpen(images, gain)
+            decoder = model if variant.get("sharp", True) else model.autoencoder_
+            images = decoder.decode(codes)
             record(name, seed, features(images), codes, extra)
     summary(options.out)
 

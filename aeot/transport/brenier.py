@@ -77,7 +77,8 @@ class BrenierMap(nn.Module):
         self.register_buffer("masses", _check.masses(masses, n).to(sites.device))
         self.register_buffer("centroids", centroids)
         self.register_buffer("spread", spread)
-        self._scales: list[tuple[Cut | None, int, float]] = []  # found by match_scale
+        # (cut, neighbours, scale, usual length of a displacement), as `_matched` found them
+        self._scales: list[tuple[Cut | None, int, float, torch.Tensor]] = []
         self._covariances: torch.Tensor | None = None
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> BrenierMap:  # noqa: ANN401
@@ -183,7 +184,8 @@ class BrenierMap(nn.Module):
         mixes sites that `singular` separates.
 
         - "affine": y_i + s A_i (x - c_i), A_i the Gaussian optimal map from the source inside
-          cell i to the codes around y_i.
+          cell i to the codes around y_i. Without exact cells (d > 3) long displacements are
+          shortened and all lean a little towards the mean of these codes.
         - "linear": barycentric weights of x among the centroids near it.
         - "pair": w y_i + (1 - w) y_j, j the first runner-up on the owner's side.
         - "inverse-distance": weights 1 / |x - c_k| over the nearest centroids.
@@ -196,8 +198,8 @@ class BrenierMap(nn.Module):
             method: One of the four.
             generator: For the random weights of "pair".
             neighbours: Length of the neighbour lists.
-            scale: s of "affine"; None: such that new codes lie as far from the sites as the sites
-                from each other.
+            scale: s of "affine"; None: such that new codes lie nearly as far from the sites as the
+                sites from each other (`match_scale`).
             weight: The owner's weight in "pair"; None: uniform in (0, 1).
 
         Returns:
@@ -211,9 +213,10 @@ class BrenierMap(nn.Module):
         points = _check.points("points", points, dim=self.dim, min_rows=0)
         owner = self.cell(points)
         if method == "affine":
-            if scale is None:
-                scale = self.match_scale(singular, neighbours=neighbours)
-            return self.sites[owner] + scale * self._affine(points, owner, singular, neighbours)
+            matched, usual = self._matched(singular, neighbours)
+            scale = matched if scale is None else scale
+            start, move = self._affine(points, owner, singular, neighbours)
+            return start + scale * affine.limited(move, usual[self._cut(singular)[0][owner]])
         self._moments()
         owners, slot = owner.unique(return_inverse=True)
         lists = self._members(owners, singular, neighbours)
@@ -248,7 +251,7 @@ class BrenierMap(nn.Module):
         """Return the scale of "affine" at which new codes are as new as unseen data.
 
         The median distance from a generated code to the nearest site is matched to that of
-        `held_out` codes or, without them, to the median distance from a site to the next one.
+        `held_out` codes or, without them, to 0.92 of that from a site to the next one.
 
         Args:
             singular: Where the map is cut.
@@ -258,23 +261,37 @@ class BrenierMap(nn.Module):
         Returns:
             s, in [0, 8].
         """
-        for known, count, scale in self._scales:
+        if held_out is not None:
+            held_out = _check.points("held_out", held_out, dim=self.dim).to(self.sites)
+        return self._matched(singular, neighbours, held_out)[0]
+
+    def _matched(
+        self, singular: Cut | None, neighbours: int, held_out: torch.Tensor | None = None
+    ) -> tuple[float, torch.Tensor]:
+        for known, count, *found in self._scales:
             if held_out is None and known is singular and count == neighbours:
-                return scale
+                return found[0], found[1]
         x = self.source.sample(2048, generator=_generator(0, "scale")).to(self.sites.device)
         owner = self.cell(x)
         if held_out is not None:
-            held_out = _check.points("held_out", held_out, dim=self.dim).to(self.sites)
             target = float(extension.nearest(held_out, self.sites, 1)[0].median())
         elif self.sites.shape[0] < 2:
             target = 0.0
         else:
-            target = float(extension.nearest(self.sites[owner], self.sites, 2)[0][:, 1].median())
-        move = self._affine(x, owner, singular, neighbours)
-        scale = affine.match_scale(move, owner, self.sites, target)
+            apart = extension.nearest(self.sites[owner], self.sites, 2)[0][:, 1]
+            target = affine.NEWNESS * float(apart.median())
+        start, move = self._affine(x, owner, singular, neighbours)
+        labels = self._cut(singular)[0]
+        components = int(labels.max()) + 1
+        if self._moments().ndim == 0:
+            usual = affine.usual_length(move, labels[owner], components)
+        else:
+            usual = move.new_full((components,), float("inf"))
+        move = affine.limited(move, usual[labels[owner]])
+        scale = affine.match_scale(start, move, self.sites, target)
         if held_out is None:
-            self._scales.append((singular, neighbours, scale))
-        return scale
+            self._scales.append((singular, neighbours, scale, usual))
+        return scale, usual
 
     def _cut(self, singular: Cut | None) -> tuple[torch.Tensor, Callable | None]:
         if singular is None:
@@ -287,12 +304,16 @@ class BrenierMap(nn.Module):
 
     def _affine(
         self, points: torch.Tensor, owner: torch.Tensor, singular: Cut | None, neighbours: int
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # Where a point is sent at scale 0, and the displacement that a scale adds.
         spread = self._moments()
         owners, slot = owner.unique(return_inverse=True)
         lists = self._members(owners, singular, neighbours)
         moved = points.to(self.sites.dtype) - self.centroids[owner]
-        return affine.local_affine(moved, owners, slot, self.sites, lists, spread)
+        start = self.sites[owner]
+        if spread.ndim == 0:
+            start = start + affine.lean(moved, slot, owners, self.sites, lists, float(spread))
+        return start, affine.local_affine(moved, owners, slot, self.sites, lists, spread)
 
     def _weights(
         self, n: int, weight: float | None, generator: torch.Generator | None

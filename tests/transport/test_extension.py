@@ -120,6 +120,40 @@ def test_with_cell_covariances_it_is_the_optimal_map_of_two_gaussians():
     assert np.allclose(got.numpy(), expected, atol=1e-8)
 
 
+def test_displacements_are_shortened_below_the_usual_length_of_their_mode():
+    g = generator(4)
+    move = torch.randn(400, 6, generator=g, dtype=torch.float64) * torch.rand(400, 1, generator=g)
+    labels = torch.randint(2, (400,), generator=g)
+    move[labels == 1] *= 50
+    usual = affine.usual_length(move, labels, 3)
+    for label in (0, 1):
+        expected = np.median(np.linalg.norm(move[labels == label].numpy(), axis=1))
+        assert abs(float(usual[label]) / expected - 1) < 0.05  # one of the two middle ones
+    assert usual[2] == torch.inf
+    short = affine.limited(move, usual[labels])
+    before, after = move.norm(dim=1), short.norm(dim=1)
+    assert torch.allclose(short / after[:, None], move / before[:, None], atol=1e-12)
+    assert bool((after < usual[labels]).all())
+    order = before[labels == 1].argsort()
+    assert bool((after[labels == 1][order].diff() > 0).all())  # none overtakes another
+    small = before < usual[labels] / 4
+    assert torch.allclose(after[small], before[small], rtol=1e-3)
+    assert torch.equal(affine.limited(move, torch.full((400,), torch.inf)), move)
+
+
+def test_codes_lean_towards_the_mean_of_their_neighbours_on_average():
+    codes = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0], [9.0, 9.0]], dtype=torch.float64)
+    cells, lists = torch.tensor([0, 3]), torch.tensor([[1, 2, 0], [3, 3, 3]])  # padded by the own
+    slot = torch.arange(2).repeat_interleave(20_000)
+    moved = 0.3 * torch.randn(40_000, 2, generator=generator(5), dtype=torch.float64)
+    found = affine.lean(moved, slot, cells, codes, lists, 0.09)
+    assert torch.allclose(
+        found[:20_000].mean(0), 0.2 * torch.tensor([2.0, 1.0]).double(), rtol=0.03
+    )
+    assert not bool(found[20_000:].any())  # alone
+    assert not bool(affine.lean(0 * moved, slot, cells, codes, lists, 0.09).any())
+
+
 @pytest.mark.parametrize("method", ["affine", "linear", "inverse-distance"])
 def test_centroids_go_to_their_sites(cut_map, method):
     brenier, singular, _ = cut_map
@@ -209,8 +243,8 @@ def test_the_matched_scale_makes_codes_as_new_as_held_out_ones():
     codes = torch.randn(1200, 8, generator=g)
     train, held = codes[:600], codes[600:]
     brenier = aeot.solve_semidiscrete(UniformBox(dim=8), train, tol=0.05).map()
-    wanted = float(extension.nearest(held, train, 1)[0].median())
-    for kwargs in ({}, {"held_out": held}):
+    distance = float(extension.nearest(held, train, 1)[0].median())
+    for kwargs, wanted in (({}, 0.92 * distance), ({"held_out": held}, distance)):
         scale = brenier.match_scale(**kwargs)
         x = brenier.source.sample(4000, generator=generator(7))
         got = extension.nearest(brenier.extend(x, scale=scale), train, 1)[0].median()
