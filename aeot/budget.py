@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from aeot import _check, _environment
+from aeot.autoencoder import Autoencoder
 from aeot.data import Dataset
 
 _STATUS = Path("/proc/self/status")
@@ -89,6 +90,7 @@ def train(
     if (seconds is None) == (images_seen is None):
         got = "none of them" if seconds is None else "both"
         raise _check.fail("seconds or images_seen", "be given", got)
+    reserve = _check.real("reserve", reserve, minimum=0, maximum=1)
     fit = getattr(model, "fit_autoencoder", model.fit)
     known = inspect.signature(fit).parameters
     if "on_step" not in known or "steps" not in known:
@@ -96,14 +98,17 @@ def train(
         raise _check.fail("model", "have fit(data, steps=, on_step=)", got)
     clock = time.process_time if processor else time.perf_counter
     two_parts = hasattr(model, "fit_transport")
-    per_step = model.batch_size * getattr(model, "_multiple", 1)
+    # The autoencoder takes smaller batches of smaller data, the others draw rows again.
+    whole = two_parts or isinstance(model, Autoencoder)
+    batch = min(model.batch_size, len(data)) if whole else model.batch_size
+    per_step = batch * getattr(model, "_multiple", 1)
     peak, begun, cpu = Peak(data.values.device), time.perf_counter(), time.process_time()
     if images_seen is not None:
         steps = max(1, _check.integer("images_seen", images_seen) // per_step)
         budget, limit = f"{images_seen} images", math.inf
     else:
         budget = f"{_check.real('seconds', seconds, above=0):g} {'processor ' * processor}s"
-        limit = clock() + seconds * (1 - _check.real("reserve", reserve, minimum=0) * two_parts)
+        limit = clock() + seconds * (1 - reserve * two_parts)
         if getattr(model, "_open_ended", False):
             steps = 10**9
         else:

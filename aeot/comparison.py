@@ -94,7 +94,7 @@ class Comparison(Mapping):
         return {"rows": self.rows, "protocol": self.protocol, "environment": self.environment}
 
     def markdown(self) -> str:
-        """Return both tables and the protocol as Markdown."""
+        """Return both tables, the protocol and the machine as Markdown."""
         used = [name for name in METRICS if any(name in row["metrics"] for row in self.rows)]
         arrows = {-1: " ↓", 1: " ↑", 0: ""}
         heads = [self.heading(name) + arrows[METRICS[name][1]] for name in used]
@@ -106,7 +106,8 @@ class Comparison(Mapping):
             quality.append([name, *cells])
             facts = [_number(row["facts"].get(key)) for key in _COSTS]
             cost.append([name, _escaped(row["kind"]), *facts])
-        facts = [f"- {key}: {_escaped(_told(value))}" for key, value in self.protocol.items()]
+        facts = self.protocol | {k: v for k, v in self.environment.items() if v not in ([], None)}
+        facts = [f"- {key}: {_escaped(_told(value))}" for key, value in facts.items()]
         return "\n".join([*_table(quality), "", *_table(cost), "", *facts, ""])
 
     def save(self, directory: str | os.PathLike) -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
 import math
+import statistics
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-import aeot
-from aeot import _check, _environment, metrics, precision_recall
+from aeot import _check, _environment, entries, metrics, precision_recall
 from aeot._rng import generator, stream_seed
 from aeot.budget import Peak
 from aeot.comparison import METRICS, Comparison
-from aeot.data import Dataset, images, tensors, to_uint8
+from aeot.data import Dataset, to_uint8
+from aeot.entries import REAL, RESTORED
 from aeot.features import Classifier, Pixels, describe, extract
 
 _LOG = logging.getLogger(__name__)
@@ -50,16 +48,18 @@ def compare(
             anything with ``sample(n, seed=...)``; a function ``f(n, seed=...)`` or ``f(n)``; or
             images: a `Dataset`, a tensor, a folder of images, a directory that a model was saved
             to. Generators return (n, C, H, W) in [-1, 1] or uint8. Of an autoencoder alone, with
-            ``encode`` and ``decode`` but no ``sample``, the reconstructions are measured.
+            ``encode`` and ``decode`` but no ``sample``, the reconstructions are measured. All are
+            opened before any is measured.
         data: Reference images, which no model was trained on.
-        metrics: Names out of `aeot.comparison.METRICS`; None: all that can be computed.
+        metrics: Names out of `aeot.comparison.METRICS`; None: all that can be computed, and the
+            protocol says why others cannot.
         features: What measures images, a fitted `Classifier` or a module; see `aeot.features`.
             None: a classifier trained on `training` if that has labels, else small pixels.
         training: The images the models were trained on: for memorisation, the row of real images
             and the nearest training image of each sample shown.
         n_samples: Images on either side; None: as many as `data` has, at most 10 000.
-        repeats: Sets of samples per model. With several sets (of one or of several models) the
-            standard error of the mean is given.
+        repeats: Sets of samples per model. The standard error of the mean is over the models of a
+            list, each the mean of its sets; for a single model it is over its sets.
         facts: Name -> further facts for the table of costs, such as ``train_seconds``.
         seed: Of all draws.
 
@@ -79,26 +79,34 @@ def compare(
         >>> found["copies"]["fd"] < found["noisy copies"]["fd"]
         True
     """
+    repeats, facts = _check.integer("repeats", repeats), facts or {}
+    if not isinstance(facts, Mapping) or not all(isinstance(f, Mapping) for f in facts.values()):
+        raise _check.fail("facts", "map names to dicts of facts", repr(facts))
+    if not isinstance(features, (nn.Module, Classifier, type(None))):
+        got = f"{type(features).__name__} {features!r}"
+        raise _check.fail("features", "be a fitted Classifier or a module", got)
+    _image_shape("data", data)
+    if n_samples is not None:
+        _check.integer("n_samples", n_samples)
+    groups = entries.opened(models, data, n_samples)
     judge = _Judge(data, metrics, features, training, n_samples, seed)
-    repeats = _check.integer("repeats", repeats)
-    if not models:
-        raise _check.fail("models", "name at least one generator", "none")
     protocol = {**judge.protocol, "repeats": repeats}
+    protocol["errors"] = "standard errors over the models of a row if it has several, else its sets"
     result = Comparison([], protocol, _environment.environment(data.values.device))
     if training is not None and len(training) >= judge.n:
-        _add(result, judge, "real training images", "real", [training], repeats, {})
-    for name, entry in models.items():
-        group = list(entry) if isinstance(entry, (list, tuple)) else [entry]
-        group = [_opened(name, model, data) for model in group]
+        _add(result, judge, REAL, "real", [training], repeats, {})
+    for name, group in groups.items():
         kind = type(group[0]).__name__
-        extra = {**_size(group[0]), **(facts or {}).get(name, {})}
+        extra = {**entries.size(group[0]), **facts.get(name, {})}
         _LOG.info("measuring %s", name)
-        if all(_samples(model) for model in group):
+        if all(entries.samples(model) for model in group):
             _add(result, judge, name, kind, group, repeats, extra)
             extra = {}
-        if all(_codes(model) for model in group):
-            restored = [_Reconstructions(model, data) for model in group]
-            _add(result, judge, f"{name}: reconstructions", "reconstructions", restored, 1, extra)
+        if all(entries.codes(model) for model in group):
+            restored = [entries.Reconstructions(model, data) for model in group]
+            _add(result, judge, name + RESTORED, "reconstructions", restored, 1, extra)
+    if judge.left_out:
+        protocol["left out"] = judge.left_out
     return result
 
 
@@ -112,33 +120,44 @@ def _add(
     facts: dict[str, Any],
 ) -> None:
     """Measure one row, several sets of samples of each model in the group."""
-    values: dict[str, list[float]] = {}
+    sets: list[dict[str, list[float]]] = []  # of each model
     seconds, curve = [], None
     memory = Peak()
     for model in group:
+        values: dict[str, list[float]] = {}
         fixed = isinstance(model, Dataset) and len(model) == judge.n  # every set would be the same
         for repeat in range(1 if fixed else repeats):
             begun = time.perf_counter()
-            batch = _draw(name, model, judge.n, stream_seed(judge.seed, name, repeat) % 2**31)
+            draw_seed = stream_seed(judge.seed, name, repeat) % 2**31
+            batch = entries.draw(model, judge.n, draw_seed)
             seconds.append(time.perf_counter() - begun)
             if repeat == 0 and "peak_gib" not in facts:
                 facts = {**facts, "peak_gib": memory.gib()}
-            batch = _checked(name, batch, judge)
+            batch = entries.checked(name, batch, (judge.n, *judge.shape))
             measured, drawn, nearest = judge(batch)
             for metric, value in measured.items():
                 values.setdefault(metric, []).append(value)
             if curve is None:
                 curve = drawn
                 result.shown[name], result.nearest[name] = batch[:_SHOWN].cpu(), nearest
-    table = {}
-    for metric, found in values.items():
-        error = torch.tensor(found).std().item() / math.sqrt(len(found)) if len(found) > 1 else None
-        table[metric] = {"mean": sum(found) / len(found), "error": error, "values": found}
+        sets.append(values)
+    table = {
+        metric: _summary([values[metric] for values in sets])
+        for metric in sets[0]
+        if all(metric in values for values in sets)
+    }
     if not isinstance(group[0], Dataset):
-        facts = {"sample_seconds": sum(seconds) / len(seconds), **facts}
+        facts = {"sample_seconds": min(seconds), **facts}  # the first may have to compile
     facts = {"models": len(group), "sets": len(seconds), **facts}
     row = {"model": name, "kind": kind, "metrics": table, "facts": facts, "curve": curve}
     result.rows.append(row)
+
+
+def _summary(sets: list[list[float]]) -> dict[str, Any]:
+    """Return the mean of all models and sets, and its error: models differ more than sets do."""
+    units = [statistics.fmean(values) for values in sets] if len(sets) > 1 else sets[0]
+    error = statistics.stdev(units) / math.sqrt(len(units)) if len(units) > 1 else None
+    return {"mean": statistics.fmean(units), "error": error, "values": sum(sets, [])}
 
 
 class _Judge:
@@ -162,18 +181,14 @@ class _Judge:
         if self.n > len(data):
             way_out = f"pass n_samples={len(data)} or less"
             raise _check.fail("data", f"hold {self.n} images", str(len(data)), way_out)
-        labelled = (
-            (isinstance(features, Classifier) or features is None)
-            and data.labels is not None
-            and (features is not None or (training is not None and training.labels is not None))
-        )
+        known = training is not None and training.labels is not None
         missing = (
             {}
             if training is not None
             else dict.fromkeys(("memorisation", "copied"), "training images")
         )
-        if not labelled:
-            missing["classes"] = "labelled data and a Classifier as features"
+        if not (isinstance(features, Classifier) or (features is None and known)):
+            missing["classes"] = "Classifier as features"
         for name in chosen or ():
             _check.choice("metrics", name, METRICS)
             if name in missing:
@@ -181,13 +196,14 @@ class _Judge:
         self.names = [
             name for name in METRICS if name not in missing and (not chosen or name in chosen)
         ]
+        self.chosen = bool(chosen)
+        self.left_out = {} if chosen else {name: f"no {what}" for name, what in missing.items()}
         if features is None:
             features = _default_features(training)
         self.extractor = features
         rows = torch.randperm(len(data), generator=generator(seed, "reference"))[: self.n]
         reference = data.subset(rows.sort().values)
         self.features = extract(features, reference)
-        self.labels = reference.labels
         self.training, self.known, self.known_features = training, reference, self.features
         if training is not None:
             self.known, self.known_features = training, extract(features, training)
@@ -205,32 +221,48 @@ class _Judge:
         self, batch: torch.Tensor
     ) -> tuple[dict[str, float], dict[str, list[float]], torch.Tensor]:
         """Return metrics, PRD curve, and the known images nearest to the first of the batch."""
-        ours, theirs, names = extract(self.extractor, batch), self.features, set(self.names)
+        ours, theirs = extract(self.extractor, batch), self.features
         found: dict[str, float] = {}
-        if "fd" in names:
-            found["fd"] = metrics.frechet_distance(ours, theirs)
-        if "kid" in names:
-            found["kid"] = metrics.kernel_distance(ours, theirs)
-        if names & {"precision", "recall", "density", "coverage"}:
-            found |= precision_recall.prdc(ours, theirs)
-        if "sliced" in names:
-            found["sliced"] = metrics.sliced_wasserstein(ours, theirs, seed=self.seed)
-        if names & {"memorisation", "copied"}:
-            copying = metrics.memorisation(ours, self.known_features, theirs)
-            found |= {"memorisation": copying["ratio"], "copied": copying["copied"]}
-        if "classes" in names:
-            labels = self.extractor.predict_from(ours)
-            count = len(self.extractor.classes_)
-            found["classes"] = metrics.class_divergence(labels, self.labels.cpu(), classes=count)
-        curve = {}
-        if names & {"f8", "f1_8"}:
+        curve: dict[str, list[float]] = {}
+
+        def prd() -> tuple[float, float]:
             precision, recall = precision_recall.prd_curve(ours, theirs, seed=self.seed)
-            found["f8"], found["f1_8"] = precision_recall.prd_scores(precision, recall)
             every = slice(None, None, 10)  # 101 of 1001 points draw the same curve
-            curve = {"precision": precision[every].tolist(), "recall": recall[every].tolist()}
+            curve.update(precision=precision[every].tolist(), recall=recall[every].tolist())
+            return precision_recall.prd_scores(precision, recall)
+
+        def classes() -> float:  # of both sides as the classifier sees them: its errors cancel
+            ours_seen, theirs_seen = (self.extractor.predict_from(x) for x in (ours, theirs))
+            count = len(self.extractor.classes_)
+            return metrics.class_divergence(ours_seen, theirs_seen, classes=count)
+
+        work: dict[tuple[str, ...], Callable[[], Any]] = {
+            ("fd",): lambda: metrics.frechet_distance(ours, theirs),
+            ("kid",): lambda: metrics.kernel_distance(ours, theirs),
+            ("precision", "recall", "density", "coverage"): lambda: precision_recall.prdc(
+                ours, theirs
+            ).values(),
+            ("sliced",): lambda: metrics.sliced_wasserstein(ours, theirs, seed=self.seed),
+            ("memorisation", "copied"): lambda: metrics.memorisation(
+                ours, self.known_features, theirs
+            ).values(),
+            ("classes",): classes,
+            ("f8", "f1_8"): prd,
+        }
+        for names, measured in work.items():
+            if not set(names) & set(self.names):
+                continue
+            try:
+                value = measured()
+            except ValueError as error:
+                if self.chosen:
+                    raise
+                self.left_out = dict.fromkeys(names, str(error)) | self.left_out
+                continue
+            found |= zip(names, value if len(names) > 1 else (value,), strict=True)
         _, rows = metrics.nearest(ours[:_SHOWN], self.known_features)
         nearest = to_uint8(self.known[rows[:, 0]]).cpu()
-        return {name: found[name] for name in self.names}, curve, nearest
+        return {name: found[name] for name in self.names if name in found}, curve, nearest
 
 
 def _default_features(training: Dataset | None) -> nn.Module | Classifier:
@@ -250,93 +282,3 @@ def _image_shape(name: str, data: Dataset) -> tuple[int, int, int]:
 
 def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(str(edge) for edge in shape)
-
-
-class _Reconstructions:
-    """Decoded codes of the reference images, in place of samples."""
-
-    def __init__(self, model: Any, data: Dataset) -> None:  # noqa: ANN401
-        self.model, self.data = model, data
-
-    def sample(self, n: int, *, seed: int) -> torch.Tensor:
-        rows = torch.randperm(len(self.data), generator=generator(seed, "reconstructions"))[:n]
-        parts = (self.model.decode(self.model.encode(self.data[part])) for part in rows.split(500))
-        return torch.cat([to_uint8(part) for part in parts])
-
-
-def _samples(model: Any) -> bool:  # noqa: ANN401
-    return isinstance(model, Dataset) or hasattr(model, "sample") or callable(model)
-
-
-def _codes(model: Any) -> bool:  # noqa: ANN401
-    return hasattr(model, "encode") and hasattr(model, "decode")
-
-
-def _opened(name: str, model: Any, data: Dataset) -> Any:  # noqa: ANN401
-    """Return a generator or a data set for whatever the caller named."""
-    if isinstance(model, (torch.Tensor,)):
-        return tensors(model, name=name)
-    if not isinstance(model, (str, Path)):
-        if _samples(model) or _codes(model):
-            return model
-        got = f"{type(model).__name__} for {name!r}"
-        raise _check.fail("models", "be generators, functions, images or folders", got)
-    folder = Path(model)
-    for place in (folder, folder / "model"):
-        if (place / "manifest.json").is_file():
-            kind = json.loads((place / "config.json").read_text()).get("kind")
-            if kind not in aeot.__all__:
-                raise _check.fail("models", "be generators", f"a saved {kind!r} at {place}")
-            return getattr(aeot, kind).load(place)
-    return images(folder, size=data.shape[-1], channels=data.shape[0])
-
-
-def _size(model: Any) -> dict[str, int]:  # noqa: ANN401
-    """Count trainable parameters, and the other numbers that a fitted generator keeps."""
-    held = [model] if isinstance(model, nn.Module) else _modules(model, depth=2)
-    parameters = {id(p): p.numel() for module in held for p in module.parameters()}
-    buffers = {id(b): b.numel() for module in held for b in module.buffers()}
-    if not held:
-        return {}
-    return {"parameters": sum(parameters.values()), "stored": sum(buffers.values())}
-
-
-def _modules(model: Any, depth: int) -> list[nn.Module]:  # noqa: ANN401
-    found = []
-    for value in vars(model).values() if hasattr(model, "__dict__") else ():
-        if isinstance(value, nn.Module):
-            found.append(value)
-        elif depth > 1 and type(value).__module__.startswith("aeot"):
-            found += _modules(value, depth - 1)
-    return found
-
-
-def _draw(name: str, model: Any, n: int, seed: int) -> Any:  # noqa: ANN401
-    if isinstance(model, Dataset):
-        if len(model) < n:
-            way_out = f"pass n_samples={len(model)} or less"
-            raise _check.fail(f"models[{name!r}]", f"hold {n} images", str(len(model)), way_out)
-        rows = torch.randperm(len(model), generator=generator(seed, "rows"))[:n]
-        return model.values[rows] if model.values.dtype == torch.uint8 else model[rows]
-    if hasattr(model, "sample"):
-        return model.sample(n, seed=seed)
-    seeded = "seed" in inspect.signature(model).parameters
-    return model(n, seed=seed) if seeded else model(n)
-
-
-def _checked(name: str, batch: Any, judge: _Judge) -> torch.Tensor:  # noqa: ANN401
-    """Return what a model drew as uint8 images, or say what is wrong with it."""
-    who = f"samples of {name!r}"
-    expected = (judge.n, *judge.shape)
-    batch = torch.as_tensor(batch)
-    if batch.shape != expected:
-        raise _check.fail(who, f"have shape {expected}", str(tuple(batch.shape)))
-    if batch.dtype == torch.uint8:
-        return batch.cpu()
-    batch = _check.array(who, batch)
-    if float(batch.abs().max()) > 1.5:
-        got = f"values from {float(batch.min()):.3g} to {float(batch.max()):.3g}"
-        raise _check.fail(who, "lie in [-1, 1] or be uint8", got)
-    if float(batch.min()) >= 0:
-        _LOG.warning("%s have no value below 0: black is -1 here, is it 0 there?", who)
-    return to_uint8(batch).cpu()

@@ -150,3 +150,11 @@ def test_two_phases_share_the_steps_that_fit():
     assert facts["steps"] == 10
     # 7 steps of reconstruction, 3 of the mapping, which alone records its misfit
     assert model.choice_.epoch >= 0
+
+
+def test_an_autoencoder_of_few_rows_sees_no_more_than_there_are():
+    few = aeot.tensors(torch.randn(10, 3, generator=aeot.generator(0)))
+    facts = budget.train(aeot.Autoencoder(latent_dim=2, batch_size=128), few, images_seen=45)
+    assert (facts["steps"], facts["images_seen"]) == (4, 40)
+    with pytest.raises(ValueError, match="reserve must be"):
+        budget.train(aeot.Autoencoder(latent_dim=2), few, seconds=1, reserve=2)

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from torch import nn
 
 import aeot
 from aeot import comparison, metrics
+from aeot._rng import stream_seed
 from aeot.comparison import Comparison
-from aeot.data import Dataset
+from aeot.data import Dataset, to_uint8
 from aeot.features import Classifier, Pixels, extract
 from aeot.protocol import compare
 
@@ -100,8 +102,6 @@ def test_numbers_are_those_of_the_formulas(found, digits, net):
     row = found.rows[1]
     assert row["model"] == "all"
     reference = extract(net, test)
-    from aeot._rng import stream_seed
-
     values = []
     for repeat in range(2):
         batch = Replay(train).sample(len(test), seed=stream_seed(3, "all", repeat) % 2**31)
@@ -110,6 +110,44 @@ def test_numbers_are_those_of_the_formulas(found, digits, net):
     assert row["metrics"]["fd"]["mean"] == pytest.approx(np.mean(values))
     error = np.std(values, ddof=1) / math.sqrt(2)
     assert row["metrics"]["fd"]["error"] == pytest.approx(error, rel=1e-5)
+
+
+def test_the_unit_of_errors_is_the_model_where_there_are_several(found, digits, net):
+    few = next(row for row in found.rows if row["model"] == "few")["metrics"]["fd"]
+    assert len(few["values"]) == 4
+    assert few["values"][:2] == few["values"][2:]  # the same model twice, and different sets
+    assert few["values"][0] != few["values"][1]
+    assert few["error"] == 0
+    two = [Replay(digits[0], range(k)) for k in (4, 9)]
+    other = compare({"two": two}, digits[1], features=net, metrics=["fd"], repeats=2)
+    values = np.reshape(other.rows[0]["metrics"]["fd"]["values"], (2, 2))
+    assert other["two"]["fd"] == pytest.approx(values.mean(), rel=1e-12)
+    expected = values.mean(1).std(ddof=1) / math.sqrt(2)
+    assert other.rows[0]["metrics"]["fd"]["error"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_metrics_that_cannot_be_had_are_left_out_with_the_reason(digits, net):
+    found = compare({"x": Replay(digits[0])}, digits[1], features=net, n_samples=16)
+    assert "fd" not in found["x"]
+    assert {"precision", "sliced", "kid"} <= set(found["x"])
+    assert "more rows than its 16 columns" in found.protocol["left out"]["fd"]
+    assert found.protocol["left out"]["copied"] == "no training images"
+    told = next(x for x in found.markdown().splitlines() if x.startswith("- left out: "))
+    assert "more rows than its 16 columns" in told
+
+
+def test_classes_are_compared_as_the_classifier_sees_them(digits, net):
+    labels = digits[1].labels.flip(0)
+    wrong = Dataset(digits[1].values, "wrong", labels)  # whatever the labels say
+    model = Replay(digits[0])
+    seen = [
+        compare({"x": model}, data, features=net, metrics=["classes"])["x"]["classes"]
+        for data in (digits[1], wrong)
+    ]
+    assert seen[0] == seen[1]
+    drawn = to_uint8(model.sample(355, seed=stream_seed(0, "x", 0) % 2**31))
+    q, p = (torch.bincount(net.predict(x), minlength=10).numpy() for x in (drawn, digits[1]))
+    assert seen[0] == pytest.approx(stats.entropy(q, p), rel=1e-9)
 
 
 def test_costs_and_protocol_are_recorded(found, net):
@@ -254,7 +292,7 @@ BAD = {
         {"metrics": ["copied"]},
         "metrics must be without 'copied', got no training images",
     ),
-    "labels": ({"metrics": ["classes"], "features": Pixels()}, "no labelled data and a Classifier"),
+    "labels": ({"metrics": ["classes"], "features": Pixels()}, "no Classifier as features"),
     "n": ({"n_samples": 400}, "data must hold 400 images, got 355; pass n_samples=355 or less"),
     "narrow": ({"n_samples": 16, "metrics": ["fd"]}, "more rows than its 16 columns"),
     "repeats": ({"repeats": 0}, "repeats must be a whole number >= 1"),
@@ -270,6 +308,14 @@ BAD = {
         {"models": {"x": lambda n: torch.full((n, 1, 28, 28), math.nan)}},
         "'x' must be finite",
     ),
+    "none": ({"models": {"x": lambda n: None}}, "samples of 'x' must be an array of images"),
+    "text": ({"models": {"x": lambda n, **_: "no"}}, "samples of 'x' must be an array of images"),
+    "class": ({"models": {"x": Replay}}, "got the class Replay; pass a fitted instance"),
+    "empty": ({"models": {"x": []}}, "hold at least one generator, got an empty list"),
+    "list": ({"models": [3]}, "models must map names to generators, got list"),
+    "shadow": ({"models": {"real training images": 3}}, "leave the names of reference rows free"),
+    "features": ({"features": "x"}, "features must be a fitted Classifier or a module, got str"),
+    "facts": ({"facts": {"x": 3}}, "facts must map names to dicts"),
     "folder": ({"models": {"x": "/nowhere"}}, "does not exist"),
 }
 

@@ -56,7 +56,7 @@ LAYERS = [
         ["gan.*", "model", "translation", "features", "diagnostics.*"],
     ],
     [
-        ["plotting._style", "plotting.images", "budget", "comparison"],
+        ["plotting._style", "plotting.images", "budget", "comparison", "entries"],
         ["plotting.transport"],
         ["plotting.*", "protocol"],
         ["runs", "translator_runs"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from aeot import _check, budget
 from aeot.comparison import METRICS, Comparison
 from aeot.data import Dataset
 from aeot.data.named import NAMES
-from aeot.features import Classifier
+from aeot.entries import opened
+from aeot.features import Classifier, extract
 from aeot.model import AEOT
 from aeot.plotting import comparison as pictures
 from aeot.protocol import compare as _compare
@@ -27,6 +29,7 @@ def compare(
     *,
     data: str = "digits",
     seconds: float = 120.0,
+    images_seen: int | None = None,
     seeds: int = 1,
     repeats: int = 1,
     n_samples: int | None = None,
@@ -50,6 +53,7 @@ def compare(
         data: What to train on and compare with, as in ``aeot fit``. The reference is the test part
             of a published set; of other data a fifth is kept out.
         seconds: Wall-clock budget of each training.
+        images_seen: Budget in training images instead.
         seeds: Trainings of each class, for standard errors.
         repeats: Sets of samples of each model.
         n_samples: Images on either side; by default as many as there are, at most 10000.
@@ -72,24 +76,45 @@ def compare(
     _check.integer("seeds", seeds)
     _check.real("seconds", seconds, above=0)
     plan = _planned(models)
-    options = {"data": data, "seconds": seconds, "latent_dim": latent_dim, "size": size}
+    limit = {"seconds": seconds} if images_seen is None else {"images_seen": images_seen}
+    if images_seen is not None:
+        _check.integer("images_seen", images_seen)
+    options = {"data": data, **limit, "latent_dim": latent_dim, "size": size}
     training, reference = _data(data, size, root, seed)
-    folder = _opened(Path(out), {**options, "seed": seed})
-    extractor = _extractor(features, training, reference, folder / "classifier", seed)
-    entries: dict[str, Any] = {}
+    if n_samples is not None:
+        _check.integer("n_samples", n_samples)
+        if n_samples > len(reference):
+            got, way_out = str(len(reference)), f"pass n_samples={len(reference)} or less"
+            raise _check.fail(
+                "data", f"keep {n_samples} images apart to compare with", got, way_out
+            )
+    entries: dict[str, Any] = {k: v for k, v in plan.items() if not isinstance(v, type)}
+    if entries:
+        entries = opened(entries, reference, n_samples)
+    folder, fresh = _opened(Path(out), {**options, "seed": seed})
+    try:
+        extractor = _extractor(features, training, reference, folder / "classifier", seed)
+        if extractor is not None:
+            extract(extractor, reference.subset(slice(2)))  # fits images of this size
+        if metrics or n_samples:  # what cannot be measured is said before training
+            real = {"some": training.subset(slice(n_samples or min(10_000, len(reference))))}
+            how = {"metrics": metrics, "features": extractor, "training": training, "seed": seed}
+            _compare(real, reference, n_samples=n_samples, **how)
+    except ValueError:
+        if fresh:
+            shutil.rmtree(folder)
+        raise
     facts: dict[str, dict[str, Any]] = {}
     for label, thing in plan.items():
         if not isinstance(thing, type):
-            entries[label] = thing
             continue
-        entries[label], costs = [], []
-        for k in range(seeds):
-            place = folder / "models" / f"{label}-{seed + k}"
-            model = _arguments(thing, latent_dim, seed + k)
-            fitted, cost = _fitted(model, training, seconds, place)
-            entries[label].append(fitted)
-            costs.append(cost)
-        facts[label] = _mean(costs)
+        places = [folder / "models" / f"{label}-{seed + k}" for k in range(seeds)]
+        costs = [
+            _fitted(_arguments(thing, latent_dim, seed + k), training, limit, place)
+            for k, place in enumerate(places)
+        ]
+        entries[label], facts[label] = places, _mean(costs)
+    entries = {label: entries[label] for label in plan}
     found = _compare(
         entries,
         reference,
@@ -101,7 +126,9 @@ def compare(
         facts=facts,
         seed=seed,
     )
-    found.protocol["budget"] = f"{seconds:g} s of wall clock for each training"
+    if facts:
+        told = f"{seconds:g} s of wall clock" if images_seen is None else f"{images_seen} images"
+        found.protocol["budget"] = f"{told} for each training"
     found.save(folder)
     if any(row["curve"] for row in found.rows):
         pictures.prd_curves(found, path=folder / "prd.png")
@@ -135,6 +162,7 @@ def report(
     Raises:
         ValueError: If one of `runs` is neither, or `out` cannot be written.
     """
+    _check.integer("shown", shown)
     target = Path(out).expanduser()
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise _check.fail("out", "be a file in a folder that exists", str(target))
@@ -160,9 +188,15 @@ def _planned(models: list[str]) -> dict[str, Any]:
     plan: dict[str, Any] = {}
     for text in models:
         label, equals, thing = text.partition("=")
-        label, thing = (label, thing) if equals else (Path(text).name, text)
+        if not equals or Path(text).exists():
+            label, thing = Path(text).absolute().name, text
+        if not label or label in (".", "..") or "/" in label or "\\" in label:
+            raise _check.fail("models", "have labels that can name a folder", repr(label))
         if label in plan:
             raise _check.fail("models", "have different labels", f"{label!r} twice")
+        if thing in _trainable() and Path(thing).exists():
+            got, way_out = f"{thing!r}, a class and a path", f"write ./{thing} for the path"
+            raise _check.fail("models", "be either", got, way_out)
         if Path(thing).exists():
             plan[label] = thing
         elif thing in _trainable():
@@ -182,20 +216,21 @@ def _trainable() -> list[str]:
     return sorted(n for n in names if all(hasattr(getattr(aeot, n), m) for m in needed))
 
 
-def _opened(folder: Path, options: dict[str, Any]) -> Path:
-    """Create the directory of a comparison, or go on in one that was started alike."""
+def _opened(folder: Path, options: dict[str, Any]) -> tuple[Path, bool]:
+    """Create the directory of a comparison, or go on in one that was started alike; is it new?"""
     record = folder / "compare.json"
     if record.is_file():
         before = json.loads(record.read_text())
         if before != options:
-            changed = ", ".join(k for k in options if before.get(k) != options[k])
+            both = options | before
+            changed = ", ".join(k for k in both if before.get(k) != options.get(k))
             got = f"{folder}, made with another {changed}"
             raise _check.fail("out", "be new or of the same comparison", got)
-        return folder
+        return folder, False
     folder = check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(options) + "\n")
-    return folder
+    return folder, True
 
 
 def _data(data: str, size: int | None, root: str | None, seed: int) -> tuple[Dataset, Dataset]:
@@ -235,19 +270,22 @@ def _arguments(kind: type, latent_dim: int, seed: int) -> Any:  # noqa: ANN401 -
 def _fitted(
     model: Any,  # noqa: ANN401 - an estimator
     training: Dataset,
-    seconds: float,
+    limit: dict[str, Any],
     place: Path,
-) -> tuple[Any, dict[str, Any]]:
-    """Train within the budget and keep the model, or load it if that was done before."""
+) -> dict[str, Any]:
+    """Train within the budget, keep the model and return its costs, unless that was done before.
+
+    The model is let go, so that the memory of the next does not hold it, too.
+    """
     costs = place.parent / f"{place.name}.json"
     if costs.is_file():
-        return type(model).load(place), json.loads(costs.read_text())
-    _LOG.info("training %s for %g s", place.name, seconds)
-    cost = budget.train(model, training, seconds=seconds)
+        return json.loads(costs.read_text())
+    _LOG.info("training %s, %s", place.name, limit)
+    cost = budget.train(model, training, **limit)
     place.parent.mkdir(parents=True, exist_ok=True)
     model.save(place)
     costs.write_text(json.dumps(cost) + "\n")
-    return model, cost
+    return cost
 
 
 def _mean(costs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -59,6 +59,11 @@ def test_a_folder_is_compared_and_everything_is_kept(place, capsys):
         (["GAN", "--seconds", "0"], "seconds must be a finite number > 0"),
         (["GAN", "--metrics", "[fid]"], "metrics must be one of"),
         (["GAN", "--data", "nowhere"], "data must be one of"),
+        (["../x=GAN"], "models must have labels that can name a folder, got '../x'"),
+        (["=GAN"], "models must have labels that can name a folder"),
+        (["GAN", "--n-samples", "400"], "data must keep 400 images apart to compare with, got 355"),
+        (["GAN", "--images-seen", "0"], "images_seen must be"),
+        (["GAN", "--n-samples", "16", "--metrics", "[fd]"], "columns"),
     ],
 )
 def test_the_command_refuses_and_writes_nothing(arguments, message, capsys, tmp_path, monkeypatch):
@@ -66,6 +71,20 @@ def test_the_command_refuses_and_writes_nothing(arguments, message, capsys, tmp_
     assert cli.main(["compare", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_opened_is_said_before_training(place, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few=images").mkdir()
+    Image.new("L", (28, 28)).save(tmp_path / "few=images" / "0.png")
+    assert cli.main(["compare", "GAN", "few=images", "--features", str(place / "net")]) == 2
+    assert "models['few=images'] must hold 355 images, got 1" in capsys.readouterr().err
+    (tmp_path / "VAE").mkdir()
+    assert cli.main(["compare", "VAE"]) == 2
+    assert "got 'VAE', a class and a path; write ./VAE for the path" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"few=images", "VAE"}
+    assert cli.main(["report", "x", "--shown", "0"]) == 2
+    assert "shown must be a whole number >= 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow

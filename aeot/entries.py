@@ -1,0 +1,149 @@
+"""What a comparison takes for a generator: how it is opened, what it draws, what it holds."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import aeot
+from aeot import _check
+from aeot._rng import generator
+from aeot.data import Dataset, images, tensors, to_uint8
+
+_LOG = logging.getLogger(__name__)
+REAL, RESTORED = "real training images", ": reconstructions"  # rows beside the generators'
+
+
+def opened(
+    models: Mapping[str, Any], data: Dataset, n_samples: int | None = None
+) -> dict[str, list[Any]]:
+    """Return name -> list of generators or data sets for what `compare` is given as ``models``.
+
+    Raises:
+        ValueError: If one cannot be opened, has another name's place, or holds too few images.
+    """
+    if not isinstance(models, Mapping):
+        raise _check.fail("models", "map names to generators", type(models).__name__)
+    if not models:
+        raise _check.fail("models", "name at least one generator", "none")
+    groups = {}
+    for name, entry in models.items():
+        if name == REAL or str(name).endswith(RESTORED):
+            raise _check.fail("models", "leave the names of reference rows free", repr(name))
+        group = list(entry) if isinstance(entry, (list, tuple)) else [entry]
+        if not group:
+            raise _check.fail(f"models[{name!r}]", "hold at least one generator", "an empty list")
+        groups[name] = [_opened(name, model, data) for model in group]
+        n = min(10_000, len(data)) if n_samples is None else n_samples
+        for model in groups[name]:
+            if isinstance(model, Dataset) and len(model) < n:
+                way_out = f"pass n_samples={len(model)} or less"
+                raise _check.fail(f"models[{name!r}]", f"hold {n} images", str(len(model)), way_out)
+    return groups
+
+
+class Reconstructions:
+    """Decoded codes of the reference images, in place of samples."""
+
+    def __init__(self, model: Any, data: Dataset) -> None:  # noqa: ANN401
+        self.model, self.data = model, data
+
+    def sample(self, n: int, *, seed: int) -> torch.Tensor:
+        """Return n of them as uint8 images."""
+        rows = torch.randperm(len(self.data), generator=generator(seed, "reconstructions"))[:n]
+        parts = (self.model.decode(self.model.encode(self.data[part])) for part in rows.split(500))
+        return torch.cat([to_uint8(part) for part in parts])
+
+
+def samples(model: Any) -> bool:  # noqa: ANN401
+    """Whether images can be drawn from it."""
+    return isinstance(model, Dataset) or hasattr(model, "sample") or callable(model)
+
+
+def codes(model: Any) -> bool:  # noqa: ANN401
+    """Whether it has reconstructions."""
+    return hasattr(model, "encode") and hasattr(model, "decode")
+
+
+def _opened(name: str, model: Any, data: Dataset) -> Any:  # noqa: ANN401
+    """Return a generator or a data set for whatever the caller named."""
+    if isinstance(model, torch.Tensor):
+        return tensors(model, name=name)
+    if isinstance(model, type):
+        got, way_out = f"the class {model.__name__}", "pass a fitted instance"
+        raise _check.fail(f"models[{name!r}]", "be a generator", got, way_out)
+    if not isinstance(model, (str, Path)):
+        if samples(model) or codes(model):
+            return model
+        got = f"{type(model).__name__} for {name!r}"
+        raise _check.fail("models", "be generators, functions, images or folders", got)
+    folder = Path(model)
+    for place in (folder, folder / "model"):
+        if (place / "manifest.json").is_file():
+            kind = json.loads((place / "config.json").read_text()).get("kind")
+            if kind not in aeot.__all__:
+                raise _check.fail("models", "be generators", f"a saved {kind!r} at {place}")
+            return getattr(aeot, kind).load(place)
+    return images(folder, size=data.shape[-1], channels=data.shape[0])
+
+
+def size(model: Any) -> dict[str, int]:  # noqa: ANN401
+    """Count trainable parameters, and the other numbers that a fitted generator keeps."""
+    held = [model] if isinstance(model, nn.Module) else _modules(model, depth=2)
+    parameters = {id(p): p.numel() for module in held for p in module.parameters()}
+    buffers = {id(b): b.numel() for module in held for b in module.buffers()}
+    if not held:
+        return {}
+    return {"parameters": sum(parameters.values()), "stored": sum(buffers.values())}
+
+
+def _modules(model: Any, depth: int) -> list[nn.Module]:  # noqa: ANN401
+    found = []
+    for value in vars(model).values() if hasattr(model, "__dict__") else ():
+        if isinstance(value, nn.Module):
+            found.append(value)
+        elif depth > 1 and type(value).__module__.startswith("aeot"):
+            found += _modules(value, depth - 1)
+    return found
+
+
+def draw(model: Any, n: int, seed: int) -> Any:  # noqa: ANN401
+    """Return what a generator, function or data set gives for n images."""
+    if isinstance(model, Dataset):
+        rows = torch.randperm(len(model), generator=generator(seed, "rows"))[:n]
+        return model.values[rows] if model.values.dtype == torch.uint8 else model[rows]
+    if hasattr(model, "sample"):
+        return model.sample(n, seed=seed)
+    try:
+        known = inspect.signature(model).parameters.values()
+    except ValueError:  # some builtins have none
+        known = ()
+    seeded = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in known)
+    return model(n, seed=seed) if seeded else model(n)
+
+
+def checked(name: str, batch: Any, expected: tuple[int, ...]) -> torch.Tensor:  # noqa: ANN401
+    """Return what a model drew as uint8 images, or say what is wrong with it."""
+    who = f"samples of {name!r}"
+    try:
+        batch = torch.as_tensor(batch)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _check.fail(who, "be an array of images", type(batch).__name__) from error
+    if batch.shape != expected:
+        raise _check.fail(who, f"have shape {expected}", str(tuple(batch.shape)))
+    if batch.dtype == torch.uint8:
+        return batch.cpu()
+    batch = _check.array(who, batch)
+    if float(batch.abs().max()) > 1.5:
+        got = f"values from {float(batch.min()):.3g} to {float(batch.max()):.3g}"
+        raise _check.fail(who, "lie in [-1, 1] or be uint8", got)
+    if float(batch.min()) >= 0:
+        _LOG.warning("%s have no value below 0: black is -1 here, is it 0 there?", who)
+    return to_uint8(batch).cpu()
