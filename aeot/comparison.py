@@ -28,7 +28,7 @@ METRICS: dict[str, tuple[str, int]] = {
     "memorisation": ("nearest-training ratio", 0),
     "copied": ("copied", 0),
 }
-_COSTS = {
+COSTS = {
     "train_seconds": "training s",
     "cpu_seconds": "processor s",
     "images_seen": "images seen",
@@ -71,6 +71,11 @@ class Comparison(Mapping):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def contestants(self) -> dict[str, int]:
+        """Return the place of every generator among them; baselines are left out."""
+        names = [r["model"] for r in self.rows if r["kind"] not in ("real", "reconstructions")]
+        return {name: place for place, name in enumerate(names)}
+
     def heading(self, metric: str) -> str:
         """Return the metric's name in tables: FD and KD become FID and KID only for Inception."""
         text = METRICS[metric][0]
@@ -99,12 +104,12 @@ class Comparison(Mapping):
         arrows = {-1: " ↓", 1: " ↑", 0: ""}
         heads = [self.heading(name) + arrows[METRICS[name][1]] for name in used]
         best = {name: self.best(name) for name in used}
-        quality, cost = [["model", *heads]], [["model", "kind", *_COSTS.values()]]
+        quality, cost = [["model", *heads]], [["model", "kind", *COSTS.values()]]
         for row in self.rows:
             name = _escaped(row["model"])
             cells = [_cell(row["metrics"].get(m), row["model"] in best[m]) for m in used]
             quality.append([name, *cells])
-            facts = [_number(row["facts"].get(key)) for key in _COSTS]
+            facts = [_number(row["facts"].get(key)) for key in COSTS]
             cost.append([name, _escaped(row["kind"]), *facts])
         facts = self.protocol | {k: v for k, v in self.environment.items() if v not in ([], None)}
         facts = [f"- {key}: {_escaped(_told(value))}" for key, value in facts.items()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -28,7 +29,8 @@ _COLOURS = (
     "#4d5a8a",
     "#566b1e",
 )
-_BASELINES = ("real", "reconstructions")
+_DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))  # as in the HTML report
+_BASELINES = {"real": "--", "reconstructions": ":"}
 _GRAY = "#66717d"
 
 
@@ -53,18 +55,15 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
     figure, axes = _canvas(5.6, 4.6)
     xs = [r["metrics"]["f8"]["mean"] for r in rows]
     ys = [r["metrics"]["f1_8"]["mean"] for r in rows]
-    contestant = 0
     for row, x, y in zip(rows, xs, ys, strict=True):
-        baseline = row["kind"] in _BASELINES
-        colour = _GRAY if baseline else _COLOURS[contestant % len(_COLOURS)]
-        contestant += not baseline
+        colour, _ = _look(found, row)
         errors = [row["metrics"][name]["error"] or 0 for name in ("f8", "f1_8")]
         axes.errorbar(
             x,
             y,
             xerr=errors[0],
             yerr=errors[1],
-            fmt="s" if baseline else "o",
+            fmt="s" if row["kind"] in _BASELINES else "o",
             color=colour,
             markersize=7,
             label=row["model"],
@@ -89,16 +88,12 @@ def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> F
     if not rows:
         raise _check.fail("found", "hold PRD curves", "none; compare with the metric f8")
     figure, axes = _canvas(5.6, 4.6)
-    contestant = 0
     for row in rows:
-        baseline = row["kind"] in _BASELINES
-        colour = _GRAY if baseline else _COLOURS[contestant % len(_COLOURS)]
-        contestant += not baseline
-        style = ("--" if row["kind"] == "real" else ":") if baseline else "-"
+        colour, style = _look(found, row)
         axes.plot(
             row["curve"]["recall"],
             row["curve"]["precision"],
-            style,
+            linestyle=style,
             color=colour,
             label=row["model"],
         )
@@ -115,7 +110,7 @@ def sample_rows(
     rows: int = 4,
     path: str | os.PathLike | None = None,
 ) -> Figure:
-    """Draw the first samples of every model, one block each, uncurated.
+    """Draw the first samples of every model, one block each, three blocks side by side, uncurated.
 
     Args:
         found: A comparison.
@@ -134,8 +129,16 @@ def sample_rows(
     for name in names:
         tiles = found.shown[name][: columns * rows].to(torch.float32)
         blocks[name] = tiles / 127.5 - 1
-    figure = images.side_by_side(blocks, columns=columns)
+    figure = images.side_by_side(blocks, columns=columns, across=3)
     return _write(figure, path)
+
+
+def _look(found: Comparison, row: dict[str, Any]) -> tuple[str, Any]:
+    """Return colour and line of a row: the same in both figures and in the HTML report."""
+    if row["kind"] in _BASELINES:
+        return _GRAY, _BASELINES[row["kind"]]
+    k = found.contestants()[row["model"]]
+    return _COLOURS[k % len(_COLOURS)], _DASHES[(k + k // 10) % 4]
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -55,6 +55,7 @@ def side_by_side(
     groups: Mapping[str, torch.Tensor],
     *,
     columns: int | None = None,
+    across: int | None = None,
     path: str | os.PathLike | None = None,
 ) -> Figure:
     """Draw one grid of images for each group, next to each other.
@@ -64,6 +65,7 @@ def side_by_side(
     Args:
         groups: Caption -> images (B, C, H, W), floats in [-1, 1].
         columns: Images a row in each grid; None makes the grids about square.
+        across: Grids side by side before the next row of grids; None: all.
         path: Where to write the figure as well.
 
     Returns:
@@ -83,7 +85,7 @@ def side_by_side(
     for name, group in tiles.items():
         width = columns or math.ceil(math.sqrt(len(group)))
         blocks.append((name, _mosaic(group, min(width, len(group)))))
-    return _canvas(blocks, _scale(next(iter(tiles.values()))), path)
+    return _canvas(blocks, _scale(next(iter(tiles.values()))), path, across)
 
 
 def nearest_images(
@@ -251,23 +253,35 @@ def _scale(tiles: np.ndarray) -> int:
 
 
 def _canvas(
-    blocks: Sequence[tuple[str, np.ndarray]], scale: int, path: str | os.PathLike | None
+    blocks: Sequence[tuple[str, np.ndarray]],
+    scale: int,
+    path: str | os.PathLike | None,
+    across: int | None = None,
 ) -> Figure:
-    """Place captioned pixel blocks in a row, each image pixel on `scale` x `scale` pixels."""
+    """Place captioned pixel blocks in rows, each image pixel on `scale` x `scale` pixels."""
     caption = _CAPTION if any(name for name, _ in blocks) else 0
-    width = _MARGIN + sum(block.shape[1] * scale + _MARGIN for _, block in blocks)
-    height = 2 * _MARGIN + caption + max(block.shape[0] for _, block in blocks) * scale
+    step = across or len(blocks)
+    lines = [blocks[first : first + step] for first in range(0, len(blocks), step)]
+    width = max(
+        _MARGIN + sum(block.shape[1] * scale + _MARGIN for _, block in line) for line in lines
+    )
+    tall = [caption + max(block.shape[0] for _, block in line) * scale + _MARGIN for line in lines]
+    height = _MARGIN + sum(tall)
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-    left = _MARGIN
-    for name, block in blocks:
-        h, w = block.shape[0] * scale, block.shape[1] * scale
-        top = _MARGIN + caption
-        place: Any = (left / width, 1 - (top + h) / height, w / width, h / height)
-        axes = figure.add_axes(place)
-        axes.imshow(block, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        figure.text(left / width, 1 - (top - 7) / height, name, fontsize=9, color=_INK, va="bottom")
-        left += w + _MARGIN
+    top = _MARGIN
+    for line, down in zip(lines, tall, strict=True):
+        left = _MARGIN
+        for name, block in line:
+            h, w = block.shape[0] * scale, block.shape[1] * scale
+            first = top + caption
+            place: Any = (left / width, 1 - (first + h) / height, w / width, h / height)
+            axes = figure.add_axes(place)
+            axes.imshow(block, interpolation="nearest", aspect="auto")
+            axes.set_axis_off()
+            at = (left / width, 1 - (first - 7) / height)
+            figure.text(*at, name, fontsize=9, color=_INK, va="bottom")
+            left += w + _MARGIN
+        top += down
     return _write(figure, path)
 
 

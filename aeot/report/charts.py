@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 _WIDTH, _HEIGHT = 440, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 46
-_COLOURS = 8  # --c0 to --c7 in page.css
+GRAY = "kx"  # look of what is no contestant; "kx d1" and "kx d2" are dashed
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,12 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     kind: str = "line"
+    look: str = ""  # by its place among the others
+
+
+def look(k: int) -> str:
+    """Return the look of the k-th of many: ten colours and four kinds of lines, 40 in all."""
+    return f"k{k % 10} d{(k + k // 10) % 4}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -90,14 +96,15 @@ def chart(
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 8}" class="mid">'
         f"{escape(x_label)}</text>",
         f'<text transform="translate(14 {(_TOP + _HEIGHT - _BOTTOM) / 2}) rotate(-90)" '
-        f'class="mid">{escape(y_label)}</text>',
+        f'class="mid">{escape(y_label)}{", log scale" * log_y}</text>',
     ]
-    for k, one in enumerate(kept):
-        parts += _drawn(one, k % _COLOURS, across, down, _bar_width(kept))
+    looks = [one.look or look(k) for k, one in enumerate(kept)]
+    for one, style in zip(kept, looks, strict=True):
+        parts += _drawn(one, style, across, down, _bar_width(kept))
     legend = "".join(
-        f'<span><i class="key k{k % _COLOURS}"></i>{escape(s.name)}</span>'
-        for k, s in enumerate(kept)
-        if s.name
+        f"<span>{_key(one.kind, style)}{escape(one.name)}</span>"
+        for one, style in zip(kept, looks, strict=True)
+        if one.name
     )
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{"".join(parts)}</svg>'
@@ -112,7 +119,14 @@ def _finite(series: Series, log_y: bool) -> Series:
         if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)
     ]
     xs, ys = ([p[k] for p in pairs] for k in range(2))
-    return Series(series.name, xs, ys, series.kind)
+    return replace(series, x=xs, y=ys)
+
+
+def _key(kind: str, style: str) -> str:
+    if kind == "line":
+        line = f'<line class="line {style}" x1="0" x2="26" y1="5" y2="5"/>'
+        return f'<svg class="key-line" viewBox="0 0 26 10" aria-hidden="true">{line}</svg>'
+    return f'<i class="key {style}"></i>'
 
 
 def _bar_width(series: Sequence[Series]) -> float:
@@ -143,27 +157,27 @@ def _axes(x_range, y_range, log_y, across, down) -> list[str]:  # noqa: ANN001 -
     return parts
 
 
-def _drawn(one: Series, k: int, across, down, width) -> list[str]:  # noqa: ANN001
+def _drawn(one: Series, style: str, across, down, width) -> list[str]:  # noqa: ANN001
     places = [(across(x), down(y)) for x, y in zip(one.x, one.y, strict=True)]
     if one.kind == "bars":
         wide = 0.9 * (across(width) - across(0))
         bottom = _HEIGHT - _BOTTOM
         return [
-            f'<rect class="bar k{k}" x="{x - wide / 2:.1f}" y="{y:.1f}" width="{wide:.1f}" '
+            f'<rect class="bar {style}" x="{x - wide / 2:.1f}" y="{y:.1f}" width="{wide:.1f}" '
             f'height="{max(0.0, bottom - y):.1f}"><title>{_text(a)}: {_text(b)}</title></rect>'
             for (x, y), a, b in zip(places, one.x, one.y, strict=True)
         ]
     if one.kind == "points":
         return [
-            f'<circle class="dot k{k}" cx="{x:.1f}" cy="{y:.1f}" r="6">'
+            f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="6">'
             f"<title>{escape(one.name)}: {_text(a)}, {_text(b)}</title></circle>"
             for (x, y), a, b in zip(places, one.x, one.y, strict=True)
         ]
     if len(places) == 1:
         (x, y) = places[0]
-        return [f'<circle class="dot k{k}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>']
+        return [f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>']
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    return [f'<polyline class="line k{k}" points="{path}"/>']
+    return [f'<polyline class="line {style}" points="{path}"/>']
 
 
 def _text(value: float) -> str:

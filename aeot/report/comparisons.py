@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from aeot.comparison import METRICS, Comparison
+from aeot.comparison import COSTS, METRICS, Comparison
 from aeot.report import page
-from aeot.report.charts import Series, chart
+from aeot.report.charts import GRAY, Series, chart, look
 from aeot.report.page import Page, facts, note, subheading, table, told
 from aeot.report.pictures import sprite
 
@@ -28,13 +28,22 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
             "show what the protocol gives perfect samples, reconstructions what a decoder allows."
         ),
     )
+    places = found.contestants()
+    gray = {"real": f"{GRAY} d1", "reconstructions": f"{GRAY} d2"}
+    looks = {r["model"]: gray.get(r["kind"]) or look(places[r["model"]]) for r in found.rows}
     curves = [
-        Series(r["model"], r["curve"]["recall"], r["curve"]["precision"])
+        Series(r["model"], r["curve"]["recall"], r["curve"]["precision"], look=looks[r["model"]])
         for r in found.rows
         if r["curve"]
     ]
-    places = [
-        Series(r["model"], [r["metrics"]["f8"]["mean"]], [r["metrics"]["f1_8"]["mean"]], "points")
+    points = [
+        Series(
+            r["model"],
+            [r["metrics"]["f8"]["mean"]],
+            [r["metrics"]["f1_8"]["mean"]],
+            "points",
+            looks[r["model"]],
+        )
         for r in found.rows
         if {"f8", "f1_8"} <= set(r["metrics"])
     ]
@@ -44,10 +53,10 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
         figures.append(
             chart(curves, title="PRD curves", x_label="recall", y_label="precision", **unit)
         )
-    if places:
+    if points:
         figures.append(
             chart(
-                places,
+                points,
                 title="Best is upper right",
                 x_label="F8 (recall)",
                 y_label="F1/8 (precision)",
@@ -56,20 +65,19 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
         )
     if figures:
         built.add(f"{before}precision and recall", page.charts(*figures))
-    known = (
-        "nearest training image"
-        if found.protocol.get("training") != "none"
-        else "nearest reference image"
-    )
+    known = "training" if found.protocol.get("training") != "none" else "reference"
+    known = f"nearest {known} image, by features"
     pieces = []
     for name, images in found.shown.items():
         grid = built.gallery(sprite(images, 8), sprite(found.nearest[name], 8), known)
         pieces += [subheading(name), grid]
     if pieces:
         built.add(f"{before}samples", *pieces)
-    costs = sorted({key for row in found.rows for key in row["facts"]})
+    known_costs = {key: None for row in found.rows for key in row["facts"]}
+    costs = [key for key in COSTS if key in known_costs]
+    costs += [key for key in known_costs if key not in COSTS]
     cells = [[r["model"], r["kind"], *(told(r["facts"].get(c)) for c in costs)] for r in found.rows]
-    heads = ["model", "kind", *(c.replace("_", " ") for c in costs)]
+    heads = ["model", "kind", *(COSTS.get(c, c.replace("_", " ")) for c in costs)]
     built.add(f"{before}costs", table(heads, cells, baselines=plain))
     versions = found.environment.get("versions", {})
     machine = {

@@ -18,6 +18,7 @@ from aeot.report.pictures import sprite
 
 _NEIGHBOURS = 6
 _FRAMES = 11
+_PAIRS = 250  # lines drawn at most
 
 
 def explorer(
@@ -42,14 +43,16 @@ def explorer(
     Returns:
         Plain values: ``points`` [x, y] in the unit square, ``labels``, ``modes``, ``classes``,
         ``near`` (neighbours of each point) and ``apart`` (whether the cut separates them),
-        ``pairs`` (shown codes across the cut), ``anchors``, ``snap`` (anchor nearest to each
-        point), ``jumps`` (per pair of anchors, the frames after which the cut path jumps across
-        the singular set), ``largest`` (the frame after which it moves most), ``thumbs`` and
-        ``frames`` (sprites; one row per pair of anchors, first the uncut path).
+        ``pairs`` (shown codes across the cut, ``across`` in all), ``anchors``,
+        ``snap`` (anchor nearest to each point), ``jumps`` (per pair of anchors, the frames after
+        which the cut path jumps across the singular set), ``largest`` (the frame after which it
+        moves most), ``thumbs`` and ``frames`` (sprites; one row per pair of anchors, first the
+        uncut path).
     """
     _check.choice("picture", picture, ["tsne", "pca"])
     sites = model.brenier_.sites.cpu()
     index, pairs = _chosen(model, min(shown, len(sites)), seed)
+    drawn = pairs[:_PAIRS]  # the heaviest
     codes = sites[index]
     labels, images = _known(model, training, codes)
     plane = _plane(codes, picture, seed)
@@ -69,7 +72,8 @@ def explorer(
         "modes": model.singular_.components.cpu()[index].tolist(),
         "near": near.tolist(),
         "apart": apart.cpu().reshape(near.shape).int().tolist(),
-        "pairs": pairs.tolist(),
+        "pairs": drawn.tolist(),
+        "across": len(pairs),
         "anchors": chosen.tolist(),
         "snap": snap.tolist(),
         "jumps": jumps,
@@ -91,7 +95,7 @@ def _chosen(model: AEOT, count: int, seed: int) -> tuple[torch.Tensor, torch.Ten
     place = torch.full((len(order),), -1, dtype=torch.int64)
     place[index] = torch.arange(len(index))
     pairs = place[heavy]
-    return index, pairs[(pairs >= 0).all(dim=1)][:250]
+    return index, pairs[(pairs >= 0).all(dim=1)]
 
 
 def _known(

@@ -17,6 +17,12 @@ from aeot.report.page import Page, facts, note, subheading, table, told
 from aeot.report.pictures import sprite
 
 _SHOWN = 64
+_ERRORS = {  # keys of `Autoencoder.losses_`
+    "train_joint": "training",
+    "held_out_joint": "held out",
+    "train": "training, decoder refined",
+    "held_out": "held out, decoder refined",
+}
 
 
 def add_model(
@@ -40,7 +46,9 @@ def add_model(
                 if training is None
                 else f"{training.name}, {len(training):,} rows",
                 "latent size": model.latent_dim,
-                "reconstruction error": summary["reconstruction"],
+                "reconstruction, mean squared error in [0, 1] units": {
+                    _ERRORS[key]: value for key, value in summary["reconstruction"].items()
+                },
                 "transport": summary["certificate"]["message"],
                 "converged": bool(summary["certificate"]["converged"]),
                 "codes transported to": summary["targets"],
@@ -65,13 +73,18 @@ def add_model(
         built.gallery(sprite(samples, 8), sprite(nearest, 8), label),
     )
     prepared = explorer(model, training, picture=picture, shown=shown)
-    across = len(prepared["pairs"])
+    lines, across = len(prepared["pairs"]), prepared["across"]
+    lines_told = (
+        f"Lines join {lines if lines == across else f'the heaviest {lines} of {across}'} pairs of "
+        "codes whose cells touch across the singular set."
+        if lines
+        else "No two of them are separated by the singular set."
+    )
     built.add(
         f"{before}latent space",
         note(
             f"{len(prepared['points']):,} of {prepared['total']:,} codes, drawn in the plane by "
-            f"{prepared['picture']} (distances between far groups mean little). Lines join "
-            f"{across} pairs of codes whose cells touch across the singular set."
+            f"{prepared['picture']} (distances between far groups mean little). {lines_told}"
         ),
         built.explorer(prepared),
     )
@@ -92,7 +105,7 @@ def _nearest(
         closer = gaps[:, 0] < best
         best = torch.where(closer, gaps[:, 0], best)
         found = torch.where(closer, rows[:, 0] + start, found)
-    return training[found], "nearest training image"
+    return training[found], "nearest training image, by pixels"
 
 
 def _curves(model: AEOT) -> list[str]:
@@ -108,16 +121,20 @@ def _curves(model: AEOT) -> list[str]:
         chart(lines, title="Autoencoder", x_label="step", y_label="mean squared error", log_y=True)
     ]
     solver = model.history_.get("transport", [])
-    for key in ("mass_error", "error", "gradient"):
+    names = {
+        "mass_error": "mass error (total variation)",
+        "error": "mass error (total variation)",
+        "gradient": "gradient of the energy",
+    }
+    for key, label in names.items():
         pairs = [(k + 1, r[key]) for k, r in enumerate(solver) if r.get(key)]
         if pairs:
             xs, ys = zip(*pairs, strict=True)
-            label = key.replace("_", " ")
             figures.append(
                 chart(
                     [Series("", xs, ys)],
                     title=f"Transport: {label}",
-                    x_label="record",
+                    x_label="step of the solver",
                     y_label=label,
                     log_y=True,
                 )

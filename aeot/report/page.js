@@ -84,8 +84,9 @@
     const crossing = host.querySelector("[data-crossing]"), by = host.querySelector("[data-by]");
     const swatches = host.querySelector("[data-swatches]");
     const ends = [...host.querySelectorAll("[data-end]")];
-    let selected = 0, route = null, drag = null, focused = false;
+    let selected = 0, route = null, drag = null, focused = false, pinned = null;
 
+    const anyJump = given.jumps.some((row) => row.length);
     const modeCount = Math.max(...given.modes) + 1;
     const groupOf = (i) => (by.value === "class" && given.labels ? given.labels[i] : given.modes[i]);
     const groupName = (g) => (by.value === "class" && given.labels ? given.classes[g] ?? `class ${g}` : `mode ${g + 1}`);
@@ -129,6 +130,14 @@
         g.lineWidth = 3;
         line(g, where(anchors[route[0]]), where(anchors[route[1]]));
       }
+      if (pinned !== null) { // where a path will start
+        const [x, y] = where(pinned);
+        g.strokeStyle = g.fillStyle = colour("--alarm");
+        g.lineWidth = 2.5;
+        g.strokeRect(x - 11, y - 11, 22, 22);
+        g.font = "600 13px system-ui, sans-serif";
+        g.fillText("start", Math.min(x + 15, side - 36), Math.max(y - 8, 14));
+      }
       if (drag && drag.moved) {
         g.strokeStyle = colour("--accent");
         g.setLineDash([6, 4]);
@@ -164,14 +173,22 @@
       }, tile(thumbs, j, 44)));
       details.replaceChildren(
         make("h3", {}, nameOf(i)), tile(thumbs, i, 112),
-        make("p", { class: "note" }, "its nearest codes; a dashed frame lies across the singular set"),
+        make("p", { class: "note" }, "its nearest codes" + (pairs.length ? "; a dashed frame lies across the singular set" : "")),
         make("div", { class: "near" }, ...others));
       if (announce) say.textContent = nameOf(i);
       draw();
     };
 
+    const clear = () => {
+      pinned = null; route = null;
+      path.replaceChildren();
+      ends.forEach((end) => { end.selectedIndex = -1; });
+      draw();
+    };
+
     const walk = (a, b) => { // numbers of anchors
       if (!frames || a === b) {
+        clear();
         say.textContent = "no path: both ends are nearest to the same ringed code; choose them further apart";
         return;
       }
@@ -197,6 +214,7 @@
         const k = Number(slider.value);
         big.forEach((node, cut) => place(node, frames, row * 2 * steps + cut * steps + order[k], 112));
         strips.forEach((strip) => [...strip.children].forEach((b, n) => b.setAttribute("aria-current", n === k)));
+        slider.setAttribute("aria-valuetext", `frame ${k + 1} of ${steps}${jumps.includes(k) ? ", after a jump" : ""}`);
       };
       slider.addEventListener("input", at);
       const told = jumps.length
@@ -210,7 +228,8 @@
         slider,
         make("p", { class: "note" }, "Uncut: the straight line between the two codes, decoded; what lies between modes is a blend."),
         strips[0],
-        make("p", { class: "note" }, "Cut: the transport map along the straight line between their cells. Red bars mark where it crosses the singular set, from one mode to another at once."),
+        make("p", { class: "note" }, "Cut: the transport map along the straight line between their cells." + (anyJump
+          ? " Red bars mark where it crosses the singular set, from one mode to another at once." : "")),
         strips[1],
         make("p", { class: jumps.length ? "alarm" : "note" }, told));
       say.textContent = `path from ${nameOf(anchors[a])} to ${nameOf(anchors[b])}. ${told}`;
@@ -229,21 +248,23 @@
     });
     canvas.addEventListener("pointermove", (event) => {
       if (!drag) return;
-      [drag.x, drag.y] = spot(event);
+      [drag.x, drag.y] = spot(event).map((v) => Math.max(0, Math.min(canvas.clientWidth, v)));
       drag.moved ||= Math.hypot(drag.x - drag.startX, drag.y - drag.startY) > 8;
       draw();
     });
     canvas.addEventListener("pointerup", (event) => {
       if (!drag) return;
-      const { from, moved } = drag, to = closest(...spot(event));
+      const { from, moved } = drag, at = spot(event), to = closest(...at);
       drag = null;
+      if (at.some((v) => v < 0 || v > canvas.clientWidth)) { // let go outside: never mind
+        say.textContent = "no path: the drag ended outside the picture"; draw(); return;
+      }
       if (moved) { select(to, false); walk(given.snap[from], given.snap[to]); } else select(from);
       draw();
     });
     canvas.addEventListener("pointercancel", () => { drag = null; draw(); });
 
     // keyboard: arrows move to the next point that way, Enter sets the ends of a path
-    let pinned = null;
     canvas.addEventListener("keydown", (event) => {
       const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
       if (way) {
@@ -259,14 +280,15 @@
       } else if (event.key === "Enter" || event.key === " ") {
         if (pinned === null) {
           pinned = selected;
-          say.textContent = `path starts at ${nameOf(selected)}; go to its end and press Enter`;
+          say.textContent = `path starts at ${nameOf(selected)}; go to its end and press Enter`; draw();
         } else {
-          walk(given.snap[pinned], given.snap[selected]);
+          const from = pinned;
           pinned = null;
+          walk(given.snap[from], given.snap[selected]);
         }
       } else if (event.key === "Escape") {
-        pinned = null; route = null;
-        path.replaceChildren(); say.textContent = "path removed"; draw();
+        const had = route ? "path removed" : pinned !== null ? "start of the path removed" : "there is no path to remove";
+        clear(); say.textContent = had;
       } else return;
       event.preventDefault();
     });
@@ -276,9 +298,10 @@
     crossing.addEventListener("change", draw);
     by.addEventListener("change", () => { legend(); draw(); });
     for (const end of ends) {
-      anchors.forEach((i, k) => end.append(make("option", { value: k }, `${k + 1}: ${nameOf(i)}`)));
+      anchors.forEach((i, k) => end.append(make("option", { value: k }, `no. ${k + 1}: ${nameOf(i)}`)));
       end.addEventListener("change", () => walk(Number(ends[0].value), Number(ends[1].value)));
     }
+    crossing.closest("label").hidden = !pairs.length;
     if (!given.labels) by.querySelector('[value="class"]').remove();
     redraw.push(draw);
     new ResizeObserver(draw).observe(canvas);

@@ -39,6 +39,19 @@ def test_curves_are_those_of_the_rows(found):
     np.testing.assert_allclose(lines["b"], [[1, 0], [0.6, 0.7], [0, 1]])
 
 
+def test_twelve_rows_look_different_and_alike_in_both_figures(found):
+    rows = [row("real", "real", 0.9, 0.9)] + [row(f"m{k}", "GAN", 0.5, 0.5) for k in range(12)]
+    many = Comparison(rows, {"features": {}}, {})
+    lines = pictures.prd_curves(many).axes[0].lines
+    looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in lines}
+    patterns = {line.get_label(): str(line._dash_pattern) for line in lines}
+    assert len({(looks[name][0], patterns[name]) for name in looks}) == 13
+    dots = pictures.precision_recall(many).axes[0].containers
+    assert {c.get_label(): c.lines[0].get_color() for c in dots} == {
+        name: look[0] for name, look in looks.items()
+    }
+
+
 def test_samples_are_drawn_with_their_very_pixels(found):
     figure = pictures.sample_rows(found, columns=4, rows=2)
     block = np.asarray(figure.axes[0].get_images()[0].get_array())

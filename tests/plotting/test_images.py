@@ -49,6 +49,19 @@ def test_image_pixels_fall_on_whole_screen_pixels():
     assert (shown[:30] < 128).any(), "the caption is drawn"
 
 
+def test_groups_wrap_into_rows():
+    groups = {f"g{k}": torch.full((4, 1, 6, 6), k / 4) for k in range(5)}
+    figure = pictures.side_by_side(groups, across=2)
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert len({round(box.x0, 6) for box in boxes}) == 2
+    assert len({round(box.y0, 6) for box in boxes}) == 3
+    assert not any(
+        a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1
+        for k, a in enumerate(boxes)
+        for b in boxes[:k]
+    )
+
+
 def test_groups_stand_side_by_side_and_do_not_overlap():
     groups = {"real": random_images(9), "reconstructed": random_images(9, seed=1)}
     figure = pictures.side_by_side(groups)

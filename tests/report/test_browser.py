@@ -143,22 +143,41 @@ def test_a_drag_shows_both_paths_and_the_slider_walks_them(view):
     assert current == [2, 13]
     view.run("document.querySelectorAll('.frames button')[21].click()")
     assert view.run("return document.querySelector('input[type=range]').value") == "10"
+    told = "return document.querySelector('input[type=range]').getAttribute('aria-valuetext')"
+    assert view.run(told).startswith("frame 11 of 11")
+    kept = text(view, "[data-path] h3")
+    spot(view, start)  # back in sight
+    a, b = spot(view, start), spot(view, end)
+    view.drag(a, b, (2, b[1]))  # let go outside
+    assert "outside" in text(view, "[data-say]")
+    assert text(view, "[data-path] h3") == kept
 
 
 def test_the_keyboard_alone_makes_and_removes_a_path(view):
     view.run("document.querySelector('canvas').focus()")
+    assert text(view, "[data-path]") != ""
     view.press("escape")
     assert text(view, "[data-path]") == ""
+    assert text(view, "[data-say]") == "path removed"
     before = text(view, "[data-details]")
     seen = {before}
     for key in ("right", "down", "left", "up", "right", "right"):
         view.press(key)
         seen.add(view.run("return document.querySelector('[data-details] .tile').style.cssText"))
     assert len(seen) > 2
-    view.press(*["right"] * 40, "enter")
+    view.press("escape")
+    assert text(view, "[data-say]") == "there is no path to remove"
+    lists = "return [...document.querySelectorAll('[data-end]')].map(s => s.selectedIndex)"
+    assert view.run(lists) == [-1, -1]
+    drawn = "return document.querySelector('canvas').toDataURL()"
+    view.press(*["right"] * 40)
+    unmarked = view.run(drawn)
+    view.press("enter")
     assert "path starts at" in text(view, "[data-say]")
+    assert view.run(drawn) != unmarked  # the start is marked
     view.press("enter")
     assert "no path" in text(view, "[data-say]")
+    assert view.run(drawn) == unmarked
     view.press("enter", *["left"] * 60, "enter")
     assert "The map's path jumps" in text(view, "[data-say]")
     view.press("escape")
@@ -202,3 +221,16 @@ def test_boxes_and_colours_redraw_the_picture(view):
     )
     assert text(view, "[data-swatches]") != legend
     view.run("document.querySelector('[data-crossing]').click()")
+
+
+def test_the_first_column_of_a_wide_table_stays_in_sight(view):
+    view.run(
+        "const t = [...document.querySelectorAll('.scroll')].find(s => /FD/.test(s.textContent));"
+        "t.id = 'quality'; t.scrollIntoView({block: 'center'}); t.scrollLeft = 10000;"
+    )
+    left, table = view.run(
+        "const t = document.getElementById('quality');"
+        "return [t.querySelector('tbody td').getBoundingClientRect().left,"
+        " t.getBoundingClientRect().left]"
+    )
+    assert abs(left - table) < 1

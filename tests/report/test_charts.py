@@ -1,8 +1,10 @@
 import math
 import re
+from pathlib import Path
 
 import pytest
 
+from aeot.report import charts
 from aeot.report.charts import Series, chart, ticks
 
 
@@ -20,7 +22,7 @@ def test_ticks_are_round_and_inside(low, high, expected):
 
 
 def points(svg):
-    text = re.search(r'<polyline class="line k0" points="([^"]*)"', svg)[1]
+    text = re.search(r'<polyline class="line k0 d0" points="([^"]*)"', svg)[1]
     return [tuple(float(v) for v in pair.split(",")) for pair in text.split()]
 
 
@@ -53,6 +55,24 @@ def test_every_text_is_escaped():
     svg = chart([series], title=evil, x_label=evil, y_label=evil)
     assert "<script" not in svg
     assert svg.count("&lt;script&gt;&quot;&amp;") >= 5
+
+
+def test_forty_lines_look_different_and_the_legend_shows_how():
+    series = [Series(f"s{k}", [0, 1], [k, k]) for k in range(40)]
+    svg = chart(series, title="t", x_label="x", y_label="y", log_y=False)
+    drawn = re.findall(r'<polyline class="line ([^"]*)"', svg)
+    assert len(set(drawn)) == 40
+    keys = re.findall(r'<line class="line ([^"]*)"[^>]*/></svg>(s\d+)<', svg)
+    assert keys == [(look, f"s{k}") for k, look in enumerate(drawn)]
+    css = (Path(charts.__file__).parent / "page.css").read_text()
+    for name in {part for look in drawn for part in look.split()} - {"d0"}:
+        assert f".line.{name} {{" in css
+
+
+def test_a_logarithmic_axis_says_so():
+    series = [Series("", [0, 1], [1, 100])]
+    assert ">mass, log scale<" in chart(series, title="t", x_label="x", y_label="mass", log_y=True)
+    assert ">mass<" in chart(series, title="t", x_label="x", y_label="mass")
 
 
 @pytest.mark.parametrize("values", [([], []), ([1], [2]), ([1, 1], [2, 2]), ([1], [math.inf])])
