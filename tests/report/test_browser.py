@@ -75,6 +75,12 @@ def test_the_page_fits_its_window_and_strings_stay_strings(view):
         ".map(t => t.getBoundingClientRect().height).reduce((a, b) => Math.min(a, b))"
     )
     assert small > 8  # pixels: legible
+    keys = view.run(
+        "return [...document.querySelectorAll('.legend svg')]"
+        ".map(k => k.getBoundingClientRect().width)"
+    )
+    assert keys
+    assert max(keys) < 30
 
 
 def test_dark_and_light(view):
