@@ -55,6 +55,7 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
     figure, axes = _canvas(5.6, 4.6)
     xs = [r["metrics"]["f8"]["mean"] for r in rows]
     ys = [r["metrics"]["f1_8"]["mean"] for r in rows]
+    places = found.contestants()
     for row, x, y in zip(rows, xs, ys, strict=True):
         colour, _ = _look(found, row)
         errors = [row["metrics"][name]["error"] or 0 for name in ("f8", "f1_8")]
@@ -63,7 +64,7 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
             y,
             xerr=errors[0],
             yerr=errors[1],
-            fmt="s" if row["kind"] in _BASELINES else "o",
+            fmt="s" if row["kind"] in _BASELINES else "o^Dv"[places[row["model"]] // 10 % 4],
             color=colour,
             markersize=7,
             label=row["model"],

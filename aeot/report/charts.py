@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from html import escape
 
 _WIDTH, _HEIGHT = 440, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 12, 46
 GRAY = "kx"  # look of what is no contestant; "kx d1" and "kx d2" are dashed
 
 
@@ -24,8 +24,8 @@ class Series:
 
 
 def look(k: int) -> str:
-    """Return the look of the k-th of many: ten colours and four kinds of lines, 40 in all."""
-    return f"k{k % 10} d{(k + k // 10) % 4}"
+    """Return the look of the k-th of many: ten colours, four kinds of lines, points with rims."""
+    return f"k{k % 10} d{(k + k // 10) % 4}" + " r1" * (k // 10 % 2)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
