@@ -130,7 +130,7 @@ def main():
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
-    rules = {None: model.singular_}
+    rules, drawings = {None: model.singular_}, {}
     if ("setting", None) not in done:
         singular = rules[None]
         setting = {
@@ -184,13 +184,12 @@ def main():
                 rules[share] = aeot.find_singularities(brenier, angle)
             singular = rules[share] if variant.get("cut", True) else None
             boundary = variant.get("boundary", "reject" if share else "reassign")
-            drawn = brenier.draw(
-                options.images,
-                singular=singular,
-                boundary=boundary,
-                method="pair",  # its codes are cheap and not used
-                generator=aeot.generator(seed, "points"),
-            )
+            key = (seed, boundary, share, singular is None)
+            if key not in drawings:  # its codes are cheap and not used
+                stream = aeot.generator(seed, "points")
+                how = {"singular": singular, "boundary": boundary, "method": "pair"}
+                drawings = {key: brenier.draw(options.images, **how, generator=stream)}
+            drawn = drawings[key]
             extra = {"acceptance": drawn.acceptance, "alone": drawn.n_alone}
             near = variant.get("neighbours", 20)
             if variant["method"] == "affine":
