@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aeot import Autoencoder, Gaussian, UniformBox, dataset
+from aeot import AEOT, Gaussian, UniformBox, dataset
 from aeot.transport.blocks import standardise
 from aeot.transport.certificate import certify, tally
 from aeot.transport.lists import Scorer
 
-CODES = Path(__file__).parents[1] / "out" / "extension" / "autoencoder"
+CODES = Path(__file__).parents[1] / "out" / "extension" / "model"
 
 # Adam's first rate on each problem, in units of the sites' mean squared norm per axis: the best of
 # 0.01, 0.03, 0.1, 0.3, 1 and 3, as `bench_transport.py tune` finds it.
@@ -69,8 +69,8 @@ def problem(name):
         values, vectors = np.linalg.eigh(images.T @ images)
         sites = images @ vectors[:, ::-1][:, :d]
         return UniformBox(dim=d), sites / sites.std()
-    if name == "codes":  # of all 60 000 images; bench_extension.py trains the autoencoder
-        model = Autoencoder.load(CODES)
+    if name == "codes":  # of all 60 000 images; bench_extension.py trains the model
+        model = AEOT.load(CODES)
         return UniformBox(dim=64), model.encode(dataset("fashion-mnist")).double().numpy()
     if name.startswith("size"):
         return UniformBox(dim=16), rng.normal(size=(int(name[4:]), 16))
