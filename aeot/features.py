@@ -51,16 +51,12 @@ def describe(extractor: nn.Module | Classifier) -> dict[str, Any]:
 
 @torch.no_grad()
 def extract(
-    extractor: nn.Module | Classifier,
-    images: Dataset | torch.Tensor,
-    *,
-    batch_size: int = 256,
+    extractor: nn.Module | Classifier, images: Dataset | torch.Tensor, *, batch_size: int = 256
 ) -> torch.Tensor:
     """Compute features of images, rounded to 8 bits first as files would be.
 
     Real and generated images are thus treated alike. In float64, as a `Classifier` computes, the
-    result does not depend on `batch_size` beyond rounding (1e-14 relative); in float32 expect
-    1e-6.
+    result does not depend on `batch_size` beyond rounding (1e-14 relative; float32: 1e-6).
 
     Args:
         extractor: A fitted `Classifier`, or a module from images (B, C, H, W) in [-1, 1], of its
@@ -72,10 +68,13 @@ def extract(
         Features (rows, width), float64, on the CPU.
 
     Raises:
-        ValueError: If the extractor does not return one finite row per image.
+        ValueError: If images are missing, not finite, floats from 0 to 255 or not of the
+            `Classifier`'s shape, or the extractor does not return one finite row per image.
     """
-    module = extractor.extractor() if isinstance(extractor, Classifier) else extractor.eval()
+    shape = extractor.shape_ if isinstance(extractor, Classifier) and extractor._fitted() else None
     batch_size = _check.integer("batch_size", batch_size)
+    _checked(images, shape)
+    module = extractor.extractor() if isinstance(extractor, Classifier) else extractor.eval()
     like = next(iter(module.parameters()), torch.empty(0))
     rows = []
     for start in range(0, len(images), batch_size):
@@ -87,6 +86,25 @@ def extract(
             raise _check.fail("extractor", "return one row per image, (B, width)", got)
         rows.append(features.double().cpu())
     return _check.points("features", torch.cat(rows))
+
+
+def _checked(images: Dataset | torch.Tensor, shape: tuple[int, ...] | None) -> None:
+    """Refuse what is neither bytes nor in [-1, 1], or not of `shape` (C, H, W) where given."""
+    tensor = isinstance(images, torch.Tensor)
+    good = isinstance(images, Dataset) or (tensor and images.dtype == torch.uint8)
+    got = f"{type(images).__name__} of {getattr(images, 'dtype', 'no dtype')}"
+    if tensor and images.is_floating_point() and images.numel():
+        low, high = _check.array("images", images).aminmax()
+        # Overshooting generators are clipped; nothing below 0 and much above 1 means bytes.
+        good, got = low < 0 or high <= 2, f"floats from {low:g} to {high:g}"
+    if tensor and images.numel() == 0:
+        raise _check.fail("images", "hold at least one image", "none")
+    if not good:
+        way_out = "torch.as_tensor(images).to(torch.uint8) if they are bytes"
+        raise _check.fail("images", "be uint8 or floats in [-1, 1] (a tensor)", got, way_out)
+    found = tuple(images.shape) if isinstance(images, Dataset) else tuple(images.shape[1:])
+    if shape is not None and found != tuple(shape):
+        raise _check.fail("images", f"have the shape of the training {tuple(shape)}", found)
 
 
 class Pixels(nn.Module):
@@ -150,12 +168,8 @@ class _Network(nn.Module):
         super().__init__()
         layers, before = [], shape[0]
         for after in (channels, 2 * channels, 4 * channels):
-            layers += [
-                nn.Conv2d(before, after, 3, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-                nn.MaxPool2d(2, ceil_mode=True),
-            ]
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
             before = after
         side = [-(-edge // 8) for edge in shape[1:]]
         self.trunk = nn.Sequential(*layers, nn.Flatten())
@@ -264,10 +278,9 @@ class Classifier:
         network = network.to(memory_format=torch.channels_last)
         batch_size = min(_check.integer("batch_size", self.batch_size), len(data))
         steps = _check.integer("epochs", self.epochs) * max(1, len(data) // batch_size)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=_check.real("learning_rate", self.learning_rate, above=0)
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps)
+        rate = _check.real("learning_rate", self.learning_rate, above=0)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
 
         def update(numbered: tuple[int, torch.Tensor]) -> dict[str, float]:
             step, rows = numbered
@@ -310,10 +323,11 @@ class Classifier:
 
     def predict_from(self, features: torch.Tensor) -> torch.Tensor:
         """Return class numbers (rows,), int64, of features (rows, width) from `extract`."""
-        head = self._fitted().head
+        head = copy.deepcopy(self._fitted().head).double()
+        features = _check.points("features", features, dim=head.in_features)
         with torch.no_grad():
-            scores = F.linear(features.double(), head.weight.double(), head.bias.double())
-        return scores.argmax(dim=1)
+            scores = head(features.to(head.weight))
+        return scores.argmax(dim=1).to(features.device)
 
     def score(self, data: Dataset) -> float:
         """Return the share of images whose class is predicted right.
@@ -370,7 +384,7 @@ _ARGUMENTS = ("channels", "width", "epochs", "batch_size", "learning_rate", "pre
 
 def _labelled(name: str, data: Dataset, *, several: bool = True) -> None:
     if not isinstance(data, Dataset) or data.labels is None or len(data.shape) != 3:
-        got = f"{type(data).__name__} without labels" if isinstance(data, Dataset) else repr(data)
+        got = type(data).__name__ + (" without labels" if isinstance(data, Dataset) else "")
         way_out = "without labels, use features.Pixels() or an extractor of your own"
         raise _check.fail(name, "be a Dataset of labelled images", got, way_out)
     if several and len(data.labels.unique()) < 2:

@@ -19,6 +19,14 @@ from aeot import _check, _rng
 _BLOCK = 1 << 23  # entries of one block of distances: 64 MiB in float64
 
 
+def _features(name: str, value: Any, dim: int | None = None, min_rows: int = 1) -> torch.Tensor:  # noqa: ANN401
+    rows = _check.points(name, _check.double(value), dim=dim, min_rows=min_rows).detach().double()
+    if float(rows.abs().max()) > 1e40:  # squares, and the kernel's sixth powers, would overflow
+        got = f"{float(rows.abs().max()):g}"
+        raise _check.fail(name, "be at most 1e40 in size", got, "rescale both sets")
+    return rows
+
+
 def pair(
     generated: Any,  # noqa: ANN401 - array-like
     reference: Any,  # noqa: ANN401 - array-like
@@ -27,9 +35,8 @@ def pair(
     name: str = "generated",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Check two sets of features and return them in float64 around the reference's mean."""
-    generated = _check.points(name, generated, min_rows=min_rows).double()
-    width = generated.shape[1]
-    reference = _check.points("reference", reference, dim=width, min_rows=min_rows).double()
+    generated = _features(name, generated, min_rows=min_rows)
+    reference = _features("reference", reference, generated.shape[1], min_rows)
     # Every metric here is invariant under shifts, and a common centre keeps products accurate. Of
     # few binary digits, it leaves differences of pixels and the like, and thus ties, exact.
     centre = reference.mean(dim=0)
@@ -130,12 +137,9 @@ def frechet_distance(generated: Any, reference: Any) -> float:  # noqa: ANN401 -
     width = generated.shape[1]
     for name, rows in (("generated", len(generated)), ("reference", len(reference))):
         if rows <= width:
-            raise _check.fail(
-                name,
-                f"have more rows than its {width} columns for a Fréchet distance",
-                f"{rows} rows",
-                f"take at least {width + 1} samples or narrower features",
-            )
+            must = f"have more rows than its {width} columns for a Fréchet distance"
+            way_out = f"take at least {width + 1} samples or narrower features"
+            raise _check.fail(name, must, f"{rows} rows", way_out)
     means, factors = [], []
     for features in (generated, reference):
         mean = features.mean(dim=0)
@@ -172,9 +176,9 @@ def kernel_distance(generated: Any, reference: Any) -> float:  # noqa: ANN401 - 
         7.0
     """
     # Not shift invariant, so without the common centre of the other metrics.
-    generated = _check.points("generated", generated, min_rows=2).double()
+    generated = _features("generated", generated, min_rows=2)
     width = generated.shape[1]
-    reference = _check.points("reference", reference, dim=width, min_rows=2).double()
+    reference = _features("reference", reference, width, min_rows=2)
 
     def total(first: torch.Tensor, second: torch.Tensor) -> float:
         step = max(1, _BLOCK // len(second))
@@ -224,7 +228,7 @@ def sliced_wasserstein(
     directions = torch.randn(
         generated.shape[1],
         _check.integer("projections", projections),
-        generator=_rng.generator(seed, "sliced"),
+        generator=_rng.generator(_check.integer("seed", seed, minimum=0), "sliced"),
         dtype=torch.float64,
     ).to(generated.device)
     directions /= torch.linalg.vector_norm(directions, dim=0)
@@ -264,10 +268,13 @@ def class_divergence(
         >>> round(class_divergence([0, 0], [0, 1], classes=2), 6)
         0.693147
     """
+    classes = _check.integer("classes", classes)
     frequencies = []
     for name, value in (("generated", generated), ("reference", reference)):
+        _check.array(name, value)
         labels = torch.as_tensor(value)
-        whole = not labels.is_floating_point() and labels.ndim == 1 and len(labels)
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        whole = whole and labels.ndim == 1 and len(labels)
         if not whole or int(labels.min()) < 0 or int(labels.max()) >= classes:
             got = f"{labels.dtype} of shape {tuple(labels.shape)}"
             raise _check.fail(name, f"be whole labels (rows,) in [0, {classes})", got)
@@ -305,22 +312,18 @@ def memorisation(
         >>> memorisation(training, training, [[0.4], [1.5]])
         {'ratio': 0.0, 'copied': 1.0}
     """
-    training = _check.points("training", training)
+    training = _features("training", training)
     ours, theirs = (
-        nearest(_check.points(name, rows, dim=training.shape[1]), training)[0][:, 0]
+        nearest(_features(name, rows, training.shape[1]), training)[0][:, 0]
         for name, rows in (("generated", generated), ("heldout", heldout))
     )
     ours_median, theirs_median = float(ours.quantile(0.5)), float(theirs.quantile(0.5))
     if theirs_median == 0:
-        raise _check.fail(
-            "heldout", "be data that are not in training", "a median distance of 0", "split anew"
-        )
+        must = "be data that are not in training"
+        raise _check.fail("heldout", must, "a median distance of 0", "split anew")
     threshold = theirs.quantile(0.01)
     copied = (ours < threshold) | (ours == 0)
-    return {
-        "ratio": ours_median / theirs_median,
-        "copied": float(copied.double().mean()),
-    }
+    return {"ratio": ours_median / theirs_median, "copied": float(copied.double().mean())}
 
 
 def mode_coverage(
@@ -366,16 +369,15 @@ def mode_coverage(
         >>> scores["modes"], scores["high_quality"], round(scores["reverse_kl"], 4)  # log 2
         (1.0, 0.75, 0.6931)
     """
-    centres = _check.points("modes", modes).double()
+    centres = _features("modes", modes)
     k, dim = centres.shape
-    values = _check.points("samples", samples, dim=dim).to(centres)
-    scale = _check.array("std", std).to(centres).expand(dim)
+    values = _features("samples", samples, dim).to(centres)
+    scale = _check.array("std", _check.double(std)).to(centres)
     _check.choice("count", count, ("all", "high-quality"))
-    if not bool((scale > 0).all()):
-        raise _check.fail("std", "be positive", scale.tolist())
-    masses = (
-        torch.ones(k).to(centres) if reference is None else _check.array("reference", reference)
-    )
+    if scale.ndim > 1 or scale.numel() not in (1, dim) or not bool((scale > 0).all()):
+        raise _check.fail("std", f"be positive, one number or {dim}", scale.tolist())
+    scale = scale.expand(dim)
+    masses = torch.ones(k) if reference is None else _check.array("reference", reference)
     masses = masses.to(centres)
     if masses.shape != (k,) or not bool((masses > 0).all()):
         raise _check.fail("reference", f"be {k} positive numbers, one per mode", masses.tolist())

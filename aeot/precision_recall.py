@@ -128,9 +128,11 @@ def prd_from_histograms(
     """
     histograms = []
     for name, value in (("generated", generated), ("reference", reference)):
-        counts = _check.array(name, value).double().cpu().numpy()
-        if counts.ndim != 1 or counts.min() < 0 or counts.sum() <= 0:
-            raise _check.fail(name, "be a histogram: non-negative, of shape (bins,)", str(counts))
+        counts = _check.array(name, _check.double(value)).detach().double().cpu().numpy()
+        if counts.ndim != 1 or counts.min(initial=0) < 0 or counts.sum() <= 0:
+            got = f"shape {counts.shape}, least {counts.min(initial=0):g}, sum {counts.sum():g}"
+            must = "be a histogram: non-negative, not all zero, of shape (bins,)"
+            raise _check.fail(name, must, got)
         histograms.append(counts / counts.sum())
     q, p = histograms
     if p.shape != q.shape:
@@ -172,6 +174,8 @@ def prd_curve(
     """
     clusters = _check.integer("clusters", clusters)
     runs = _check.integer("runs", runs)
+    angles = _check.integer("angles", angles)
+    seed = _check.integer("seed", seed, minimum=0)
     generated, reference = pair(generated, reference, min_rows=clusters)
     if len(generated) != len(reference):
         got = f"{len(generated)} and {len(reference)}"
@@ -199,8 +203,22 @@ def prd_scores(precision: np.ndarray, recall: np.ndarray) -> tuple[float, float]
 
     Returns:
         F8 and F1/8.
+
+    Raises:
+        ValueError: If the two are not equally long, empty, or not in [0, 1].
     """
-    precision, recall = np.asarray(precision), np.asarray(recall)
+    precision, recall = (
+        _check.array(name, _check.double(value)).detach().double().cpu().numpy()
+        for name, value in (("precision", precision), ("recall", recall))
+    )
+    for name, curve in (("precision", precision), ("recall", recall)):
+        if curve.ndim != 1 or not curve.size or curve.min() < 0 or curve.max() > 1:
+            got = f"shape {curve.shape}"
+            got += f" from {curve.min():g} to {curve.max():g}" if curve.size else ""
+            raise _check.fail(name, "be a curve (angles,) in [0, 1]", got)
+    if len(precision) != len(recall):
+        got = f"{len(recall)} and {len(precision)}"
+        raise _check.fail("recall", "be as long as precision", got)
     scores = []
     for beta in (8.0, 1 / 8):
         bottom = beta**2 * precision + recall

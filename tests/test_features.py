@@ -142,7 +142,30 @@ def test_an_extractor_of_another_shape_is_refused(extractor, message, digits):
         extract(extractor, digits[1].subset(slice(0, 4)))
 
 
+def test_images_that_the_classifier_cannot_read_are_refused(fitted, digits):
+    images = digits[1][:4]
+    nan = images.clone()
+    nan[2, 0, 3, 3] = float("nan")
+    for wrong, message in [
+        (images[..., :-1], r"images must have the shape .*\(1, 28, 28\), got \(1, 28, 27\)"),
+        (images[0], r"images must have the shape"),
+        (images[:0], "images must hold at least one image"),
+        (images.numpy(), "images must be uint8 or floats.*got ndarray of float32; torch.as_tensor"),
+        (nan, r"images must be finite.*index \(2, 0, 3, 3\)"),
+        (images.add(1).mul(127.5), r"images must be uint8 or floats in.*0 to 255"),
+        (digits[1].values[:4].long(), "got Tensor of torch.int64"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fitted.predict(wrong)
+    with pytest.raises(ValueError, match="features must have 24 columns, got 23"):
+        fitted.predict_from(torch.zeros(3, 23))
+    # Generators may overshoot: clipped, as in files.
+    assert torch.equal(fitted.predict(images * 3), fitted.predict((images * 3).clamp(-1, 1)))
+
+
 def test_bad_training_data_is_refused(digits):
+    with pytest.raises(ValueError, match="be a Dataset of labelled images, got Tensor; without"):
+        Classifier().fit(digits[0][:4])
     unlabelled = Dataset(digits[0].values, "bare")
     with pytest.raises(ValueError, match=r"data must be a Dataset of labelled images.*Pixels"):
         Classifier().fit(unlabelled)

@@ -190,11 +190,31 @@ def test_class_divergence_has_the_documented_floor():
         ([0, 3], [0, 1], r"generated must be whole labels \(rows,\) in \[0, 2\)"),
         ([0.0, 1.0], [0, 1], "generated must be whole labels"),
         ([0, 1], [0, 0], "reference must hold every class, got none of class 1"),
+        ([True, False], [0, 1], "generated must be whole labels.*got torch.bool"),
+        ("ab", [0, 1], "generated must be a numeric array, got str"),
+        ([0, 1], None, "reference must be a numeric array, got NoneType"),
     ],
 )
 def test_class_divergence_refuses(generated, reference, message):
     with pytest.raises(ValueError, match=message):
         metrics.class_divergence(generated, reference, classes=2)
+
+
+def test_a_broken_number_of_classes_and_a_negative_seed_are_refused():
+    with pytest.raises(ValueError, match="classes must be a whole number >= 1, got 2.5"):
+        metrics.class_divergence([0, 1], [0, 1], classes=2.5)
+    with pytest.raises(ValueError, match="seed must be a whole number >= 0, got -1"):
+        metrics.sliced_wasserstein([[0.0]], [[1.0]], seed=-1)
+
+
+def test_features_whose_squares_overflow_are_refused_and_large_ones_are_not():
+    x = normal(20, 2, 0)
+    for metric in (metrics.frechet_distance, metrics.kernel_distance, metrics.sliced_wasserstein):
+        with pytest.raises(ValueError, match=r"reference must be at most 1e40 in size.*rescale"):
+            metric(x, 1e200 * x)
+        assert math.isfinite(metric(1e38 * x + 1e38, 1e38 * x))
+    # A list keeps its double precision.
+    assert metrics.sliced_wasserstein([[0.1]], [[0.3]]) == pytest.approx(0.2, rel=1e-14)
 
 
 @pytest.mark.parametrize("k", [1, 4])

@@ -84,6 +84,7 @@ def test_nothing_of_quality_is_no_mode_and_no_number():
     ("change", "message"),
     [
         ({"std": 0.0}, "std must be positive"),
+        ({"std": [1.0, 2.0, 3.0]}, "std must be positive, one number or 2, got"),
         ({"reference": [1.0, 2.0]}, "reference must be 25 positive numbers"),
         ({"count": "some"}, "count must be one of"),
         ({"samples": [[1.0]]}, "samples must have 2 columns"),

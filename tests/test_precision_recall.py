@@ -87,6 +87,21 @@ def test_prd_refuses_unequal_sets_and_bad_histograms():
         prd_from_histograms([-1, 2], [1, 1])
     with pytest.raises(ValueError, match="have the reference's 3 bins, got 2"):
         prd_from_histograms([1, 2], [1, 1, 1])
+    with pytest.raises(ValueError, match="generated must be a histogram"):
+        prd_from_histograms([], [])
+    with pytest.raises(ValueError, match="seed must be a whole number >= 0, got -1"):
+        prd_curve(normal(40, 2, 0), normal(40, 2, 1), seed=-1)
+    with pytest.raises(ValueError, match=r"precision must be a curve \(angles,\) in \[0, 1\]"):
+        prd_scores([], [])
+    with pytest.raises(ValueError, match="recall must be as long as precision, got 2 and 1"):
+        prd_scores([1], [1, 1])
+
+
+def test_features_that_require_gradients_are_taken_as_numbers():
+    x, y = normal(60, 2, 0), normal(60, 2, 1)
+    expected = prd_curve(x, y, clusters=4, runs=1)
+    found = prd_curve(x.clone().requires_grad_(), y, clusters=4, runs=1)
+    assert np.array_equal(found, expected)
 
 
 # ---- precision, recall, density, coverage
