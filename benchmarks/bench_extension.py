@@ -261,7 +261,7 @@ def summary(path):
         )
         place = (novelty, distance.mean())
         near = [
-            p for p in labels if abs(p[0] - novelty) < 0.3 and abs(np.log(p[1] / place[1])) < 0.1
+            p for p in labels if abs(p[0] - novelty) < 0.6 and abs(np.log(p[1] / place[1])) < 0.1
         ]
         labels.setdefault(near[0] if near else place, []).append(str(number))
     for place, numbers in labels.items():  # one label where points lie on top of each other

@@ -123,7 +123,7 @@ def sample_rows(
     Raises:
         ValueError: If a model is not in the comparison.
     """
-    names = list(found.shown) if models is None else list(models)
+    names = [name for name in found if name in found.shown] if models is None else list(models)
     for name in names:
         _check.choice("models", name, found.shown)
     blocks = {}
