@@ -50,7 +50,7 @@ def prdc(
 
     Example:
         >>> x = [[0.0], [1.0], [2.0], [3.0]]
-        >>> prdc([[0.1], [0.2], [0.3]], x, k=1)
+        >>> prdc([[0.1], [0.25], [0.45]], x, k=1)
         {'precision': 1.0, 'recall': 0.25, 'density': 2.0, 'coverage': 0.5}
     """
     k = _check.integer("k", k)
