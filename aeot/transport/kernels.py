@@ -75,6 +75,30 @@ def _fold(groups, coarse):  # noqa: ANN001, ANN202
 
 
 @njit(**_OPTIONS)
+def _highest(values):  # noqa: ANN001, ANN202
+    best = LOW
+    for value in values:
+        best = value if value > best else best
+    return best
+
+
+@njit(**_OPTIONS)
+def _find(best, coarse, groups, a, b):  # noqa: ANN001, ANN202
+    # Where a score stands that is known: its column and tile among the groups, its slot in the
+    # group. Selected without branches, which would be guessed wrongly most of the time.
+    column, tile, slot = 0, 0, 0
+    for c in range(WIDTH):
+        column = c if coarse[c] == best else column
+    for t in range(groups.size // WIDTH):
+        tile = t if groups[t * WIDTH + column] == best else tile
+    base = tile * 16 * WIDTH + column
+    p, q = a[base:], b[base:]  # indices into slices are known not to be negative
+    for s in range(16):
+        slot = s if p[s * WIDTH] + q[s * WIDTH] == best else slot
+    return column, tile, slot
+
+
+@njit(**_OPTIONS)
 def winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN201
     """Find the best site of every sample of a block of scores.
 
@@ -90,7 +114,6 @@ def winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN201
     m = b.shape[0] // (a.shape[0] // per_block)
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
     coarse = np.empty(WIDTH, np.float32)
-    tiles = pair.shape[2] // WIDTH
     for k in range(a.shape[0]):
         rows = b[(k // per_block) * m : (k // per_block + 1) * m]
         if k % 2 == 0:
@@ -98,63 +121,28 @@ def winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN201
         for r in range(m):
             groups = pair[k % 2, r]
             _fold(groups, coarse)
-            best = coarse[0]
-            at = 0
-            for c in range(1, WIDTH):
-                if coarse[c] > best:
-                    best = coarse[c]
-                    at = c
-            group = at
-            for t in range(tiles):
-                if groups[t * WIDTH + at] == best:
-                    group = t * WIDTH + at
-                    break
-            base = (group // WIDTH) * 16 * WIDTH + group % WIDTH
-            column = base
-            top = LOW
-            other = LOW
-            rival = base
-            for s in range(16):
-                score = a[k, base + s * WIDTH] + rows[r, base + s * WIDTH]
-                if score > top:
-                    other = top
-                    rival = column
-                    top = score
-                    column = base + s * WIDTH
-                elif score > other:
-                    other = score
-                    rival = base + s * WIDTH
-            site[k * m + r] = column
-            value[k * m + r] = top
+            best = _highest(coarse)
+            column, tile, slot = _find(best, coarse, groups, a[k], rows[r])
+            base = tile * 16 * WIDTH + column
+            site[k * m + r] = base + slot * WIDTH
+            value[k * m + r] = best
             if second.size == 0:
                 continue
-            # The runner-up: in the same group, or best of a group elsewhere.
-            near = -1
-            for t in range(tiles):
-                c = t * WIDTH + at
-                if c != group and groups[c] > other:
-                    other = groups[c]
-                    near = c
-            apart = -1
-            for c in range(WIDTH):
-                if c != at and coarse[c] > other:
-                    other = coarse[c]
-                    apart = c
-            if apart >= 0:
-                for t in range(tiles):
-                    if groups[t * WIDTH + apart] == other:
-                        near = t * WIDTH + apart
-                        break
-            if near >= 0:
-                base = (near // WIDTH) * 16 * WIDTH + near % WIDTH
-                best = LOW
-                for s in range(16):
-                    score = a[k, base + s * WIDTH] + rows[r, base + s * WIDTH]
-                    if score > best:
-                        best = score
-                        rival = base + s * WIDTH
-            second[k * m + r] = rival
-            gap[k * m + r] = top - other
+            # The runner-up: in the same group, or the best of the others.
+            p, q = a[k, base:], rows[r, base:]
+            near, own = slot, LOW
+            for s in range(16):
+                score = p[s * WIDTH] + q[s * WIDTH] if s != slot else LOW
+                near = s if score > own else near
+                own = score if score > own else own
+            groups[tile * WIDTH + column] = LOW
+            coarse[column] = _highest(groups[column::WIDTH])
+            other = _highest(coarse)
+            if other > own:
+                column, tile, near = _find(other, coarse, groups, a[k], rows[r])
+                base = tile * 16 * WIDTH + column
+            second[k * m + r] = base + near * WIDTH
+            gap[k * m + r] = best - max(own, other)
 
 
 @njit(**_OPTIONS)
@@ -180,7 +168,8 @@ def candidates(a, b, per_block, radius, least, start, site, value, lead, bound):
     longest = site.size // (a.shape[0] * m)
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
     coarse = np.empty(WIDTH, np.float32)
-    reach = np.empty(pair.shape[2], np.int32)
+    columns = np.empty(WIDTH + 1, np.int32)
+    reach = np.empty(pair.shape[2] + 1, np.int32)
     near_site = np.empty(a.shape[1] + 1, np.int32)
     near_value = np.empty(a.shape[1] + 1, np.float32)
     tiles = pair.shape[2] // WIDTH
@@ -192,31 +181,34 @@ def candidates(a, b, per_block, radius, least, start, site, value, lead, bound):
         for r in range(m):
             groups = pair[k % 2, r]
             _fold(groups, coarse)
-            best = coarse[0]
-            for c in range(1, WIDTH):
-                best = coarse[c] if coarse[c] > best else best
+            best = _highest(coarse)
             span = np.float32(radius)
-            for _ in range(4):
-                threshold = best - span
-                found = 0
-                for c in range(WIDTH):
-                    if coarse[c] >= threshold:
-                        for t in range(tiles):
-                            if groups[t * WIDTH + c] >= threshold:
-                                reach[found] = t * WIDTH + c
-                                found += 1
-                if found >= least:
+            for _ in range(3):
+                near = 0
+                for c in range(groups.size):
+                    near += np.int32(groups[c] >= best - span)
+                if near >= least:
                     break
                 span = span + span
+            threshold = best - span
+            # Here and below: written in any case and kept or not, no branch to guess wrongly.
+            warm = 0
+            for c in range(WIDTH):
+                columns[warm] = c
+                warm += coarse[c] >= threshold
+            found = 0
+            for e in range(warm):
+                c = columns[e]
+                for t in range(tiles):
+                    reach[found] = t * WIDTH + c
+                    found += groups[t * WIDTH + c] >= threshold
             count = 0
             for f in range(found):
                 base = (reach[f] // WIDTH) * 16 * WIDTH + reach[f] % WIDTH
-                # Indices into slices are known not to be negative, which saves their check.
                 p, q = a[k, base:], rows[r, base:]
                 sites, values = near_site[count:], near_value[count:]
                 more = 0
                 for s in range(16):
-                    # Written in any case and kept or not: no branch to guess wrongly.
                     score = p[s * WIDTH] + q[s * WIDTH]
                     sites[more] = base + s * WIDTH
                     values[more] = score
