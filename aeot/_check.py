@@ -90,8 +90,12 @@ def device(name: str, value: str | torch.device) -> torch.device:
 
 
 def double(value: Any) -> Any:  # noqa: ANN401 - anything array-like
-    """Give plain Python numbers the double precision they carry; leave everything else alone."""
-    if isinstance(value, (list, tuple, float)):
+    """Give Python numbers and whole numbers the double precision they carry; leave others alone."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+        return value.astype(np.float64)
+    if torch.is_tensor(value) and not (value.is_floating_point() or value.is_complex()):
+        return value.double()
+    if isinstance(value, (list, tuple, float, int)):
         try:
             return torch.tensor(value, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):

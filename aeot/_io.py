@@ -36,6 +36,32 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file that appears whole or not at all, whatever stops the process."""
+    path = Path(path)
+    fresh = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        _sync(fresh)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def read_json(path: str | os.PathLike) -> Any:  # noqa: ANN401 - whatever is there
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it is damaged; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must be a JSON file, got a damaged one ({error}); delete it"
+        ) from error
+
+
 def _previous(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.previous")
 

@@ -126,8 +126,8 @@ class Comparison(Mapping):
         pictures = {f"shown/{name}": value for name, value in self.shown.items()}
         pictures |= {f"nearest/{name}": value for name, value in self.nearest.items()}
         _io.save(folder / "data", pictures, self.plain(), kind="Comparison")
-        (folder / "comparison.json").write_text(json.dumps(self.plain(), indent=1) + "\n")
-        (folder / "comparison.md").write_text(self.markdown())
+        _io.write_text(folder / "comparison.json", json.dumps(self.plain(), indent=1) + "\n")
+        _io.write_text(folder / "comparison.md", self.markdown())
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> Comparison:
@@ -151,8 +151,10 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
     A row that occurs again (the real images, usually) is taken from the first.
 
     Raises:
-        ValueError: If the protocols differ; the message names what differs.
+        ValueError: If there is none or the protocols differ; the message names what differs.
     """
+    if not comparisons:
+        raise _check.fail("comparisons", "be at least one", "none")
     first = comparisons[0]
     rows, shown, nearest = {}, {}, {}
     for other in comparisons:

@@ -41,6 +41,9 @@ def opened(
         if not group:
             raise _check.fail(f"models[{name!r}]", "hold at least one generator", "an empty list")
         groups[name] = [_opened(name, model, data) for model in group]
+        if len({(samples(model), codes(model)) for model in groups[name]}) > 1:
+            got = "some that can be drawn from, or that reconstruct, and others that cannot"
+            raise _check.fail(f"models[{name!r}]", "hold models of one kind", got)
         n = min(10_000, len(data)) if n_samples is None else n_samples
         for model in groups[name]:
             if isinstance(model, Dataset) and len(model) < n:

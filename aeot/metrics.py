@@ -9,97 +9,13 @@ that with it, as `aeot.compare` does. Only with Inception features is a Fréchet
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from aeot import _check, _rng
-
-_BLOCK = 1 << 23  # entries of one block of distances: 64 MiB in float64
-
-
-def _features(name: str, value: Any, dim: int | None = None, min_rows: int = 1) -> torch.Tensor:  # noqa: ANN401
-    rows = _check.points(name, _check.double(value), dim=dim, min_rows=min_rows).detach().double()
-    if float(rows.abs().max()) > 1e40:  # squares, and the kernel's sixth powers, would overflow
-        got = f"{float(rows.abs().max()):g}"
-        raise _check.fail(name, "be at most 1e40 in size", got, "rescale both sets")
-    return rows
-
-
-def pair(
-    generated: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
-    min_rows: int = 1,
-    *,
-    name: str = "generated",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check two sets of features and return them in float64 around the reference's mean."""
-    generated = _features(name, generated, min_rows=min_rows)
-    reference = _features("reference", reference, generated.shape[1], min_rows)
-    # Every metric here is invariant under shifts, and a common centre keeps products accurate. Of
-    # few binary digits, it leaves differences of pixels and the like, and thus ties, exact.
-    centre = reference.mean(dim=0)
-    unit = 2.0 ** torch.frexp(centre.abs().max().clamp(min=1e-300))[1].sub(12).double()
-    centre = (centre / unit).round() * unit
-    return generated - centre, reference - centre
-
-
-def distance_blocks(
-    points: torch.Tensor, others: torch.Tensor
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield (rows, distances of these rows to all others), block by block."""
-    norms = others.square().sum(dim=1)
-    step = max(1, _BLOCK // len(others))
-    for start in range(0, len(points), step):
-        rows = slice(start, min(start + step, len(points)))
-        block = points[rows]
-        squared = torch.addmm(norms, block, others.T, alpha=-2)
-        squared += block.square().sum(dim=1, keepdim=True)
-        yield rows, squared.clamp_(min=0).sqrt_()
-
-
-def nearest(
-    points: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
-    k: int = 1,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the k nearest reference rows of every point, by exact search.
-
-    Args:
-        points: (m, width).
-        reference: (n, width); a point that is itself among them is its own nearest.
-        k: How many, at most n.
-
-    Returns:
-        Euclidean distances (m, k), ascending, and row numbers (m, k).
-
-    Raises:
-        ValueError: If the widths differ or k exceeds n.
-
-    Example:
-        >>> distances, rows = nearest([[0.0], [2.2]], [[0.0], [1.0], [2.0]], k=2)
-        >>> rows.tolist()
-        [[0, 1], [2, 1]]
-    """
-    points, reference = pair(points, reference, name="points")
-    k = _check.integer("k", k)
-    if k > len(reference):
-        raise _check.fail("k", f"be at most the {len(reference)} reference rows", str(k))
-    rows_found = []
-    for _, block in distance_blocks(points, reference):
-        found = block.min(dim=1).indices[:, None] if k == 1 else None
-        rows_found.append(block.topk(k, dim=1, largest=False).indices if found is None else found)
-    rows = torch.cat(rows_found)
-    # Anew from differences: a copy is then at distance 0, not at the square root of rounding.
-    exact = torch.cat(
-        [
-            torch.linalg.vector_norm(p[:, None] - reference[r], dim=-1)
-            for p, r in zip(points.split(1024), rows.split(1024), strict=True)
-        ]
-    )
-    exact, order = exact.sort(dim=1, stable=True)
-    return exact, rows.gather(1, order)
+from aeot.distances import BLOCK, PLAIN, nearest, pair
+from aeot.distances import features as _features
 
 
 def frechet_distance(generated: Any, reference: Any) -> float:  # noqa: ANN401 - array-like
@@ -181,7 +97,7 @@ def kernel_distance(generated: Any, reference: Any) -> float:  # noqa: ANN401 - 
     reference = _features("reference", reference, width, min_rows=2)
 
     def total(first: torch.Tensor, second: torch.Tensor) -> float:
-        step = max(1, _BLOCK // len(second))
+        step = max(1, BLOCK // len(second))
         return sum(float((b @ second.T / width + 1).pow_(3).sum()) for b in first.split(step))
 
     def within(features: torch.Tensor) -> float:
@@ -277,6 +193,8 @@ def class_divergence(
         whole = whole and labels.ndim == 1 and len(labels)
         if not whole or int(labels.min()) < 0 or int(labels.max()) >= classes:
             got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            if whole:
+                got = f"labels from {int(labels.min())} to {int(labels.max())}"
             raise _check.fail(name, f"be whole labels (rows,) in [0, {classes})", got)
         frequencies.append(labels.bincount(minlength=classes).double() / len(labels))
     q, p = frequencies
@@ -381,7 +299,8 @@ def mode_coverage(
     masses = masses.to(centres)
     if masses.shape != (k,) or not bool((masses > 0).all()):
         raise _check.fail("reference", f"be {k} positive numbers, one per mode", masses.tolist())
-    distance, owner = torch.cdist(values / scale, centres / scale).min(1)
+    away = torch.cdist(values / scale, centres / scale, compute_mode=PLAIN)
+    distance, owner = away.min(1)
     good = distance < 3
     counted = torch.ones_like(good) if count == "all" else good
     share = owner[counted].bincount(minlength=k) / counted.sum().clamp(min=1)

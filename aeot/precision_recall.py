@@ -13,7 +13,7 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 
 from aeot import _check, _rng
-from aeot.metrics import distance_blocks, nearest, pair
+from aeot.distances import nearest, pair, squares
 
 
 def prdc(
@@ -59,15 +59,12 @@ def prdc(
     radii_reference = nearest(reference, reference, k + 1)[0][:, k]
     holding = torch.zeros(len(generated), dtype=torch.int64, device=generated.device)
     recalled = covered = 0
-    # Products of rows leave rounding of this size in squared distances: ties need better.
-    doubt = 64 * torch.finfo(torch.float64).eps
-    doubt *= float(generated.square().sum(1).max() + reference.square().sum(1).max())
-    for rows, block in distance_blocks(reference, generated):
-        centres, squared = reference[rows], block.square_()
-        inside = _within(squared, radii_reference[rows, None], centres, generated, doubt)
+    for rows, block, own, other in squares(reference, generated):
+        centres, doubt = reference[rows], own + other
+        inside = _within(block, radii_reference[rows, None], centres, generated, doubt)
         holding += inside.sum(dim=0)
         covered += int(inside.any(dim=1).sum())
-        inside = _within(squared, radii_generated[None], centres, generated, doubt)
+        inside = _within(block, radii_generated[None], centres, generated, doubt)
         recalled += int(inside.any(dim=1).sum())
     return {
         "precision": float((holding > 0).double().mean()),
@@ -82,9 +79,12 @@ def _within(
     radii: torch.Tensor,
     rows: torch.Tensor,
     columns: torch.Tensor,
-    doubt: float,
+    doubt: torch.Tensor,
 ) -> torch.Tensor:
-    """Return which distances (r, c) are below radii (r, 1) or (1, c), ties as radii have them."""
+    """Return which distances (r, c) are below radii (r, 1) or (1, c), ties as radii have them.
+
+    Squared distances may be wrong by `doubt`; where that matters they are computed anew.
+    """
     margin = squared - radii.square()
     inside = margin < 0
     i, j = (margin.abs_() <= doubt).nonzero(as_tuple=True)

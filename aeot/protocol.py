@@ -54,12 +54,15 @@ def compare(
         metrics: Names out of `aeot.comparison.METRICS`; None: all that can be computed, and the
             protocol says why others cannot.
         features: What measures images, a fitted `Classifier` or a module; see `aeot.features`.
-            None: a classifier trained on `training` if that has labels, else small pixels.
+            None: a classifier trained on `training` if that has labels, with at most a tenth as
+            many features as `data` has images, else small pixels.
         training: The images the models were trained on: for memorisation, the row of real images
             and the nearest training image of each sample shown.
         n_samples: Images on either side; None: as many as `data` has, at most 10 000.
         repeats: Sets of samples per model. The standard error of the mean is over the models of a
-            list, each the mean of its sets; for a single model it is over its sets.
+            list, each the mean of its sets; for a single model it is over its sets. Sets that are
+            drawn from given images overlap unless these are many more than `n_samples`, and their
+            errors are then too small.
         facts: Name -> further facts for the table of costs, such as ``train_seconds``.
         seed: Of all draws.
 
@@ -95,14 +98,16 @@ def compare(
     result = Comparison([], protocol, _environment.environment(data.values.device))
     if training is not None and len(training) >= judge.n:
         _add(result, judge, REAL, "real", [training], repeats, {})
+    elif training is not None:
+        judge.left_out[REAL] = f"{len(training)} of them"
     for name, group in groups.items():
         kind = type(group[0]).__name__
         extra = {**entries.size(group[0]), **facts.get(name, {})}
         _LOG.info("measuring %s", name)
-        if all(entries.samples(model) for model in group):
+        if entries.samples(group[0]):
             _add(result, judge, name, kind, group, repeats, extra)
             extra = {}
-        if all(entries.codes(model) for model in group):
+        if entries.codes(group[0]):
             restored = [entries.Reconstructions(model, data) for model in group]
             _add(result, judge, name + RESTORED, "reconstructions", restored, 1, extra)
     if judge.left_out:
@@ -199,7 +204,7 @@ class _Judge:
         self.chosen = bool(chosen)
         self.left_out = {} if chosen else {name: f"no {what}" for name, what in missing.items()}
         if features is None:
-            features = _default_features(training)
+            features = default_features(training, data, seed=seed)
         self.extractor = features
         rows = torch.randperm(len(data), generator=generator(seed, "reference"))[: self.n]
         reference = data.subset(rows.sort().values)
@@ -265,12 +270,17 @@ class _Judge:
         return {name: found[name] for name in self.names if name in found}, curve, nearest
 
 
-def _default_features(training: Dataset | None) -> nn.Module | Classifier:
+def default_features(
+    training: Dataset | None, reference: Dataset, *, seed: int
+) -> nn.Module | Classifier:
+    """Return what measures if nothing is given: a classifier where there are labels, or pixels."""
     if training is None or training.labels is None:
         _LOG.warning("no labelled training images: measuring by small pixels, a last resort")
         return Pixels()
     _LOG.info("training a classifier of %s to measure with", training.name)
-    return Classifier().fit(training)
+    # Narrow enough that the reference holds several times more images than features.
+    width = max(8, min(128, len(reference) // 10))
+    return Classifier(width=width, seed=seed).fit(training, reference)
 
 
 def _image_shape(name: str, data: Dataset) -> tuple[int, int, int]:

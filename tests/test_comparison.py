@@ -132,6 +132,10 @@ def test_metrics_that_cannot_be_had_are_left_out_with_the_reason(digits, net):
     assert {"precision", "sliced", "kid"} <= set(found["x"])
     assert "more rows than its 16 columns" in found.protocol["left out"]["fd"]
     assert found.protocol["left out"]["copied"] == "no training images"
+    some = digits[0].subset(slice(15))
+    found = compare({"x": Replay(digits[0])}, digits[1], features=net, n_samples=16, training=some)
+    assert list(found) == ["x"]
+    assert found.protocol["left out"]["real training images"] == "15 of them"
     told = next(x for x in found.markdown().splitlines() if x.startswith("- left out: "))
     assert "more rows than its 16 columns" in told
 
@@ -276,6 +280,8 @@ def test_merging_keeps_rows_apart_and_refuses_other_protocols(digits, net):
     assert both["b"] == parts[1]["b"]
     with pytest.raises(ValueError, match="comparisons must follow one protocol, got seed 0 and 1"):
         comparison.merge(parts)
+    with pytest.raises(ValueError, match="comparisons must be at least one, got none"):
+        comparison.merge([])
 
 
 def test_without_labels_pixels_are_used_and_said(digits):
@@ -284,6 +290,16 @@ def test_without_labels_pixels_are_used_and_said(digits):
     assert found.protocol["features"]["name"] == "pixels 8x8"
     assert "classes" not in found["x"]
     assert "copied" not in found["x"]
+
+
+class Mirror:
+    """An autoencoder alone."""
+
+    def encode(self, data):
+        return data
+
+    def decode(self, codes):
+        return codes
 
 
 BAD = {
@@ -312,6 +328,10 @@ BAD = {
     "text": ({"models": {"x": lambda n, **_: "no"}}, "samples of 'x' must be an array of images"),
     "class": ({"models": {"x": Replay}}, "got the class Replay; pass a fitted instance"),
     "empty": ({"models": {"x": []}}, "hold at least one generator, got an empty list"),
+    "mixed": (
+        {"models": {"x": [lambda n: torch.zeros(n, 1, 28, 28), Mirror()]}},
+        r"models\['x'\] must hold models of one kind, got some that can be drawn",
+    ),
     "list": ({"models": [3]}, "models must map names to generators, got list"),
     "shadow": ({"models": {"real training images": 3}}, "leave the names of reference rows free"),
     "features": ({"features": "x"}, "features must be a fitted Classifier or a module, got str"),

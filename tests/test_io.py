@@ -111,6 +111,23 @@ def test_a_process_killed_while_saving_leaves_the_old_model_whole(tmp_path, stag
     assert _io.load(tmp_path / "m", kind="Thing")[1] == {}
 
 
+def test_a_text_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    place = tmp_path / "text"
+    _io.write_text(place, "first")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_io.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _io.write_text(place, "second")
+    assert place.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [place]
+    with pytest.raises(ValueError, match=r"text must be a JSON file, got a damaged one.*delete it"):
+        _io.read_json(place)
+
+
 def test_pack_keeps_optimiser_states(tmp_path):
     layer = nn.Linear(3, 2)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, amsgrad=True)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1] / "aeot"
 LAYERS = [
     [["_check", "_rng", "_shard", "_io", "_environment"]],
     [
-        ["networks.blocks", "data.arrays"],
+        ["networks.blocks", "data.arrays", "distances"],
         [
             "measures",
             "networks.*",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import linalg, spatial, stats
 
-from aeot import metrics
+from aeot import distances, metrics
 
 
 def normal(rows, width, seed, dtype=torch.float64):
@@ -220,21 +220,39 @@ def test_features_whose_squares_overflow_are_refused_and_large_ones_are_not():
 @pytest.mark.parametrize("k", [1, 4])
 def test_nearest_agrees_with_a_tree(k, monkeypatch):
     points, reference = normal(70, 3, 19) + 50, normal(90, 3, 20) + 50
-    distances, rows = metrics.nearest(points, reference, k)
+    gaps, rows = metrics.nearest(points, reference, k)
     expected, tree_rows = spatial.cKDTree(reference).query(points, k=[*range(1, k + 1)])
-    np.testing.assert_allclose(distances, expected, rtol=1e-9)
+    np.testing.assert_allclose(gaps, expected, rtol=1e-9)
     np.testing.assert_array_equal(rows, tree_rows)
-    monkeypatch.setattr(metrics, "_BLOCK", 200)  # blocks of two points
+    monkeypatch.setattr(distances, "BLOCK", 200)  # blocks of two points
     again, rows_again = metrics.nearest(points, reference, k)
     assert torch.equal(rows, rows_again)
-    torch.testing.assert_close(distances, again, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gaps, again, rtol=1e-12, atol=0)
 
 
 def test_nearest_finds_a_copy_at_distance_zero():
     reference = normal(50, 20, 21, torch.float32) * 100
-    distances, rows = metrics.nearest(reference, reference)
-    assert float(distances.max()) == 0
+    gaps, rows = metrics.nearest(reference, reference)
+    assert float(gaps.max()) == 0
     assert torch.equal(rows[:, 0], torch.arange(50))
+
+
+def test_nearest_is_exact_where_products_of_rows_are_not():
+    near = torch.cat([1e-2 * normal(50, 4, 26) + far for far in (1e7, -1e7)])
+    rows = metrics.nearest(near, near)[1][:, 0]
+    assert torch.equal(rows, torch.arange(100))
+    expected, tree_rows = spatial.cKDTree(near).query(near, k=3)
+    found, found_rows = metrics.nearest(near, near, 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    np.testing.assert_array_equal(found_rows, tree_rows)
+    copies = metrics.memorisation(near, near, near + 1e-2 * normal(100, 4, 27))
+    assert copies == {"ratio": 0.0, "copied": 1.0}
+
+
+def test_whole_numbers_keep_their_digits():
+    whole = torch.tensor([[2**24 + 1], [2**24 + 3], [2**24 + 5]])
+    for same in (whole, whole.numpy()):
+        assert metrics.sliced_wasserstein(same, whole.double()) == 0
 
 
 def test_memorisation_tells_new_data_from_copies_and_from_noisy_copies():
@@ -263,7 +281,7 @@ METRICS = {
 def test_block_size_and_order_of_rows_do_not_matter(name, monkeypatch):
     a, b = normal(90, 5, 26), normal(80, 5, 27) + 0.2
     expected = METRICS[name](a, b)
-    monkeypatch.setattr(metrics, "_BLOCK", 100)
+    monkeypatch.setattr(distances, "BLOCK", 100)
     shuffled = METRICS[name](a.flip(0), b.flip(0))
     assert shuffled == pytest.approx(expected, rel=1e-9, abs=1e-12)
 

@@ -73,6 +73,15 @@ def test_reference_and_units():
     assert stretched["high_quality"] == 1
 
 
+def test_a_shift_changes_nothing():
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.tensor([[0.0], [10.0]], dtype=torch.float64)
+    x = centres.repeat_interleave(50, 0)
+    x = x + torch.randn(100, 1, generator=generator, dtype=torch.float64)
+    there = mode_coverage(x + 1e9, centres + 1e9, 1.0)
+    assert there == pytest.approx(mode_coverage(x, centres, 1.0), rel=1e-5)
+
+
 def test_nothing_of_quality_is_no_mode_and_no_number():
     scores = mode_coverage([[100.0, 100.0]], MODES, STD, count="high-quality")
     assert scores["modes"] == scores["high_quality"] == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import aeot
-from aeot import metrics, precision_recall
+from aeot import distances, precision_recall
 from aeot.precision_recall import prd_curve, prd_from_histograms, prd_scores, prdc
 
 
@@ -135,7 +135,7 @@ def test_prdc_orientation_a_generator_that_drops_modes_loses_recall_and_coverage
 def test_prdc_does_not_depend_on_blocks_or_order(monkeypatch):
     a, b = normal(90, 5, 8), normal(80, 5, 9)
     expected = prdc(a, b)
-    monkeypatch.setattr(metrics, "_BLOCK", 100)
+    monkeypatch.setattr(distances, "BLOCK", 100)
     assert prdc(a.flip(0), b.flip(0)) == pytest.approx(expected, rel=1e-12)
 
 

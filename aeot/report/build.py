@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from aeot import _check
+from aeot import _check, _io
 from aeot.comparison import Comparison
 from aeot.data import Dataset
 from aeot.model import AEOT
@@ -45,4 +44,4 @@ def write_page(
             add_comparison(built, before, source)
         else:
             add_model(built, before, source, (training or {}).get(name), picture, shown)
-    Path(path).write_text(built.html(), encoding="utf-8")
+    _io.write_text(path, built.html())

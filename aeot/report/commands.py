@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import logging
 import shutil
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aeot
-from aeot import _check, budget
+from aeot import _check, _io, budget
 from aeot.comparison import METRICS, Comparison
 from aeot.data import Dataset
 from aeot.data.named import NAMES
@@ -18,6 +20,7 @@ from aeot.features import Classifier, extract
 from aeot.model import AEOT
 from aeot.plotting import comparison as pictures
 from aeot.protocol import compare as _compare
+from aeot.protocol import default_features
 from aeot.report.build import write_page
 from aeot.runs import check_new, open_data
 
@@ -28,7 +31,7 @@ def compare(
     models: list[str],
     *,
     data: str = "digits",
-    seconds: float = 120.0,
+    seconds: float | None = None,
     images_seen: int | None = None,
     seeds: int = 1,
     repeats: int = 1,
@@ -52,7 +55,7 @@ def compare(
             directories, saved models or folders of images; label=thing names it.
         data: What to train on and compare with, as in ``aeot fit``. The reference is the test part
             of a published set; of other data a fifth is kept out.
-        seconds: Wall-clock budget of each training.
+        seconds: Wall-clock budget of each training; 120 if neither it nor images_seen is given.
         images_seen: Budget in training images instead.
         seeds: Trainings of each class, for standard errors.
         repeats: Sets of samples of each model.
@@ -73,14 +76,19 @@ def compare(
     """
     for name in metrics or ():
         _check.choice("metrics", name, METRICS)
-    _check.integer("seeds", seeds)
-    _check.real("seconds", seconds, above=0)
+    for name, value in {"seeds": seeds, "repeats": repeats, "latent_dim": latent_dim}.items():
+        _check.integer(name, value)
+    if images_seen is None:
+        limit = {"seconds": _check.real("seconds", 120.0 if seconds is None else seconds, above=0)}
+    elif seconds is not None:
+        got = f"{seconds:g}, and {images_seen} images_seen"
+        raise _check.fail("seconds", "be the only budget", got, "leave one of them out")
+    else:
+        limit = {"images_seen": _check.integer("images_seen", images_seen)}
     plan = _planned(models)
-    limit = {"seconds": seconds} if images_seen is None else {"images_seen": images_seen}
-    if images_seen is not None:
-        _check.integer("images_seen", images_seen)
-    options = {"data": data, **limit, "latent_dim": latent_dim, "size": size}
     training, reference = _data(data, size, root, seed)
+    options = {"data": data, **limit, "latent_dim": latent_dim, "size": size, "seed": seed}
+    options["images"] = _digest(training, reference)
     if n_samples is not None:
         _check.integer("n_samples", n_samples)
         if n_samples > len(reference):
@@ -91,7 +99,8 @@ def compare(
     entries: dict[str, Any] = {k: v for k, v in plan.items() if not isinstance(v, type)}
     if entries:
         entries = opened(entries, reference, n_samples)
-    folder, fresh = _opened(Path(out), {**options, "seed": seed})
+    folder, fresh = _opened(Path(out), options)
+    _same_models(plan, folder)
     try:
         extractor = _extractor(features, training, reference, folder / "classifier", seed)
         if extractor is not None:
@@ -127,7 +136,7 @@ def compare(
         seed=seed,
     )
     if facts:
-        told = f"{seconds:g} s of wall clock" if images_seen is None else f"{images_seen} images"
+        told = f"{images_seen} images" if images_seen else f"{limit['seconds']:g} s of wall clock"
         found.protocol["budget"] = f"{told} for each training"
     found.save(folder)
     if any(row["curve"] for row in found.rows):
@@ -150,7 +159,7 @@ def report(
     """Write one self-contained HTML page about finished runs and comparisons.
 
     Args:
-        runs: Run directories, saved models and directories of comparisons.
+        runs: Run directories, saved `AEOT` models and directories of comparisons.
         out: The file to write; replaced if it is there.
         data: Training data of saved models, as in ``aeot fit``; runs know theirs.
         picture: How codes are drawn in the plane: "tsne" or "pca".
@@ -220,7 +229,7 @@ def _opened(folder: Path, options: dict[str, Any]) -> tuple[Path, bool]:
     """Create the directory of a comparison, or go on in one that was started alike; is it new?"""
     record = folder / "compare.json"
     if record.is_file():
-        before = json.loads(record.read_text())
+        before = _io.read_json(record)
         if before != options:
             both = options | before
             changed = ", ".join(k for k in both if before.get(k) != options.get(k))
@@ -229,8 +238,30 @@ def _opened(folder: Path, options: dict[str, Any]) -> tuple[Path, bool]:
         return folder, False
     folder = check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(options) + "\n")
+    _io.write_text(record, json.dumps(options) + "\n")
     return folder, True
+
+
+def _same_models(plan: dict[str, Any], folder: Path) -> None:
+    """Refuse a label under which an earlier call trained another class."""
+    for label, thing in plan.items():
+        for costs in (folder / "models").glob(f"{glob.escape(label)}-*.json"):
+            before = _io.read_json(costs).get("class")
+            now = thing.__name__ if isinstance(thing, type) else f"the path {thing}"
+            if before != now and costs.stem[len(label) + 1 :].isdigit():
+                got = f"{label!r} for {now}, which was {before} before in {folder}"
+                way_out = "choose another label or another out"
+                raise _check.fail("models", "keep their labels", got, way_out)
+
+
+def _digest(*parts: Dataset) -> str:
+    """Return a hash of images and labels, to know them again."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for rows in (part.values, part.labels):
+            if rows is not None:
+                digest.update(rows.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _data(data: str, size: int | None, root: str | None, seed: int) -> tuple[Dataset, Dataset]:
@@ -255,10 +286,7 @@ def _extractor(
         return None
     if (place / "manifest.json").is_file():
         return Classifier.load(place)
-    _LOG.info("training a classifier of %s to measure with", training.name)
-    # Narrow enough that the reference holds several times more images than features.
-    width = max(8, min(128, len(reference) // 10))
-    net = Classifier(width=width, seed=seed).fit(training, reference)
+    net = default_features(training, reference, seed=seed)
     net.save(place)
     return net
 
@@ -279,12 +307,13 @@ def _fitted(
     """
     costs = place.parent / f"{place.name}.json"
     if costs.is_file():
-        return json.loads(costs.read_text())
+        return _io.read_json(costs)
     _LOG.info("training %s, %s", place.name, limit)
     cost = budget.train(model, training, **limit)
     place.parent.mkdir(parents=True, exist_ok=True)
     model.save(place)
-    costs.write_text(json.dumps(cost) + "\n")
+    cost["class"] = type(model).__name__
+    _io.write_text(costs, json.dumps(cost) + "\n")
     return cost
 
 

@@ -37,7 +37,7 @@ from aeot.transport.oracles import Bank, best_gaps, laplacian
 
 SETTLE, GROW = 8, 24  # samples per site
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
-EDGED = 160  # samples per site that the Laplacian of the streaming stage is made from
+EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
 AIM = 1.6  # root of Q the last heights should have, in units of tol; the bound allows 2
 
 

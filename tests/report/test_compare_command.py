@@ -6,6 +6,7 @@ from PIL import Image
 import aeot
 from aeot import cli
 from aeot.features import Classifier
+from aeot.report import commands
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,9 @@ def test_a_folder_is_compared_and_everything_is_kept(place, capsys):
         (["=GAN"], "models must have labels that can name a folder"),
         (["GAN", "--n-samples", "400"], "data must keep 400 images apart to compare with, got 355"),
         (["GAN", "--images-seen", "0"], "images_seen must be"),
+        (["GAN", "--repeats", "0"], "repeats must be a whole number >= 1, got 0"),
+        (["GAN", "--latent-dim", "0"], "latent_dim must be a whole number >= 1, got 0"),
+        (["GAN", "--seconds", "5", "--images-seen", "9"], "seconds must be the only budget, got 5"),
         (["GAN", "--n-samples", "16", "--metrics", "[fd]"], "columns"),
     ],
 )
@@ -104,3 +108,46 @@ def test_models_are_trained_within_the_budget_kept_and_taken_up_again(place, cap
     assert stamps == {p: p.stat().st_mtime_ns for p in (out / "models").rglob("*.safetensors")}
     again = json.loads((out / "comparison.json").read_text())
     assert again["rows"][1]["metrics"] == first["rows"][1]["metrics"]
+
+
+def test_an_interrupted_comparison_goes_on_and_a_label_keeps_its_class(
+    place, capsys, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    command = ["compare", "a=VAE", "b=GAN", "--images-seen", "256", "--latent-dim", "2"]
+    command += ["--features", str(place / "net"), "--n-samples", "40", "--out", str(out)]
+    train, calls = commands.budget.train, []
+
+    def stopped(model, data, **limit):
+        calls.append(type(model).__name__)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train(model, data, **limit)
+
+    monkeypatch.setattr(commands.budget, "train", stopped)
+    assert cli.main(command) == 130
+    assert cli.main(command) == 0
+    assert calls == ["VAE", "GAN", "GAN"]
+    capsys.readouterr()
+    assert cli.main(["compare", "a=GAN", *command[3:]]) == 2
+    message = "models must keep their labels, got 'a' for GAN, which was VAE before in"
+    assert message in capsys.readouterr().err
+    (out / "models" / "a-0.json").write_text("")
+    assert cli.main(command) == 2
+    assert "a-0.json must be a JSON file, got a damaged one" in capsys.readouterr().err
+    assert calls == ["VAE", "GAN", "GAN"]
+
+
+def test_other_images_under_the_same_path_are_another_comparison(place, capsys, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for k in range(60):
+        shade = Image.new("L", (8, 8), 4 * k)
+        shade.save(pictures / f"{k}.png")
+    command = ["compare", f"mine={place / 'pngs'}", "--data", str(pictures)]
+    command += ["--n-samples", "12", "--metrics", "[sliced]", "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 0
+    assert cli.main(command) == 0
+    Image.new("L", (8, 8), 255).save(pictures / "0.png")
+    assert cli.main(command) == 2
+    assert "made with another images" in capsys.readouterr().err
