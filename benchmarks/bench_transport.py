@@ -68,10 +68,11 @@ def ours(source, sites, method, tol, seed, init=None):
     }
     extra |= {"samples": s.n_samples}
     if len(s.history) > 1 and "inflation" in s.history[-1]:
-        early = [r["samples"] for r in s.history if r["stage"] in ("coarse", "settle")]
+        last = max((k for k, r in enumerate(s.history) if r["stage"] == "grow"), default=0)
+        before = s.history[last - 1]["samples"] if last else 0
         extra["inflation"] = s.history[-1]["inflation"]
-        # All but the early stages' and the last check's.
-        extra["stepped"] = s.history[-2]["samples"] - max(early, default=0)
+        # What the heights rest on: neither earlier stages' samples nor the last check's.
+        extra["stepped"] = s.history[-2]["samples"] - before
     return s.heights.cpu().numpy(), seconds, extra
 
 
@@ -157,7 +158,7 @@ def scores(args):
                     continue
                 init = None if heights is None else torch.from_numpy(heights)
                 found, seconds, extra = ours(source, sites, "auto", tol, args.seed, init)
-                judged = measured(source, sites, found)
+                judged = measured(source, sites, found, m=1_200_000)
                 bare = gemm_seconds(n, d, n / judged["rms"] ** 2)
                 # Samples that steps were taken on, and the error that they allow.
                 inflation, r = extra["inflation"], extra["stepped"] / n
