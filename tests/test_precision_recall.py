@@ -179,3 +179,13 @@ def test_prdc_refuses_k_beyond_the_rows():
     with pytest.raises(ValueError, match="generated must have at least 6 row"):
         prdc(normal(5, 2, 0), normal(50, 2, 1))
     assert precision_recall.prdc(normal(6, 2, 0), normal(50, 2, 1))["density"] >= 0
+
+
+@pytest.mark.slow
+def test_prdc_of_the_published_example():
+    # Two standard normal samples in 1000 dimensions, as in the README of the package `prdc`.
+    rows = [normal(10_000, 1000, seed) for seed in (30, 31)]
+    found = prdc(*rows)
+    expected = {"precision": 0.477, "recall": 0.471, "density": 1.056, "coverage": 0.974}
+    assert found.pop("density") == pytest.approx(expected.pop("density"), abs=0.1)  # of few hubs
+    assert found == pytest.approx(expected, abs=0.02)
