@@ -303,7 +303,7 @@ def mode_coverage(
     distance, owner = away.min(1)
     good = distance < 3
     counted = torch.ones_like(good) if count == "all" else good
-    share = owner[counted].bincount(minlength=k) / counted.sum().clamp(min=1)
+    share = owner[counted].bincount(minlength=k).double() / counted.sum().clamp(min=1)
     divergence = torch.special.xlogy(share, share * masses.sum() / masses).sum()
     ratios = []
     for mode in owner[good].unique():

@@ -112,6 +112,17 @@ def test_numbers_are_those_of_the_formulas(found, digits, net):
     assert row["metrics"]["fd"]["error"] == pytest.approx(error, rel=1e-5)
 
 
+def test_fewer_images_than_there_are_come_from_all_over(digits, net):
+    train, test = digits
+    order = Dataset(test.values[test.labels.argsort(stable=True)], "sorted")  # by class
+    found = compare(
+        {"x": train}, order, features=net, metrics=["classes"], n_samples=100, repeats=2
+    )
+    values = found.rows[0]["metrics"]["classes"]["values"]
+    assert values[0] != values[1]  # not the same images twice
+    assert max(values) < 0.5  # the first 100 of the reference hold three of ten classes
+
+
 def test_the_unit_of_errors_is_the_model_where_there_are_several(found, digits, net):
     few = next(row for row in found.rows if row["model"] == "few")["metrics"]["fd"]
     assert len(few["values"]) == 4

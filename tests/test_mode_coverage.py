@@ -82,6 +82,13 @@ def test_a_shift_changes_nothing():
     assert there == pytest.approx(mode_coverage(x, centres, 1.0), rel=1e-5)
 
 
+def test_what_is_beyond_six_deviations_belongs_to_no_mode():
+    near = [[-1.0], [1.0], [5.9], [-5.9]]
+    ratio = mode_coverage(near, [[0.0]], 1.0)["variance_ratio"]
+    assert ratio == pytest.approx(2 * (1 + 5.9**2) / 3, rel=1e-12)
+    assert mode_coverage([*near, [6.1]], [[0.0]], 1.0)["variance_ratio"] == ratio
+
+
 def test_nothing_of_quality_is_no_mode_and_no_number():
     scores = mode_coverage([[100.0, 100.0]], MODES, STD, count="high-quality")
     assert scores["modes"] == scores["high_quality"] == 0
