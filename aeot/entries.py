@@ -35,8 +35,7 @@ def opened(
         raise _check.fail("models", "name at least one generator", "none")
     groups = {}
     for name, entry in models.items():
-        if name == REAL or str(name).endswith(RESTORED):
-            raise _check.fail("models", "leave the names of reference rows free", repr(name))
+        check_name(name)
         group = list(entry) if isinstance(entry, (list, tuple)) else [entry]
         if not group:
             raise _check.fail(f"models[{name!r}]", "hold at least one generator", "an empty list")
@@ -46,10 +45,23 @@ def opened(
             raise _check.fail(f"models[{name!r}]", "hold models of one kind", got)
         n = min(10_000, len(data)) if n_samples is None else n_samples
         for model in groups[name]:
+            makes = getattr(getattr(model, "autoencoder_", model), "shape_", None)
+            makes = model.shape if isinstance(model, Dataset) else makes
+            if makes is not None and tuple(makes) != data.shape:
+                must = f"make images of shape {data.shape}"
+                raise _check.fail(f"models[{name!r}]", must, str(tuple(makes)))
             if isinstance(model, Dataset) and len(model) < n:
                 way_out = f"pass n_samples={len(model)} or less"
                 raise _check.fail(f"models[{name!r}]", f"hold {n} images", str(len(model)), way_out)
     return groups
+
+
+def check_name(name: Any) -> None:  # noqa: ANN401
+    """Refuse a row's name that is no text or belongs to a reference row."""
+    if not isinstance(name, str):
+        raise _check.fail("models", "have names that are text", repr(name))
+    if name == REAL or name.endswith(RESTORED):
+        raise _check.fail("models", "leave the names of reference rows free", repr(name))
 
 
 class Reconstructions:

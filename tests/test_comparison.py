@@ -343,6 +343,11 @@ BAD = {
         {"models": {"x": [lambda n: torch.zeros(n, 1, 28, 28), Mirror()]}},
         r"models\['x'\] must hold models of one kind, got some that can be drawn",
     ),
+    "shape": (
+        {"models": {"x": torch.zeros(400, 3, 28, 28)}},
+        r"models\['x'\] must make images of shape \(1, 28, 28\), got \(3, 28, 28\)",
+    ),
+    "name": ({"models": {1: torch.zeros(400, 1, 28, 28)}}, "have names that are text, got 1"),
     "list": ({"models": [3]}, "models must map names to generators, got list"),
     "shadow": ({"models": {"real training images": 3}}, "leave the names of reference rows free"),
     "features": ({"features": "x"}, "features must be a fitted Classifier or a module, got str"),

@@ -15,7 +15,7 @@ from aeot import _check, _io, budget
 from aeot.comparison import METRICS, Comparison
 from aeot.data import Dataset
 from aeot.data.named import NAMES
-from aeot.entries import opened
+from aeot.entries import check_name, opened
 from aeot.features import Classifier, extract
 from aeot.model import AEOT
 from aeot.plotting import comparison as pictures
@@ -25,6 +25,7 @@ from aeot.report.build import write_page
 from aeot.runs import check_new, open_data
 
 _LOG = logging.getLogger(__name__)
+_LONGEST = 200  # a file's name has at most 255, and more than the label goes into it
 
 
 def compare(
@@ -99,6 +100,7 @@ def compare(
     entries: dict[str, Any] = {k: v for k, v in plan.items() if not isinstance(v, type)}
     if entries:
         entries = opened(entries, reference, n_samples)
+    empty = Path(out).expanduser().is_dir()
     folder, fresh = _opened(Path(out), options)
     _same_models(plan, folder)
     try:
@@ -112,6 +114,8 @@ def compare(
     except ValueError:
         if fresh:
             shutil.rmtree(folder)
+            if empty:
+                folder.mkdir()
         raise
     facts: dict[str, dict[str, Any]] = {}
     for label, thing in plan.items():
@@ -139,6 +143,8 @@ def compare(
         told = f"{images_seen} images" if images_seen else f"{limit['seconds']:g} s of wall clock"
         found.protocol["budget"] = f"{told} for each training"
     found.save(folder)
+    for old in folder.glob("*.png"):  # of an earlier call, perhaps of other models
+        old.unlink()
     if any(row["curve"] for row in found.rows):
         pictures.prd_curves(found, path=folder / "prd.png")
     if {"f8", "f1_8"} <= set(found[next(iter(found))]):
@@ -201,6 +207,9 @@ def _planned(models: list[str]) -> dict[str, Any]:
             label, thing = Path(text).absolute().name, text
         if not label or label in (".", "..") or "/" in label or "\\" in label:
             raise _check.fail("models", "have labels that can name a folder", repr(label))
+        if len(label.encode()) > _LONGEST:
+            raise _check.fail("models", f"have labels of at most {_LONGEST} bytes", repr(label))
+        check_name(label)
         if label in plan:
             raise _check.fail("models", "have different labels", f"{label!r} twice")
         if thing in _trainable() and Path(thing).exists():

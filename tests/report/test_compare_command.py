@@ -62,6 +62,9 @@ def test_a_folder_is_compared_and_everything_is_kept(place, capsys):
         (["GAN", "--data", "nowhere"], "data must be one of"),
         (["../x=GAN"], "models must have labels that can name a folder, got '../x'"),
         (["=GAN"], "models must have labels that can name a folder"),
+        (["real training images=GAN"], "models must leave the names of reference rows free"),
+        (["x: reconstructions=GAN"], "models must leave the names of reference rows free"),
+        ([f"{'é' * 101}=GAN"], "models must have labels of at most 200 bytes"),
         (["GAN", "--n-samples", "400"], "data must keep 400 images apart to compare with, got 355"),
         (["GAN", "--images-seen", "0"], "images_seen must be"),
         (["GAN", "--repeats", "0"], "repeats must be a whole number >= 1, got 0"),
@@ -136,6 +139,23 @@ def test_an_interrupted_comparison_goes_on_and_a_label_keeps_its_class(
     assert cli.main(command) == 2
     assert "a-0.json must be a JSON file, got a damaged one" in capsys.readouterr().err
     assert calls == ["VAE", "GAN", "GAN"]
+    # Refused options leave what was there.
+    before = {path for path in out.rglob("*") if path.is_file()}
+    assert cli.main([*command, "--n-samples", "8", "--metrics", "[fd]"]) == 2
+    assert before == {path for path in out.rglob("*") if path.is_file()}
+
+
+def test_an_empty_folder_stays_and_old_pictures_go(place, capsys, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    command = ["compare", f"mine={place / 'pngs'}", "--features", str(place / "net")]
+    command += ["--out", str(out), "--n-samples"]
+    assert cli.main([*command, "4", "--metrics", "[fd]"]) == 2
+    assert list(out.iterdir()) == []
+    assert cli.main([*command, "40"]) == 0
+    assert (out / "prd.png").is_file()
+    assert cli.main([*command, "40", "--metrics", "[sliced]"]) == 0
+    assert {path.name for path in out.glob("*.png")} == {"samples.png"}
 
 
 def test_other_images_under_the_same_path_are_another_comparison(place, capsys, tmp_path):
