@@ -135,14 +135,15 @@ def test_an_interrupted_comparison_goes_on_and_a_label_keeps_its_class(
     assert cli.main(["compare", "a=GAN", *command[3:]]) == 2
     message = "models must keep their labels, got 'a' for GAN, which was VAE before in"
     assert message in capsys.readouterr().err
+    # Refused options leave what was there.
+    before = {path for path in out.rglob("*") if path.is_file()}
+    assert cli.main([*command, "--n-samples", "8", "--metrics", "[fd]"]) == 2
+    assert "more rows than its" in capsys.readouterr().err
+    assert before == {path for path in out.rglob("*") if path.is_file()}
     (out / "models" / "a-0.json").write_text("")
     assert cli.main(command) == 2
     assert "a-0.json must be a JSON file, got a damaged one" in capsys.readouterr().err
     assert calls == ["VAE", "GAN", "GAN"]
-    # Refused options leave what was there.
-    before = {path for path in out.rglob("*") if path.is_file()}
-    assert cli.main([*command, "--n-samples", "8", "--metrics", "[fd]"]) == 2
-    assert before == {path for path in out.rglob("*") if path.is_file()}
 
 
 def test_an_empty_folder_stays_and_old_pictures_go(place, capsys, tmp_path):
