@@ -37,7 +37,7 @@ def pair(
     generated = features(name, generated, min_rows=min_rows)
     reference = features("reference", reference, generated.shape[1], min_rows)
     # Every metric here is invariant under shifts, and a common centre keeps products accurate. Of
-    # few binary digits, it leaves differences of pixels and the like, and thus ties, exact.
+    # few binary digits, it leaves ties of whole numbers exact; others are as rounded when given.
     centre = reference.mean(dim=0)
     unit = 2.0 ** torch.frexp(centre.abs().max().clamp(min=1e-300))[1].sub(12).double()
     centre = (centre / unit).round() * unit
