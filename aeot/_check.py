@@ -111,11 +111,15 @@ def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything arr
     Raises:
         ValueError: If it is not numeric or holds NaN or infinity.
     """
+    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
+        value = value.copy()  # torch has no negative strides
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         got = f"{type(value).__name__} ({error})"
         raise fail(name, "be a numeric array", got) from error
+    if tensor.layout != torch.strided:
+        raise fail(name, "be a dense array", str(tensor.layout), f"pass {name}.to_dense()")
     if tensor.is_complex():
         raise fail(name, "be a real array", str(tensor.dtype))
     if tensor.dtype not in (torch.float32, torch.float64):

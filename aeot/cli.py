@@ -124,12 +124,23 @@ def _load(place: str) -> Callable[..., Any]:
 
 
 def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
-    """Read the words before the options as one list where that comes first: `report a b`."""
-    first = next(iter(inspect.signature(function).parameters.values()), None)
-    if first is None or str(first.annotation) != "list[str]":
-        return argv
-    count = next((k for k, word in enumerate(argv) if word[:1] in "-["), len(argv))
-    return [json.dumps(argv[:count]), *argv[count:]] if count else argv
+    """Read all words of an option that takes names as one list: `report a b --metrics c d`."""
+    parameters = list(inspect.signature(function).parameters.values())
+    lists = {f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[str]")}
+    option = f"--{parameters[0].name}" if parameters else ""
+    gathered: list[str] = []
+    words: list[str] = []
+    for word in [*argv, None]:
+        if word is not None and not word.startswith("-"):
+            words.append(word)
+            continue
+        joined = option in lists and words and not words[0].startswith("[")
+        gathered += [json.dumps(words)] if joined else words
+        if word is not None:
+            option, equals, value = word.partition("=")
+            words = [value] if equals and option in lists else []
+            gathered.append(option if words else word)
+    return gathered
 
 
 def _flagged(function: Callable[..., Any], argv: list[str]) -> list[str]:

@@ -39,6 +39,17 @@ COSTS = {
 }
 
 
+def check_metrics(names: Any) -> None:  # noqa: ANN401
+    """Refuse what is no list of names of metrics; None is all."""
+    if names is None:
+        return
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        way_out = "leave it out for all that can be computed"
+        raise _check.fail("metrics", "be a list of names", repr(names), way_out)
+    for name in names:
+        _check.choice("metrics", name, METRICS)
+
+
 @dataclass(frozen=True)
 class Comparison(Mapping):
     """What `aeot.compare` found: ``comparison[model][metric]`` is a number.
@@ -83,14 +94,17 @@ class Comparison(Mapping):
         return {"FD": "FID", "KD": "KID"}.get(text, text) if fid else text
 
     def best(self, metric: str) -> set[str]:
-        """Return the generators (not real or reconstructed images) with the best mean."""
+        """Return the generators (not real or reconstructed images) with the best mean.
+
+        None is where all are alike.
+        """
         way = METRICS[metric][1]
         values = {
             row["model"]: way * row["metrics"][metric]["mean"]
             for row in self.rows
             if metric in row["metrics"] and row["kind"] not in ("real", "reconstructions")
         }
-        if not way or len(values) < 2:
+        if not way or len(set(values.values())) < 2:
             return set()
         return {name for name, value in values.items() if value == max(values.values())}
 

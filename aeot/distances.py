@@ -17,12 +17,13 @@ def features(name: str, value: Any, dim: int | None = None, min_rows: int = 1) -
     """Return an array-like (rows, width) in float64.
 
     Raises:
-        ValueError: If it is anything else, or holds numbers too large for their powers.
+        ValueError: If it is anything else, or holds numbers too large or small for their powers.
     """
     rows = _check.points(name, _check.double(value), dim=dim, min_rows=min_rows).detach().double()
-    if float(rows.abs().max()) > 1e40:  # squares, and the kernel's sixth powers, would overflow
-        got = f"{float(rows.abs().max()):g}"
-        raise _check.fail(name, "be at most 1e40 in size", got, "rescale both sets")
+    largest = float(rows.abs().max())
+    if largest and not 1e-40 <= largest <= 1e40:  # squares and sixth powers would overflow or sink
+        must = "have a largest entry between 1e-40 and 1e40 in size"
+        raise _check.fail(name, must, f"{largest:g}", "rescale both sets")
     return rows
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -39,7 +40,7 @@ def opened(
         group = list(entry) if isinstance(entry, (list, tuple)) else [entry]
         if not group:
             raise _check.fail(f"models[{name!r}]", "hold at least one generator", "an empty list")
-        groups[name] = [_opened(name, model, data) for model in group]
+        groups[name] = [_opened(f"models[{name!r}]", model, data) for model in group]
         if len({(samples(model), codes(model)) for model in groups[name]}) > 1:
             got = "some that can be drawn from, or that reconstruct, and others that cannot"
             raise _check.fail(f"models[{name!r}]", "hold models of one kind", got)
@@ -53,6 +54,7 @@ def opened(
             if isinstance(model, Dataset) and len(model) < n:
                 way_out = f"pass n_samples={len(model)} or less"
                 raise _check.fail(f"models[{name!r}]", f"hold {n} images", str(len(model)), way_out)
+            _tried(name, model, data)
     return groups
 
 
@@ -87,26 +89,51 @@ def codes(model: Any) -> bool:  # noqa: ANN401
     return hasattr(model, "encode") and hasattr(model, "decode")
 
 
-def _opened(name: str, model: Any, data: Dataset) -> Any:  # noqa: ANN401
+def _opened(which: str, model: Any, data: Dataset) -> Any:  # noqa: ANN401
     """Return a generator or a data set for whatever the caller named."""
-    if isinstance(model, torch.Tensor):
-        return tensors(model, name=name)
+    must = "be a generator, a function, images or a folder"
     if isinstance(model, type):
         got, way_out = f"the class {model.__name__}", "pass a fitted instance"
-        raise _check.fail(f"models[{name!r}]", "be a generator", got, way_out)
-    if not isinstance(model, (str, Path)):
+        raise _check.fail(which, must, got, way_out)
+    if not isinstance(model, (str, Path, torch.Tensor, np.ndarray)):
         if samples(model) or codes(model):
             return model
-        got = f"{type(model).__name__} for {name!r}"
-        raise _check.fail("models", "be generators, functions, images or folders", got)
+        raise _check.fail(which, must, type(model).__name__)
+    if isinstance(model, (str, Path)) and (Path(model) / "comparison.json").is_file():
+        got, way_out = f"the comparison in {model}", "name one of the models in it"
+        raise _check.fail(which, must, got, way_out)
+    try:
+        return _read(model, data)
+    except ValueError as error:
+        raise _check.fail(which, must, f"an error: {error}") from error
+
+
+def _read(model: Any, data: Dataset) -> Any:  # noqa: ANN401
+    """Return a data set of given images, or what a folder holds."""
+    if not isinstance(model, (str, Path)):
+        return tensors(model)
     folder = Path(model)
     for place in (folder, folder / "model"):
         if (place / "manifest.json").is_file():
             kind = json.loads((place / "config.json").read_text()).get("kind")
             if kind not in aeot.__all__:
-                raise _check.fail("models", "be generators", f"a saved {kind!r} at {place}")
+                raise ValueError(f"{place} holds a saved {kind!r}")
             return getattr(aeot, kind).load(place)
     return images(folder, size=data.shape[-1], channels=data.shape[0])
+
+
+def _tried(name: str, model: Any, data: Dataset) -> None:  # noqa: ANN401
+    """Have two images made, so that a model that cannot is known before any is measured."""
+    if isinstance(model, Dataset):
+        return
+    try:
+        batches = [draw(model, 2, 0)] if samples(model) else []
+        if codes(model):
+            batches.append(model.decode(model.encode(data[torch.arange(2) % len(data)])))
+    except ValueError as error:  # not fitted, for one
+        raise _check.fail(f"models[{name!r}]", "make images", f"an error: {error}") from error
+    for batch in batches:
+        checked(name, batch, (2, *data.shape))
 
 
 def size(model: Any) -> dict[str, int]:  # noqa: ANN401
@@ -148,7 +175,7 @@ def checked(name: str, batch: Any, expected: tuple[int, ...]) -> torch.Tensor:  
     """Return what a model drew as uint8 images, or say what is wrong with it."""
     who = f"samples of {name!r}"
     try:
-        batch = torch.as_tensor(batch)
+        batch = torch.as_tensor(batch).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise _check.fail(who, "be an array of images", type(batch).__name__) from error
     if batch.shape != expected:

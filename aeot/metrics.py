@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from aeot import _check, _rng
@@ -188,9 +189,10 @@ def class_divergence(
     frequencies = []
     for name, value in (("generated", generated), ("reference", reference)):
         _check.array(name, value)
-        labels = torch.as_tensor(value)
+        labels = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
         whole = whole and labels.ndim == 1 and len(labels)
+        labels = labels.long() if whole else labels
         if not whole or int(labels.min()) < 0 or int(labels.max()) >= classes:
             got = f"{labels.dtype} of shape {tuple(labels.shape)}"
             if whole:
@@ -290,13 +292,13 @@ def mode_coverage(
     centres = _features("modes", modes)
     k, dim = centres.shape
     values = _features("samples", samples, dim).to(centres)
-    scale = _check.array("std", _check.double(std)).to(centres)
+    scale = _check.array("std", _check.double(std)).detach().to(centres)
     _check.choice("count", count, ("all", "high-quality"))
     if scale.ndim > 1 or scale.numel() not in (1, dim) or not bool((scale > 0).all()):
         raise _check.fail("std", f"be positive, one number or {dim}", scale.tolist())
     scale = scale.expand(dim)
-    masses = torch.ones(k) if reference is None else _check.array("reference", reference)
-    masses = masses.to(centres)
+    masses = torch.ones(k) if reference is None else _check.double(reference)
+    masses = _check.array("reference", masses).detach().to(centres)
     if masses.shape != (k,) or not bool((masses > 0).all()):
         raise _check.fail("reference", f"be {k} positive numbers, one per mode", masses.tolist())
     away = torch.cdist(values / scale, centres / scale, compute_mode=PLAIN)

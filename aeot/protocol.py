@@ -15,7 +15,7 @@ from torch import nn
 from aeot import _check, _environment, entries, metrics, precision_recall
 from aeot._rng import generator, stream_seed
 from aeot.budget import Peak
-from aeot.comparison import METRICS, Comparison
+from aeot.comparison import COSTS, METRICS, Comparison, check_metrics
 from aeot.data import Dataset, to_uint8
 from aeot.entries import REAL, RESTORED
 from aeot.features import Classifier, Pixels, describe, extract
@@ -49,7 +49,7 @@ def compare(
             images: a `Dataset`, a tensor, a folder of images, a directory that a model was saved
             to. Generators return (n, C, H, W) in [-1, 1] or uint8. Of an autoencoder alone, with
             ``encode`` and ``decode`` but no ``sample``, the reconstructions are measured. All are
-            opened before any is measured.
+            opened, and asked for two images, before any is measured.
         data: Reference images, which no model was trained on.
         metrics: Names out of `aeot.comparison.METRICS`; None: all that can be computed, and the
             protocol says why others cannot.
@@ -63,8 +63,10 @@ def compare(
             list, each the mean of its sets; for a single model it is over its sets. Sets that are
             drawn from given images overlap unless these are many more than `n_samples`, and their
             errors are then too small.
-        facts: Name -> further facts for the table of costs, such as ``train_seconds``.
-        seed: Of all draws.
+        facts: Name -> further facts; those in `aeot.comparison.COSTS`, such as ``train_seconds``,
+            are numbers and stand in the table of costs.
+        seed: Of all draws. Those of a row depend on its name too: called otherwise, a model is
+            measured on other samples.
 
     Returns:
         A mapping of model to metric to mean, with errors, costs and pictures.
@@ -85,6 +87,7 @@ def compare(
     repeats, facts = _check.integer("repeats", repeats), facts or {}
     if not isinstance(facts, Mapping) or not all(isinstance(f, Mapping) for f in facts.values()):
         raise _check.fail("facts", "map names to dicts of facts", repr(facts))
+    check_metrics(metrics)
     if not isinstance(features, (nn.Module, Classifier, type(None))):
         got = f"{type(features).__name__} {features!r}"
         raise _check.fail("features", "be a fitted Classifier or a module", got)
@@ -92,6 +95,11 @@ def compare(
     if n_samples is not None:
         _check.integer("n_samples", n_samples)
     groups = entries.opened(models, data, n_samples)
+    for name, known in facts.items():
+        if name not in groups:
+            raise _check.fail("facts", f"be about {', '.join(groups)}", repr(name))
+        for key in known.keys() & COSTS.keys():
+            _check.real(f"facts[{name!r}][{key!r}]", known[key])
     judge = _Judge(data, metrics, features, training, n_samples, seed)
     protocol = {**judge.protocol, "repeats": repeats}
     protocol["errors"] = "standard errors over the models of a row if it has several, else its sets"
@@ -195,7 +203,6 @@ class _Judge:
         if not (isinstance(features, Classifier) or (features is None and known)):
             missing["classes"] = "Classifier as features"
         for name in chosen or ():
-            _check.choice("metrics", name, METRICS)
             if name in missing:
                 raise _check.fail("metrics", f"be without {name!r}", f"no {missing[name]}")
         self.names = [

@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 import aeot
-from aeot import comparison, metrics
+from aeot import comparison, entries, metrics, precision_recall, protocol
 from aeot._rng import stream_seed
 from aeot.comparison import Comparison
 from aeot.data import Dataset, to_uint8
@@ -110,6 +110,10 @@ def test_numbers_are_those_of_the_formulas(found, digits, net):
     assert row["metrics"]["fd"]["mean"] == pytest.approx(np.mean(values))
     error = np.std(values, ddof=1) / math.sqrt(2)
     assert row["metrics"]["fd"]["error"] == pytest.approx(error, rel=1e-5)
+    curve = precision_recall.prd_curve(extract(net, batch), reference, seed=3)
+    f8, f1_8 = precision_recall.prd_scores(*curve)
+    assert row["metrics"]["f8"]["values"][1] == f8
+    assert row["metrics"]["f1_8"]["values"][1] == f1_8
 
 
 def test_fewer_images_than_there_are_come_from_all_over(digits, net):
@@ -173,6 +177,7 @@ def test_costs_and_protocol_are_recorded(found, net):
     assert facts["all"]["sample_seconds"] > 0
     assert facts["all"]["peak_gib"] > 0.05
     assert (facts["few"]["models"], facts["few"]["sets"]) == (2, 4)
+    assert facts["coder: reconstructions"]["sets"] == 1  # all of the reference, every time
     assert found.protocol["features"]["hash"] == net.hash_
     assert found.protocol["features"]["accuracy"] == net.accuracy_
     assert found.protocol["n_samples"] == 355
@@ -199,9 +204,64 @@ def test_of_an_autoencoder_alone_the_reconstructions_are_measured(found, digits,
         {"alone": Alone(digits[0])}, digits[1], features=net, metrics=["fd"], facts=facts
     )
     assert list(alone) == ["alone: reconstructions"]
+    assert alone.rows[0]["facts"]["sets"] == 1
     expected = found["coder: reconstructions"]["fd"]
     assert alone["alone: reconstructions"]["fd"] == pytest.approx(expected, rel=1e-9)
     assert alone.rows[0]["facts"]["train_seconds"] == 7
+
+
+def test_the_sampling_time_is_that_of_the_fastest_set(digits, monkeypatch):
+    clock = iter([0, 9, 10, 12, 20, 25])
+    monkeypatch.setattr(protocol.time, "perf_counter", lambda: next(clock, 40))
+    found = compare(
+        {"x": Replay(digits[0])}, digits[1], features=Pixels(), metrics=["sliced"], repeats=3
+    )
+    assert found.rows[0]["facts"]["sample_seconds"] == 2
+
+
+@pytest.mark.parametrize(("images", "width"), [(40, 8), (355, 35), (2000, 128)])
+def test_the_classifier_has_at_most_a_tenth_as_many_features_as_images(
+    images, width, digits, monkeypatch
+):
+    monkeypatch.setattr(Classifier, "fit", lambda self, *_: self)
+    reference = Dataset(torch.zeros(images, 1, 28, 28, dtype=torch.uint8), "black")
+    assert protocol.default_features(digits[0], reference, seed=0).width == width
+
+
+def test_by_default_ten_thousand_images_are_enough():
+    black = torch.zeros(10_001, 1, 4, 4, dtype=torch.uint8)
+    data = Dataset(black, "black")
+    assert len(entries.opened({"x": black[1:]}, data)["x"][0]) == 10_000
+    with pytest.raises(ValueError, match="must hold 10000 images, got 9999"):
+        entries.opened({"x": black[2:]}, data)
+
+
+def test_functions_get_the_seed_if_they_can_take_it(digits):
+    seen = []
+
+    def keywords(n, **options):
+        seen.append(options)
+        return 1.4 * torch.cat([digits[0][: n // 2], -digits[0][: n - n // 2]])  # clipped
+
+    def bare(n):
+        return digits[0][:n].requires_grad_()
+
+    compare({"a": keywords, "b": bare}, digits[1], features=Pixels(), metrics=["sliced"])
+    assert [set(options) for options in seen] == [{"seed"}, {"seed"}]
+
+
+def test_no_generator_is_best_where_all_are_alike(digits, net):
+    found = compare(
+        {"a": digits[0], "b": digits[0]},
+        digits[1],
+        features=net,
+        metrics=["fd", "copied"],
+        training=digits[0],
+        n_samples=len(digits[1]),
+    )
+    for row in found.rows:
+        row["metrics"]["fd"]["mean"] = 0.0
+    assert found.best("fd") == set()
 
 
 def test_pictures_and_their_nearest_training_images(found, digits):
@@ -270,6 +330,7 @@ def test_images_come_from_folders_data_sets_tensors_and_saved_models(digits, net
             "folder": tmp_path / "pngs",
             "set": first,
             "tensor": train.values[:40],
+            "array": train.values[:40].numpy(),
             "str": str(tmp_path / "pngs"),
         },
         test,
@@ -277,7 +338,10 @@ def test_images_come_from_folders_data_sets_tensors_and_saved_models(digits, net
         metrics=["fd", "precision"],
         n_samples=40,
     )
-    for name in ("set", "tensor", "str"):
+    found.save(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"models\['x'\] must be a gen.* the comparison in .*name"):
+        compare({"x": tmp_path / "saved"}, test, features=net)
+    for name in ("set", "tensor", "array", "str"):
         assert found[name] == pytest.approx(found["folder"], rel=1e-9)
 
 
@@ -313,7 +377,37 @@ class Mirror:
         return codes
 
 
+def refuse(model):
+    raise AssertionError("measured before all models were tried")
+
+
+class Late(Mirror):
+    """Fails when it is asked for more than the two images of a trial."""
+
+    def decode(self, codes):
+        return codes if len(codes) <= 2 else refuse(self)
+
+
 BAD = {
+    "unfitted": (
+        {"models": {"y": Late(), "x": aeot.GAN()}},
+        r"models\['x'\] must make images, got",
+    ),
+    "one metric": ({"metrics": "fd"}, "metrics must be a list of names, got 'fd'; leave it out"),
+    "no metric": ({"metrics": []}, r"metrics must be a list of names, got \[\]"),
+    "unknown facts": ({"facts": {"y": {}}}, "facts must be about x, got 'y'"),
+    "text facts": (
+        {"facts": {"x": {"train_seconds": "long"}}},
+        r"facts\['x'\]\['train_seconds'\] must be a finite number, got 'long'",
+    ),
+    "late": (
+        {"models": {"y": Late(), "x": lambda n: torch.zeros(n, 1, 32, 32)}},
+        r"samples of 'x' must have shape \(2, 1, 28, 28\)",
+    ),
+    "slightly": (
+        {"models": {"x": lambda n: torch.full((n, 1, 28, 28), -1.6)}},
+        r"lie in \[-1, 1\]",
+    ),
     "metric": ({"metrics": ["fid"]}, "metrics must be one of 'fd'"),
     "training": (
         {"metrics": ["copied"]},
@@ -324,7 +418,10 @@ BAD = {
     "narrow": ({"n_samples": 16, "metrics": ["fd"]}, "more rows than its 16 columns"),
     "repeats": ({"repeats": 0}, "repeats must be a whole number >= 1"),
     "models": ({"models": {}}, "models must name at least one generator"),
-    "number": ({"models": {"x": 3}}, "models must be generators, .* got int for 'x'"),
+    "number": (
+        {"models": {"x": 3}},
+        r"models\['x'\] must be a generator, a function, images or a folder, got int",
+    ),
     "few": ({"models": {"x": torch.zeros(9, 1, 28, 28)}}, "hold 355 images, got 9"),
     "size": (
         {"models": {"x": lambda n: torch.zeros(n, 1, 32, 32)}},
@@ -352,7 +449,14 @@ BAD = {
     "shadow": ({"models": {"real training images": 3}}, "leave the names of reference rows free"),
     "features": ({"features": "x"}, "features must be a fitted Classifier or a module, got str"),
     "facts": ({"facts": {"x": 3}}, "facts must map names to dicts"),
-    "folder": ({"models": {"x": "/nowhere"}}, "does not exist"),
+    "folder": (
+        {"models": {"x": "/nowhere"}},
+        r"models\['x'\] must be a generator, .* an error: .*/nowhere, which does not exist",
+    ),
+    "sparse": (
+        {"models": {"x": torch.zeros(400, 1, 28, 28).to_sparse()}},
+        "must be a dense array",
+    ),
 }
 
 

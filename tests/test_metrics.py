@@ -184,6 +184,15 @@ def test_class_divergence_has_the_documented_floor():
     assert np.mean(found) == pytest.approx(24 / 5000, abs=4 * 0.0014 / 20)
 
 
+def test_labels_of_any_whole_type_and_stride_are_counted():
+    backwards = np.array([1, 1, 0, 1], dtype=np.uint16)[::-1]
+    expected = stats.entropy([0.25, 0.75], [0.5, 0.5])
+    assert metrics.class_divergence(backwards, [0, 1], classes=2) == pytest.approx(expected)
+    assert metrics.kernel_distance(np.eye(3)[::-1], np.eye(3)) == metrics.kernel_distance(
+        np.eye(3)[::-1].copy(), np.eye(3)
+    )
+
+
 @pytest.mark.parametrize(
     ("generated", "reference", "message"),
     [
@@ -210,9 +219,13 @@ def test_a_broken_number_of_classes_and_a_negative_seed_are_refused():
 def test_features_whose_squares_overflow_are_refused_and_large_ones_are_not():
     x = normal(20, 2, 0)
     for metric in (metrics.frechet_distance, metrics.kernel_distance, metrics.sliced_wasserstein):
-        with pytest.raises(ValueError, match=r"reference must be at most 1e40 in size.*rescale"):
-            metric(x, 1e200 * x)
+        for scale in (1e200, 1e-170, 1.1e40 / float(x.abs().max())):
+            with pytest.raises(ValueError, match="reference must have a largest entry.*rescale"):
+                metric(x, scale * x)
         assert math.isfinite(metric(1e38 * x + 1e38, 1e38 * x))
+        assert metric(2e-39 * x, 0 * x) >= 0
+    small = metrics.frechet_distance(3e-39 * x, 2e-39 * x)
+    assert small == pytest.approx(1e-78 * metrics.frechet_distance(3 * x, 2 * x), rel=1e-9)
     # A list keeps its double precision.
     assert metrics.sliced_wasserstein([[0.1]], [[0.3]]) == pytest.approx(0.2, rel=1e-14)
 
@@ -247,6 +260,20 @@ def test_nearest_is_exact_where_products_of_rows_are_not():
     np.testing.assert_array_equal(found_rows, tree_rows)
     copies = metrics.memorisation(near, near, near + 1e-2 * normal(100, 4, 27))
     assert copies == {"ratio": 0.0, "copied": 1.0}
+
+
+@pytest.mark.parametrize("k", [1, 3, 50])  # of the 50 near ones, only the order is in question
+def test_nearest_tells_apart_what_products_confuse(k):
+    # Two far groups: squares of rows are 1e14, squared distances 4 and closer than 1e-3.
+    lengths = 2 + 1e-5 * torch.arange(50.0).double()
+    directions = normal(50, 3, 0)
+    ring = lengths[:, None] * directions / directions.norm(dim=1, keepdim=True)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    far = torch.tensor([[1e7, 0, 0]]).double()
+    reference = torch.cat([far + ring[order], ring - far])
+    gaps, rows = metrics.nearest(far, reference, k)
+    assert rows[0].tolist() == order.argsort()[:k].tolist()
+    np.testing.assert_allclose(gaps[0], lengths[:k], rtol=1e-8)
 
 
 def test_whole_numbers_keep_their_digits():

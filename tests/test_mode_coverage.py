@@ -73,6 +73,14 @@ def test_reference_and_units():
     assert stretched["high_quality"] == 1
 
 
+def test_masses_keep_their_double_precision_and_tensors_may_require_gradients(recwarn):
+    samples, masses = [[0.0], [1.0], [1.0]], [0.1, 0.2]
+    std = torch.tensor(0.1, requires_grad=True)
+    found = mode_coverage(samples, [[0.0], [1.0]], std, reference=masses)["reverse_kl"]
+    assert found == pytest.approx(0, abs=1e-15)  # float32 has 1e-8
+    assert not recwarn.list
+
+
 def test_a_shift_changes_nothing():
     generator = torch.Generator().manual_seed(3)
     centres = torch.tensor([[0.0], [10.0]], dtype=torch.float64)

@@ -78,6 +78,32 @@ def test_prd_curve_depends_on_the_seed_alone():
     assert not np.array_equal(first[0], other[0])
 
 
+def test_prd_runs_are_different_clusterings():
+    x, y = normal(300, 2, 0), normal(300, 2, 1)
+    one, three = prd_curve(x, y, runs=1)[0], prd_curve(x, y, runs=3)[0]
+    assert not np.allclose(one, three, atol=1e-3)
+
+
+def test_prd_of_huge_or_rounded_masses_stays_within_its_bounds():
+    assert prd_scores(*prd_from_histograms([1e308] * 3, [1e308] * 3)) == pytest.approx((1, 1))
+    draws = np.random.default_rng(0)
+    for bins in range(2, 60):
+        for curve in prd_from_histograms(draws.random(bins), draws.random(bins)):
+            assert curve.min() >= 0
+            assert curve.max() <= 1
+
+
+def test_prdc_of_many_equal_distances():
+    # 300 x 300 pairs, all at distance 0 and all balls of radius 0, which hold nothing
+    same = np.full((300, 2), 0.1)
+    assert set(prdc(same, same).values()) == {0.0}
+    # Corners of a simplex, 100 rows at each: balls of the 100th neighbour reach to the other
+    # corners and, strictly, hold their own alone. Rounded products see 120 000 pairs inside.
+    corners = np.tile(0.37 + 0.1 * np.eye(4), (100, 1))
+    found = prdc(corners, corners, k=100)
+    assert found == {"precision": 1.0, "recall": 1.0, "density": 1.0, "coverage": 1.0}
+
+
 def test_prd_refuses_unequal_sets_and_bad_histograms():
     with pytest.raises(ValueError, match="generated must have as many rows as reference, got 40"):
         prd_curve(normal(40, 2, 0), normal(30, 2, 1))

@@ -12,7 +12,7 @@ from typing import Any
 
 import aeot
 from aeot import _check, _io, budget
-from aeot.comparison import METRICS, Comparison
+from aeot.comparison import Comparison, check_metrics
 from aeot.data import Dataset
 from aeot.data.named import NAMES
 from aeot.entries import check_name, opened
@@ -48,8 +48,8 @@ def compare(
     """Train generators under one budget, measure them under one protocol, and report.
 
     Everything is kept in `out`: the tables (comparison.json, comparison.md), the figures, the
-    trained models, the classifier that measured them, and report.html. A comparison that was
-    interrupted goes on where it stopped when the same command is given again.
+    trained models, the classifier that was trained to measure them, and report.html. A comparison
+    that was interrupted goes on where it stopped when the same command is given again.
 
     Args:
         models: What to compare: names of classes to be trained here (AEOT, WGANGP, ...), run
@@ -61,7 +61,7 @@ def compare(
         seeds: Trainings of each class, for standard errors.
         repeats: Sets of samples of each model.
         n_samples: Images on either side; by default as many as there are, at most 10000.
-        metrics: Which; by default all that can be computed.
+        metrics: Which, as in ``--metrics fd recall``; by default all that can be computed.
         features: A saved classifier to measure with; by default one is trained.
         latent_dim: Latent size of the trained models.
         size: Height and width of the images.
@@ -75,8 +75,7 @@ def compare(
     Raises:
         ValueError: If anything given is unusable; then nothing was written.
     """
-    for name in metrics or ():
-        _check.choice("metrics", name, METRICS)
+    check_metrics(metrics)
     for name, value in {"seeds": seeds, "repeats": repeats, "latent_dim": latent_dim}.items():
         _check.integer(name, value)
     if images_seen is None:
@@ -108,7 +107,8 @@ def compare(
         if extractor is not None:
             extract(extractor, reference.subset(slice(2)))  # fits images of this size
         if metrics or n_samples:  # what cannot be measured is said before training
-            real = {"some": training.subset(slice(n_samples or min(10_000, len(reference))))}
+            some = training.subset(slice(n_samples or min(10_000, len(reference))))
+            real = {"training images, as a trial": some}
             how = {"metrics": metrics, "features": extractor, "training": training, "seed": seed}
             _compare(real, reference, n_samples=n_samples, **how)
     except ValueError:
@@ -122,10 +122,14 @@ def compare(
         if not isinstance(thing, type):
             continue
         places = [folder / "models" / f"{label}-{seed + k}" for k in range(seeds)]
-        costs = [
-            _fitted(_arguments(thing, latent_dim, seed + k), training, limit, place)
-            for k, place in enumerate(places)
-        ]
+        try:
+            costs = [
+                _fitted(_arguments(thing, latent_dim, seed + k), training, limit, place)
+                for k, place in enumerate(places)
+            ]
+        except KeyboardInterrupt:
+            _LOG.warning("the models finished are kept: the same command goes on with %s", label)
+            raise
         entries[label], facts[label] = places, _mean(costs)
     entries = {label: entries[label] for label in plan}
     found = _compare(

@@ -94,6 +94,12 @@ def test_what_cannot_be_opened_is_said_before_training(place, capsys, tmp_path, 
     assert "shown must be a whole number >= 1" in capsys.readouterr().err
 
 
+def test_costs_of_several_trainings_are_averaged():
+    costs = [{"train_seconds": 1.0, "images_seen": 10, "class": "GAN"}] * 2
+    costs.append({"train_seconds": 4.0, "images_seen": 13, "class": "GAN"})
+    assert commands._mean(costs) == {"train_seconds": 2.0, "images_seen": 11, "class": "GAN"}
+
+
 @pytest.mark.slow
 def test_models_are_trained_within_the_budget_kept_and_taken_up_again(place, capsys):
     out = place / "trained"
@@ -117,7 +123,8 @@ def test_an_interrupted_comparison_goes_on_and_a_label_keeps_its_class(
     place, capsys, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    command = ["compare", "a=VAE", "b=GAN", "--images-seen", "256", "--latent-dim", "2"]
+    command = ["compare", "a=VAE", f"mine={place / 'pngs'}", "b=GAN"]
+    command += ["--images-seen", "256", "--latent-dim", "2"]
     command += ["--features", str(place / "net"), "--n-samples", "40", "--out", str(out)]
     train, calls = commands.budget.train, []
 
@@ -129,10 +136,16 @@ def test_an_interrupted_comparison_goes_on_and_a_label_keeps_its_class(
 
     monkeypatch.setattr(commands.budget, "train", stopped)
     assert cli.main(command) == 130
+    assert (
+        "the models finished are kept: the same command goes on with b" in capsys.readouterr().err
+    )
     assert cli.main(command) == 0
     assert calls == ["VAE", "GAN", "GAN"]
+    rows = json.loads((out / "comparison.json").read_text())["rows"]
+    names = [row["model"] for row in rows if row["kind"] != "reconstructions"]
+    assert names == ["real training images", "a", "mine", "b"]
     capsys.readouterr()
-    assert cli.main(["compare", "a=GAN", *command[3:]]) == 2
+    assert cli.main(["compare", "a=GAN", *command[2:]]) == 2
     message = "models must keep their labels, got 'a' for GAN, which was VAE before in"
     assert message in capsys.readouterr().err
     # Refused options leave what was there.
@@ -155,7 +168,11 @@ def test_an_empty_folder_stays_and_old_pictures_go(place, capsys, tmp_path):
     assert list(out.iterdir()) == []
     assert cli.main([*command, "40"]) == 0
     assert (out / "prd.png").is_file()
-    assert cli.main([*command, "40", "--metrics", "[sliced]"]) == 0
+    assert cli.main([*command, "40", "--metrics", "sliced", "precision", "--repeats", "2"]) == 0
+    row = json.loads((out / "comparison.json").read_text())["rows"][1]
+    assert set(row["metrics"]) == {"sliced", "precision"}
+    assert row["facts"]["sets"] == 2
+    assert cli.main([*command, "40", "--metrics=sliced"]) == 0
     assert {path.name for path in out.glob("*.png")} == {"samples.png"}
 
 
