@@ -103,6 +103,12 @@ def double(value: Any) -> Any:  # noqa: ANN401 - anything array-like
     return value
 
 
+def forward(value: Any) -> Any:  # noqa: ANN401 - anything array-like
+    """Copy a numpy array that runs backwards, as a flipped one does: torch has no such strides."""
+    backwards = isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides)
+    return value.copy() if backwards else value
+
+
 def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything array-like
     """Return an array-like as a floating tensor, keeping its dtype and device.
 
@@ -111,10 +117,10 @@ def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything arr
     Raises:
         ValueError: If it is not numeric or holds NaN or infinity.
     """
-    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
-        value = value.copy()  # torch has no negative strides
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise fail(name, "have no masked entries", f"{np.ma.count_masked(value)} of them")
     try:
-        tensor = torch.as_tensor(value)
+        tensor = torch.as_tensor(forward(value))
     except (TypeError, ValueError, RuntimeError) as error:
         got = f"{type(value).__name__} ({error})"
         raise fail(name, "be a numeric array", got) from error

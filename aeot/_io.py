@@ -78,7 +78,7 @@ def check_writable(directory: str | os.PathLike) -> Path:
     Raises:
         ValueError: If it is a file, holds something else, or cannot be written.
     """
-    path = Path(directory).absolute()
+    path = Path(directory).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise ValueError(f"path must be a directory, got the file {path}; choose another name")
     if path.is_dir() and any(path.iterdir()) and not (path / _MANIFEST).is_file():
@@ -158,7 +158,7 @@ def load(
         ValueError: If nothing is there, a file is missing, changed or of an unknown format, or
             the saved class is another one.
     """
-    path = Path(directory).absolute()
+    path = Path(directory).expanduser().absolute()
     if not path.exists() and _previous(path).is_dir():
         # A process was killed between the two renames of `save`.
         with contextlib.suppress(OSError):

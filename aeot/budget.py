@@ -85,7 +85,8 @@ def train(
         ``steps``, ``images_seen``, ``peak_gib``.
 
     Raises:
-        ValueError: If not exactly one budget is given, or ``fit`` cannot be stopped.
+        ValueError: If not exactly one budget is given, it is less than the fewest steps cost, or
+            ``fit`` cannot be stopped.
     """
     if (seconds is None) == (images_seen is None):
         got = "none of them" if seconds is None else "both"
@@ -98,22 +99,19 @@ def train(
         raise _check.fail("model", "have fit(data, steps=, on_step=)", got)
     clock = time.process_time if processor else time.perf_counter
     two_parts = hasattr(model, "fit_transport")
-    # The autoencoder takes smaller batches of smaller data, the others draw rows again.
-    whole = two_parts or isinstance(model, Autoencoder)
-    batch = min(model.batch_size, len(data)) if whole else model.batch_size
-    per_step = batch * getattr(model, "_multiple", 1)
+    per_step = _images(model, data)
     peak, begun, cpu = Peak(data.values.device), time.perf_counter(), time.process_time()
     if images_seen is not None:
-        steps = max(1, _check.integer("images_seen", images_seen) // per_step)
+        count = steps(model, data, images_seen)
         budget, limit = f"{images_seen} images", math.inf
     else:
         budget = f"{_check.real('seconds', seconds, above=0):g} {'processor ' * processor}s"
         limit = clock() + seconds * (1 - reserve * two_parts)
         if getattr(model, "_open_ended", False):
-            steps = 10**9
+            count = 10**9
         else:
             pace = _pace(fit, data, max(0.03 * seconds, 0.1), clock)
-            steps = max(2, int((limit - clock()) / pace))
+            count = max(2, int((limit - clock()) / pace))
     done = 0
 
     def spent(step: int, record: dict[str, float]) -> bool:  # noqa: ARG001
@@ -121,7 +119,7 @@ def train(
         done += 1
         return clock() >= limit
 
-    fit(data, steps=steps, on_step=spent)
+    fit(data, steps=count, on_step=spent)
     if two_parts:
         model.fit_transport(data)
     return {
@@ -132,6 +130,28 @@ def train(
         "images_seen": done * per_step,
         "peak_gib": round(peak.gib(), 3),
     }
+
+
+def steps(model: Any, data: Dataset, images_seen: int) -> int:  # noqa: ANN401 - an estimator
+    """Return how many steps a budget in images pays for.
+
+    Raises:
+        ValueError: If they are fewer than the model must have.
+    """
+    per_step = _images(model, data)
+    count = _check.integer("images_seen", images_seen) // per_step
+    least = 1 if getattr(model, "_open_ended", False) else 2
+    if count < least:
+        must = f"pay for {least} step(s) of {type(model).__name__}, {per_step} images each"
+        raise _check.fail("images_seen", must, str(images_seen))
+    return count
+
+
+def _images(model: Any, data: Dataset) -> int:  # noqa: ANN401 - an estimator
+    # The autoencoder takes smaller batches of smaller data, the others draw rows again.
+    whole = hasattr(model, "fit_transport") or isinstance(model, Autoencoder)
+    batch = min(model.batch_size, len(data)) if whole else model.batch_size
+    return batch * getattr(model, "_multiple", 1)
 
 
 def _pace(

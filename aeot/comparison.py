@@ -54,6 +54,8 @@ def check_metrics(names: Any) -> None:  # noqa: ANN401
 class Comparison(Mapping):
     """What `aeot.compare` found: ``comparison[model][metric]`` is a number.
 
+    Reconstructions of a model stand under its name and ": reconstructions".
+
     Attributes:
         rows: One plain dict per row: ``model``, ``kind`` (class name, "real", "reconstructions"),
             ``metrics`` (name -> ``mean``, ``error``, ``values``), ``facts`` (costs), ``curve``
@@ -135,7 +137,7 @@ class Comparison(Mapping):
         Raises:
             ValueError: If the directory cannot be written.
         """
-        folder = Path(directory)
+        folder = Path(directory).expanduser()
         _io.check_writable(folder / "data")
         pictures = {f"shown/{name}": value for name, value in self.shown.items()}
         pictures |= {f"nearest/{name}": value for name, value in self.nearest.items()}
@@ -150,7 +152,7 @@ class Comparison(Mapping):
         Raises:
             ValueError: If nothing is there or it is damaged.
         """
-        tensors, config = _io.load(Path(directory) / "data", kind="Comparison")
+        tensors, config = _io.load(Path(directory).expanduser() / "data", kind="Comparison")
         names = [row["model"] for row in config["rows"]]
         shown, nearest = (
             {name: tensors[f"{part}/{name}"] for name in names if f"{part}/{name}" in tensors}
@@ -211,6 +213,6 @@ def _told(value: Any) -> str:  # noqa: ANN401 - a plain value
 
 def _escaped(text: str) -> str:
     """Escape what Markdown or HTML would read as markup."""
-    for mark in ("\\", "|", "*", "_", "`", "<", "["):
+    for mark in ("\\", "|", "*", "_", "`", "<", "[", "&"):
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 import aeot
-from aeot import _check
+from aeot import _check, _io
 from aeot._rng import generator
 from aeot.data import Dataset, images, tensors, to_uint8
 
@@ -62,6 +61,10 @@ def check_name(name: Any) -> None:  # noqa: ANN401
     """Refuse a row's name that is no text or belongs to a reference row."""
     if not isinstance(name, str):
         raise _check.fail("models", "have names that are text", repr(name))
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise _check.fail("models", "have names that are text", repr(name)) from error
     if name == REAL or name.endswith(RESTORED):
         raise _check.fail("models", "leave the names of reference rows free", repr(name))
 
@@ -95,6 +98,8 @@ def _opened(which: str, model: Any, data: Dataset) -> Any:  # noqa: ANN401
     if isinstance(model, type):
         got, way_out = f"the class {model.__name__}", "pass a fitted instance"
         raise _check.fail(which, must, got, way_out)
+    if isinstance(model, str) and not model:
+        raise _check.fail(which, must, "an empty name")
     if not isinstance(model, (str, Path, torch.Tensor, np.ndarray)):
         if samples(model) or codes(model):
             return model
@@ -112,10 +117,11 @@ def _read(model: Any, data: Dataset) -> Any:  # noqa: ANN401
     """Return a data set of given images, or what a folder holds."""
     if not isinstance(model, (str, Path)):
         return tensors(model)
-    folder = Path(model)
+    folder = Path(model).expanduser()
     for place in (folder, folder / "model"):
         if (place / "manifest.json").is_file():
-            kind = json.loads((place / "config.json").read_text()).get("kind")
+            body = _io.read_json(place / "config.json")
+            kind = body.get("kind") if isinstance(body, dict) else None
             if kind not in aeot.__all__:
                 raise ValueError(f"{place} holds a saved {kind!r}")
             return getattr(aeot, kind).load(place)
@@ -130,8 +136,9 @@ def _tried(name: str, model: Any, data: Dataset) -> None:  # noqa: ANN401
         batches = [draw(model, 2, 0)] if samples(model) else []
         if codes(model):
             batches.append(model.decode(model.encode(data[torch.arange(2) % len(data)])))
-    except ValueError as error:  # not fitted, for one
-        raise _check.fail(f"models[{name!r}]", "make images", f"an error: {error}") from error
+    except Exception as error:  # not fitted, for one; whatever it is, say whose it is
+        got = f"{type(error).__name__}: {error}"
+        raise _check.fail(f"models[{name!r}]", "make images", got) from error
     for batch in batches:
         checked(name, batch, (2, *data.shape))
 
@@ -164,7 +171,8 @@ def draw(model: Any, n: int, seed: int) -> Any:  # noqa: ANN401
     if hasattr(model, "sample"):
         return model.sample(n, seed=seed)
     try:
-        known = inspect.signature(model).parameters.values()
+        call = model.forward if isinstance(model, nn.Module) else model  # not its (*args, **kwargs)
+        known = inspect.signature(call).parameters.values()
     except ValueError:  # some builtins have none
         known = ()
     seeded = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in known)
@@ -175,7 +183,7 @@ def checked(name: str, batch: Any, expected: tuple[int, ...]) -> torch.Tensor:  
     """Return what a model drew as uint8 images, or say what is wrong with it."""
     who = f"samples of {name!r}"
     try:
-        batch = torch.as_tensor(batch).detach()
+        batch = torch.as_tensor(_check.forward(batch)).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise _check.fail(who, "be an array of images", type(batch).__name__) from error
     if batch.shape != expected:

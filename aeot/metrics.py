@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 
 from aeot import _check, _rng
@@ -189,7 +188,7 @@ def class_divergence(
     frequencies = []
     for name, value in (("generated", generated), ("reference", reference)):
         _check.array(name, value)
-        labels = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+        labels = torch.as_tensor(_check.forward(value))
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
         whole = whole and labels.ndim == 1 and len(labels)
         labels = labels.long() if whole else labels
@@ -273,7 +272,8 @@ def mode_coverage(
         samples. ``reverse_kl``: KL(samples || reference) over modes, in nats. ``variance_ratio``:
         variance inside a mode over the true one, averaged over axes and covered modes; samples
         beyond 6 standard deviations are left out, as they belong to no mode. It is 1 for an exact
-        sampler and 2/3 for segments between pairs of samples of one mode.
+        sampler, 2/3 for segments between pairs of samples of one mode, and NaN if no covered mode
+        has two samples; so is ``reverse_kl`` of the high-quality samples if there is none.
 
     Raises:
         ValueError: If shapes do not fit, or `std` or `reference` is not positive.

@@ -144,7 +144,8 @@ def prd_from_histograms(
     if p.shape != q.shape:
         raise _check.fail("generated", f"have the reference's {len(p)} bins", str(len(q)))
     edge = 1e-10  # keeps tan finite at both ends
-    slopes = np.tan(np.linspace(edge, math.pi / 2 - edge, _check.integer("angles", angles)))
+    angles = _check.integer("angles", angles, minimum=3)  # two would be the ends alone
+    slopes = np.tan(np.linspace(edge, math.pi / 2 - edge, angles))
     precision = np.minimum(slopes[:, None] * p, q).sum(axis=1)
     recall = precision / slopes
     return np.clip(precision, 0, 1), np.clip(recall, 0, 1)
@@ -183,7 +184,7 @@ def prd_curve(
     """
     clusters = _check.integer("clusters", clusters)
     runs = _check.integer("runs", runs)
-    angles = _check.integer("angles", angles)
+    angles = _check.integer("angles", angles, minimum=3)
     seed = _check.integer("seed", seed, minimum=0)
     generated, reference = pair(generated, reference, min_rows=clusters)
     if len(generated) != len(reference):

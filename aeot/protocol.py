@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import statistics
@@ -94,6 +95,10 @@ def compare(
     _image_shape("data", data)
     if n_samples is not None:
         _check.integer("n_samples", n_samples)
+    try:
+        json.dumps(facts, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise _check.fail("facts", "be values that JSON holds", str(error)) from error
     groups = entries.opened(models, data, n_samples)
     for name, known in facts.items():
         if name not in groups:
@@ -108,6 +113,8 @@ def compare(
         _add(result, judge, REAL, "real", [training], repeats, {})
     elif training is not None:
         judge.left_out[REAL] = f"{len(training)} of them"
+    if metrics and not result.rows:  # too few images, for one, are known before a model is asked
+        judge(to_uint8(judge.reference[:]))
     for name, group in groups.items():
         kind = type(group[0]).__name__
         extra = {**entries.size(group[0]), **facts.get(name, {})}
@@ -215,7 +222,7 @@ class _Judge:
         self.extractor = features
         rows = torch.randperm(len(data), generator=generator(seed, "reference"))[: self.n]
         reference = data.subset(rows.sort().values)
-        self.features = extract(features, reference)
+        self.reference, self.features = reference, extract(features, reference)
         self.training, self.known, self.known_features = training, reference, self.features
         if training is not None:
             self.known, self.known_features = training, extract(features, training)
@@ -268,7 +275,9 @@ class _Judge:
                 value = measured()
             except ValueError as error:
                 if self.chosen:
-                    raise
+                    names = ", ".join(name for name in names if name in self.names)
+                    must = f"be computable of {self.n} images"
+                    raise _check.fail("metrics", must, f"{names}: {error}") from error
                 self.left_out = dict.fromkeys(names, str(error)) | self.left_out
                 continue
             found |= zip(names, value if len(names) > 1 else (value,), strict=True)

@@ -250,6 +250,18 @@ def test_functions_get_the_seed_if_they_can_take_it(digits):
     assert [set(options) for options in seen] == [{"seed"}, {"seed"}]
 
 
+def test_modules_and_flipped_arrays_are_functions_and_images(digits):
+    class Module(nn.Module):
+        def forward(self, n):
+            return digits[0][:n].numpy()[..., ::-1]
+
+    flipped = digits[0][: len(digits[1])].flip(3)
+    found = compare(
+        {"module": Module(), "flipped": flipped}, digits[1], features=Pixels(), metrics=["sliced"]
+    )
+    assert found["module"]["sliced"] == found["flipped"]["sliced"]
+
+
 def test_no_generator_is_best_where_all_are_alike(digits, net):
     found = compare(
         {"a": digits[0], "b": digits[0]},
@@ -381,6 +393,13 @@ def refuse(model):
     raise AssertionError("measured before all models were tried")
 
 
+class Once:
+    """Can be asked for the two images of a trial only."""
+
+    def sample(self, n, *, seed):
+        return torch.zeros(n, 1, 28, 28) - 1 if n == 2 else refuse(self)
+
+
 class Late(Mirror):
     """Fails when it is asked for more than the two images of a trial."""
 
@@ -393,6 +412,17 @@ BAD = {
         {"models": {"y": Late(), "x": aeot.GAN()}},
         r"models\['x'\] must make images, got",
     ),
+    "no seed": (
+        {"models": {"x": type("S", (), {"sample": lambda self, n: None})()}},
+        r"models\['x'\] must make images, got TypeError: .*unexpected keyword argument 'seed'",
+    ),
+    "surrogate": ({"models": {"\ud800": 3}}, "have names that are text"),
+    "nameless": ({"models": {"x": ""}}, r"models\['x'\] must be a generator, .* an empty name"),
+    "few for fd": (
+        {"models": {"x": Once()}, "metrics": ["fd"], "n_samples": 16},
+        "metrics must be computable of 16 images, got fd: generated must have more rows",
+    ),
+    "object facts": ({"facts": {"x": {"note": object()}}}, "facts must be values that JSON holds"),
     "one metric": ({"metrics": "fd"}, "metrics must be a list of names, got 'fd'; leave it out"),
     "no metric": ({"metrics": []}, r"metrics must be a list of names, got \[\]"),
     "unknown facts": ({"facts": {"y": {}}}, "facts must be about x, got 'y'"),

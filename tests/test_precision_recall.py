@@ -78,6 +78,11 @@ def test_prd_curve_depends_on_the_seed_alone():
     assert not np.array_equal(first[0], other[0])
 
 
+def test_prd_needs_more_than_its_two_ends():
+    with pytest.raises(ValueError, match="angles must be a whole number >= 3, got 2"):
+        prd_from_histograms([1, 1], [1, 1], angles=2)
+
+
 def test_prd_runs_are_different_clusterings():
     x, y = normal(300, 2, 0), normal(300, 2, 1)
     one, three = prd_curve(x, y, runs=1)[0], prd_curve(x, y, runs=3)[0]

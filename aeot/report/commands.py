@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import json
 import logging
 import shutil
@@ -15,17 +13,17 @@ from aeot import _check, _io, budget
 from aeot.comparison import Comparison, check_metrics
 from aeot.data import Dataset
 from aeot.data.named import NAMES
-from aeot.entries import check_name, opened
+from aeot.entries import opened
 from aeot.features import Classifier, extract
 from aeot.model import AEOT
 from aeot.plotting import comparison as pictures
 from aeot.protocol import compare as _compare
 from aeot.protocol import default_features
+from aeot.report import plans
 from aeot.report.build import write_page
-from aeot.runs import check_new, open_data
+from aeot.runs import open_data
 
 _LOG = logging.getLogger(__name__)
-_LONGEST = 200  # a file's name has at most 255, and more than the label goes into it
 
 
 def compare(
@@ -53,15 +51,16 @@ def compare(
 
     Args:
         models: What to compare: names of classes to be trained here (AEOT, WGANGP, ...), run
-            directories, saved models or folders of images; label=thing names it.
-        data: What to train on and compare with, as in ``aeot fit``. The reference is the test part
+            directories, saved models or folders of images; label=thing names it, where a label has
+            no "=" in it.
+        data: What to train on and compare with, as in aeot fit. The reference is the test part
             of a published set; of other data a fifth is kept out.
         seconds: Wall-clock budget of each training; 120 if neither it nor images_seen is given.
         images_seen: Budget in training images instead.
         seeds: Trainings of each class, for standard errors.
         repeats: Sets of samples of each model.
         n_samples: Images on either side; by default as many as there are, at most 10000.
-        metrics: Which, as in ``--metrics fd recall``; by default all that can be computed.
+        metrics: Which, as in --metrics fd recall; by default all that can be computed.
         features: A saved classifier to measure with; by default one is trained.
         latent_dim: Latent size of the trained models.
         size: Height and width of the images.
@@ -85,10 +84,10 @@ def compare(
         raise _check.fail("seconds", "be the only budget", got, "leave one of them out")
     else:
         limit = {"images_seen": _check.integer("images_seen", images_seen)}
-    plan = _planned(models)
+    plan = plans.planned(models)
     training, reference = _data(data, size, root, seed)
     options = {"data": data, **limit, "latent_dim": latent_dim, "size": size, "seed": seed}
-    options["images"] = _digest(training, reference)
+    options["images"] = plans.digest(training, reference)
     if n_samples is not None:
         _check.integer("n_samples", n_samples)
         if n_samples > len(reference):
@@ -99,9 +98,12 @@ def compare(
     entries: dict[str, Any] = {k: v for k, v in plan.items() if not isinstance(v, type)}
     if entries:
         entries = opened(entries, reference, n_samples)
-    empty = Path(out).expanduser().is_dir()
-    folder, fresh = _opened(Path(out), options)
-    _same_models(plan, folder)
+    plans.rehearse(plan, training, latent_dim, images_seen)
+    folder = Path(out).expanduser().absolute()
+    empty = folder.is_dir()
+    fresh = plans.begin(folder, options)
+    plans.check_labels(plan, folder)
+    plans.check_kept(plan, folder, reference, n_samples, range(seed, seed + seeds))
     try:
         extractor = _extractor(features, training, reference, folder / "classifier", seed)
         if extractor is not None:
@@ -124,7 +126,7 @@ def compare(
         places = [folder / "models" / f"{label}-{seed + k}" for k in range(seeds)]
         try:
             costs = [
-                _fitted(_arguments(thing, latent_dim, seed + k), training, limit, place)
+                _fitted(plans.untrained(thing, latent_dim, seed + k), training, limit, place)
                 for k, place in enumerate(places)
             ]
         except KeyboardInterrupt:
@@ -145,7 +147,7 @@ def compare(
     )
     if facts:
         told = f"{images_seen} images" if images_seen else f"{limit['seconds']:g} s of wall clock"
-        found.protocol["budget"] = f"{told} for each training"
+        found.protocol["budget"] = f"{told} for each training; what it took is in its row of costs"
     found.save(folder)
     for old in folder.glob("*.png"):  # of an earlier call, perhaps of other models
         old.unlink()
@@ -171,7 +173,7 @@ def report(
     Args:
         runs: Run directories, saved `AEOT` models and directories of comparisons.
         out: The file to write; replaced if it is there.
-        data: Training data of saved models, as in ``aeot fit``; runs know theirs.
+        data: Training data of saved models, as in aeot fit; runs know theirs.
         picture: How codes are drawn in the plane: "tsne" or "pca".
         shown: Codes in the picture.
 
@@ -188,7 +190,7 @@ def report(
     sources: dict[str, AEOT | Comparison] = {}
     training: dict[str, Dataset] = {}
     for run in runs:
-        source, rows = _read(Path(run), data)
+        source, rows = _read(Path(run).expanduser(), data)
         name = _unused(Path(run).absolute().name, sources)
         sources[name] = source
         if rows is not None:
@@ -198,83 +200,6 @@ def report(
 
 
 # ---- compare
-
-
-def _planned(models: list[str]) -> dict[str, Any]:
-    """Return label -> class to be trained, or path."""
-    if not models:
-        raise _check.fail("models", "name at least one generator", "none")
-    plan: dict[str, Any] = {}
-    for text in models:
-        label, equals, thing = text.partition("=")
-        if not equals or Path(text).exists():
-            label, thing = Path(text).absolute().name, text
-        if not label or label in (".", "..") or "/" in label or "\\" in label:
-            raise _check.fail("models", "have labels that can name a folder", repr(label))
-        if len(label.encode()) > _LONGEST:
-            raise _check.fail("models", f"have labels of at most {_LONGEST} bytes", repr(label))
-        check_name(label)
-        if label in plan:
-            raise _check.fail("models", "have different labels", f"{label!r} twice")
-        if thing in _trainable() and Path(thing).exists():
-            got, way_out = f"{thing!r}, a class and a path", f"write ./{thing} for the path"
-            raise _check.fail("models", "be either", got, way_out)
-        if Path(thing).exists():
-            plan[label] = thing
-        elif thing in _trainable():
-            plan[label] = getattr(aeot, thing)
-        else:
-            got = f"{thing!r}"
-            way_out = f"classes are {', '.join(_trainable())}"
-            raise _check.fail("models", "be classes, or paths that exist", got, way_out)
-    return plan
-
-
-def _trainable() -> list[str]:
-    """Return the public names of generators: classes that fit, sample and load."""
-    modules = ("model", "gan.")
-    names = [name for name, place in aeot._PUBLIC.items() if place.startswith(modules)]
-    needed = ("fit", "sample", "load")
-    return sorted(n for n in names if all(hasattr(getattr(aeot, n), m) for m in needed))
-
-
-def _opened(folder: Path, options: dict[str, Any]) -> tuple[Path, bool]:
-    """Create the directory of a comparison, or go on in one that was started alike; is it new?"""
-    record = folder / "compare.json"
-    if record.is_file():
-        before = _io.read_json(record)
-        if before != options:
-            both = options | before
-            changed = ", ".join(k for k in both if before.get(k) != options.get(k))
-            got = f"{folder}, made with another {changed}"
-            raise _check.fail("out", "be new or of the same comparison", got)
-        return folder, False
-    folder = check_new(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _io.write_text(record, json.dumps(options) + "\n")
-    return folder, True
-
-
-def _same_models(plan: dict[str, Any], folder: Path) -> None:
-    """Refuse a label under which an earlier call trained another class."""
-    for label, thing in plan.items():
-        for costs in (folder / "models").glob(f"{glob.escape(label)}-*.json"):
-            before = _io.read_json(costs).get("class")
-            now = thing.__name__ if isinstance(thing, type) else f"the path {thing}"
-            if before != now and costs.stem[len(label) + 1 :].isdigit():
-                got = f"{label!r} for {now}, which was {before} before in {folder}"
-                way_out = "choose another label or another out"
-                raise _check.fail("models", "keep their labels", got, way_out)
-
-
-def _digest(*parts: Dataset) -> str:
-    """Return a hash of images and labels, to know them again."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for rows in (part.values, part.labels):
-            if rows is not None:
-                digest.update(rows.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _data(data: str, size: int | None, root: str | None, seed: int) -> tuple[Dataset, Dataset]:
@@ -302,10 +227,6 @@ def _extractor(
     net = default_features(training, reference, seed=seed)
     net.save(place)
     return net
-
-
-def _arguments(kind: type, latent_dim: int, seed: int) -> Any:  # noqa: ANN401 - an estimator
-    return kind(latent_dim=latent_dim, seed=seed)
 
 
 def _fitted(

@@ -5,6 +5,7 @@ from PIL import Image
 
 import aeot
 from aeot import cli
+from aeot.comparison import Comparison
 from aeot.features import Classifier
 from aeot.report import commands
 
@@ -71,10 +72,23 @@ def test_a_folder_is_compared_and_everything_is_kept(place, capsys):
         (["GAN", "--latent-dim", "0"], "latent_dim must be a whole number >= 1, got 0"),
         (["GAN", "--seconds", "5", "--images-seen", "9"], "seconds must be the only budget, got 5"),
         (["GAN", "--n-samples", "16", "--metrics", "[fd]"], "columns"),
+        (["IMLE"], "models must be classes, or paths that exist, got 'IMLE'; classes are AEOT"),
+        (
+            ["GAN", "x=AEOT", "--images-seen", "200"],
+            "be trainable on these images, got 'x', AEOT, which says: images_seen must pay for 2",
+        ),
+        (
+            ["GAN", "ConditionalWGANGP", "--size", "8", "--data", "~/pngs"],
+            "got 'ConditionalWGANGP', ConditionalWGANGP, which says: data must have labels",
+        ),
+        (["GAN", "=", "--data", "~/pngs"], "have labels that can name a folder"),
     ],
 )
-def test_the_command_refuses_and_writes_nothing(arguments, message, capsys, tmp_path, monkeypatch):
+def test_the_command_refuses_and_writes_nothing(
+    arguments, message, place, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(place))
     assert cli.main(["compare", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -153,9 +167,22 @@ def test_an_interrupted_comparison_goes_on_and_a_label_keeps_its_class(
     assert cli.main([*command, "--n-samples", "8", "--metrics", "[fd]"]) == 2
     assert "more rows than its" in capsys.readouterr().err
     assert before == {path for path in out.rglob("*") if path.is_file()}
+    weights = out / "models" / "a-0" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    (out / "models" / "b-0.json").unlink()
+    assert cli.main(command) == 2  # before b is trained again
+    message = "out must hold whole models, got models['a'] must be a generator"
+    told = capsys.readouterr().err
+    assert message in told
+    assert f"delete {out / 'models' / 'a-0.json'} to have it trained again" in told
+    weights.write_bytes(whole)
     (out / "models" / "a-0.json").write_text("")
     assert cli.main(command) == 2
     assert "a-0.json must be a JSON file, got a damaged one" in capsys.readouterr().err
+    (out / "compare.json").write_text("")
+    assert cli.main(command) == 2
+    assert f"name the models in {out / 'models'} in another" in capsys.readouterr().err
     assert calls == ["VAE", "GAN", "GAN"]
 
 
@@ -174,6 +201,19 @@ def test_an_empty_folder_stays_and_old_pictures_go(place, capsys, tmp_path):
     assert row["facts"]["sets"] == 2
     assert cli.main([*command, "40", "--metrics=sliced"]) == 0
     assert {path.name for path in out.glob("*.png")} == {"samples.png"}
+
+
+def test_a_tilde_is_the_home_folder(place, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(place))
+    command = ["compare", "mine=~/pngs", "--features", str(place / "net"), "--n-samples", "40"]
+    assert cli.main([*command, "--metrics=sliced", "--out=~/home"]) == 0
+    assert (place / "home" / "comparison.json").is_file()
+    assert cli.main(["report", "~/home", "--out", "~/home.html"]) == 0
+    assert (place / "home.html").is_file()
+    assert not list(tmp_path.iterdir())
+    Comparison.load("~/home").save("~/again")
+    assert (place / "again" / "comparison.json").is_file()
 
 
 def test_other_images_under_the_same_path_are_another_comparison(place, capsys, tmp_path):
