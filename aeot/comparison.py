@@ -13,6 +13,7 @@ import torch
 
 from aeot import _check, _io
 
+REAL, RESTORED = "real training images", ": reconstructions"  # rows beside the generators'
 # name -> (heading, which way is better: -1 lower, 1 higher, 0 neither: as for real data)
 METRICS: dict[str, tuple[str, int]] = {
     "fd": ("FD", -1),
@@ -88,6 +89,10 @@ class Comparison(Mapping):
         """Return the place of every generator among them; baselines are left out."""
         names = [r["model"] for r in self.rows if r["kind"] not in ("real", "reconstructions")]
         return {name: place for place, name in enumerate(names)}
+
+    def place(self, row: dict[str, Any]) -> int | None:
+        """Return the place of a row's model among the generators; reconstructions share it."""
+        return self.contestants().get(row["model"].removesuffix(RESTORED))
 
     def heading(self, metric: str) -> str:
         """Return the metric's name in tables: FD and KD become FID and KID only for Inception."""

@@ -15,10 +15,10 @@ from torch import nn
 import aeot
 from aeot import _check, _io
 from aeot._rng import generator
+from aeot.comparison import REAL, RESTORED
 from aeot.data import Dataset, images, tensors, to_uint8
 
 _LOG = logging.getLogger(__name__)
-REAL, RESTORED = "real training images", ": reconstructions"  # rows beside the generators'
 
 
 def opened(

@@ -16,9 +16,8 @@ from torch import nn
 from aeot import _check, _environment, entries, metrics, precision_recall
 from aeot._rng import generator, stream_seed
 from aeot.budget import Peak
-from aeot.comparison import COSTS, METRICS, Comparison, check_metrics
+from aeot.comparison import COSTS, METRICS, REAL, RESTORED, Comparison, check_metrics
 from aeot.data import Dataset, to_uint8
-from aeot.entries import REAL, RESTORED
 from aeot.features import Classifier, Pixels, describe, extract
 
 _LOG = logging.getLogger(__name__)

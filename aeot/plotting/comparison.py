@@ -37,7 +37,8 @@ _GRAY = "#66717d"
 def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None) -> Figure:
     """Draw every row at (F8, F1/8): recall to the right, precision up, best in the corner.
 
-    Baselines (real images, reconstructions) are gray squares. Bars are standard errors.
+    Real images are a gray square, reconstructions hollow squares in the colour of their model. Bars
+    are standard errors.
 
     Args:
         found: A comparison with the metrics "f8" and "f1_8".
@@ -66,6 +67,7 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
             yerr=errors[1],
             fmt="s" if row["kind"] in _BASELINES else "o^Dv"[places[row["model"]] // 10 % 4],
             color=colour,
+            markerfacecolor="none" if row["kind"] == "reconstructions" else colour,
             markersize=7,
             label=row["model"],
         )
@@ -136,10 +138,11 @@ def sample_rows(
 
 def _look(found: Comparison, row: dict[str, Any]) -> tuple[str, Any]:
     """Return colour and line of a row: the same in both figures and in the HTML report."""
+    place = found.place(row)
+    colour = _GRAY if place is None else _COLOURS[place % len(_COLOURS)]
     if row["kind"] in _BASELINES:
-        return _GRAY, _BASELINES[row["kind"]]
-    k = found.contestants()[row["model"]]
-    return _COLOURS[k % len(_COLOURS)], _DASHES[(k + k // 10) % 4]
+        return colour, _BASELINES[row["kind"]]
+    return colour, _DASHES[(place + place // 10) % 4]
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -28,9 +28,12 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
             "show what the protocol gives perfect samples, reconstructions what a decoder allows."
         ),
     )
-    places = found.contestants()
-    gray = {"real": f"{GRAY} d1", "reconstructions": f"{GRAY} d2"}
-    looks = {r["model"]: gray.get(r["kind"]) or look(places[r["model"]]) for r in found.rows}
+    looks = {}
+    for row in found.rows:
+        place = found.place(row)
+        looks[row["model"]] = f"{GRAY} d1" if place is None else look(place)
+        if row["kind"] == "reconstructions":  # hollow and dotted, in the colour of their model
+            looks[row["model"]] = f"{looks[row['model']].split()[0]} d2 r2"
     curves = [
         Series(r["model"], r["curve"]["recall"], r["curve"]["precision"], look=looks[r["model"]])
         for r in found.rows
@@ -69,7 +72,7 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
     known = f"nearest {known} image, by features"
     pieces = []
     for name, images in found.shown.items():
-        grid = built.gallery(sprite(images, 8), sprite(found.nearest[name], 8), known)
+        grid = built.gallery(name, sprite(images, 8), sprite(found.nearest[name], 8), known)
         pieces += [subheading(name), grid]
     if pieces:
         built.add(f"{before}samples", *pieces)

@@ -70,7 +70,7 @@ def add_model(
     built.add(
         f"{before}generated images",
         note("Point at an image, or move with the arrow keys, to see what it is nearest to."),
-        built.gallery(sprite(samples, 8), sprite(nearest, 8), label),
+        built.gallery("the model", sprite(samples, 8), sprite(nearest, 8), label),
     )
     prepared = explorer(model, training, picture=picture, shown=shown)
     lines, across = len(prepared["pairs"]), prepared["across"]

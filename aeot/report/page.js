@@ -43,9 +43,9 @@
 
   // ---- grids of samples: the nearest training image on hover and focus
   for (const host of document.querySelectorAll("[data-gallery]")) {
-    const { samples, nearest, known } = data.galleries[Number(host.dataset.gallery)];
+    const { name, samples, nearest, known } = data.galleries[Number(host.dataset.gallery)];
     const columns = 8, size = Math.max(28, Math.min(56, Math.floor((Math.min(host.clientWidth, 520) - 16) / columns)));
-    const grid = make("div", { class: "grid-of", role: "group", "aria-label": "samples; arrow keys move" });
+    const grid = make("div", { class: "grid-of", role: "group", "aria-label": `samples of ${name}; arrow keys move` });
     grid.style.gridTemplateColumns = `repeat(${columns}, ${size}px)`;
     const big = make("span", { class: "tile" }), next = make("span", { class: "tile" });
     const caption = make("figcaption");
@@ -168,14 +168,14 @@
       const others = near[i].map((j, k) => make("button", {
         type: "button",
         class: apart[i][k] ? "apart" : "",
-        "aria-label": `${nameOf(j)}${apart[i][k] ? ", across the singular set" : ""}`,
+        "aria-label": `nearest ${k + 1}: ${nameOf(j)}${apart[i][k] ? ", across the singular set" : ""}`,
         onclick: () => { select(j); canvas.focus(); },
       }, tile(thumbs, j, 44)));
       details.replaceChildren(
         make("h3", {}, nameOf(i)), tile(thumbs, i, 112),
         make("p", { class: "note" }, "its nearest codes" + (pairs.length ? "; a dashed frame lies across the singular set" : "")),
         make("div", { class: "near" }, ...others));
-      if (announce) say.textContent = nameOf(i);
+      if (announce) say.textContent = `code ${i + 1}: ${nameOf(i)}`;
       draw();
     };
 

@@ -27,9 +27,13 @@ class Page:
         """Add a section: a heading (plain text) and pieces of HTML."""
         self.sections.append((heading, "\n".join(pieces)))
 
-    def gallery(self, samples: dict[str, Any], nearest: dict[str, Any], known: str) -> str:
+    def gallery(
+        self, name: str, samples: dict[str, Any], nearest: dict[str, Any], known: str
+    ) -> str:
         """Add a grid of samples with the image nearest to each, two sprites; return its place."""
-        self.galleries.append({"samples": samples, "nearest": nearest, "known": known})
+        self.galleries.append(
+            {"name": name, "samples": samples, "nearest": nearest, "known": known}
+        )
         return f'<div class="gallery" data-gallery="{len(self.galleries) - 1}"></div>'
 
     def explorer(self, prepared: dict[str, Any]) -> str:

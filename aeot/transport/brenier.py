@@ -354,9 +354,11 @@ class BrenierMap(nn.Module):
             method: As in `extend`.
             boundary: What becomes of points next to the singular set: "reject" redraws them (the
                 published rule), "reassign" keeps them on their owner's side.
-            balance: Give every mode (component) its share of the masses. Rejection takes more
-                from some modes than from others; this puts it back. Counts are drawn from the
-                multinomial law of the masses.
+            balance: Give every mode (component), and inside it every group of neighbouring codes,
+                its share of the masses, rounded such that it is right on average. Rejection takes
+                more from some modes than from others; this puts it back, and leaves less to chance
+                than independent draws would. Twice as many points are drawn, more if a mode is
+                rare.
             generator: Source of all randomness.
 
         Returns:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _MOST = 1 << 16  # points drawn at once
 _PATIENCE = 64, 1 << 18  # points drawn for one code, and at least, before all are kept
+_HITS = 6  # expected points in a stratum, at most
 
 
 class Cut(Protocol):
@@ -37,7 +38,7 @@ class Draw:
         owners: The cells of those points, (n,).
         n_drawn: Points drawn in all.
         n_rejected: Points next to the singular set that were redrawn.
-        n_surplus: Points redrawn so that every mode gets its share.
+        n_surplus: Points left out so that every mode, and every part of it, gets its share.
         n_conceded: Points next to the singular set that were kept all the same, each on its owner's
             side: where (nearly) all of a mode is next to it, redrawing would not end.
         accepted: Share of the points of each mode that was not rejected, (modes,).
@@ -76,26 +77,31 @@ def draw(
     labels = torch.zeros_like(brenier.heights, dtype=torch.int64)
     labels = labels if singular is None else singular.components
     modes = int(labels.max()) + 1
-    device = torch.device("cpu") if generator is None else generator.device
-    share = torch.zeros(modes, dtype=torch.float64, device=labels.device)
-    share = share.index_add_(0, labels, brenier.masses).to(device)
-    balance = balance and modes > 1
-    quota = torch.full((modes,), n)
+    want = torch.tensor([n])
     if balance:
-        quota = _counts(share, n, generator)
+        strata, quota = _shares(brenier, labels.cpu(), n, generator)
+        mode = torch.zeros_like(quota).scatter_(0, strata, labels.cpu())
+        # Twice as many as are needed, so that most strata find their share among them.
+        want = 2 * torch.zeros(modes, dtype=torch.int64).index_add_(0, mode, quota)
+    apart = balance  # whether every mode is waited for
+    share = torch.zeros(modes, dtype=torch.float64)
+    share = share.index_add_(0, labels.cpu(), brenier.masses.cpu())
     seen = torch.zeros(modes, dtype=torch.int64)
     refused = torch.zeros(modes, dtype=torch.int64)
-    taken = torch.zeros(modes, dtype=torch.int64)
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-    size = conceded = 0
-    while size < n:
+    taken = torch.zeros_like(want)
+    pool: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    while True:
+        size, lacking = int(taken.sum()), bool((taken < want).any())
         # A cut through nearly every cell would have us draw for ever; nor is a share worth that.
         tired = int(seen.sum()) >= max(_PATIENCE[0] * n, _PATIENCE[1])
-        if tired:
-            quota = torch.full((modes,), n)
+        if size >= n and (tired or not lacking):
+            break
+        if tired or not lacking:
+            apart, want, taken = False, torch.tensor([n]), torch.tensor([size])
         # Enough for the mode that lacks most at its rate so far.
-        rate = (seen - refused + 1) / (seen.sum() + modes)
-        need = (n - size) if tired else float(((quota - taken) / rate).max())
+        usable = seen - refused if apart else (seen - refused).sum()[None]
+        rate = (usable + 1) / (seen.sum() + len(want))
+        need = float(((want - taken) / rate).max())
         x = brenier.source.sample(int(min(max(1024, 1.1 * need), _MOST)), generator=generator).to(
             brenier.sites.device
         )
@@ -111,37 +117,84 @@ def draw(
             good = ~border | hopeless.to(label.device)[label]
         seen += torch.bincount(label.cpu(), minlength=modes)
         refused += torch.bincount(label[~good].cpu(), minlength=modes)
-        rank = _rank_within(label[good], modes) + taken.to(label.device)[label[good]]
-        room = rank < quota.to(label.device)[label[good]]
-        room &= torch.cumsum(room, 0) <= n - size
+        kind = (label if apart else torch.zeros_like(label))[good]
+        rank = _rank_within(kind, len(want)) + taken.to(kind.device)[kind]
+        room = rank < want.to(kind.device)[kind]
         chosen = good.nonzero()[:, 0][room]
-        taken += torch.bincount(label[chosen].cpu(), minlength=modes)
-        kept.append((x[chosen], owner[chosen]))
-        conceded += int(border[chosen].sum())
-        size += chosen.numel()
-        # Modes with cells (nearly) empty are not waited for: the others share what they lack.
-        expected = share.cpu() * seen.sum()
-        void = (expected > 30) & (seen < expected / 20) & (quota > taken) & balance
-        if bool(void.any()):
-            share[void.to(device)] = 0
-            lacking = int((quota - taken)[void].sum())
-            quota[void] = taken[void]
-            quota += _counts(share, lacking, generator)
-    points = torch.cat([x for x, _ in kept]) if kept else brenier.sites[:0]
-    owners = torch.cat([o for _, o in kept]) if kept else labels[:0]
-    if modes > 1:  # the order of arrival favours the common modes; a shuffle forgets it
-        order = torch.randperm(n, generator=generator, device=device).to(points.device)
-        points, owners = points[order], owners[order]
+        taken += torch.bincount(kind[room].cpu(), minlength=len(want))
+        pool.append((x[chosen], owner[chosen], border[chosen]))
+        if apart:  # modes with cells (nearly) empty are not waited for
+            expected = share * seen.sum()
+            void = (expected > 30) & (seen < expected / 20)
+            want = torch.where(void, torch.minimum(want, taken), want)
+    pool = pool or [(brenier.sites[:0], labels[:0], labels[:0] > 0)]
+    points, owners, border = (torch.cat(parts) for parts in zip(*pool, strict=True))
+    if balance:
+        order = _selected(owners.cpu(), strata, mode, quota)
+        # The order of arrival favours the common modes; a shuffle forgets it.
+        device = torch.device("cpu") if generator is None else generator.device
+        order = order[torch.randperm(n, generator=generator, device=device).cpu()]
+        order = order.to(points.device)
+        points, owners, border = points[order], owners[order], border[order]
     codes = brenier.extend(points, singular, method, generator=generator)
-    drawn, lost = int(seen.sum()), int(refused.sum())
+    drawn, lost, conceded = int(seen.sum()), int(refused.sum()), int(border.sum())
     accepted = 1 - refused / seen.clamp(min=1)
     alone = int((torch.bincount(labels)[labels[owners]] == 1).sum())
     return Draw(codes, points, owners, drawn, lost, drawn - lost - n, conceded, accepted, alone)
 
 
-def _counts(share: torch.Tensor, n: int, generator: torch.Generator | None) -> torch.Tensor:
-    pick = torch.multinomial(share, n, replacement=True, generator=generator) if n else share[:0]
-    return torch.bincount(pick.cpu().to(torch.int64), minlength=share.numel())
+def _shares(
+    brenier: BrenierMap, labels: torch.Tensor, n: int, generator: torch.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the stratum of every cell, and how many of n points each stratum shall get.
+
+    Strata are codes next to each other, of one mode, that n points hit at most six times.
+    Counts are those of systematic sampling: a stratum's share of n, rounded up or down such that it
+    is right on average, and so that of any strata in a row, modes for one.
+    """
+    codes, masses = brenier.sites.detach().cpu().double(), brenier.masses.cpu()
+    centred = codes - codes.mean(0)
+    codes = centred @ torch.linalg.eigh(centred.mT @ centred)[1]  # its spread along the axes
+    strata, count = torch.zeros_like(labels), 0
+    parts = [(labels == label).nonzero()[:, 0] for label in labels.unique().flip(0)]
+    while parts:
+        part = parts.pop()
+        below = masses[part].cumsum(0)
+        if len(part) == 1 or n * float(below[-1]) <= _HITS:
+            strata[part] = count
+            count += 1
+            continue
+        values = codes[part]
+        part = part[values[:, values.var(0).argmax()].argsort(stable=True)]
+        below = masses[part].cumsum(0)
+        middle = int(torch.searchsorted(below, below[-1] / 2).clamp(1, len(part) - 1))
+        parts += [part[middle:], part[:middle]]
+    device = torch.device("cpu") if generator is None else generator.device
+    start = torch.rand(1, generator=generator, device=device, dtype=torch.float64).cpu()
+    share = torch.zeros(count, dtype=torch.float64).index_add_(0, strata, masses)
+    ends = n * share.cumsum(0) / share.sum() + start
+    ends[-1] = n + start
+    return strata, ends.floor().diff(prepend=start.new_zeros(1)).long()
+
+
+def _selected(
+    owners: torch.Tensor, strata: torch.Tensor, mode: torch.Tensor, quota: torch.Tensor
+) -> torch.Tensor:
+    """Choose n = sum(quota) of the points in these cells, in the order they came.
+
+    First those that belong to the share of their stratum, then to what its mode still lacks, then
+    any.
+    """
+    stratum = strata[owners]
+    spare = _rank_within(stratum, len(quota)) >= quota[stratum]
+    modes = int(mode.max()) + 1
+    lacking = torch.zeros(modes, dtype=torch.int64).index_add_(0, mode, quota)
+    lacking -= torch.bincount(mode[stratum[~spare]], minlength=modes)
+    late = spare.clone()
+    kind = mode[stratum[spare]]
+    late[spare.clone()] = _rank_within(kind, modes) >= lacking[kind]
+    turn = spare.long() + late
+    return turn.argsort(stable=True)[: int(quota.sum())]
 
 
 def _rank_within(labels: torch.Tensor, count: int) -> torch.Tensor:
