@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _MOST = 1 << 16  # points drawn at once
 _PATIENCE = 64, 1 << 18  # points drawn for one code, and at least, before all are kept
-_HITS = 6  # expected points in a stratum, at most
+_HITS = 3  # expected points in a stratum, at least
 
 
 class Cut(Protocol):
@@ -77,64 +77,66 @@ def draw(
     labels = torch.zeros_like(brenier.heights, dtype=torch.int64)
     labels = labels if singular is None else singular.components
     modes = int(labels.max()) + 1
-    want = torch.tensor([n])
+    # Groups of cells and how many points of each are wanted: first of every stratum, then what is
+    # missing of every mode, then any.
+    stages = [(torch.zeros_like(labels), torch.tensor([n]))]
     if balance:
         strata, quota = _shares(brenier, labels.cpu(), n, generator)
         mode = torch.zeros_like(quota).scatter_(0, strata, labels.cpu())
-        # Twice as many as are needed, so that most strata find their share among them.
-        want = 2 * torch.zeros(modes, dtype=torch.int64).index_add_(0, mode, quota)
-    apart = balance  # whether every mode is waited for
-    share = torch.zeros(modes, dtype=torch.float64)
-    share = share.index_add_(0, labels.cpu(), brenier.masses.cpu())
+        of_modes = torch.zeros(modes, dtype=torch.int64).index_add_(0, mode, quota)
+        stages = [(strata.to(labels.device), quota), (labels, of_modes), *stages]
     seen = torch.zeros(modes, dtype=torch.int64)
     refused = torch.zeros(modes, dtype=torch.int64)
-    taken = torch.zeros_like(want)
-    pool: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    while True:
-        size, lacking = int(taken.sum()), bool((taken < want).any())
-        # A cut through nearly every cell would have us draw for ever; nor is a share worth that.
-        tired = int(seen.sum()) >= max(_PATIENCE[0] * n, _PATIENCE[1])
-        if size >= n and (tired or not lacking):
-            break
-        if tired or not lacking:
-            apart, want, taken = False, torch.tensor([n]), torch.tensor([size])
-        # Enough for the mode that lacks most at its rate so far.
-        usable = seen - refused if apart else (seen - refused).sum()[None]
-        rate = (usable + 1) / (seen.sum() + len(want))
-        need = float(((want - taken) / rate).max())
-        x = brenier.source.sample(int(min(max(1024, 1.1 * need), _MOST)), generator=generator).to(
-            brenier.sites.device
-        )
-        _, best = brenier.top(x, min(2, len(brenier.sites)))
-        owner = best[:, 0]
-        label = labels[owner]
-        border = torch.zeros_like(owner, dtype=torch.bool)
-        good = ~border
-        if singular is not None and boundary == "reject":
-            # A mode that is nearly all border is served from its own side rather than never.
-            hopeless = (seen >= 256) & (seen - refused < 0.02 * seen) | tired
-            border = singular.crosses(owner, best[:, -1])
-            good = ~border | hopeless.to(label.device)[label]
-        seen += torch.bincount(label.cpu(), minlength=modes)
-        refused += torch.bincount(label[~good].cpu(), minlength=modes)
-        kind = (label if apart else torch.zeros_like(label))[good]
-        rank = _rank_within(kind, len(want)) + taken.to(kind.device)[kind]
-        room = rank < want.to(kind.device)[kind]
-        chosen = good.nonzero()[:, 0][room]
-        taken += torch.bincount(kind[room].cpu(), minlength=len(want))
-        pool.append((x[chosen], owner[chosen], border[chosen]))
-        if apart:  # modes with cells (nearly) empty are not waited for
-            expected = share * seen.sum()
-            void = (expected > 30) & (seen < expected / 20)
-            want = torch.where(void, torch.minimum(want, taken), want)
-    pool = pool or [(brenier.sites[:0], labels[:0], labels[:0] > 0)]
-    points, owners, border = (torch.cat(parts) for parts in zip(*pool, strict=True))
-    if balance:
-        order = _selected(owners.cpu(), strata, mode, quota)
-        # The order of arrival favours the common modes; a shuffle forgets it.
+    empty = brenier.sites[:0]
+    points, owners, border = [empty], [labels[:0]], [labels[:0] > 0]
+    for last, (group, quota) in enumerate(stages, 1 - len(stages)):
+        count = len(quota)
+        share = torch.zeros(count, dtype=torch.float64)
+        share = share.index_add_(0, group.cpu(), brenier.masses.cpu())
+        want = quota.clone()
+        taken = torch.bincount(group[torch.cat(owners)].cpu(), minlength=count)
+        usable, begun = torch.zeros(count, dtype=torch.int64), int(seen.sum())
+        while bool((taken < want).any()):
+            # A cut through nearly every cell would have us draw for ever; nor is a share worth
+            # that.
+            tired = int(seen.sum()) >= max(_PATIENCE[0] * n, _PATIENCE[1])
+            if tired and last < 0:
+                break
+            # Enough for the group that lacks most at its rate so far.
+            drawn = int(seen.sum()) - begun
+            need = float(((want - taken) * (drawn + count) / (usable + 1)).max())
+            x = brenier.source.sample(
+                int(min(max(1024, 1.1 * need), _MOST)), generator=generator
+            ).to(brenier.sites.device)
+            _, best = brenier.top(x, min(2, len(brenier.sites)))
+            owner = best[:, 0]
+            label = labels[owner]
+            near = torch.zeros_like(owner, dtype=torch.bool)
+            good = ~near
+            if singular is not None and boundary == "reject":
+                # A mode that is nearly all border is served from its own side rather than never.
+                hopeless = (seen >= 256) & (seen - refused < 0.02 * seen) | tired
+                near = singular.crosses(owner, best[:, -1])
+                good = ~near | hopeless.to(label.device)[label]
+            seen += torch.bincount(label.cpu(), minlength=modes)
+            refused += torch.bincount(label[~good].cpu(), minlength=modes)
+            kind = group[owner[good]]
+            room = _rank_within(kind, count) + taken.to(kind.device)[kind]
+            room = room < want.to(kind.device)[kind]
+            chosen = good.nonzero()[:, 0][room]
+            taken += torch.bincount(kind[room].cpu(), minlength=count)
+            usable += torch.bincount(kind.cpu(), minlength=count)
+            points.append(x[chosen])
+            owners.append(owner[chosen])
+            border.append(near[chosen])
+            if last < 0:  # groups whose cells are (nearly) empty, or all border, get less
+                expected = share * (int(seen.sum()) - begun)
+                void = (expected > 30) & (usable < expected / 50)
+                want = torch.where(void, torch.minimum(want, taken), want)
+    points, owners, border = (torch.cat(parts[1:] or parts) for parts in (points, owners, border))
+    if balance:  # the order of arrival favours the common modes; a shuffle forgets it
         device = torch.device("cpu") if generator is None else generator.device
-        order = order[torch.randperm(n, generator=generator, device=device).cpu()]
-        order = order.to(points.device)
+        order = torch.randperm(n, generator=generator, device=device).to(points.device)
         points, owners, border = points[order], owners[order], border[order]
     codes = brenier.extend(points, singular, method, generator=generator)
     drawn, lost, conceded = int(seen.sum()), int(refused.sum()), int(border.sum())
@@ -159,42 +161,26 @@ def _shares(
     parts = [(labels == label).nonzero()[:, 0] for label in labels.unique().flip(0)]
     while parts:
         part = parts.pop()
-        below = masses[part].cumsum(0)
-        if len(part) == 1 or n * float(below[-1]) <= _HITS:
+        middle = 0
+        if len(part) > 1 and n * float(masses[part].sum()) >= 2 * _HITS:
+            values = codes[part]
+            part = part[values[:, values.var(0).argmax()].argsort(stable=True)]
+            below = n * masses[part].cumsum(0)
+            # The cut nearest to the middle that leaves enough on either side, if there is one.
+            may = ((below >= _HITS) & (below[-1] - below >= _HITS)).nonzero()[:, 0]
+            if len(may):
+                middle = int(may[(below[may] - below[-1] / 2).abs().argmin()]) + 1
+        if middle:
+            parts += [part[middle:], part[:middle]]
+        else:
             strata[part] = count
             count += 1
-            continue
-        values = codes[part]
-        part = part[values[:, values.var(0).argmax()].argsort(stable=True)]
-        below = masses[part].cumsum(0)
-        middle = int(torch.searchsorted(below, below[-1] / 2).clamp(1, len(part) - 1))
-        parts += [part[middle:], part[:middle]]
     device = torch.device("cpu") if generator is None else generator.device
     start = torch.rand(1, generator=generator, device=device, dtype=torch.float64).cpu()
     share = torch.zeros(count, dtype=torch.float64).index_add_(0, strata, masses)
     ends = n * share.cumsum(0) / share.sum() + start
     ends[-1] = n + start
     return strata, ends.floor().diff(prepend=start.new_zeros(1)).long()
-
-
-def _selected(
-    owners: torch.Tensor, strata: torch.Tensor, mode: torch.Tensor, quota: torch.Tensor
-) -> torch.Tensor:
-    """Choose n = sum(quota) of the points in these cells, in the order they came.
-
-    First those that belong to the share of their stratum, then to what its mode still lacks, then
-    any.
-    """
-    stratum = strata[owners]
-    spare = _rank_within(stratum, len(quota)) >= quota[stratum]
-    modes = int(mode.max()) + 1
-    lacking = torch.zeros(modes, dtype=torch.int64).index_add_(0, mode, quota)
-    lacking -= torch.bincount(mode[stratum[~spare]], minlength=modes)
-    late = spare.clone()
-    kind = mode[stratum[spare]]
-    late[spare.clone()] = _rank_within(kind, modes) >= lacking[kind]
-    turn = spare.long() + late
-    return turn.argsort(stable=True)[: int(quota.sum())]
 
 
 def _rank_within(labels: torch.Tensor, count: int) -> torch.Tensor:
