@@ -68,7 +68,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module defines
         value = getattr(importlib.import_module(f"aeot.{_PUBLIC[name]}"), name)
         globals()[name] = value
         return value
-    if name in ("data", "metrics"):  # public modules; the others are imported by name
+    if name in ("data", "features", "metrics"):  # public modules; the others are imported by name
         return importlib.import_module(f"aeot.{name}")
     raise AttributeError(f"module 'aeot' has no attribute {name!r}")
 

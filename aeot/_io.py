@@ -48,14 +48,17 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def read_json(path: str | os.PathLike) -> Any:  # noqa: ANN401 - whatever is there
-    """Read a JSON file.
+def read_json(path: str | os.PathLike, kind: type = object) -> Any:  # noqa: ANN401
+    """Read a JSON file that holds a value of this kind.
 
     Raises:
         ValueError: If it is damaged; the message names the file.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, kind):
+            raise ValueError(f"holds a {type(value).__name__}")
+        return value
     except ValueError as error:
         raise ValueError(
             f"{path} must be a JSON file, got a damaged one ({error}); delete it"

@@ -124,23 +124,40 @@ def _load(place: str) -> Callable[..., Any]:
 
 
 def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
-    """Read all words of an option that takes names as one list: `report a b --metrics c d`."""
+    """Read words that belong together as one list: `report a b`, `compare --metrics c d --out e f`.
+
+    An option that takes names takes all words up to the next option, any other one word. Words
+    left over belong to the function's first argument, if that takes names.
+    """
     parameters = list(inspect.signature(function).parameters.values())
     lists = {f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[str]")}
-    option = f"--{parameters[0].name}" if parameters else ""
+    if not parameters or f"--{parameters[0].name}" not in lists:
+        return argv
+    loose: list[str] = []
     gathered: list[str] = []
-    words: list[str] = []
-    for word in [*argv, None]:
-        if word is not None and not word.startswith("-"):
-            words.append(word)
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            loose += rest
+            break
+        if not word.startswith("-"):
+            loose.append(word)
             continue
-        joined = option in lists and words and not words[0].startswith("[")
-        gathered += [json.dumps(words)] if joined else words
-        if word is not None:
-            option, equals, value = word.partition("=")
-            words = [value] if equals and option in lists else []
-            gathered.append(option if words else word)
-    return gathered
+        option, equals, value = word.partition("=")
+        if option not in lists:
+            gathered += [word, *([] if equals else rest[:1])]
+            rest = rest if equals else rest[1:]
+            continue
+        words = [value] if equals else []
+        while not equals and rest and not rest[0].startswith("-"):
+            words.append(rest.pop(0))
+        gathered += [
+            option,
+            *(words if words[:1] and words[0].startswith("[") else [json.dumps(words)]),
+        ]
+    one = len(loose) == 1 and loose[0].startswith("[")
+    return [*(loose if one else [json.dumps(loose)] if loose else []), *gathered]
 
 
 def _flagged(function: Callable[..., Any], argv: list[str]) -> list[str]:

@@ -120,8 +120,7 @@ def _read(model: Any, data: Dataset) -> Any:  # noqa: ANN401
     folder = Path(model).expanduser()
     for place in (folder, folder / "model"):
         if (place / "manifest.json").is_file():
-            body = _io.read_json(place / "config.json")
-            kind = body.get("kind") if isinstance(body, dict) else None
+            kind = _io.read_json(place / "config.json", dict).get("kind")
             if kind not in aeot.__all__:
                 raise ValueError(f"{place} holds a saved {kind!r}")
             return getattr(aeot, kind).load(place)
@@ -132,15 +131,11 @@ def _tried(name: str, model: Any, data: Dataset) -> None:  # noqa: ANN401
     """Have two images made, so that a model that cannot is known before any is measured."""
     if isinstance(model, Dataset):
         return
-    try:
-        batches = [draw(model, 2, 0)] if samples(model) else []
-        if codes(model):
-            batches.append(model.decode(model.encode(data[torch.arange(2) % len(data)])))
-    except Exception as error:  # not fitted, for one; whatever it is, say whose it is
-        got = f"{type(error).__name__}: {error}"
-        raise _check.fail(f"models[{name!r}]", "make images", got) from error
-    for batch in batches:
-        checked(name, batch, (2, *data.shape))
+    if samples(model):
+        made(name, model, 2, 0, data.shape)
+    if codes(model):
+        few = data.subset(torch.arange(2) % len(data))
+        made(name + RESTORED, Reconstructions(model, few), 2, 0, data.shape)
 
 
 def size(model: Any) -> dict[str, int]:  # noqa: ANN401
@@ -163,7 +158,17 @@ def _modules(model: Any, depth: int) -> list[nn.Module]:  # noqa: ANN401
     return found
 
 
-def draw(model: Any, n: int, seed: int) -> Any:  # noqa: ANN401
+def made(name: str, model: Any, n: int, seed: int, shape: tuple[int, ...]) -> torch.Tensor:  # noqa: ANN401
+    """Return n images, checked and as uint8, or say of whom there are none."""
+    try:
+        batch = _draw(model, n, seed)
+    except Exception as error:  # not fitted, for one; whatever it is, say whose it is
+        got = f"{type(error).__name__}: {error}"
+        raise _check.fail(f"models[{name!r}]", "make images", got) from error
+    return _checked(name, batch, (n, *shape))
+
+
+def _draw(model: Any, n: int, seed: int) -> Any:  # noqa: ANN401
     """Return what a generator, function or data set gives for n images."""
     if isinstance(model, Dataset):
         rows = torch.randperm(len(model), generator=generator(seed, "rows"))[:n]
@@ -179,7 +184,7 @@ def draw(model: Any, n: int, seed: int) -> Any:  # noqa: ANN401
     return model(n, seed=seed) if seeded else model(n)
 
 
-def checked(name: str, batch: Any, expected: tuple[int, ...]) -> torch.Tensor:  # noqa: ANN401
+def _checked(name: str, batch: Any, expected: tuple[int, ...]) -> torch.Tensor:  # noqa: ANN401
     """Return what a model drew as uint8 images, or say what is wrong with it."""
     who = f"samples of {name!r}"
     try:

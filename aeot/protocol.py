@@ -148,11 +148,10 @@ def _add(
         for repeat in range(1 if fixed else repeats):
             begun = time.perf_counter()
             draw_seed = stream_seed(judge.seed, name, repeat) % 2**31
-            batch = entries.draw(model, judge.n, draw_seed)
+            batch = entries.made(name, model, judge.n, draw_seed, judge.shape)
             seconds.append(time.perf_counter() - begun)
             if repeat == 0 and "peak_gib" not in facts:
                 facts = {**facts, "peak_gib": memory.gib()}
-            batch = entries.checked(name, batch, (judge.n, *judge.shape))
             measured, drawn, nearest = judge(batch)
             for metric, value in measured.items():
                 values.setdefault(metric, []).append(value)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import aeot
 from aeot import cli, runs
+from aeot.report import commands
 
 
 def aeot_command(*arguments, **options):
@@ -62,6 +63,25 @@ def test_every_command_leads_to_a_function_with_a_docstring():
 def test_both_spellings_of_an_option_are_read():
     assert cli._underscored("--latent-dim=3-4") == "--latent_dim=3-4"
     assert cli._underscored("a-b") == "a-b"
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("a b --seed 3", ['["a", "b"]', "--seed", "3"]),
+        (
+            "--seed=3 --metrics fd kid --out o a b",
+            ['["a", "b"]', "--seed=3", "--metrics", '["fd", "kid"]', "--out", "o"],
+        ),
+        ("--metrics=fd -- a -b", ['["a", "-b"]', "--metrics", '["fd"]']),
+        ("[a,b] --metrics [fd,kid]", ["[a,b]", "--metrics", "[fd,kid]"]),
+        ("--models a b", ["--models", '["a", "b"]']),
+        ("a --metrics", ['["a"]', "--metrics", "[]"]),
+        ("", []),
+    ],
+)
+def test_words_are_gathered_into_lists(typed, read):
+    assert cli._gathered(commands.compare, typed.split()) == read
 
 
 def test_doctor_names_what_is_installed(capsys):

@@ -430,6 +430,10 @@ BAD = {
         {"facts": {"x": {"train_seconds": "long"}}},
         r"facts\['x'\]\['train_seconds'\] must be a finite number, got 'long'",
     ),
+    "at full n": (
+        {"models": {"x": Once()}, "metrics": ["sliced"]},
+        r"models\['x'\] must make images, got AssertionError: measured before",
+    ),
     "late": (
         {"models": {"y": Late(), "x": lambda n: torch.zeros(n, 1, 32, 32)}},
         r"samples of 'x' must have shape \(2, 1, 28, 28\)",

@@ -30,7 +30,7 @@ _COLOURS = (
     "#566b1e",
 )
 _DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))  # as in the HTML report
-_BASELINES = {"real": "--", "reconstructions": ":"}
+_BASELINES = {"real": "--", "reconstructions": (0, (1, 1))}  # no generator has these lines
 _GRAY = "#66717d"
 
 
@@ -97,6 +97,7 @@ def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> F
             row["curve"]["recall"],
             row["curve"]["precision"],
             linestyle=style,
+            linewidth=1 if row["kind"] == "reconstructions" else 1.5,
             color=colour,
             label=row["model"],
         )

@@ -33,7 +33,7 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
         place = found.place(row)
         looks[row["model"]] = f"{GRAY} d1" if place is None else look(place)
         if row["kind"] == "reconstructions":  # hollow and dotted, in the colour of their model
-            looks[row["model"]] = f"{looks[row['model']].split()[0]} d2 r2"
+            looks[row["model"]] = f"{looks[row['model']].split()[0]} r2"
     curves = [
         Series(r["model"], r["curve"]["recall"], r["curve"]["precision"], look=looks[r["model"]])
         for r in found.rows

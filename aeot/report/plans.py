@@ -62,7 +62,7 @@ def trainable() -> list[str]:
 def rehearse(
     plan: dict[str, Any], training: Dataset, latent_dim: int, images_seen: int | None
 ) -> None:
-    """Have every class that is to be trained make a first step on a few images."""
+    """Have every class that is to be trained build its networks for a few images."""
     few = training.subset(slice(min(len(training), 64)))
     for label, thing in plan.items():
         if not isinstance(thing, type):
@@ -71,9 +71,8 @@ def rehearse(
         try:
             if images_seen is not None:
                 budget.steps(model, training, images_seen)
-            model.batch_size = 8
             fit = getattr(model, "fit_autoencoder", model.fit)
-            fit(few, steps=2, on_step=lambda *_: True)
+            fit(few, steps=0 if getattr(model, "_open_ended", False) else 2)
         except ValueError as error:
             got = f"{label!r}, {thing.__name__}, which says: {error}"
             raise _check.fail("models", "be trainable on these images", got) from error
@@ -99,10 +98,11 @@ def begin(folder: Path, options: dict[str, Any]) -> bool:
     record = folder / "compare.json"
     if record.is_file():
         try:
-            before = _io.read_json(record)
+            before = _io.read_json(record, dict)
         except ValueError as error:
-            way_out = f"name the models in {folder / 'models'} in another comparison"
-            raise _check.fail("out", "hold a whole compare.json", str(error), way_out) from error
+            got = f"{record}, which is damaged"
+            way_out = f"choose another folder; the models in {folder / 'models'} can be named there"
+            raise _check.fail("out", "hold a whole compare.json", got, way_out) from error
         if before != options:
             both = options | before
             changed = ", ".join(k for k in both if before.get(k) != options.get(k))
@@ -118,7 +118,7 @@ def check_labels(plan: dict[str, Any], folder: Path) -> None:
     """Refuse a label under which an earlier call trained another class."""
     for label, thing in plan.items():
         for costs in (folder / "models").glob(f"{glob.escape(label)}-*.json"):
-            before = _io.read_json(costs).get("class")
+            before = _io.read_json(costs, dict).get("class")
             now = thing.__name__ if isinstance(thing, type) else f"the path {thing}"
             if before != now and costs.stem[len(label) + 1 :].isdigit():
                 got = f"{label!r} for {now}, which was {before} before in {folder}"

@@ -180,9 +180,15 @@ def test_an_interrupted_comparison_goes_on_and_a_label_keeps_its_class(
     (out / "models" / "a-0.json").write_text("")
     assert cli.main(command) == 2
     assert "a-0.json must be a JSON file, got a damaged one" in capsys.readouterr().err
-    (out / "compare.json").write_text("")
+    (out / "models" / "a-0.json").write_text("[]")
     assert cli.main(command) == 2
-    assert f"name the models in {out / 'models'} in another" in capsys.readouterr().err
+    assert (
+        "a-0.json must be a JSON file, got a damaged one (holds a list)" in capsys.readouterr().err
+    )
+    (out / "compare.json").write_text("[1]")
+    assert cli.main(command) == 2
+    told = capsys.readouterr().err
+    assert f"got {out / 'compare.json'}, which is damaged; choose another folder" in told
     assert calls == ["VAE", "GAN", "GAN"]
 
 
@@ -199,7 +205,8 @@ def test_an_empty_folder_stays_and_old_pictures_go(place, capsys, tmp_path):
     row = json.loads((out / "comparison.json").read_text())["rows"][1]
     assert set(row["metrics"]) == {"sliced", "precision"}
     assert row["facts"]["sets"] == 2
-    assert cli.main([*command, "40", "--metrics=sliced"]) == 0
+    last = [*command[2:], "40", "--metrics=sliced", command[1]]  # the model behind the options
+    assert cli.main(["compare", *last]) == 0
     assert {path.name for path in out.glob("*.png")} == {"samples.png"}
 
 
