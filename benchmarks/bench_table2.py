@@ -84,14 +84,16 @@ PUBLISHED = {  # modes, high quality in %, reverse KL: value and standard error 
 }
 
 
+EVEN = " Stratified codes give each mode its share: the KL of independent draws (0.005) is gone."
 # Shown only beside a contradiction that is there; a blank is filled from the line itself.
 WHY = {
     "AE-OT exact affine": "the local affine extension adds the spread of each cell to that of the "
     "supports: the variance inside a mode is {variance_ratio:.2f} of the true one, where the "
     "supports alone have {support_variance:.2f}. In the plane, with 20 supports to a mode, that "
-    'is seen; "linear" adds next to nothing.',
+    'is seen; "linear" adds next to nothing.' + EVEN,
     "AE-OT exact linear": "99.8 % is what points on segments between two supports score (the row "
-    "of pairs, whose variance is too small); 98.9 % is what an exact sampler scores.",
+    "of pairs, whose variance is too small); 98.9 % is what an exact sampler scores." + EVEN,
+    "AE-OT exact pairs": EVEN.strip(),
     "AE-OT Monte Carlo": "as for AE-OT exact linear.",
     "MD": "the number and size of its kernels on these sets were not published; here 20 and 5.",
 }
