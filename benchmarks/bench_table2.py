@@ -82,11 +82,8 @@ PUBLISHED = {  # modes, high quality in %, reverse KL: value and standard error 
         "PacGAN4": ((7.8, 0.1), (95.9, 1.4), (0.07, 0.02)),
     },
 }
-
-
 EVEN = " Stratified codes give each mode its share: the KL of independent draws (0.005) is gone."
-# Shown only beside a contradiction that is there; a blank is filled from the line itself.
-WHY = {
+WHY = {  # shown beside a contradiction that is there; a blank is filled from the line itself
     "AE-OT exact affine": "the local affine extension adds the spread of each cell to that of the "
     "supports: the variance inside a mode is {variance_ratio:.2f} of the true one, where the "
     "supports alone have {support_variance:.2f}. In the plane, with 20 supports to a mode, that "
