@@ -9,54 +9,54 @@ and 78 generator steps of the Wasserstein pair, whose 390 batches of 256 are as 
     python benchmarks/bench_table2.py --minutes 20          # go on from where the last call ended
     python benchmarks/bench_table2.py --rows "AE-OT exact linear" --seeds 10       # seconds
     python benchmarks/bench_table2.py --report              # only write the tables and figures
-    python benchmarks/bench_table2.py --side-by-side        # what seeds cost beside each other
+    python benchmarks/bench_table2.py --pace                # seconds of every row on one thread
+    python benchmarks/bench_table2.py --device cuda --seeds 10 --epochs 400   # seeds as one batch
 
 Work goes in rounds of growing length, so that every row has been trained equally long when time
-runs out. State is kept per row and seed at the end of every epoch: a run that was killed and
-resumed equals one that was not. Several calls may share a folder: a row and seed that another
-process trains is left to it. A row whose numbers stop being finite is reported by name, the others
-go on, and the exit code is 1. The report keeps every record of the JSON it replaces that the folder
-lacks. The full protocol is ``--epochs 400 --seeds 10``.
+runs out. State is kept per row and seed at the end of every epoch (on a GPU, of every minute): a
+run that was killed and resumed equals one that was not (on a GPU with the same seeds together:
+rounding depends on how many share a product). Several calls may share a folder: a row and seed
+that another process trains is left to it. A row whose numbers stop being finite is reported by
+name, the others go on, and the exit code is 1. The report keeps every record of the JSON it
+replaces that the folder lacks. The full protocol is ``--epochs 400 --seeds 10``.
 """
 
 import argparse
 import contextlib
-import fcntl
 import heapq
 import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
-import planar
 import torch
 from table2_report import report
+from table2_training import (
+    GAMES,
+    POINTS,
+    SAMPLES,
+    SHOWN,
+    alone,
+    epoch,
+    initialise,
+    judge,
+    mixture,
+    single_threaded,
+    train,
+    train_together,
+)
 
 import aeot
 from aeot._environment import environment
-from aeot._rng import forked, stream_seed
-from aeot.metrics import mode_coverage
-from aeot.networks.discriminators import MaxoutDiscriminator, MLPCritic
-from aeot.networks.generators import MLPGenerator
 
 HERE = Path(__file__).parent
-POINTS, SAMPLES, SUPPORTS = 100_000, 2_500, 512
-SHOWN = (1, 2, 5, 10, 25, 50, 100, 200, 400)  # epochs whose samples are kept
+SUPPORTS = 512
 
-GAMES = {
-    "GAN": lambda: planar.Game(),
-    "ALI": lambda: planar.Inference(),
-    "MD": lambda: planar.Game(kernels=20),
-    "PacGAN2": lambda: planar.Game(2),
-    "PacGAN3": lambda: planar.Game(3),
-    "PacGAN4": lambda: planar.Game(4),
-    "WGAN": lambda: planar.Wasserstein(clip=0.01),
-    "WGAN-GP": lambda: planar.Wasserstein(penalty=0.1),
-}
 EXTENSIONS = {  # "pair" is what was published
     "AE-OT exact linear": "linear",
     "AE-OT exact affine": "affine",
@@ -96,112 +96,6 @@ WHY = {  # shown beside a contradiction that is there; a blank is filled from th
 }
 
 
-def mixture(name, row="GAN"):
-    """The data set in the scaling of the row's own experiments."""
-    return aeot.data.toy(name, POINTS, scaling="wgan-gp" if row.startswith("WGAN") else "raw")
-
-
-def initialise(game, row, seed):
-    """Start from the library's own networks of that seed."""
-    with forked(seed, "table2", row):
-        if row.startswith("WGAN"):
-            modules = {
-                "generator": MLPGenerator(2, 2, hidden=512, layers=3, batch_norm=False),
-                "critic": MLPCritic(2),
-            }
-        else:
-            modules = {
-                "generator": MLPGenerator(2, 2),
-                "encoder": MLPGenerator(4, 2, layers=2),
-                "critic": MaxoutDiscriminator(
-                    4 if row == "ALI" else 2, game.packing, kernels=game.critic.kernels
-                ),
-            }
-    for name, network in game.networks.items():
-        network.take(modules[name])
-
-
-def epoch(game, row, data, seed, number, points=POINTS):
-    """Train through `points` real rows; everything drawn depends on (row, seed, number) alone."""
-    draw = np.random.Generator(np.random.SFC64(stream_seed(seed, "table2", row, number)))
-    facts = {}
-    for turn in range(points // game.batch):
-        where = f"{row}, epoch {number + 1}, step {turn + 1}"
-        if row.startswith("WGAN"):
-            real = data[draw.integers(len(data), size=game.batch)]
-            noise = draw.standard_normal((2, game.batch, 2), dtype=np.float32)
-            game.critic_step(real, noise[0], draw.random(game.batch, dtype=np.float32))
-            if (turn + 1) % game.critic_steps == 0:
-                game.generator_step(noise[1])
-            facts = {"gap": game.gap}
-        else:
-            sets = 2 if row == "ALI" else game.packing
-            real = data[draw.integers(len(data), size=game.packing * game.batch)]
-            noise = draw.standard_normal((sets * game.batch, 2), dtype=np.float32)
-            facts = {"critic_loss": float(game.step(real, noise))}
-        planar.check_finite(game, where, **facts)
-    if row == "WGAN-GP":
-        facts["gradient_norm"] = float(game.norms.mean())
-    return facts
-
-
-def judge(samples, data, reference=None):
-    """All metrics of one sample, with both readings of the divergence."""
-    modes, std = data.info["modes"], data.info["std"]
-    scores = mode_coverage(samples, modes, std, reference=reference)
-    other = mode_coverage(samples, modes, std, reference=reference, count="high-quality")
-    return scores | {"reverse_kl_high_quality": other["reverse_kl"]}
-
-
-def save_state(path, game, record, **arrays):
-    """Write weights, optimisers, record and arrays beside the target, then rename."""
-    state = {f"{p}.{k}": v for p, n in game.networks.items() for k, v in n.state().items()}
-    fresh = path.with_suffix(".writing.npz")
-    np.savez(fresh, record=np.array(json.dumps(record)), **state, **arrays)
-    os.replace(fresh, path)
-
-
-def load_state(path, game):
-    """Put a saved state into `game`; return the record and the arrays stored with it."""
-    with np.load(path) as stored:
-        record = json.loads(str(stored["record"]))
-        arrays = {key: stored[key] for key in stored if key.startswith("samples")}
-        for part, network in game.networks.items():
-            prefix = part + "."
-            network.load(
-                {k.removeprefix(prefix): stored[k] for k in stored if k.startswith(prefix)}
-            )
-    return record, arrays
-
-
-def train(name, row, seed, epochs, folder, deadline=float("inf"), points=POINTS):
-    """Train one row and seed up to `epochs`, from its last saved state; return its record."""
-    path = folder / f"{name}-{row}-{seed}.npz"
-    game, data = GAMES[row](), mixture(name, row)
-    rows, histogram = data.values.numpy(), data.labels.bincount()
-    record = {"set": name, "row": row, "seed": seed, "epochs": 0, "seconds": 0.0, "history": []}
-    shown = {}
-    if path.exists():
-        record, shown = load_state(path, game)
-    else:
-        initialise(game, row, seed)
-    latents = np.random.Generator(np.random.SFC64(stream_seed(seed, "table2 samples")))
-    latents = latents.standard_normal((SAMPLES, 2), dtype=np.float32)
-    while record["epochs"] < epochs and time.time() < deadline:
-        begun = time.process_time()
-        facts = epoch(game, row, rows, seed, record["epochs"], points)
-        seconds = time.process_time() - begun
-        record["epochs"] += 1
-        record["seconds"] += seconds
-        samples = game.generator.evaluate(latents)
-        scores = judge(torch.from_numpy(samples), data, histogram)
-        record["history"].append({"epoch": record["epochs"], "seconds": seconds, **scores, **facts})
-        if record["epochs"] in SHOWN:
-            shown[f"samples{record['epochs']}"] = samples
-        save_state(path, game, record, **shown)
-    return record
-
-
 def transport(name, row, seed, folder):
     """AE-OT on the plane: 512 data points as supports, extended map, cut where it jumps."""
     data = mixture(name)
@@ -238,25 +132,11 @@ def transport(name, row, seed, folder):
     return record
 
 
-def single_threaded():
-    """Set what workers inherit: a thread each, and AVX-512 where OpenBLAS fails to see it."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    processor = Path("/proc/cpuinfo")  # new AMD processors are taken for ones without it
-    if processor.exists() and "avx512f" in processor.read_text():
-        os.environ.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
-
-
-@contextlib.contextmanager
-def alone(path):
-    """Hold a lock that dies with its process; yields whether it could be had."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def failure(key, folder, error):
+    """Write down why a row and seed stopped."""
+    facts = dict(zip(("set", "row", "seed"), key, strict=True)) | {"error": str(error)}
+    (folder / f"{'-'.join(map(str, key))}.failed.json").write_text(json.dumps(facts))
+    return facts
 
 
 def work(key, epochs, folder, deadline, points=POINTS):
@@ -268,18 +148,41 @@ def work(key, epochs, folder, deadline, points=POINTS):
     with alone(path.with_name(path.name + ".lock")) as mine:
         if time.time() > deadline or not mine:
             return None
-        failed = path.with_name(path.name + ".failed.json")
         try:
             if row in EXTENSIONS:
                 record = transport(name, row, seed, folder)
             else:
                 record = train(name, row, seed, epochs, folder, deadline, points)
         except FloatingPointError as error:
-            facts = {"set": name, "row": row, "seed": seed, "error": str(error)}
-            failed.write_text(json.dumps(facts))
-            return facts
-        failed.unlink(missing_ok=True)
+            return failure(key, folder, error)
+        path.with_name(path.name + ".failed.json").unlink(missing_ok=True)
         return record
+
+
+def work_together(key, epochs, folder, deadline, points=POINTS, device="cuda", seeds=3):
+    """Train all seeds of a row as one; None if time is over or another process has one."""
+    name, row = key
+    if row in EXTENSIONS:
+        found = [work((*key, seed), None, folder, deadline) for seed in range(seeds)]
+        return found[-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}-{row}-{seed}" for seed in range(seeds)]
+    with contextlib.ExitStack() as locks:
+        mine = [locks.enter_context(alone(p.with_name(p.name + ".lock"))) for p in paths]
+        if time.time() > deadline or not all(mine):
+            return None
+        records, failed = train_together(
+            name, row, list(range(seeds)), epochs, folder, deadline, points, device
+        )
+        for seed, path in enumerate(paths):
+            path.with_name(path.name + ".failed.json").unlink(missing_ok=True)
+            if seed in failed:
+                failure((*key, seed), folder, failed[seed])
+        stopped = {"error": "; ".join(failed.values())} if failed else {}
+        if not records:
+            return {"set": name, "row": row} | stopped
+        modes = np.mean([r["history"][-1]["modes"] for r in records])
+        return {"set": name, "row": row, "epochs": records[0]["epochs"], "modes": modes} | stopped
 
 
 def in_rounds(submit, plan, workers):
@@ -306,50 +209,25 @@ def in_rounds(submit, plan, workers):
                 heapq.heappush(waiting, (turn + 1, place))
 
 
-def one_epoch(_):
-    """Processor seconds of an epoch of the GAN: five times the fastest of three fifths."""
+def pace(_=None):
+    """Processor seconds on one thread: of an epoch of every game, and of AE-OT's runs."""
     torch.set_num_threads(1)
-    game, data = planar.Game(), mixture("grid").values.numpy()
-    initialise(game, "GAN", 0)
-    times = []
-    for number in range(3):
-        begun = time.process_time()
-        epoch(game, "GAN", data, 0, number, POINTS // 5)
-        times.append(time.process_time() - begun)
-    return 5 * min(times)
-
-
-def products(seeds=3, repeats=50):
-    """Microseconds of one hidden layer's product for three seeds, batched and one by one."""
-    torch.set_num_threads(1)
-    x, w = torch.randn(seeds, 100, 400), torch.randn(seeds, 400, 400)
-
-    def timed(call):
-        best = float("inf")
-        for _ in range(10):
+    found, data = {}, {True: mixture("grid", "WGAN"), False: mixture("grid")}
+    for row in GAMES:
+        game, times = GAMES[row](), []
+        initialise(game, row, 0)
+        rows = data[row.startswith("WGAN")].values.numpy()
+        for number in range(3):  # fifths, the fastest of which was disturbed the least
             begun = time.process_time()
-            for _ in range(repeats):
-                call()
-            best = min(best, time.process_time() - begun)
-        return 1e6 * best / repeats
-
-    batched = timed(lambda: torch.bmm(x, w))
-    return batched, timed(lambda: [torch.mm(a, b) for a, b in zip(x, w, strict=True)])
-
-
-def side_by_side():
-    """What an epoch costs alone and beside another one, and what batching seeds would save."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        single = pool.map(one_epoch, [0])[0]
-        batched, separate = pool.apply(products)
-    with context.Pool(2) as pool:
-        both = pool.map(one_epoch, [0, 1], chunksize=1)
-    return {
-        "epoch_alone": single, "epoch_beside_another": max(both),
-        "product_batched_us": batched, "product_one_by_one_us": separate,
-        "load_average": os.getloadavg()[0],
-    }  # fmt: skip
+            epoch(game, row, rows, 0, number, POINTS // 5)
+            times.append(time.process_time() - begun)
+        found[row] = 5 * min(times)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("grid", "ring"):
+            for row in EXTENSIONS:
+                runs = [transport(name, row, seed, Path(folder)) for seed in range(3)]
+                found[f"{name} {row}"] = min(run["seconds"] for run in runs)
+    return found | {"load_average": os.getloadavg()[0], "processor": environment()["processor"]}
 
 
 def main():
@@ -360,31 +238,35 @@ def main():
     parser.add_argument("--epochs", type=int, default=100, help="the last horizon")
     parser.add_argument("--points", type=int, default=POINTS, help="rows of an epoch, for tests")
     parser.add_argument("--minutes", type=float, default=20, help="stop at an epoch after this")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes; on a GPU, rows at once")
     parser.add_argument("--folder", type=Path, default=HERE.parent / "out" / "table2")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "table2.json")
     parser.add_argument("--report", action="store_true", help="train nothing")
-    parser.add_argument("--side-by-side", action="store_true", help="train nothing, time an epoch")
+    parser.add_argument("--pace", action="store_true", help="train nothing, time every row")
+    parser.add_argument("--device", default="cpu", help="elsewhere seeds are trained as one batch")
     args = parser.parse_args()
     single_threaded()
     facts = {"environment": environment(), "published": PUBLISHED}
     failed = False
-    if args.side_by_side:
-        facts["side_by_side"] = side_by_side()
+    if args.pace:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            facts["pace"] = pool.map(pace, [None])[0]
     elif not args.report:
         deadline = time.time() + 60 * args.minutes
-        horizons = [e for e in SHOWN if e < args.epochs] + [args.epochs]
-        plan = {
-            (name, row, seed): horizons if row in GAMES else [None]
-            for name in args.sets
-            for row in args.rows
-            for seed in range(args.seeds)
-        }
+        stages = [e for e in SHOWN if e < args.epochs] + [args.epochs]
+        together = args.device != "cpu"
+        keys = [(name, row) for name in args.sets for row in args.rows]
+        if not together:
+            keys = [(*key, seed) for key in keys for seed in range(args.seeds)]
+        plan = {key: stages if key[1] in GAMES else [None] for key in keys}
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(args.workers, context) as pool:
+        executor = ThreadPoolExecutor if together else ProcessPoolExecutor
+        with executor(args.workers, *([] if together else [context])) as pool:
 
             def submit(key, epochs):
-                return pool.submit(work, key, epochs, args.folder, deadline, args.points)
+                task = work_together if together else work
+                more = (args.device, args.seeds) if together else ()
+                return pool.submit(task, key, epochs, args.folder, deadline, args.points, *more)
 
             for record in in_rounds(submit, plan, args.workers):
                 failed |= "error" in record

@@ -11,6 +11,7 @@ measured without the critic (`distance`), and W between two samples of the data 
 JSON and a Markdown table are written.
 
     python benchmarks/bench_wgan_gp.py --minutes 10 --steps 5000
+    python benchmarks/bench_wgan_gp.py --device cuda --steps 100000     # both sets as one batch
 """
 
 import argparse
@@ -18,13 +19,15 @@ import json
 import multiprocessing
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import ot
 import planar
 import torch
-from bench_table2 import alone, initialise, load_state, save_state, single_threaded
+from planar_together import Together
+from table2_training import alone, initialise, load_state, save_state, single_threaded
 
 import aeot
 from aeot._environment import environment
@@ -150,33 +153,79 @@ def judge(game, name, seed):
     }
 
 
+def stand(name, seed, folder):
+    """The game and its record: as last saved, or the beginning."""
+    path, game = folder / f"wgan-gp-{name}-{seed}.npz", planar.Wasserstein(PENALTY)
+    if path.exists():
+        return game, load_state(path, game)[0]
+    initialise(game, "WGAN-GP", seed)
+    return game, {"set": name, "seed": seed, "steps": 0, "seconds": 0.0, "history": []}
+
+
+def drawn(game, name, seed, block, every):
+    """What `every` steps after the first `block` are trained on, as `planar.play` takes it."""
+    turns = every * game.critic_steps
+    real = stream(name, turns * game.batch, stream_seed(seed, name, block) >> 2).values.numpy()
+    draw = np.random.Generator(np.random.SFC64(stream_seed(seed, "noise", name, block)))
+    noise = draw.standard_normal((turns, 2 * game.batch, 2), dtype=np.float32)
+    share = draw.random((turns, game.batch), dtype=np.float32)
+    return real.reshape(turns, game.batch, 2), noise, share
+
+
+def enter(game, record, folder, name, seed):
+    """Judge a game, write that into its record, print and save it."""
+    scores = judge(game, name, seed)
+    line = {"step": record["steps"], "seconds": record["seconds"], **scores}
+    record["history"].append(line)
+    print(json.dumps({"set": name, **line}), flush=True)
+    save_state(folder / f"wgan-gp-{name}-{seed}.npz", game, record)
+
+
 def train(name, steps, folder, deadline=float("inf"), seed=0, every=250):
     """Train to at least `steps`, `every` at a time, from the last state; return game, record."""
-    path = folder / f"wgan-gp-{name}-{seed}.npz"
-    game = planar.Wasserstein(PENALTY)
-    record = {"set": name, "seed": seed, "steps": 0, "seconds": 0.0, "history": []}
-    if path.exists():
-        record, _ = load_state(path, game)
-    else:
-        initialise(game, "WGAN-GP", seed)
+    game, record = stand(name, seed, folder)
     while record["steps"] < steps and time.time() < deadline:
         begun, block = time.process_time(), record["steps"]
-        real = stream(name, every * 5 * game.batch, stream_seed(seed, name, block) >> 2)
-        real = real.values.numpy().reshape(every, 5, game.batch, 2)
-        draw = np.random.Generator(np.random.SFC64(stream_seed(seed, "noise", name, block)))
-        for turn, batches in enumerate(real):
-            for batch in batches:
-                noise = draw.standard_normal((game.batch, 2), dtype=np.float32)
-                game.critic_step(batch, noise, draw.random(game.batch, dtype=np.float32))
-            game.generator_step(draw.standard_normal((game.batch, 2), dtype=np.float32))
-            planar.check_finite(game, f"{name}, generator step {block + turn + 1}", gap=game.gap)
+        where = f"{name}, after {block} generator steps"
+        planar.play(game, *drawn(game, name, seed, block, every), where)
         record["steps"] += every
         record["seconds"] += time.process_time() - begun
-        line = {"step": record["steps"], "seconds": record["seconds"], **judge(game, name, seed)}
-        record["history"].append(line)
-        print(json.dumps({"set": name, **line}), flush=True)
-        save_state(path, game, record)
+        enter(game, record, folder, name, seed)
     return game, record
+
+
+def train_together(names, steps, folder, deadline, device, seed=0, every=250, judged=4):
+    """Train several sets as one batch, all of which stand equally far; save every fourth block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    games, records = zip(*(stand(name, seed, folder) for name in names), strict=True)
+    at = {record["steps"] for record in records}
+    if len(at) > 1:
+        raise ValueError(f"--sets must stand equally far to be trained together, got {at} steps")
+    player, done, saved = Together(games, 5 * every, device), *at, *at
+    seconds = 0.0
+
+    def ahead(block):
+        parts = [drawn(games[0], name, seed, block, every) for name in names]
+        return [np.stack(same, 1) for same in zip(*parts, strict=True)]
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(ahead, done)
+        while done < steps and time.time() < deadline:
+            begun, batch = time.perf_counter(), coming.result()
+            coming = pool.submit(ahead, done + every)
+            _, faults = player.play(*batch)
+            if faults:
+                told = [f"{names[i]}, after {done} generator steps, {f}" for i, f in faults.items()]
+                raise FloatingPointError("; ".join(told))
+            done += every
+            seconds += (time.perf_counter() - begun) / len(names)
+            if done >= saved + judged * every or done >= steps or time.time() > deadline:
+                player.store()
+                for name, game, record in zip(names, games, records, strict=True):
+                    record |= {"steps": done, "device": f"{player.name}, {len(names)} sets as one"}
+                    record["seconds"] += seconds
+                    enter(game, record, folder, name, seed)
+                saved, seconds = done, 0.0
 
 
 def work(name, steps, folder, deadline, samples=SAMPLES):
@@ -234,10 +283,16 @@ def main():
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--folder", type=Path, default=HERE.parent / "out" / "table2")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "table2_wgan_gp.json")
+    parser.add_argument("--device", default="cpu", help="elsewhere both sets are trained as one")
+    parser.add_argument("--train-only", action="store_true", help="measure no distance")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of W, for each block")
     args = parser.parse_args()
     single_threaded()  # workers are started anew, so that their libraries see it
     deadline = time.time() + 60 * args.minutes
+    if args.device != "cpu":
+        train_together(args.sets, args.steps, args.folder / "toys", deadline, args.device)
+    if args.train_only:
+        return
     tasks = [(name, args.steps, args.folder / "toys", deadline, args.samples) for name in args.sets]
     with multiprocessing.get_context("spawn").Pool(len(tasks)) as pool:
         runs = {run["set"]: run for run in pool.starmap(work, tasks, chunksize=1)}

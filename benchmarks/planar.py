@@ -27,6 +27,26 @@ def check_finite(game, where, **numbers):
             raise FloatingPointError(f"{where}: weights of the {name} are no longer finite")
 
 
+def play(game, real, noise, share, where):
+    """Train on an epoch drawn beforehand; a turn of `Wasserstein` is one of its critic.
+
+    Args:
+        game: One of the games below.
+        real: Data (turns, packing * batch, 2).
+        noise: Latents (turns, noises * batch, 2).
+        share: Fractions in [0, 1) (turns, batch), which WGAN-GP's penalty takes.
+        where: What an error begins with.
+
+    Returns:
+        What the last turn said of itself.
+    """
+    facts = {}
+    for turn, batch in enumerate(zip(real, noise, share, strict=True)):
+        facts = game.turn(turn, *batch)
+        check_finite(game, f"{where}, step {turn + 1}", **facts)
+    return facts
+
+
 NORM = ["norm"] * 4 + ["none"]
 MAXOUT = ["maxout"] * 3 + ["none"]
 RELU = ["relu"] * 3 + ["none"]
@@ -38,10 +58,13 @@ class Game:
     batch, rate, beta = 100, 1e-4, (0.8, 0.999)
 
     def __init__(self, packing=1, kernels=0):
-        self.packing = packing
+        self.packing = self.noises = packing
         self.generator = Network([2, *[400] * 4, 2], NORM)
         self.critic = Network([2 * packing, *[200] * 3, 1], MAXOUT, kernels=kernels)
         self.networks = {"generator": self.generator, "critic": self.critic}
+
+    def turn(self, turn, real, noise, share):
+        return {"critic_loss": float(self.step(real, noise))}
 
     def step(self, real, noise):
         """One update on real (packing * batch, 2) and noise (packing * batch, 2)."""
@@ -83,6 +106,7 @@ class Inference(Game):
 
     def __init__(self):
         super().__init__()
+        self.noises = 2
         self.critic = Network([4, *[200] * 3, 1], MAXOUT)
         self.encoder = Network([4, 400, 400, 2], ["norm", "norm", "none"])
         self.networks = {
@@ -114,7 +138,7 @@ class Inference(Game):
 class Wasserstein:
     """WGAN and WGAN-GP as their authors run them on toy data: plain MLPs, five critic steps."""
 
-    batch, critic_steps, packing = 256, 5, 1
+    batch, critic_steps, packing, noises = 256, 5, 1, 2
 
     def __init__(self, penalty=0.1, clip=None):
         self.penalty, self.clip = penalty, clip
@@ -123,6 +147,15 @@ class Wasserstein:
         self.networks = {"generator": self.generator, "critic": self.critic}
         self.norms = np.ones(1, np.float32)
         self.gap = 0.0
+
+    def turn(self, turn, real, noise, share):
+        """A step of the critic; after every fifth, one of the generator on the other noise."""
+        mine, generators = np.split(noise, 2)
+        self.critic_step(real, mine, share)
+        if (turn + 1) % self.critic_steps == 0:
+            self.generator_step(generators)
+        slopes = {"gradient_norm": float(self.norms.mean())} if self.clip is None else {}
+        return {"gap": self.gap} | slopes
 
     def _move(self, network):
         if self.clip is None:

@@ -177,12 +177,8 @@ class Network:
         self.size = sum(sizes)
         self.theta, self.grad, self.first, self.second = np.zeros((4, self.size), np.float32)
         self.steps = 0
-        cuts = np.cumsum([0, *sizes])
-        pieces = [
-            [flat[a:b].reshape(shape) for a, b, shape in zip(cuts, cuts[1:], shapes, strict=False)]
-            for flat in (self.theta, self.grad)
-        ]
-        self.values, self.slopes = pieces
+        self._shapes, self._cuts = shapes, np.cumsum([0, *sizes])
+        self.values, self.slopes = self.split(self.theta), self.split(self.grad)
         units = [w for w, kind in zip(widths[1:], kinds, strict=True) if kind == "norm"]
         self.population = [np.zeros((2, w), np.float32) for w in units]
         for statistics in self.population:
@@ -356,6 +352,11 @@ class Network:
         _rmsprop(self.theta, self.grad, self.second, np.float32(rate))
 
     # Exchange with torch and files.
+    def split(self, flat):
+        """Views of a flat array, one for each parameter."""
+        ends = zip(self._cuts, self._cuts[1:], self._shapes, strict=False)
+        return [flat[a:b].reshape(shape) for a, b, shape in ends]
+
     def state(self):
         return {
             "theta": self.theta,

@@ -1,5 +1,6 @@
 """The 2-D benchmark's scripts: resuming, stopping, reporting; tiny networks' worth of training."""
 
+import functools
 import importlib
 import json
 import sys
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 bench = importlib.import_module("bench_table2")
+training = importlib.import_module("table2_training")
 tables = importlib.import_module("table2_report")
 toys = importlib.import_module("bench_wgan_gp")
 planar = importlib.import_module("planar")
+together = importlib.import_module("planar_together")
 TINY = 300  # three updates of a GAN, one of a critic
 
 
@@ -90,7 +94,9 @@ class Counter:
     """Counts what an epoch asks of a game."""
 
     def __init__(self, game):
-        self.batch, self.packing, self.critic_steps = game.batch, game.packing, 5
+        self.batch, self.packing, self.noises = game.batch, game.packing, game.noises
+        self.critic_steps, self.turn = 5, functools.partial(type(game).turn, self)
+        self.clip = 0.01
         self.networks, self.gap, self.norms = {}, 0.0, np.ones(1)
         self.rows = self.updates = self.generator_updates = 0
 
@@ -116,6 +122,92 @@ def test_what_an_epoch_is(row, updates, rows, generator):
     assert counter.generator_updates == generator
 
 
+# Together
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("row", list(bench.GAMES))
+def test_seeds_train_together_as_they_do_alone(row, device):
+    """`planar_together` (autograd, all seeds in a product) against `planar` (by hand, one)."""
+    points = 256 * 10 if row.startswith("WGAN") else 300
+    data = training.mixture("ring", row)
+    alone, joined, start = ([bench.GAMES[row]() for _ in range(2)] for _ in range(3))
+    for seed in range(2):
+        for games in (alone, joined, start):
+            training.initialise(games[seed], row, seed)
+    player = together.Together(joined, points // joined[0].batch, device)
+    rows = data.values.numpy()
+    for number in range(2):
+        facts, faults = player.play(
+            *training.drawn_together(joined, row, rows, (0, 1), number, points)
+        )
+        assert not faults
+        for seed in range(2):
+            theirs = training.epoch(alone[seed], row, rows, seed, number, points)
+            assert facts[seed] == pytest.approx(theirs, rel=0.05)
+    player.store()
+    latents = np.stack([training.latents_of(seed)[:50] for seed in range(2)])
+    samples = player.evaluate(latents)
+    for seed in range(2):
+        for name, network in alone[seed].networks.items():
+            mine, before = joined[seed].networks[name], start[seed].networks[name]
+            moved = np.linalg.norm(network.theta - before.theta)
+            # Early steps of Adam are near the sign of the slope, whose rounding may decide it.
+            assert np.linalg.norm(mine.theta - network.theta) < 0.2 * moved, name
+            assert mine.steps == network.steps
+            for ours, other in zip(mine.population, network.population, strict=True):
+                np.testing.assert_allclose(ours, other, atol=2e-3)
+        np.testing.assert_allclose(
+            samples[seed], joined[seed].generator.evaluate(latents[seed]), atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("row", ["PacGAN2", "ALI", "WGAN-GP"])
+def test_a_killed_run_together_resumes_to_the_same_state(row, device, tmp_path, monkeypatch):
+    points = 256 * 5 if row.startswith("WGAN") else TINY
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    later = time.time() + 300
+    records, _ = training.train_together("ring", row, [0, 1], 3, whole, later, points, device)
+    training.train_together("ring", row, [0, 1], 1, parts, later, points, device)
+    monkeypatch.setattr(training, "_players", {})  # a new process
+    again, failed = training.train_together("ring", row, [0, 1], 3, parts, later, points, device)
+    assert not failed
+    for one, two in zip(records, again, strict=True):
+        assert one["epochs"] == 3
+        assert without_times(one) == without_times(two)
+    for seed in range(2):
+        first, second = (states(f / f"ring-{row}-{seed}.npz") for f in (whole, parts))
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("row", "part"), [("MD", "critic"), ("WGAN-GP", "generator")])
+def test_a_nan_stops_its_seed_alone(row, part, device, tmp_path):
+    points = 256 * 10 if row == "WGAN-GP" else 1000
+    key, later = ("ring", row), time.time() + 300
+    bench.work_together(key, 1, tmp_path, later, points, device, 2)
+    kept = states(tmp_path / f"ring-{row}-1.npz")
+    player = next(
+        p for k, (p, *_) in training._players.items() if k[:2] == key and k[3] == str(tmp_path)
+    )
+    player.state[part]["values"][0][1, 0, -1] = float("nan")
+    frozen = [v[1].clone() for v in player.state[part]["values"]]
+    found = bench.work_together(key, 2, tmp_path, later, points, device, 2)
+    assert f"{row}, epoch 2, step 1: weights of the {part}" in found["error"]
+    assert found["epochs"] == 2  # of the other seed
+    for now, before in zip(player.state[part]["values"], frozen, strict=True):
+        assert torch.equal(now[1].nan_to_num(7), before.nan_to_num(7))  # not a step further
+    again = states(tmp_path / f"ring-{row}-1.npz")
+    assert all(np.array_equal(kept[name], again[name]) for name in kept)
+    assert (tmp_path / f"ring-{row}-1.failed.json").exists()
+    assert not (tmp_path / f"ring-{row}-0.failed.json").exists()
+
+
 def test_no_row_and_seed_is_trained_twice_at_a_time():
     plan = {("a", 0): [1, 2, 5], ("b", 0): [1, 2, 5], ("c", 0): [None]}
     busy, seen = set(), []
@@ -138,7 +230,7 @@ def test_no_row_and_seed_is_trained_twice_at_a_time():
 
 def test_what_another_process_trains_is_left_to_it(tmp_path):
     key, later = ("ring", "GAN", 0), time.time() + 60
-    with bench.alone(tmp_path / "ring-GAN-0.lock") as mine:
+    with training.alone(tmp_path / "ring-GAN-0.lock") as mine:
         assert mine
         assert bench.work(key, 1, tmp_path, later, TINY) is None
     assert bench.work(key, 1, tmp_path, later, TINY)["epochs"] == 1
@@ -149,6 +241,7 @@ def test_what_another_process_trains_is_left_to_it(tmp_path):
 def store(folder, row, seed, epochs, quality=0.9, group="grid"):
     folder.mkdir(exist_ok=True)
     record = {"set": group, "row": row, "seed": seed, "epochs": epochs, "history": []}
+    record["seconds"] = 2.0 * epochs
     for epoch in range(1, epochs + 1):
         scores = {"modes": 10.0 + seed, "high_quality": quality, "reverse_kl": 0.5}
         scores |= {"variance_ratio": 1.0, "seconds": 2.0, "epoch": epoch}
@@ -291,8 +384,13 @@ def test_toy_runs_resume_and_stop_by_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(planar.Wasserstein, "generator_step", poisoned)
     found = toys.work("swissroll", 3, parts, time.time() + 60, samples=1000)
-    assert found["error"].startswith("swissroll, generator step 3: weights of the generator")
-    assert toys.load_state(parts / "wgan-gp-swissroll-0.npz", planar.Wasserstein(0.1))[0] == resumed
+    assert found["error"].startswith(
+        "swissroll, after 2 generator steps, step 5: weights of the generator"
+    )
+    assert (
+        training.load_state(parts / "wgan-gp-swissroll-0.npz", planar.Wasserstein(0.1))[0]
+        == resumed
+    )
 
 
 def threads(_):
@@ -309,7 +407,7 @@ def test_workers_have_one_thread(monkeypatch):
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "7")
         monkeypatch.delenv(name)
-    bench.single_threaded()
+    training.single_threaded()
     with toys.multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.map(threads, [0])[0]
     assert found
