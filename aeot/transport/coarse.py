@@ -106,4 +106,4 @@ def correct(
         # Far from the solution the gaps are of another size: measure them again.
         top = (scores + extra.to(scores)).topk(2, 1).values
         unit = max(float((top[:, 0] - top[:, 1]).quantile(0.25)) / 0.288, 1e-12)
-    return heights + extra[torch.from_numpy(labels)], before, m
+    return heights + extra[torch.from_numpy(labels)].to(heights), before, m
