@@ -181,7 +181,7 @@ def work_together(key, epochs, folder, deadline, points=POINTS, device="cuda", s
         stopped = {"error": "; ".join(failed.values())} if failed else {}
         if not records:
             return {"set": name, "row": row} | stopped
-        modes = np.mean([r["history"][-1]["modes"] for r in records])
+        modes = float(np.mean([r["history"][-1]["modes"] for r in records]))
         return {"set": name, "row": row, "epochs": records[0]["epochs"], "modes": modes} | stopped
 
 
