@@ -9,13 +9,13 @@ import os
 
 import numpy as np
 import planar
-from matplotlib.figure import Figure
+from table2_figures import LIMITS, draw, last_of, trajectory
 
 METRICS = {"modes": 1.0, "high_quality": 100.0, "reverse_kl": 1.0, "variance_ratio": 1.0}
 NAMES = {"modes": "modes", "high_quality": "quality", "reverse_kl": "reverse KL"}
 DIGITS = {"modes": 1, "high_quality": 1, "reverse_kl": 3}
 EPOCHS, TRIALS = 400, 10  # of the published protocol
-LIMITS = {"grid": 5.2, "ring": 1.5}
+COMMON = {"grid": 100, "ring": 25}  # epochs at which all rows are compared
 
 
 # What there is: the folder's states, and what was written before
@@ -80,10 +80,11 @@ def summary(values):
     return float(values.mean()), error
 
 
-def horizons(lengths):
-    """The epochs to report: every length that a seed stopped at, if a quarter above the last."""
+def horizons(lengths, common):
+    """The epochs to report: `common`, and lengths that seeds stopped at, a quarter apart."""
+    reached = {common} if max(lengths) >= common else set()
     shown = []
-    for length in sorted(set(lengths)):
+    for length in sorted(reached | set(lengths)):
         if length and (not shown or length >= 1.25 * shown[-1]):
             shown.append(length)
     return shown
@@ -94,7 +95,7 @@ def lines_of(trials):
     if "history" not in trials[0]:  # AE-OT
         return [line_of(trials, trials, None, [r["seconds"] for r in trials])]
     lines = []
-    for epochs in horizons([r["epochs"] for r in trials]):
+    for epochs in horizons([r["epochs"] for r in trials], COMMON[trials[0]["set"]]):
         there = [r for r in trials if r["epochs"] >= epochs]
         last = [r["history"][epochs - 1] for r in there]
         lines.append(line_of(there, last, epochs, [r["seconds"] / r["epochs"] for r in there]))
@@ -116,6 +117,8 @@ def line_of(records, last, epochs, seconds):
     for extra in (*extras, "solve_seconds", "mass_error", "nearest_support"):
         if extra in last[0]:
             line[extra], _ = summary([r[extra] for r in last])
+    if "device" in records[0]:
+        line["device"] = records[0]["device"]
     if "converged" in records[0]:
         line["converged"] = all(r["converged"] for r in records)
     return line
@@ -162,15 +165,23 @@ def remark(row, line, known, why):
     return f"- **{row}**{size}: {', '.join(told)}: {reason.format(**line)}"
 
 
-def markdown(tables, published, why, failures, timing):
+def trained(line):
+    """Where a row was trained and in how many seconds an epoch of a seed, or nothing for AE-OT."""
+    if not line["epochs"]:
+        return "-"
+    return f"{line['seconds']:.2f} ({line.get('device', 'one thread')})"
+
+
+def markdown(tables, published, why, failures, pace):
     pair, minibatch = planar.Wasserstein, planar.Game(kernels=20).critic
     steps = EPOCHS * (100_000 // pair.batch // pair.critic_steps)
     lines = [
         "Written by `benchmarks/bench_table2.py`. Mean ± standard error over seeds, 2500 samples",
-        "per seed. The published protocol is 400 epochs and 10 seeds; a row stands once for every",
-        "number of epochs that some of its seeds have reached.",
-        "**Rows with fewer epochs show how far training has come, not what the method reaches:",
-        "they must not be read against the published column.**",
+        "per seed. The published protocol is 400 epochs and 10 seeds. A row stands once for the",
+        f"epochs at which all are compared ({COMMON['grid']} on the grid, {COMMON['ring']} on the",
+        "ring) and once for those it reached.",
+        "**Rows with fewer than 400 epochs show how far training has come, not what the method",
+        "reaches: they must not be read against the published column.**",
         "",
         "Reverse KL: of the nearest modes of all samples against the histogram of what the row was",
         "trained on (for GANs the 100 000 data, the same number in every mode; for AE-OT its 512",
@@ -180,16 +191,13 @@ def markdown(tables, published, why, failures, timing):
         "98.9 % and whose reverse KL is 0.005 (grid) and 0.001 (ring) where draws are independent;",
         "those of AE-OT are stratified, which takes the first reading below that.",
         "",
-        "Seconds are of one thread: the fastest epoch times 400, or the fastest AE-OT run.",
+        "Seconds of a row on one thread are the fastest fifth of an epoch times five (for AE-OT",
+        "the fastest of three runs), all measured in one call; a full run is 400 epochs. Beside",
+        "them stand the seconds of an epoch and seed where the row was trained: there seeds may",
+        "share each product of a GPU, and several rows the GPU.",
     ]
-    if timing:
-        told = (
-            "Seeds run side by side as processes: an epoch of the GAN took {epoch_alone:.1f}",
-            "processor seconds alone, {epoch_beside_another:.1f} beside another one (load average",
-            "{load_average:.1f}); a layer's product for three seeds {product_batched_us:.0f} µs",
-            "as one batch, {product_one_by_one_us:.0f} µs one by one.",
-        )
-        lines += [line.format(**timing) for line in told]
+    if pace:
+        lines += [f"Machine: {pace['processor']}, load average {pace['load_average']:.1f}."]
     lines += [
         "",
         "WGAN and WGAN-GP are hybrids: networks, batches of "
@@ -207,18 +215,25 @@ def markdown(tables, published, why, failures, timing):
             f"## {name}",
             "",
             "| row | seeds × epochs | modes | quality % | KL to its training set | KL to the data "
-            "| variance | published: modes / quality / KL | s per epoch | s per full run "
-            "| / AE-OT |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| variance | published: modes / quality / KL | s per epoch where trained "
+            "| one thread: s per epoch | s per full run | / AE-OT |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
-        ours = table["AE-OT exact linear"][0]["seconds"] if "AE-OT exact linear" in table else None
+        seconds = pace or {}
+        ours = seconds.get(f"{name} AE-OT exact linear")
         remarks = []
         for row, found in table.items():
             known = published.get(name, {}).get(row)
             told = " / ".join(f"{v:g} ± {e:g}" for v, e in known) if known else "-"
             for line in found:
-                each = f"{line['seconds']:.1f}" if line["epochs"] else "-"
-                run = line["seconds"] * (EPOCHS if line["epochs"] else 1)
+                each = seconds.get(row if line["epochs"] else f"{name} {row}")
+                run = each and each * (EPOCHS if line["epochs"] else 1)
+                timing = (
+                    trained(line),
+                    f"{each:.1f}" if each and line["epochs"] else "-",
+                    f"{run:.{0 if run > 10 else 2}f}" if run else "-",
+                    f"{run / ours:,.0f}" if run and ours else "-",
+                )
                 lines.append(
                     f"| {row} | {len(line['seeds'])} × {line['epochs'] or '-'} "
                     f"| {cell(line['modes'], line['modes_se'], 1)} "
@@ -226,7 +241,7 @@ def markdown(tables, published, why, failures, timing):
                     f"| {cell(line['reverse_kl'], line['reverse_kl_se'], 3)} "
                     f"| {cell(line['reverse_kl_data'], line['reverse_kl_data_se'], 3)} "
                     f"| {cell(line['variance_ratio'], None, 2)} | {told} "
-                    f"| {each} | {run:.1f} | {f'{run / ours:.0f}' if ours else '-'} |"
+                    f"| {' | '.join(timing)} |"
                 )
                 if known and (said := remark(row, line, known, why)):
                     remarks.append(said)
@@ -301,7 +316,7 @@ def report(folder, output, facts, rows, why):
         trials = [rounded(records[k]) for k in keys if k[:2] == (group, row)]
         if trials:
             tables.setdefault(group, {})[row] = lines_of(trials)
-    body = {"side_by_side": body.get("side_by_side")} | facts
+    body = {"pace": body.get("pace")} | facts
     body |= {
         "records": [columns(rounded(records[k])) for k in keys],
         "failures": [
@@ -311,7 +326,7 @@ def report(folder, output, facts, rows, why):
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     replace(output, dump(body))
-    text = markdown(tables, body["published"], why, failures, body["side_by_side"])
+    text = markdown(tables, body["published"], why, failures, body["pace"])
     replace(output.with_suffix(".md"), text)
     kept = {"|".join(map(str, k)): v.astype(np.float16) for k, v in samples.items()}
     np.savez_compressed(output.with_name(output.stem + "_samples.npz"), **kept)
@@ -339,60 +354,3 @@ def chosen(records, samples, rows):
             whole = group == "grid" and row in ("GAN", "PacGAN4")
             kept |= {k: samples[k] for k in mine if k == lead or (whole and k[2] == lead[2])}
     return kept
-
-
-def last_of(samples, group, row):
-    """(epoch, points) of the last samples kept, in the units of the raw data."""
-    key = max((k for k in samples if k[:2] == (group, row)), key=lambda k: k[3])
-    # The Wasserstein pair is trained in the scaling of its own experiments.
-    unit = {"grid": 2.828, "ring": 0.707}[group] if row.startswith("WGAN") else 1.0
-    return key[3], unit * samples[key]
-
-
-def scatter(axis, points, limit, title):
-    axis.scatter(*points.T, s=1.2, c="#1f5fa8", alpha=0.5, linewidths=0)
-    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
-    axis.set_title(title, fontsize=9)
-
-
-def draw(group, panels, path):
-    """The last samples of every row."""
-    across = min(5, len(panels))
-    down = math.ceil(len(panels) / across)
-    figure = Figure(figsize=(2.3 * across, 2.6 * down), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(down, across)).ravel()
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    for axis, (row, epoch, points) in zip(axes, panels, strict=False):
-        scatter(axis, points, LIMITS[group], f"{row}\nepoch {epoch}" if epoch else row)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-
-
-def trajectory(samples, histories, path):
-    """A GAN's samples over training beside AE-OT's, and modes and quality against epochs."""
-    stops = sorted(k for k in samples if k[:2] == ("grid", "GAN"))
-    histories = {row: h for (group, row), h in histories.items() if group == "grid"}
-    if not stops or not histories:
-        return
-    picked = np.unique(np.linspace(0, len(stops) - 1, min(5, len(stops))).round().astype(int))
-    panels = [(f"GAN, epoch {stops[i][3]}", samples[stops[i]]) for i in picked]
-    panels += [(k[1], samples[k]) for k in samples if k[:2] == ("grid", "AE-OT exact linear")]
-    figure = Figure(figsize=(2.2 * max(len(panels), 4), 5.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2.4, 3.2))
-    axes = np.atleast_1d(top.subplots(1, len(panels)))
-    for axis, (title, points) in zip(axes, panels, strict=True):
-        scatter(axis, points, LIMITS["grid"], title)
-    modes, quality = bottom.subplots(1, 2)
-    for number, (row, runs) in enumerate(histories.items()):
-        # Every seed is a line of its own: a mean over fewer and fewer seeds would jump.
-        for which, history in enumerate(runs):
-            epochs = [h["epoch"] for h in history]
-            look = {"color": f"C{number}", "lw": 1.0, "label": row if which == 0 else None}
-            look |= {"marker": "."} if len(epochs) < 3 else {}
-            modes.plot(epochs, [h["modes"] for h in history], **look)
-            quality.plot(epochs, [100 * h["high_quality"] for h in history], **look)
-    for axis, label, ours in ((modes, "modes of 25", 25), (quality, "quality, %", 98.9)):
-        axis.axhline(ours, color="gray", lw=0.8, ls=":")
-        axis.set(xlabel="epoch", ylabel=label, xscale="log")
-    modes.legend(fontsize=7, ncols=2)
-    figure.savefig(path, dpi=110, bbox_inches="tight")

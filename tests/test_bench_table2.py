@@ -271,7 +271,8 @@ def test_every_horizon_has_a_line(tmp_path):
     assert "| GAN | 1 × 400 | 10.0 |" in text
     histories = [len(record["history"]["modes"]) for record in body["records"]]
     assert histories == [400, 100, 100]
-    assert tables.horizons([57, 55, 60, 100]) == [55, 100]  # not a line for every straggler
+    assert tables.horizons([57, 55, 60, 100], 100) == [55, 100]  # not a line for every straggler
+    assert tables.horizons([383], 100) == [100, 383]
 
 
 def test_what_was_written_is_kept(tmp_path):
