@@ -46,7 +46,9 @@ from table2_training import (
     initialise,
     judge,
     mixture,
+    prepare,
     single_threaded,
+    stand,
     train,
     train_together,
 )
@@ -259,6 +261,10 @@ def main():
         if not together:
             keys = [(*key, seed) for key in keys for seed in range(args.seeds)]
         plan = {key: stages if key[1] in GAMES else [None] for key in keys}
+        for name, row in [key for key in plan if together and key[1] in GAMES]:
+            at = {stand(name, row, s, args.folder)[1]["epochs"] for s in range(args.seeds)}
+            if len(at) == 1:
+                prepare(name, row, range(args.seeds), args.folder, args.points, args.device)
         context = multiprocessing.get_context("spawn")
         executor = ThreadPoolExecutor if together else ProcessPoolExecutor
         with executor(args.workers, *([] if together else [context])) as pool:

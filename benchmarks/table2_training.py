@@ -199,13 +199,21 @@ def train_together(name, row, seeds, epochs, folder, deadline, points=POINTS, de
     return [stand(name, row, seed, folder)[1] for seed in seeds], failed
 
 
-def _advance(name, row, seeds, epochs, folder, deadline, points, device):
-    data = mixture(name, row)
+def prepare(name, row, seeds, folder, points=POINTS, device="cuda"):
+    """Put seeds that stand equally far on the device: the player, their records and samples.
+
+    Capturing waits until the device is idle: rows that will share it are prepared before any plays.
+    """
     key = (name, row, tuple(seeds), str(folder))
     if key not in _players:
         games, records, shown = zip(*(stand(name, row, s, folder) for s in seeds), strict=True)
         _players[key] = Together(games, points // games[0].batch, device), records, shown
-    player, records, shown = _players[key]
+    return _players[key]
+
+
+def _advance(name, row, seeds, epochs, folder, deadline, points, device):
+    data, key = mixture(name, row), (name, row, tuple(seeds), str(folder))
+    player, records, shown = prepare(name, row, seeds, folder, points, device)
     latents, rows = np.stack([latents_of(s) for s in seeds]), data.values.numpy()
     saved, failed = time.time(), {}
 
