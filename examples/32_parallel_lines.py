@@ -61,8 +61,9 @@ def main(quick=False):
             print(f"{name}, {label}: {told}")
             axis.plot(0, 0, "+", color="#c1440e", ms=9)  # where the generator starts
             axis.scatter(*points.T, s=2, c="#1f5fa8", alpha=0.5, linewidths=0)
-            axis.set(xlim=(shift - 3, shift + 3) if not shift else (-1, 9), ylim=(-2.5, 2.5))
-            axis.set(xticks=[], yticks=[])
+            middle, reach = (4, 5) if shift else (0, 3)
+            axis.set(xlim=(middle - reach, middle + reach), ylim=(-0.8 * reach, 0.8 * reach))
+            axis.set(aspect="equal", xticks=[], yticks=[])
             share = sum(s for s, _ in parts)
             title = label if axis is row[0] else f"{label}, {rounds} rounds"
             axis.set_title(f"{title}\n{100 * share:.0f} % of samples within {NEAR}", fontsize=10)

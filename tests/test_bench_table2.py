@@ -394,6 +394,34 @@ def test_toy_runs_resume_and_stop_by_name(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_toys_train_together_as_they_do_alone_and_resume(device, tmp_path):
+    names, later = ["ring", "swissroll"], time.time() + 300
+    (tmp_path / "alone").mkdir()
+    for folder, stops in (("whole", (3,)), ("parts", (1, 3))):
+        for steps in stops:
+            toys.train_together(names, steps, tmp_path / folder, later, device, every=1, judged=1)
+    for name in names:
+        alone, record = toys.train(name, 3, tmp_path / "alone", every=1)
+        (one, first), (two, second) = (
+            toys.stand(name, 0, tmp_path / folder) for folder in ("whole", "parts")
+        )
+        start = planar.Wasserstein(toys.PENALTY)
+        training.initialise(start, "WGAN-GP", 0)
+        for part in ("generator", "critic"):
+            np.testing.assert_array_equal(one.networks[part].theta, two.networks[part].theta)
+            moved = alone.networks[part].theta - start.networks[part].theta
+            apart = alone.networks[part].theta - one.networks[part].theta
+            assert np.linalg.norm(apart) < 0.2 * np.linalg.norm(moved)
+        assert [h["step"] for h in first["history"]] == [1, 2, 3]
+        for ours, theirs in zip(first["history"], record["history"], strict=True):
+            assert ours["gap"] == pytest.approx(theirs["gap"], rel=0.05)
+        assert without_times(first) == without_times(second)
+    toys.train(names[0], 4, tmp_path / "whole", every=1)
+    with pytest.raises(ValueError, match="equally far"):
+        toys.train_together(names, 5, tmp_path / "whole", later, device, every=1)
+
+
 def threads(_):
     import threadpoolctl  # after the worker's own libraries
 
