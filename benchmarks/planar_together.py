@@ -242,13 +242,12 @@ class Together:
     def _step(self):
         """The compiled turns, which games of one kind and shape share."""
         everything, game = self._arguments(), self.game
-        key = (type(game), game.packing, game.critic.kernels, getattr(game, "clip", None))
+        baked = (getattr(game, name, None) for name in ("clip", "penalty"))
+        key = (type(game), game.packing, game.critic.kernels, *baked)
         key += (tuple(self.real.shape), self.device)
         if key not in _compiled:
             traced = make_fx(lambda *given: self._turns(*given))(*everything)
-            self.state, self.real, self.noise, self.share, self.now, self.alive, self.fault = (
-                everything
-            )
+            self.state, _, _, _, self.now, self.alive, self.fault = everything  # not the traced
             _compiled[key] = torch.compile(traced, dynamic=False)
         return _compiled[key]
 
