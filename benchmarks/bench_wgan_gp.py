@@ -290,7 +290,10 @@ def main():
     single_threaded()  # workers are started anew, so that their libraries see it
     deadline = time.time() + 60 * args.minutes
     if args.device != "cpu":
-        train_together(args.sets, args.steps, args.folder / "toys", deadline, args.device)
+        try:
+            train_together(args.sets, args.steps, args.folder / "toys", deadline, args.device)
+        except FloatingPointError as error:
+            sys.exit(str(error))
     if args.train_only:
         return
     tasks = [(name, args.steps, args.folder / "toys", deadline, args.samples) for name in args.sets]
