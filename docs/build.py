@@ -40,11 +40,12 @@ img {{ max-width: 100%; height: auto; background: white; }}
 
 def pages():
     """Name -> Markdown, the README first, under the name of a site's first page."""
-    found = {path.stem: path.read_text() for path in sorted(HERE.glob("*.md"))}
+    # The pages stand one level deeper than their sources.
+    found = {p.stem: p.read_text().replace("](../", "](../../") for p in sorted(HERE.glob("*.md"))}
     # The README links from one level up.
     readme = (HERE.parent / "README.md").read_text().replace("](docs/", "](")
     readme = readme.replace("](CHANGELOG.md)", "](changelog.md)")
-    found["index"] = re.sub(r"\]\((?=examples/|LICENSE)", "](../../", readme)
+    found["index"] = re.sub(r"\]\((?=examples/|benchmarks/|LICENSE)", "](../../", readme)
     found["changelog"] = (HERE.parent / "CHANGELOG.md").read_text()
     return {name: found[name] for name in sorted(found, key=_rank)}
 
