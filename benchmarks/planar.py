@@ -145,6 +145,7 @@ class Wasserstein:
         self.generator = Network([2, *[512] * 3, 2], RELU)
         self.critic = Network([2, *[512] * 3, 1], RELU)
         self.networks = {"generator": self.generator, "critic": self.critic}
+        self.rate = 1e-4 if clip is None else 5e-5
         self.norms = np.ones(1, np.float32)
         self.gap = 0.0
 
@@ -159,9 +160,9 @@ class Wasserstein:
 
     def _move(self, network):
         if self.clip is None:
-            network.adam(1e-4, 0.5, 0.9)
+            network.adam(self.rate, 0.5, 0.9)
         else:
-            network.rmsprop(5e-5)
+            network.rmsprop(self.rate)
 
     def critic_step(self, real, noise, share):
         """One critic update on real (batch, 2), noise (batch, 2) and fractions (batch,)."""

@@ -215,12 +215,12 @@ class Together:
 
     def _move(self, name, grads):
         if self.game.clip is None:
-            self._adam(name, grads, 1e-4, 0.5, 0.9)
+            self._adam(name, grads, self.game.rate, 0.5, 0.9)
         else:
             state = self.state[name]
             for value, second, grad in zip(state["values"], state["second"], grads, strict=True):
                 new = second + 0.01 * (grad * grad - second)
-                self._put(value, value - 5e-5 * grad / (new.sqrt() + 1e-8))
+                self._put(value, value - self.game.rate * grad / (new.sqrt() + 1e-8))
                 self._put(second, new)
 
     def _adam(self, name, grads, rate, beta1, beta2):

@@ -362,6 +362,27 @@ def test_the_distance_sees_a_small_shift_of_the_ring():
     assert 0.001 < found["w_floor"] < 0.03
 
 
+def test_a_settled_critic_is_best_along_its_own_direction():
+    game = planar.Wasserstein(toys.PENALTY)
+    training.initialise(game, "WGAN-GP", 0)
+    noise = np.random.default_rng(1).normal(size=(2500, 2)).astype(np.float32)
+    real = toys.stream("ring", 2500, 1).values.numpy()
+    share = np.linspace(0, 1, 2500, dtype=np.float32)[:, None]
+
+    def excess():
+        # d/dt of gap - penalty E (slope - 1)^2 where the critic is multiplied by 1 + t
+        fake = game.generator.evaluate(noise)
+        slope = game.critic.slopes_at(fake + share * (real - fake))
+        gap = game.critic.evaluate(real).mean() - game.critic.evaluate(fake).mean()
+        return gap / (2 * toys.PENALTY * ((slope - 1) * slope).mean()) - 1
+
+    before, held = excess(), game.generator.theta.copy()
+    toys.settle(game, "ring", 0, steps=260)
+    assert abs(excess()) < 0.1 < abs(before)
+    np.testing.assert_array_equal(game.generator.theta, held)
+    assert game.rate == 1e-4
+
+
 def test_toy_runs_resume_and_stop_by_name(tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
@@ -374,7 +395,7 @@ def test_toy_runs_resume_and_stop_by_name(tmp_path, monkeypatch):
     assert [{k: v for k, v in h.items() if k not in drop} for h in record["history"]] == [
         {k: v for k, v in h.items() if k not in drop} for h in resumed["history"]
     ]
-    facts = toys.verdict(game, "swissroll", 0, samples=2000, blocks=2)
+    facts = toys.verdict(game, "swissroll", 0, samples=2000, blocks=2, steps=2)
     assert facts["expected"] == pytest.approx(1 + facts["w"] / 0.2)
     assert facts["w"] > 10 * facts["w_floor"] > 0  # an untrained generator is far away
     text = toys.markdown([record | {"verdict": facts}, {"set": "ring", "steps": 0}])
