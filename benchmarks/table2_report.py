@@ -81,11 +81,11 @@ def summary(values):
 
 
 def horizons(lengths, common):
-    """The epochs to report: `common`, and lengths that seeds stopped at, a quarter apart."""
-    reached = {common} if max(lengths) >= common else set()
+    """The epochs to report: `common`, a full run, and lengths seeds stopped at, a quarter apart."""
+    always = {length for length in (common, EPOCHS) if max(lengths) >= length}
     shown = []
-    for length in sorted(reached | set(lengths)):
-        if length and (not shown or length >= 1.25 * shown[-1]):
+    for length in sorted(always | set(lengths)):
+        if length and (length in always or not shown or length >= 1.25 * shown[-1]):
             shown.append(length)
     return shown
 
@@ -93,17 +93,21 @@ def horizons(lengths, common):
 def lines_of(trials):
     """Summarise a row's records, a line for each number of epochs that some seeds have reached."""
     if "history" not in trials[0]:  # AE-OT
-        return [line_of(trials, trials, None, [r["seconds"] for r in trials])]
+        return [line_of(trials, trials, None)]
     lines = []
     for epochs in horizons([r["epochs"] for r in trials], COMMON[trials[0]["set"]]):
         there = [r for r in trials if r["epochs"] >= epochs]
         last = [r["history"][epochs - 1] for r in there]
-        lines.append(line_of(there, last, epochs, [r["seconds"] / r["epochs"] for r in there]))
+        lines.append(line_of(there, last, epochs))
     return lines
 
 
-def line_of(records, last, epochs, seconds):
-    line = {"seeds": [r["seed"] for r in records], "epochs": epochs, "seconds": min(seconds)}
+def line_of(records, last, epochs):
+    line = {"seeds": [r["seed"] for r in records], "epochs": epochs, "seconds": {}}
+    for record in records:  # of an epoch or of AE-OT, the fastest of each machine
+        place, each = record.get("device", "one thread"), record["seconds"]
+        each /= record.get("epochs", 1)
+        line["seconds"][place] = min(each, line["seconds"].get(place, each))
     values = {
         metric: [None if r[metric] is None else scale * r[metric] for r in last]
         for metric, scale in METRICS.items()
@@ -117,8 +121,6 @@ def line_of(records, last, epochs, seconds):
     for extra in (*extras, "solve_seconds", "mass_error", "nearest_support"):
         if extra in last[0]:
             line[extra], _ = summary([r[extra] for r in last])
-    if "device" in records[0]:
-        line["device"] = records[0]["device"]
     if "converged" in records[0]:
         line["converged"] = all(r["converged"] for r in records)
     return line
@@ -169,7 +171,7 @@ def trained(line):
     """Where a row was trained and in how many seconds an epoch of a seed, or nothing for AE-OT."""
     if not line["epochs"]:
         return "-"
-    return f"{line['seconds']:.2f} ({line.get('device', 'one thread')})"
+    return ", ".join(f"{seconds:.2f} ({place})" for place, seconds in line["seconds"].items())
 
 
 def markdown(tables, published, why, failures, pace):
@@ -308,7 +310,10 @@ def report(folder, output, facts, rows, why):
     trained = {k: r for k, r in fresh_records.items() if r.get("epochs", 1)}
     records = merge(records, trained)
     failures = {k: e for k, e in failures.items() if k not in fresh_records} | fresh_failures
-    samples = chosen(records, samples | fresh_samples, rows)
+    newer = {key for key, record in trained.items() if records[key] is record}
+    samples = {k: v for k, v in samples.items() if k[:3] not in newer}
+    samples |= {k: v for k, v in fresh_samples.items() if k[:3] in newer}
+    samples = chosen(records, samples, rows)
     order = [(g, r) for g in LIMITS for r in rows]
     keys = sorted((k for k in records if k[:2] in order), key=lambda k: (order.index(k[:2]), k[2]))
     tables = {}
