@@ -78,7 +78,7 @@ def test_toy_runs_resume_and_stop_by_name(tmp_path, monkeypatch):
     assert facts["expected"] == pytest.approx(1 + facts["w"] / 0.2)
     assert facts["w"] > 10 * facts["w_floor"] > 0  # an untrained generator is far away
     text = toys.markdown([record | {"verdict": facts}, {"set": "ring", "steps": 0}])
-    assert f"| swissroll | 2 | {facts['w']:.4f} ± {facts['w_se']:.4f} |" in text
+    assert f"| swissroll | 2 (0) | {facts['w']:.4f} ± {facts['w_se']:.4f} |" in text
 
     def poisoned(self, noise):
         self.generator.theta[3] = np.nan
