@@ -120,6 +120,10 @@ def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything arr
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise fail(name, "have no masked entries", f"{np.ma.count_masked(value)} of them")
     try:
+        if isinstance(value, (list, tuple)) and any(torch.is_tensor(v) and v.ndim for v in value):
+            value = torch.stack([torch.as_tensor(v) for v in value])
+        elif isinstance(value, (list, tuple)) and any(isinstance(v, np.ndarray) for v in value):
+            value = np.asarray(value)
         tensor = torch.as_tensor(forward(value))
     except (TypeError, ValueError, RuntimeError) as error:
         got = f"{type(value).__name__} ({error})"

@@ -144,6 +144,20 @@ def save(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def _restored(directory: str | os.PathLike) -> Path:
+    """Return the path, after putting back what a kill between the renames of `save` left aside."""
+    path = Path(directory).expanduser().absolute()
+    if not path.exists() and _previous(path).is_dir():
+        with contextlib.suppress(OSError):
+            os.replace(_previous(path), path)
+    return path
+
+
+def holds_save(directory: str | os.PathLike) -> bool:
+    """Return whether `load` would find something there."""
+    return (_restored(directory) / _MANIFEST).is_file()
+
+
 def load(
     directory: str | os.PathLike, *, kind: str, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -161,11 +175,7 @@ def load(
         ValueError: If nothing is there, a file is missing, changed or of an unknown format, or
             the saved class is another one.
     """
-    path = Path(directory).expanduser().absolute()
-    if not path.exists() and _previous(path).is_dir():
-        # A process was killed between the two renames of `save`.
-        with contextlib.suppress(OSError):
-            os.replace(_previous(path), path)
+    path = _restored(directory)
     if not (path / _MANIFEST).is_file() and (path / "model" / _MANIFEST).is_file():
         path = path / "model"
     if not (path / _MANIFEST).is_file():

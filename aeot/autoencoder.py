@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from aeot import _check, _io, training
 from aeot._rng import forked, generator
 from aeot.data import Dataset, indices, tensors
+from aeot.data.arrays import digest
 from aeot.networks.autoencoder import ARCHITECTURES, autoencoder_pair
 from aeot.rows import PRECISIONS, Rows, apply, resolve_device, resolve_precision
 
@@ -133,7 +134,9 @@ class Autoencoder:
             encoder, decoder = self._build()
         self.encoder_, self.decoder_ = encoder.to(device), decoder.to(device)
         rows = Rows(trained, device, shift=self.shift_, scale=self.scale_)
-        options = {"checkpoint": checkpoint, "log": log, "on_step": on_step}
+        facts = {**_io.arguments(self), "steps": steps, **digest(trained)}
+        del facts["device"]  # any may go on
+        options = {"checkpoint": checkpoint, "facts": facts, "log": log, "on_step": on_step}
         encoder, decoder = self.encoder_, self.decoder_
         both = {"encoder": encoder, "decoder": decoder}
         history = self._train(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from aeot import _check, _io
@@ -44,6 +45,7 @@ def run(
     steps: int,
     state: Stateful | Mapping[str, Stateful] | None = None,
     checkpoint: str | os.PathLike | None = None,
+    facts: Mapping[str, Any] | None = None,
     on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
     every: int = 100,
     checkpoint_seconds: float = 60.0,
@@ -67,6 +69,8 @@ def run(
         checkpoint: Directory to resume from, if it exists, and to write to. It is replaced whole,
             at most once in `checkpoint_seconds`, at the end, and when the run is interrupted; an
             interrupt takes it back to the last record or the last writing.
+        facts: Plain values that must be what they were when the checkpoint began, such as
+            the arguments of the estimator and what tells its data from others (its `digest`).
         on_step: Called as ``on_step(step, record)`` after each step, counted from 1, with what
             that step measured; returning True ends the run.
         every: Steps per record of the history; a record holds means over them.
@@ -79,9 +83,11 @@ def run(
         those it resumed from) and the means.
 
     Raises:
-        Diverged: If a measured value, or the state at a record, is not finite. The message names
-            it; `state` and the checkpoint are back at the last record or writing.
-        ValueError: If the checkpoint belongs to something else, or cannot be written.
+        Diverged: If a measured value or a weight after a step, or any state at a record, is not
+            finite. The message names it; `state` and the checkpoint are back at the last record
+            or writing.
+        ValueError: If the checkpoint belongs to something else, stands beyond `steps`, or it or
+            `log` cannot be written.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor(0.0))
@@ -102,8 +108,13 @@ def run(
         if state is None:
             raise _check.fail("state", "be given with a checkpoint", "None")
         checkpoint = _io.check_writable(checkpoint)
-    keeper = _Keeper(state, checkpoint, checkpoint_seconds)
+    if log is not None:
+        _append(log)
+    keeper = _Keeper(state, checkpoint, checkpoint_seconds, facts)
     step, history, begun_record = keeper.restore()
+    if step > steps:
+        way_out = "choose another checkpoint to train for less"
+        raise _check.fail("steps", f"be at least {step}, where {checkpoint} stands", steps, way_out)
     elapsed = history[-1]["seconds"] if history else 0.0
     elapsed = begun_record.get("seconds", elapsed)
     begun = time.perf_counter()
@@ -122,6 +133,8 @@ def run(
                     raise _diverged(keeper, f"{key!r} became {value}", step)
                 sums[key] = sums.get(key, 0.0) + value
                 counts[key] = counts.get(key, 0) + 1
+            if bad := keeper.bad_weight():
+                raise _diverged(keeper, f"{bad} became NaN or infinite", step)
             bar.update()
             stop = bool(on_step and on_step(step, {"step": step, **measured})) or step == steps
             seconds = round(elapsed + time.perf_counter() - begun, 3)
@@ -155,9 +168,12 @@ def _from(batches: Iterable[Any] | Callable[[int], Iterable[Any]], step: int) ->
     return islice(iter(batches), step, None)
 
 
-def _append(log: str | os.PathLike, record: dict[str, Any]) -> None:
-    with Path(log).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+def _append(log: str | os.PathLike, *records: dict[str, Any]) -> None:
+    try:
+        with Path(log).open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+    except OSError as error:
+        raise _check.fail("log", "be a file that can be written", f"{log} ({error})") from error
 
 
 def _diverged(keeper: _Keeper, what: str, step: int) -> Diverged:
@@ -174,20 +190,25 @@ class _Keeper:
         state: Stateful | Mapping[str, Stateful] | None,
         directory: Path | None,
         seconds: float,
+        facts: Mapping[str, Any] | None,
     ) -> None:
         if state is not None and not isinstance(state, Mapping):
             state = {"state": state}
         self.state: dict[str, Stateful] = dict(state or {})
         self.directory = directory
         self.seconds = seconds
+        self.facts = json.loads(
+            json.dumps(dict(facts or {}), default=str)
+        )  # as they come back from a file
         self.snapshot: tuple[int, dict[str, torch.Tensor], dict[str, Any]] | None = None
         self.written = True
         self.last_write = time.monotonic()
 
     def restore(self) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
         """Return the step to go on from, the history so far and the record in the making."""
-        if self.directory is not None and (self.directory / "manifest.json").is_file():
+        if self.directory is not None and _io.holds_save(self.directory):
             tensors, config = _io.load(self.directory, kind=_KIND)
+            self._compare(config.get("facts", {}))
             _load(self.state, tensors, config["state"])
             self.snapshot = (config["step"], tensors, config)
             _LOG.info("resumed from %s at step %d", self.directory, config["step"])
@@ -195,6 +216,29 @@ class _Keeper:
         self.take(0, [])
         self.written = True  # nothing worth a file yet
         return 0, [], {}
+
+    def _compare(self, began: dict[str, Any]) -> None:
+        for name, value in self.facts.items():
+            if name in began and began[name] != value:
+                must = f"be {began[name]!r} as when {self.directory} began"
+                raise _check.fail(name, must, repr(value), "or choose another checkpoint")
+
+    def bad_weight(self) -> str | None:
+        """Return the name of a network's weight that is not finite, if there is one."""
+        modules = {k: part for k, part in self.state.items() if isinstance(part, nn.Module)}
+        weights = [weight for part in modules.values() for weight in part.parameters()]
+        if not weights:
+            return None
+        with torch.no_grad():  # a sum loses neither NaN nor infinity, and is the cheapest pass
+            if bool(
+                torch.isfinite(torch.stack([w.sum(dtype=torch.float32) for w in weights])).all()
+            ):
+                return None
+        for name, part in modules.items():
+            for key, weight in part.named_parameters():
+                if not bool(torch.isfinite(weight).all()):
+                    return f"{name}.{key}"
+        return None
 
     def due(self) -> bool:
         """Whether the last writing is so long ago that the next should not wait for a record."""
@@ -213,6 +257,7 @@ class _Keeper:
                 return name
         copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
         config = {"step": step, "history": history, "part": part or {}, "state": skeleton}
+        config["facts"] = self.facts
         self.snapshot, self.written = (step, copies, config), False
         if self.due():
             self.write()

@@ -64,8 +64,18 @@ def test_value_range_maps_black_and_white():
     ],
 )
 def test_bad_arrays_are_named(array, words):
-    with pytest.raises(ValueError, match=f"array must.*{words}|array must.*{words}"):
+    with pytest.raises(ValueError, match=f"^array must.*{words}"):
         aeot.tensors(array)
+    with pytest.raises(ValueError, match=f"^data must.*{words}"):
+        aeot.GAN().fit(array, steps=1)
+
+
+def test_a_list_of_images_is_stacked():
+    images = torch.rand(3, 8, 8)
+    assert torch.equal(aeot.tensors(list(images)).values, aeot.tensors(images).values)
+    assert torch.equal(aeot.tensors(list(images.numpy())).values, aeot.tensors(images).values)
+    with pytest.raises(ValueError, match="array must be a numeric array, got list .*equal size"):
+        aeot.tensors([torch.zeros(8, 8), torch.zeros(9, 9)])
 
 
 @pytest.mark.parametrize("labels", [[0.5, 1.0], [0], [0, -1]])

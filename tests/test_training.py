@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -86,7 +87,10 @@ def test_an_interrupt_between_records_loses_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
+def test_a_killed_process_resumes_to_the_same_weights(tmp_path, request):
+    # A fork cannot use the parent's threads, and sums depend on how many share them.
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(1)
     child = os.fork()
     if child == 0:
 
@@ -95,7 +99,6 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
-            torch.set_num_threads(1)
             Problem().run(25, checkpoint=tmp_path / "run", on_step=die, checkpoint_seconds=0)
         finally:
             os._exit(1)
@@ -182,13 +185,31 @@ def test_a_nan_weight_is_never_written(tmp_path):
                 problem.net[3].bias.fill_(torch.inf)
 
     problem.update = lambda batch: {"loss": 0.0}  # a loss that does not show it
-    with pytest.raises(training.Diverged, match="net.3.bias became NaN or infinite at step 10"):
+    with pytest.raises(training.Diverged, match="net.3.bias became NaN or infinite at step 8"):
         problem.run(20, checkpoint=tmp_path / "run", on_step=poison)
     assert bool(torch.isfinite(problem.weights()).all())
 
 
+def test_a_save_killed_between_its_renames_is_taken_up(tmp_path):
+    Problem().run(10, checkpoint=tmp_path / "run")
+    os.replace(tmp_path / "run", tmp_path / ".run.previous")
+    seen = []
+    Problem().run(12, checkpoint=tmp_path / "run", on_step=lambda step, _: seen.append(step))
+    assert seen == [11, 12]
+
+
 def test_checkpoints_of_something_else_are_refused(tmp_path):
-    Problem().run(5, checkpoint=tmp_path / "run")
+    facts = {"rate": 0.1, "betas": (0.5, 0.9)}
+    Problem().run(5, checkpoint=tmp_path / "run", facts=facts)
+    Problem().run(6, checkpoint=tmp_path / "run", facts=facts | {"new": 1})  # a later version
+    with pytest.raises(ValueError, match=r"rate must be 0\.1 as when .*run began, got 0\.2"):
+        Problem().run(8, checkpoint=tmp_path / "run", facts=facts | {"rate": 0.2})
+    with pytest.raises(ValueError, match="steps must be at least 6, where .*run stands, got 4"):
+        Problem().run(4, checkpoint=tmp_path / "run", facts=facts)
+    seen = []
+    with pytest.raises(ValueError, match="log must be a file that can be written"):
+        Problem().run(8, log=tmp_path / "none" / "log", on_step=lambda *_: seen.append(1))
+    assert not seen
     other = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"state must hold \['other'\]"):
         training.run(
@@ -219,3 +240,28 @@ def test_a_restored_snapshot_survives_further_training(tmp_path):
         problem.optimizer.state.values(), witness.optimizer.state.values(), strict=True
     ):
         assert torch.equal(mine["exp_avg"], theirs["exp_avg"])
+
+
+def test_generators_go_on_only_as_they_began(tmp_path):
+    points = torch.randn(40, 2, generator=generator(0, "points"))
+    small = {"latent_dim": 2, "batch_size": 8, "hidden": 8}
+    run = {"steps": 4, "checkpoint": tmp_path / "gan"}
+    aeot.GAN(**small).fit(points, **run)
+    for model, data, words in (
+        (aeot.LSGAN(**small), points, "class must be 'GAN'"),
+        (aeot.GAN(**small, learning_rate=0.5), points, "learning_rate must be 5e-05"),
+        (aeot.GAN(**small | {"hidden": 9}), points, "hidden must be 8"),
+        (aeot.GAN(**small), points[:33], "rows must be 40"),
+        (aeot.GAN(**small), points + 1e-3, "data must be '"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.fit(data, **run | {"steps": 6})
+    aeot.GAN(**small).fit(points, **run | {"steps": 6})
+    two_stages = aeot.GLANN(latent_dim=2, batch_size=8)
+    two_stages.fit(points, steps=4, checkpoint=tmp_path / "glann")
+    with pytest.raises(ValueError, match="steps must be 4 as when"):  # stages are shares of them
+        two_stages.fit(points, steps=6, checkpoint=tmp_path / "glann")
+    ae = aeot.Autoencoder(latent_dim=2)
+    ae.fit(points, steps=6, checkpoint=tmp_path / "ae")
+    with pytest.raises(ValueError, match="latent_dim must be 2"):
+        aeot.Autoencoder(latent_dim=1).fit(points, steps=6, checkpoint=tmp_path / "ae")

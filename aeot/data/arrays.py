@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -127,40 +128,40 @@ def tensors(
         >>> gray.shape, float(gray[0].max())
         ((1, 8, 8), -1.0)
     """
+    argument = "array" if name == "tensors" else name  # as the caller spells it
     is_bytes = getattr(array, "dtype", None) in (torch.uint8, np.uint8)
-    values = torch.as_tensor(array) if is_bytes else _check.array("array", array)
+    values = torch.as_tensor(array) if is_bytes else _check.array(argument, array)
     if values.ndim and len(values) == 0:
-        argument = "array" if name == "tensors" else name
         raise _check.fail(argument, "hold at least one row", f"shape {tuple(values.shape)}")
     if values.ndim not in (2, 3, 4) or 0 in values.shape:
         requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
-        raise _check.fail("array", requirement, f"shape {tuple(values.shape)}")
+        raise _check.fail(argument, requirement, f"shape {tuple(values.shape)}")
     if values.ndim == 2:
         values = values.to(torch.float32)
     else:
-        values = _channels_first(values)
+        values = _channels_first(argument, values)
         if not is_bytes:
-            values = _to_unit(values, value_range)
+            values = _to_unit(argument, values, value_range)
     return Dataset(values.contiguous(), name, _labels(labels, len(values)), tuple(classes))
 
 
-def _channels_first(values: torch.Tensor) -> torch.Tensor:
+def _channels_first(argument: str, values: torch.Tensor) -> torch.Tensor:
     if values.ndim == 3:
         return values[:, None]
     if values.shape[1] not in (1, 3) and values.shape[3] in (1, 3):
         values = values.permute(0, 3, 1, 2)
     if values.shape[1] not in (1, 3):
-        raise _check.fail("array", "have 1 or 3 channels", f"shape {tuple(values.shape)}")
+        raise _check.fail(argument, "have 1 or 3 channels", f"shape {tuple(values.shape)}")
     return values
 
 
-def _to_unit(values: torch.Tensor, value_range: tuple[float, float]) -> torch.Tensor:
+def _to_unit(argument: str, values: torch.Tensor, value_range: tuple[float, float]) -> torch.Tensor:
     black, white = (_check.real("value_range", edge) for edge in value_range)
     low, high = float(values.min()), float(values.max())
     if not black < white or low < black or high > white:
         got = f"values from {low:g} to {high:g}"
         way_out = "say what black and white are with value_range=(black, white)"
-        raise _check.fail("array", f"lie in [{black:g}, {white:g}]", got, way_out)
+        raise _check.fail(argument, f"lie in [{black:g}, {white:g}]", got, way_out)
     if (black, white) == (-1, 1) and low >= 0 and high > 0:
         warnings.warn(
             "no image value is negative although black is -1; pass value_range=(0, 1) if black "
@@ -186,6 +187,16 @@ def domain(name: str, value: Any) -> Dataset:  # noqa: ANN401
     if isinstance(value, Dataset):
         return value
     return tensors(value, name=name)
+
+
+def digest(data: Dataset) -> dict[str, Any]:
+    """Return what tells this data set from others: its rows, and a hash of some of them."""
+    some = torch.linspace(0, len(data) - 1, min(len(data), 256)).long().to(data.values.device)
+    parts = [data.values[some]] + ([] if data.labels is None else [data.labels[some]])
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        found.update(part.cpu().contiguous().numpy().tobytes())
+    return {"rows": len(data), "data": found.hexdigest()}
 
 
 def unpaired(a: Any, b: Any) -> Domains:  # noqa: ANN401 - data sets or array-likes

@@ -14,7 +14,7 @@ from torch import nn
 
 from aeot import _check, _io, training
 from aeot._rng import forked, generator
-from aeot.data.arrays import Dataset, domain, indices
+from aeot.data.arrays import Dataset, digest, domain, indices
 from aeot.networks import blocks
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class Estimator:
             data: A `Dataset` of images or vectors, or anything `aeot.tensors` takes.
             steps: Updates of the generator in all.
             checkpoint: Directory to resume from, if it exists, and to write to. A run that was
-                cut short and resumed equals one that was not.
+                cut short and resumed equals one that was not; class, arguments and data must be
+                those it began with.
             on_step: Called with the step and what it measured; returning True ends the run.
             log: File that gets one JSON line per record.
 
@@ -96,6 +97,9 @@ class Estimator:
         for module in self._modules.values():
             module.to(data.values.device).train()
         states = self._modules | self._optimizers()
+        facts = {"class": type(self).__name__, **dataclasses.asdict(self), **digest(data)}
+        if not self._open_ended:
+            facts["steps"] = steps
 
         def batches(step: int) -> Iterator[tuple[int, torch.Tensor]]:
             size = self.batch_size * self._multiple
@@ -113,6 +117,7 @@ class Estimator:
                 steps=steps,
                 state=states,
                 checkpoint=checkpoint,
+                facts=facts,
                 on_step=on_step,
                 log=log,
                 name=type(self).__name__,

@@ -15,7 +15,7 @@ from torch import nn
 
 from aeot import _check, _io, training
 from aeot._rng import forked, generator
-from aeot.data.arrays import Domains, loader
+from aeot.data.arrays import Domains, digest, loader
 from aeot.gan import losses, updates
 from aeot.networks import blocks
 from aeot.networks.discriminators import PatchDiscriminator
@@ -118,6 +118,13 @@ class Translator:
         for module in self._modules.values():
             module.to(self.device).train()
         states = self._modules | self._states() | {"schedule": self._schedule}
+        facts = {"class": type(self).__name__, **_io.arguments(self)}
+        del (
+            facts["device"],
+            facts["decay"],
+        )  # any device may go on, and the schedule compares the decay
+        for side, images in (("a", data.a), ("b", data.b)):
+            facts |= {f"{key} of {side}": value for key, value in digest(images).items()}
 
         def batches(step: int) -> Iterator[Any]:
             return enumerate(loader(data, self.batch_size, seed=self.seed, start=step), step)
@@ -145,6 +152,7 @@ class Translator:
                 steps=steps,
                 state=states,
                 checkpoint=checkpoint,
+                facts=facts,
                 on_step=on_step,
                 log=log,
                 name=type(self).__name__,
