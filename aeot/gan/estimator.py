@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -43,6 +44,16 @@ class Estimator:
         _check.integer("seed", self.seed, minimum=0)
         _check.integer("batch_size", self.batch_size)
         _check.choice("precision", self.precision, ("float32", "bfloat16"))
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):  # "no" would be true
+                raise _check.fail(name, "be True or False", repr(value))
+            if name in ("learning_rate", "mapping_rate"):
+                _check.real(name, value, above=0)
+            if name == "betas":
+                numbers = isinstance(value, (tuple, list)) and len(value) == 2
+                if not numbers or not all(0 <= _check.real(name, beta) < 1 for beta in value):
+                    raise _check.fail(name, "be two numbers in [0, 1)", repr(value))
 
     def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         """Make the networks for the facts of a data set: shape, n, classes."""
@@ -93,6 +104,9 @@ class Estimator:
         steps = _check.integer("steps", steps, minimum=0)
         classes = 0 if data.labels is None else int(data.labels.max()) + 1
         self._start({"shape": list(data.shape), "n": len(data), "classes": classes})
+        parts = [part for module in self._modules.values() for part in module.modules()]
+        if self.batch_size == 1 and any(isinstance(part, nn.BatchNorm1d) for part in parts):
+            raise _check.fail("batch_size", "be at least 2", "1", "batch statistics need two rows")
         self._data, self._steps = data, steps
         for module in self._modules.values():
             module.to(data.values.device).train()
@@ -147,21 +161,25 @@ class Estimator:
     def _in_blocks(self, n: int, seed: int, **given: Any) -> torch.Tensor:  # noqa: ANN401
         _check.integer("n", n)
         _check.integer("seed", seed, minimum=0)
+        with self._evaluated():  # 500 at a time bound the memory; each block has its own stream
+            parts = [
+                self._block(start, min(start + 500, n), generator(seed, "sample", start), **given)
+                for start in range(0, n, 500)
+            ]
+        return torch.cat(parts)
+
+    @contextlib.contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """Use the networks without a trace: inside `on_step` training must go on as it was."""
         modes = [(module, module.training) for module in self._modules.values()]
         for module, _ in modes:
             module.eval()
         try:
-            with torch.no_grad():  # 500 at a time bound the memory; each block has its own stream
-                parts = [
-                    self._block(
-                        start, min(start + 500, n), generator(seed, "sample", start), **given
-                    )
-                    for start in range(0, n, 500)
-                ]
-        finally:  # sampling inside `on_step` must leave training as it was
+            with torch.no_grad():
+                yield
+        finally:
             for module, was in modes:
                 module.train(was)
-        return torch.cat(parts)
 
     def _block(self, start: int, stop: int, stream: torch.Generator) -> torch.Tensor:
         return self._generate(stop - start, stream)

@@ -96,7 +96,6 @@ class GAN(Estimator):
         if self.architecture != "auto" and images != (self.architecture == "infogan"):
             what = f"{self.architecture!r} for rows of shape {data.shape}"
             raise _check.fail("architecture", "fit the data", what, "pass 'auto'")
-        _check.real("learning_rate", self.learning_rate, above=0)
         for name in ("critic_steps", "packing"):
             _check.integer(name, getattr(self, name))
         if self.hidden is not None:
@@ -348,10 +347,11 @@ class BEGAN(GAN):
         descend(good - balance * bad, list(self.critic_.parameters()))
         self._movers["critic_optimizer"].step()
         good, bad = good.item(), bad.item()
-        balance = losses.equilibrium(balance, good, bad, ratio=self.ratio, rate=self.rate)
-        self.critic_.balance.fill_(balance)
         measure = good + abs(self.ratio * good - bad)
-        return {"critic_loss": good - balance * bad, "balance": balance, "convergence": measure}
+        facts = {"critic_loss": good - balance * bad, "convergence": measure}
+        balance = losses.equilibrium(balance, good, bad, ratio=self.ratio, rate=self.rate)
+        self.critic_.balance.fill_(balance)  # of the next step
+        return facts | {"balance": balance}
 
     def _generator_step(self, stream: torch.Generator) -> dict[str, float]:
         loss = self._score(self._fakes(self.batch_size, stream)).mean()

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from aeot import _check
 from aeot._rng import generator
+from aeot.data.arrays import domain
 from aeot.gan import losses
 from aeot.gan.estimator import descend, noise
 from aeot.gan.generate import GAN
@@ -91,19 +93,30 @@ class ALI(GAN):
             "generator_loss": pair_loss.item(),
         }
 
-    def encode(self, x: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
+    def encode(
+        self,
+        x: Any,  # noqa: ANN401 - a data set or anything array-like
+        *,
+        seed: int = 0,
+    ) -> torch.Tensor:
         """Infer latents of samples.
 
         Args:
-            x: (B, C, H, W) or (B, d), on the model's device.
+            x: A `Dataset`, or anything `aeot.tensors` takes, of the shape trained on.
             seed: Of the encoder's noise.
 
         Returns:
-            (B, latent_dim).
+            (n, latent_dim), on the model's device.
 
         Raises:
             NotFittedError: Before `fit`.
+            ValueError: If `x` is not finite or of another shape.
         """
         self._check_fitted()
-        with torch.no_grad():
-            return self._encode(x, generator(seed, "encode"))
+        _check.integer("seed", seed, minimum=0)
+        data = domain("x", x)
+        if data.shape != self.shape_:
+            raise _check.fail("x", f"have rows of shape {self.shape_}", str(data.shape))
+        device = next(self.encoder_.parameters()).device
+        with self._evaluated():
+            return self._encode(data[torch.arange(len(data))].to(device), generator(seed, "encode"))

@@ -168,8 +168,7 @@ class GLO(Estimator):
 
     def _check_arguments(self, data: Dataset) -> None:
         super()._check_arguments(data)
-        for name in ("learning_rate", "code_rate"):
-            _check.real(name, getattr(self, name), above=0)
+        _check.real("code_rate", self.code_rate, above=0)
         _check.integer("halve_every", self.halve_every)
 
     def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:

@@ -183,6 +183,11 @@ class ConditionalWGANGP(WGANGP):
     def _check_arguments(self, data: Dataset) -> None:
         super()._check_arguments(data)
         _check.real("condition_penalty", self.condition_penalty, minimum=0)
+        counts = data.labels.bincount()
+        if bool((counts == 0).any()):  # their samples would come from conditions never trained
+            must = f"hold a row of every label from 0 to {len(counts) - 1}"
+            got = f"none of label {int((counts == 0).nonzero()[0])}"
+            raise _check.fail("data", must, got, "number the labels that occur from 0")
 
     def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         classes = facts["classes"]
@@ -232,14 +237,21 @@ class ConditionalWGANGP(WGANGP):
             ValueError: If `labels` has another length or an unknown label.
         """
         self._check_fitted()
-        classes = self._facts["classes"]
+        n, classes = _check.integer("n", n), self._facts["classes"]
         if labels is None:
-            labels = torch.randint(classes, (n,), generator=generator(seed, "labels"))
-        labels = torch.as_tensor(labels)
-        fits = labels.shape == (n,) and not labels.is_floating_point()
-        if not fits or not bool(((labels >= 0) & (labels < classes)).all()):
-            got = f"{labels.dtype} of shape {tuple(labels.shape)}"
-            raise _check.fail("labels", f"be {n} whole numbers below {classes}", got)
+            stream = generator(_check.integer("seed", seed, minimum=0), "labels")
+            labels = torch.randint(classes, (n,), generator=stream)
+        wanted = f"be {n} whole numbers from 0 to {classes - 1}"
+        try:
+            labels = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _check.fail("labels", wanted, f"{type(labels).__name__} ({error})") from error
+        if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise _check.fail("labels", wanted, f"{labels.dtype} of shape {tuple(labels.shape)}")
+        labels = labels.long()
+        unknown = labels[(labels < 0) | (labels >= classes)]
+        if len(unknown):
+            raise _check.fail("labels", wanted, int(unknown[0]))
         return self._in_blocks(n, seed, labels=labels)
 
     def _block(self, start: int, stop: int, stream: torch.Generator, **given: Any) -> torch.Tensor:  # noqa: ANN401

@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
@@ -359,6 +361,16 @@ def test_sampling_inside_a_hook_changes_nothing(ring):
         (BEGAN(ratio=1.5), "ratio must be a finite number > 0 and <= 1, got 1.5"),
         (BEGAN(rate=0.0), "rate must be a finite number > 0"),
         (WGANGP(grouped=True), "data must have labels"),
+        (GAN(simultaneous="no"), "simultaneous must be True or False, got 'no'"),
+        (WGANGP(one_sided="no"), "one_sided must be True or False, got 'no'"),
+        (GAN(betas=(0.5,)), r"betas must be two numbers in \[0, 1\), got \(0.5,\)"),
+        (GAN(betas=0.5), r"betas must be two numbers in \[0, 1\), got 0.5"),
+        (GAN(betas=(0.5, 1.0)), r"betas must be two numbers in \[0, 1\)"),
+        (aeot.VAE(learning_rate=0.0), "learning_rate must be a finite number > 0, got 0"),
+        (aeot.FlowMatching(learning_rate=-1.0), "learning_rate must be a finite number > 0"),
+        (aeot.IMLE(mapping_rate=math.nan), "mapping_rate must be a finite number > 0, got nan"),
+        (GAN(batch_size=1), "batch_size must be at least 2, got 1"),
+        (aeot.IMLE(batch_size=1), "batch_size must be at least 2, got 1"),
     ],
 )
 def test_bad_arguments_are_named_before_any_work(model, message):
@@ -423,3 +435,51 @@ def test_default_networks_have_the_published_sizes():
     assert counts == {"generator": 527_874, "critic": 527_361}
     counts = GAN().fit(torch.zeros(4, 1, 28, 28), steps=0).count_parameters()
     assert counts == {"generator": 6_642_241, "critic": 6_559_169}
+
+
+def test_encoding_while_training_leaves_no_trace(ring):
+    quiet, watched = (ALI(**SMALL) for _ in range(2))
+    quiet.fit(ring, steps=4)
+    codes = []
+    watched.fit(ring, steps=4, on_step=lambda *_: codes.append(watched.encode(ring)))
+    assert same(weights(quiet), weights(watched))
+    assert torch.equal(codes[-1], watched.encode(ring.values.double().tolist()))
+    # A code does not depend on the other rows (torch draws whole sixteens of normals alike).
+    torch.testing.assert_close(codes[-1][:80], watched.encode(ring.values[:80]))
+    for x, words in (
+        (torch.zeros(3, 4), r"x must have rows of shape \(2,\), got \(4,\)"),
+        (torch.full((3, 2), torch.nan), "x must be finite"),
+        (["a"], "x must be a numeric array"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            watched.encode(x)
+
+
+def test_began_records_the_loss_it_minimised(ring):
+    seen = []
+    began = BEGAN(**SMALL, rate=0.5, ratio=0.9)
+    began.fit(ring, steps=2, on_step=lambda step, record: seen.append(record))
+    first, second = seen
+    # The first weight is 0: the loss is that of the data alone, which the measure contains.
+    error = first["convergence"] - abs(first["balance"] / 0.5)
+    assert first["critic_loss"] == pytest.approx(error, rel=1e-5)
+    assert second["balance"] > first["balance"] > 0
+
+
+def test_labels_to_sample_under(ring):
+    wgan = ConditionalWGANGP(**SMALL).fit(ring, steps=1)
+    wanted = wgan.sample(3, labels=[0, 7, 2])
+    for labels in (np.array([0, 7, 2], np.int32), torch.tensor([0, 7, 2], dtype=torch.uint8)):
+        assert torch.equal(wgan.sample(3, labels=labels), wanted)
+    for n, labels, words in (
+        (2, [0, 8], "labels must be 2 whole numbers from 0 to 7, got 8"),
+        (2, ["a", "b"], "labels must be 2 whole numbers from 0 to 7, got list"),
+        (2, [True, False], "labels must be .* got torch.bool"),
+        (-1, None, "n must be a whole number >= 1, got -1"),
+        (2.5, None, "n must be a whole number >= 1, got 2.5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            wgan.sample(n, labels=labels)
+    gap = aeot.tensors(torch.randn(4, 2), labels=[0, 0, 9, 9])
+    with pytest.raises(ValueError, match="every label from 0 to 9, got none of label 1; number"):
+        ConditionalWGANGP(**SMALL).fit(gap, steps=1)
