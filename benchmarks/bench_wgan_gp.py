@@ -29,6 +29,7 @@ import ot
 import planar
 import torch
 from planar_together import Together
+from table2_report import replace
 from table2_training import alone, initialise, load_state, save_state, single_threaded
 
 import aeot
@@ -320,7 +321,7 @@ def markdown(runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sets", nargs="+", default=["ring", "swissroll"])
+    parser.add_argument("--sets", nargs="+", default=list(SIDE), choices=SIDE)
     parser.add_argument("--steps", type=int, default=5000, help="generator steps")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--folder", type=Path, default=HERE.parent / "out" / "table2")
@@ -349,8 +350,9 @@ def main():
             runs[run["set"]] = run
     args.output.parent.mkdir(parents=True, exist_ok=True)
     body = {"environment": environment(), "runs": list(runs.values())}
-    args.output.write_text(json.dumps(body, indent=1) + "\n")
-    args.output.with_suffix(".md").write_text(markdown(list(runs.values())))
+    text = markdown(list(runs.values()))  # if that fails, what was there stays
+    replace(args.output, json.dumps(body, indent=1) + "\n")
+    replace(args.output.with_suffix(".md"), text)
     if failed:
         sys.exit("\n".join(failed))
 

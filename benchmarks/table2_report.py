@@ -10,6 +10,7 @@ import os
 import numpy as np
 import planar
 from table2_figures import LIMITS, draw, last_of, trajectory
+from table2_training import SAMPLES, judge, mixture
 
 METRICS = {"modes": 1.0, "high_quality": 100.0, "reverse_kl": 1.0, "variance_ratio": 1.0}
 NAMES = {"modes": "modes", "high_quality": "quality", "reverse_kl": "reverse KL"}
@@ -174,6 +175,19 @@ def trained(line):
     return ", ".join(f"{seconds:.2f} ({place})" for place, seconds in line["seconds"].items())
 
 
+def chance(name):
+    """What 2500 points spread evenly over the square of the figure score."""
+    data = mixture(name)
+    high = LIMITS[name]
+    points = np.random.default_rng(0).uniform(-high, high, (SAMPLES, 2)).astype(np.float32)
+    found = judge(points, data, data.labels.bincount())
+    return (
+        f"Points spread evenly over a square of side {2 * high:g} find {found['modes']:.0f} modes "
+        f"with a reverse KL of {found['reverse_kl']:.3f} at a quality of "
+        f"{100 * found['high_quality']:.1f} %: where quality is low, modes and KL say little."
+    )
+
+
 def markdown(tables, published, why, failures, pace):
     pair, minibatch = planar.Wasserstein, planar.Game(kernels=20).critic
     steps = EPOCHS * (100_000 // pair.batch // pair.critic_steps)
@@ -215,6 +229,8 @@ def markdown(tables, published, why, failures, pace):
     for name, table in tables.items():
         lines += [
             f"## {name}",
+            "",
+            chance(name),
             "",
             "| row | seeds × epochs | modes | quality % | KL to its training set | KL to the data "
             "| variance | published: modes / quality / KL | s per epoch where trained "
