@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from aeot import _check
 from aeot._rng import forked, generator
 from aeot.gan import losses
 from aeot.networks.discriminators import MLPCritic
+from aeot.training import Diverged
 
 Draw = Callable[[int, torch.Generator], torch.Tensor]
 
@@ -38,14 +40,14 @@ def fit_critic(
     """Train a critic between two fixed distributions.
 
     Args:
-        real: ``draw(n, stream)`` returns points (n, d).
+        real: ``draw(n, stream)`` returns points (n, d), each time others.
         fake: The same for the other side.
         objective: "wasserstein" or "logistic" (a GAN's discriminator).
-        penalty: Weight of the two-sided gradient penalty; 0 for none. It grows to this value over
-            the first half: under a strong penalty a slope that begins with the wrong sign would
-            keep it, because on its way it has to be flat.
+        penalty: Weight of the two-sided gradient penalty; 0 for none, as with `clip`. It grows to
+            this value over the first half: under a strong penalty a slope that begins with the
+            wrong sign would keep it, because on its way it has to be flat.
         where: Where slopes are penalised: "mixed", "real", "fake", or a sampler of such points.
-        clip: Bound on the weights instead of a penalty, or None.
+        clip: Bound on the weights instead of a penalty, or None; it takes ``penalty=0``.
         steps: Updates; Adam's rate falls to zero along a half cosine.
         batch_size: Points of each side per update.
         hidden: Width of the three hidden layers.
@@ -57,12 +59,32 @@ def fit_critic(
         The critic, in eval mode, larger on `real`.
 
     Raises:
-        ValueError: For unknown options.
+        ValueError: If an argument is wrong, or the two sides differ in dimension.
+        aeot.training.Diverged: If the loss or the critic is no longer finite.
     """
     _check.choice("objective", objective, ("wasserstein", "logistic"))
+    _check.real("penalty", penalty, minimum=0)
+    if not callable(where):
+        _check.choice("where", where, ("mixed", "real", "fake"))
+    if clip is not None:
+        _check.real("clip", clip, above=0)
+        if penalty:
+            raise _check.fail("clip", "be None beside a penalty", f"{clip:g}", "pass penalty=0")
+    _check.integer("steps", steps, minimum=0)
+    for name, value in (("batch_size", batch_size), ("hidden", hidden)):
+        _check.integer(name, value)
+    _check.real("leak", leak, minimum=0)
+    _check.real("rate", rate, above=0)
+    _check.integer("seed", seed, minimum=0)
+    for name, draw in (("real", real), ("fake", fake)):
+        if not callable(draw):
+            way_out = "for points x write lambda n, s: x[torch.randint(len(x), (n,), generator=s)]"
+            raise _check.fail(name, "be callable as draw(n, stream)", type(draw).__name__, way_out)
     stream = generator(seed, "fit critic")
+    first = _check.points("real(n, stream)", real(1, stream))
+    _check.points("fake(n, stream)", fake(1, generator(seed, "first fake")), dim=first.shape[1])
     with forked(seed, "critic"):
-        critic = MLPCritic(real(1, stream).shape[1], hidden=hidden, leak=leak)
+        critic = MLPCritic(first.shape[1], hidden=hidden, leak=leak)
     mover = torch.optim.Adam(critic.parameters(), lr=rate, betas=(0.5, 0.9))
     wasserstein = objective == "wasserstein"
     loss_of = losses.wasserstein_critic_loss if wasserstein else losses.logistic_critic_loss
@@ -70,7 +92,7 @@ def fit_critic(
         mover.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         x, y = real(batch_size, stream), fake(batch_size, stream)
         loss = loss_of(critic(x), critic(y))
-        if penalty and clip is None:
+        if penalty:
             if callable(where):
                 points = where(batch_size, stream)
             else:
@@ -78,11 +100,16 @@ def fit_critic(
             weight = penalty * min(1.0, max(2 * step / steps, 0.05)) ** 2
             norms = losses.gradient_norms(critic, points)
             loss = loss + losses.slope_penalty(norms, weight=weight)
+        if not math.isfinite(loss):
+            way_out = "lower rate or penalty, or check what real and fake draw"
+            raise Diverged(f"the critic's loss became {float(loss)} at step {step}; {way_out}")
         mover.zero_grad()
         loss.backward()
         mover.step()
         if clip is not None:
             losses.clip_weights(critic, clip)
+    if not bool(torch.isfinite(critic(first)).all()):
+        raise Diverged("the critic became NaN or infinite in its last step; lower rate or penalty")
     return critic.eval()
 
 
@@ -133,19 +160,38 @@ def alignment(critic: nn.Module, points: torch.Tensor, directions: torch.Tensor)
     return torch.cosine_similarity(-slopes(critic, points), directions.expand_as(points), dim=1)
 
 
-def jensen_shannon(p: torch.Tensor, q: torch.Tensor) -> float:
+def _shares(p: Any, q: Any) -> list[torch.Tensor]:  # noqa: ANN401 - array-like
+    """Return two histograms of one shape in float64, each with sum 1."""
+    shares = []
+    for name, value in (("p", p), ("q", q)):
+        mass = _check.array(name, _check.double(value)).double()
+        if not (bool((mass >= 0).all()) and float(mass.sum()) > 0):
+            got = f"a least value of {float(mass.min()):g}" if mass.numel() else "none"
+            raise _check.fail(name, "hold masses >= 0, at least one of them positive", got)
+        shares.append(mass / mass.sum())
+    if shares[0].shape != shares[1].shape:
+        way_out = "count both in the same bins"
+        raise _check.fail(
+            "q", f"have the shape of p, {tuple(shares[0].shape)}", tuple(shares[1].shape), way_out
+        )
+    return shares
+
+
+def jensen_shannon(p: Any, q: Any) -> float:  # noqa: ANN401 - array-like
     """Return the Jensen-Shannon divergence of two histograms, in nats; log 2 if disjoint.
 
     Args:
-        p: (k,), any positive scale.
-        q: (k,).
+        p: (k,), >= 0, any positive scale.
+        q: (k,), in the same bins.
+
+    Raises:
+        ValueError: If one of them holds no mass or a negative one, or their shapes differ.
 
     Example:
-        >>> import torch
-        >>> round(jensen_shannon(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])), 6)
+        >>> round(jensen_shannon([1.0, 0.0], [0.0, 1.0]), 6)
         0.693147
     """
-    p, q = p.double() / p.double().sum(), q.double() / q.double().sum()
+    p, q = _shares(p, q)
     middle = (p + q) / 2
     parts = [torch.special.xlogy(a, a / middle.clamp(min=1e-300)).sum() for a in (p, q)]
     return float(sum(parts)) / 2
@@ -185,9 +231,14 @@ def parallel_lines(gap: float, dim: int = 2) -> tuple[Draw, Draw]:
     Returns:
         Samplers of the two lines.
 
+    Raises:
+        ValueError: If `gap` is not finite or `dim` below 2.
+
     References:
         M. Arjovsky, S. Chintala, L. Bottou, "Wasserstein GAN", 2017, example 1.
     """
+    _check.real("gap", gap)
+    _check.integer("dim", dim, minimum=2)
 
     def line(at: float) -> Draw:
         def draw(n: int, stream: torch.Generator) -> torch.Tensor:
@@ -205,7 +256,13 @@ def two_islands(gap: float, size: float = 1.0, dim: int = 2) -> tuple[Draw, Draw
 
     Returns:
         Samplers of the two; their distance is gap + size, along straight rays across the gap.
+
+    Raises:
+        ValueError: If `gap` is negative, `size` not positive or `dim` below 1.
     """
+    _check.real("gap", gap, minimum=0)
+    _check.real("size", size, above=0)
+    _check.integer("dim", dim)
 
     def island(at: float) -> Draw:
         def draw(n: int, stream: torch.Generator) -> torch.Tensor:
@@ -218,32 +275,50 @@ def two_islands(gap: float, size: float = 1.0, dim: int = 2) -> tuple[Draw, Draw
     return island(0.0), island(gap + size)
 
 
-def shortest_paths(n: int, edges: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def _graph(n: int, edges: Any, lengths: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
+    """Return checked edges, int64 (k, 2), and their lengths, float64 (k,)."""
+    pairs = _check.points("edges", _check.double(edges), dim=2, min_rows=0)
+    bad = ((pairs < 0) | (pairs >= n) | (pairs != pairs.round())).any(1)
+    if bool(bad.any()):
+        raise _check.fail("edges", f"hold indices from 0 to {n - 1}", pairs[bad][0].tolist())
+    lengths = _check.array("lengths", _check.double(lengths)).double()
+    if lengths.shape != (len(pairs),):
+        got = f"shape {tuple(lengths.shape)}"
+        raise _check.fail("lengths", f"have shape ({len(pairs)},), one per edge", got)
+    if not bool((lengths > 0).all()):
+        raise _check.fail("lengths", "be positive", float(lengths.min()))
+    return pairs.long(), lengths
+
+
+def shortest_paths(n: int, edges: Any, lengths: Any) -> torch.Tensor:  # noqa: ANN401 - array-like
     """Return all distances along an undirected graph, float64 (n, n); infinity if unconnected.
 
     Args:
         n: Number of nodes.
-        edges: (k, 2) node indices.
+        edges: (k, 2) node indices; of several edges between two nodes the shortest counts.
         lengths: (k,), positive.
 
     Raises:
-        ValueError: If a length is not positive or an index is out of range.
+        ValueError: If a length is not positive, an index out of range, or their numbers differ.
+
+    Example:
+        >>> shortest_paths(2, [[0, 1], [1, 0]], [3.0, 1.0])
+        tensor([[0., 1.],
+                [1., 0.]], dtype=torch.float64)
     """
-    _check.integer("n", n)
-    if not bool((lengths > 0).all()):
-        raise _check.fail("lengths", "be positive", float(lengths.min()))
-    if not bool(((edges >= 0) & (edges < n)).all()):
-        raise _check.fail("edges", f"hold indices from 0 to {n - 1}", edges.flatten().tolist())
-    rows, columns = edges.numpy().T
-    graph = coo_matrix((lengths.double().numpy(), (rows, columns)), shape=(n, n))
+    edges, lengths = _graph(_check.integer("n", n), edges, lengths)
+    order = lengths.argsort()  # a sparse matrix would add edges that are there twice
+    pairs = edges[order].sort(dim=1).values.numpy()
+    pairs, shortest = np.unique(pairs, axis=0, return_index=True)
+    graph = coo_matrix((lengths[order].numpy()[shortest], pairs.T), shape=(n, n))
     return torch.from_numpy(np.ascontiguousarray(dijkstra(graph.tocsr(), directed=False)))
 
 
 def graph_critic(
-    p: torch.Tensor,
-    q: torch.Tensor,
-    edges: torch.Tensor,
-    lengths: torch.Tensor,
+    p: Any,  # noqa: ANN401 - array-like
+    q: Any,  # noqa: ANN401 - array-like
+    edges: Any,  # noqa: ANN401 - array-like
+    lengths: Any,  # noqa: ANN401 - array-like
     *,
     penalty: float = 1000.0,
     steps: int = 4000,
@@ -254,7 +329,7 @@ def graph_critic(
     Only edges are penalised, where they are too steep: that bounds the critic along every path.
 
     Args:
-        p: Mass of each node in the data, (n,).
+        p: Mass of each node in the data, (n,), >= 0, any positive scale.
         q: Mass of each node in the samples, (n,).
         edges: (k, 2) node indices of a connected graph.
         lengths: (k,), positive.
@@ -266,9 +341,16 @@ def graph_critic(
         Critic values (n,), float64; ``<p - q, values>`` estimates the Wasserstein-1 distance.
 
     Raises:
-        ValueError: If the graph is not connected.
+        ValueError: If an argument is wrong or the graph is not connected.
+        aeot.training.Diverged: If a value is no longer finite.
     """
-    p, q, lengths = p.double() / p.sum(), q.double() / q.sum(), lengths.double()
+    _check.real("penalty", penalty, above=0)
+    _check.integer("steps", steps, minimum=0)
+    _check.real("rate", rate, above=0)
+    p, q = _shares(p, q)
+    if p.ndim != 1:
+        raise _check.fail("p", "have shape (n,), one mass per node", f"shape {tuple(p.shape)}")
+    edges, lengths = _graph(len(p), edges, lengths)
     distances = shortest_paths(len(p), edges, lengths)
     if not bool(torch.isfinite(distances).all()):
         raise _check.fail("edges", "connect all nodes", "a graph in several pieces")
@@ -281,4 +363,6 @@ def graph_critic(
         mover.zero_grad()
         loss.backward()
         mover.step()
+    if not bool(torch.isfinite(values).all()):
+        raise Diverged("the values became NaN or infinite; lower rate or penalty")
     return values.detach() - values.detach().mean()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu, softplus
 
-from aeot._check import choice, fail, integer
+from aeot import _check
 
 _EPS = 1e-12  # under the root: a zero gradient then has a zero derivative instead of NaN
 
@@ -113,9 +113,9 @@ def interpolate(
     References:
         Gulrajani et al., Improved training of Wasserstein GANs, 2017, algorithm 1.
     """
-    choice("where", where, ("mixed", "real", "fake"))
+    _check.choice("where", where, ("mixed", "real", "fake"))
     if real.shape != fake.shape:
-        raise fail("fake", f"have the shape of real, {tuple(real.shape)}", tuple(fake.shape))
+        raise _check.fail("fake", f"have the shape of real, {tuple(real.shape)}", tuple(fake.shape))
     if where != "mixed":
         return (real if where == "real" else fake).detach()
     shape = (len(real), *[1] * (real.ndim - 1))
@@ -146,7 +146,8 @@ def perturb(real: torch.Tensor, *, generator: torch.Generator | None = None) -> 
 def gradient_norms(critic: Critic, points: torch.Tensor, *fixed: torch.Tensor) -> torch.Tensor:
     """Return |gradient of critic(points, *fixed) in points|, one per sample, differentiable.
 
-    The norm runs over every axis but the first, in float32 or better whatever autocast says.
+    The norm runs over every axis but the first, in float32 or better whatever autocast says. A
+    critic that does not depend on its points has slope 0 (1e-6 here, for the sake of the root).
     The critic must treat samples one by one: with batch normalisation a per-sample gradient does
     not exist.
 
@@ -167,8 +168,13 @@ def gradient_norms(critic: Critic, points: torch.Tensor, *fixed: torch.Tensor) -
     with torch.enable_grad(), torch.autocast(points.device.type, enabled=False):
         points = points.detach().to(torch.promote_types(points.dtype, torch.float32))
         points.requires_grad_()
-        (slope,) = torch.autograd.grad(critic(points, *fixed).sum(), points, create_graph=True)
-        return (slope.flatten(1).square().sum(1) + _EPS).sqrt()
+        score = critic(points, *fixed).sum()
+        slope = torch.zeros_like(points)
+        if score.requires_grad:
+            (slope,) = torch.autograd.grad(
+                score, points, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+        return (slope.unsqueeze(-1).flatten(1).square().sum(1) + _EPS).sqrt()
 
 
 def slope_penalty(
@@ -185,9 +191,13 @@ def slope_penalty(
     Returns:
         A scalar.
 
+    Raises:
+        ValueError: If `weight` is negative or not finite.
+
     References:
         Gulrajani et al. 2017, eq. 3; the one-sided form is Petzka et al. 2018.
     """
+    _check.real("weight", weight, minimum=0)
     excess = norms - target
     return weight * (relu(excess) if one_sided else excess).square().mean()
 
@@ -208,7 +218,7 @@ def gradient_penalty(
         critic: Maps (B, ...) to one score per sample.
         real: (B, ...).
         fake: (B, ...).
-        weight: Lambda.
+        weight: Lambda, >= 0.
         where: See `interpolate`.
         one_sided: See `slope_penalty`.
         generator: Where the fractions are drawn from.
@@ -243,7 +253,7 @@ def grouped_penalty(
     Args:
         norms: (B,), from `gradient_norms`.
         groups: (B,) whole numbers: the condition or the group of each sample.
-        weight: Lambda.
+        weight: Lambda, >= 0.
         one_sided: See `slope_penalty`.
         worst: Take the largest group's penalty instead of the mean over groups.
 
@@ -279,8 +289,8 @@ def conditional_gradient_penalty(
         critic: Maps (B, ...) and conditions to one score per sample.
         real: (B, ...), row b under condition b.
         fake: (B, ...), row b generated under condition b.
-        condition: (B,) whole numbers, or (B, k) real numbers, which then form one group.
-        weight: Lambda of the slope in the sample.
+        condition: (B,) whole numbers, or (B,) or (B, k) real numbers, which then form one group.
+        weight: Lambda of the slope in the sample, >= 0.
         one_sided: See `slope_penalty`.
         condition_weight: Weight of the mean squared gradient in a real-valued condition, for a
             critic that varies smoothly over it; 0 leaves it out.
@@ -293,11 +303,13 @@ def conditional_gradient_penalty(
         ValueError: If `condition` has another length, or `condition_weight` meets whole numbers.
     """
     if len(condition) != len(real):
-        raise fail("condition", f"have one row per sample, {len(real)}", str(len(condition)))
+        raise _check.fail("condition", f"have one row per sample, {len(real)}", str(len(condition)))
     points = interpolate(real, fake, generator=generator)
     discrete = not condition.is_floating_point()
     if condition_weight and discrete:
-        raise fail("condition_weight", "be 0 for whole-number conditions", f"{condition_weight:g}")
+        raise _check.fail(
+            "condition_weight", "be 0 for whole-number conditions", f"{condition_weight:g}"
+        )
     norms = gradient_norms(critic, points, condition)
     groups = condition if discrete else torch.zeros(len(real), dtype=torch.long)
     penalty, slopes = grouped_penalty(norms, groups, weight=weight, one_sided=one_sided)
@@ -318,11 +330,12 @@ def edge_penalty(
         values: Critic values on the nodes, (n,).
         edges: (k, 2) node indices.
         lengths: (k,), positive.
-        weight: Lambda.
+        weight: Lambda, >= 0.
 
     Returns:
         A scalar.
     """
+    _check.real("weight", weight, minimum=0)
     steps = (values[edges[:, 0]] - values[edges[:, 1]]).abs()
     return weight * relu(steps - lengths).square().mean()
 
@@ -350,9 +363,11 @@ def pack(samples: torch.Tensor, size: int) -> torch.Tensor:
         tensor([[1, 3],
                 [2, 4]])
     """
-    integer("size", size)
+    _check.integer("size", size)
     if len(samples) % size:
-        raise fail("samples", f"have a multiple of {size} rows to be packed", str(len(samples)))
+        raise _check.fail(
+            "samples", f"have a multiple of {size} rows to be packed", str(len(samples))
+        )
     return torch.cat(samples.chunk(size), dim=1)
 
 

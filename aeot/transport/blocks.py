@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from aeot import _check
 from aeot._rng import generator, stream_seed
 from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
 from aeot.transport.heights import center
@@ -103,8 +104,15 @@ def standardise(source: Measure, sites: torch.Tensor, masses: torch.Tensor, seed
 
     Returns:
         The problem; its sites lie on the device of `sites`.
+
+    Raises:
+        ValueError: If the source is one point and there are several sites.
     """
     law, mean, factor = _moments(source, seed)
+    spread, least = float(factor.abs().max()), 1e-12 * float(mean.abs().max())
+    if len(sites) > 1 and spread <= max(least, 1e-149):  # no factor is below 1e-150
+        way_out = "a map sends one point to one site: add noise to the source"
+        raise _check.fail("source", "spread over more than one point", mean.tolist()[:8], way_out)
     y = sites.detach().to("cpu", torch.float64)
     shifted = (y - y.mean(0)) @ factor
     scale = float(shifted.square().mean().sqrt()) or 1.0

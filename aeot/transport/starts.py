@@ -97,7 +97,8 @@ def _counted(problem: Problem, samples: int) -> tuple[GridDensity, int]:
         if block == 0:
             # Stragglers beyond are counted at the edge of the picture.
             low, high = np.quantile(z, [5e-4, 1 - 5e-4], axis=0)
-            margin = 0.05 * (high - low)
+            # A source on a line may leave an axis without any width.
+            margin = np.maximum(0.05 * (high - low), 1e-3)
             low, high = low - margin, high + margin
         place = ((z - low) / (high - low) * _PIXELS).astype(np.int64).clip(0, _PIXELS - 1)
         counts += np.bincount(place[:, 1] * _PIXELS + place[:, 0], minlength=counts.size)

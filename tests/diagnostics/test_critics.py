@@ -1,13 +1,17 @@
 """Critics against distances, directions and slopes that are known."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 from scipy.stats import norm
 
 from aeot.diagnostics import critics
+from aeot.gan import losses
+from aeot.training import Diverged
 
 X = torch.linspace(-9, 11, 4001, dtype=torch.float64)
 GAP = torch.from_numpy(norm.cdf(X) - norm.cdf(X, 1, 2)).abs()  # of the distribution functions
@@ -148,3 +152,96 @@ def test_shortest_paths_by_hand():
         critics.graph_critic(torch.ones(5), torch.ones(5), edges, lengths)
     with pytest.raises(ValueError, match="lengths must be positive"):
         critics.shortest_paths(4, edges, lengths - 1)
+
+
+def test_of_parallel_edges_the_shortest_counts():
+    for edges in ([[0, 1], [0, 1]], [[0, 1], [1, 0]]):
+        for lengths in ([1.0, 3.0], [3.0, 1.0]):
+            assert critics.shortest_paths(2, edges, lengths)[0, 1] == 1
+    # Against Floyd and Warshall, on a graph where most pairs of nodes have several edges.
+    stream = torch.Generator().manual_seed(3)
+    n = 6
+    edges = torch.randint(n, (60, 2), generator=stream)
+    lengths = torch.rand(60, generator=stream, dtype=torch.float64) + 0.1
+    by_hand = torch.full((n, n), math.inf, dtype=torch.float64).fill_diagonal_(0)
+    for (i, j), length in zip(edges.tolist(), lengths.tolist(), strict=True):
+        by_hand[i, j] = by_hand[j, i] = min(float(by_hand[i, j]), length)
+    for k, i, j in itertools.product(range(n), repeat=3):
+        by_hand[i, j] = min(float(by_hand[i, j]), float(by_hand[i, k] + by_hand[k, j]))
+    distances = critics.shortest_paths(n, edges, lengths)
+    torch.testing.assert_close(distances, by_hand)
+    # The penalty on edges knows the same metric: distances cost nothing, steeper values do.
+    for values in distances:
+        assert float(losses.edge_penalty(values, edges, lengths)) == pytest.approx(0, abs=1e-12)
+        assert float(losses.edge_penalty(1.1 * values, edges, lengths)) > 1e-5
+
+
+def line(n, stream):
+    return torch.rand(n, 2, generator=stream)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": -1}, "steps must be a whole number >= 0"),
+        ({"penalty": -1.0}, "penalty must be a finite number >= 0"),
+        ({"penalty": math.nan}, "penalty must be a finite number >= 0"),
+        ({"penalty": 0, "where": "bad"}, "where must be one of"),
+        ({"clip": 0.01}, "clip must be None beside a penalty, got 0.01; pass penalty=0"),
+        ({"clip": -0.01, "penalty": 0}, "clip must be a finite number > 0"),
+        ({"rate": 0.0}, "rate must be a finite number > 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1"),
+        ({"fake": torch.zeros(4, 2)}, "fake must be callable as draw.*got Tensor; for points x"),
+        ({"fake": lambda n, stream: torch.zeros(n, 3)}, "fake.* must have 2 columns, got 3"),
+    ],
+)
+def test_a_critic_refuses_what_it_cannot_train_with(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        critics.fit_critic(**({"real": line, "fake": line, "steps": 2} | wrong))
+
+
+def test_a_critic_that_diverges_says_so():
+    with pytest.raises(Diverged, match="loss became .* at step 1; lower rate"):
+        critics.fit_critic(line, line, rate=1e30, steps=5)
+    with pytest.raises(Diverged, match="last step"):
+        critics.fit_critic(line, line, rate=1e30, steps=1)
+
+
+def test_toys_refuse_what_their_docstrings_exclude():
+    for call, message in [
+        (lambda: critics.parallel_lines(math.nan), "gap must be a finite number"),
+        (lambda: critics.parallel_lines(1.0, dim=1), "dim must be a whole number >= 2"),
+        (lambda: critics.two_islands(-1.0), "gap must be a finite number >= 0"),
+        (lambda: critics.two_islands(1.0, size=0.0), "size must be a finite number > 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_histograms_may_be_lists_and_must_hold_mass():
+    p, q = [5, 3, 2], [1, 1, 8]
+    assert critics.jensen_shannon(p, q) == pytest.approx(jensenshannon(p, q) ** 2)
+    for wrong in (0, [0.0, 0.0, 0.0], [2.0, -1.0, 1.0]):
+        with pytest.raises(ValueError, match="p must hold masses >= 0, at least one"):
+            critics.jensen_shannon(wrong, q)
+    with pytest.raises(ValueError, match=r"q must have the shape of p, \(3,\)"):
+        critics.jensen_shannon(p, [1.0])
+
+
+def test_graph_critic_takes_lists_and_refuses_what_is_no_graph():
+    edges, lengths = [[0, 1], [1, 2]], [1.0, 2.0]
+    values = critics.graph_critic([1, 0, 0], [0, 0, 1], edges, lengths, steps=1500, rate=0.05)
+    assert float(values[0] - values[2]) == pytest.approx(3, rel=0.01)  # all the mass, all the way
+    for wrong, message in [
+        ({"p": [1.0, -1.0, 0.0]}, "p must hold masses >= 0"),
+        ({"q": [1.0, 1.0]}, "q must have the shape of p"),
+        ({"lengths": [1.0]}, r"lengths must have shape \(2,\), one per edge"),
+        ({"edges": [[0, 1], [1, 3]]}, r"edges must hold indices from 0 to 2, got \[1.0, 3.0\]"),
+        ({"edges": [0, 1]}, "edges must have shape"),
+        ({"penalty": -1.0}, "penalty must be a finite number > 0"),
+    ]:
+        right = {"p": [1, 0, 0], "q": [0, 0, 1], "edges": edges, "lengths": lengths, "steps": 1}
+        with pytest.raises(ValueError, match=message):
+            critics.graph_critic(**(right | wrong))
+    with pytest.raises(ValueError, match="lengths must have shape"):
+        critics.shortest_paths(3, edges, [1.0])

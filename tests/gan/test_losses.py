@@ -13,6 +13,7 @@ from aeot.gan import losses
 
 REAL = torch.tensor([2.0, -0.5, 0.3], dtype=torch.float64)
 FAKE = torch.tensor([-1.0, 0.7], dtype=torch.float64)
+LEVEL = torch.tensor(2.0, requires_grad=True)
 
 
 def probability(score):
@@ -130,6 +131,37 @@ def test_penalty_stays_in_float32_under_autocast():
     assert float(norms[0]) == pytest.approx(float(critic.weight.norm()), rel=1e-6)
 
 
+def test_slopes_of_points_that_are_numbers():
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    slopes = losses.gradient_norms(lambda x: x**3, x).detach()
+    assert slopes.numpy() == pytest.approx(3 * x.numpy() ** 2, abs=1e-6)
+    # As a column, they are the same points.
+    column = losses.gradient_norms(lambda x: x[:, 0] ** 3, x[:, None]).detach()
+    torch.testing.assert_close(slopes, column)
+
+
+@pytest.mark.parametrize("constant", [lambda x: torch.ones(len(x)), lambda x: LEVEL.expand(len(x))])
+def test_a_constant_critic_has_slope_zero(constant):
+    x = torch.randn(6, 3)
+    assert float(losses.gradient_norms(constant, x).max()) == pytest.approx(0, abs=1e-5)
+    penalty = losses.gradient_penalty(constant, x, x + 1, weight=7.0)
+    assert float(penalty) == pytest.approx(7, rel=1e-4)  # weight (0 - 1)^2
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan])
+def test_a_penalty_has_no_negative_weight(weight):
+    x, edges = torch.randn(6, 3), torch.tensor([[0, 1]])
+    calls = [
+        lambda: losses.gradient_penalty(lambda x: x.sum(1), x, x + 1, weight=weight),
+        lambda: losses.slope_penalty(x[:, 0], weight=weight),
+        lambda: losses.grouped_penalty(x[:, 0], torch.zeros(6), weight=weight),
+        lambda: losses.edge_penalty(x[:, 0], edges, torch.ones(1), weight=weight),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="weight must be a finite number >= 0"):
+            call()
+
+
 def test_conditional_penalty_counts_conditions_alike_and_reports_them():
     # f(x, y) = s_y <w, x>: the penalty is the mean over conditions of (|s_y| |w| - 1)^2.
     w, scale = torch.tensor([0.6, 0.8]), torch.tensor([1.0, 3.0, -2.0])
@@ -162,6 +194,12 @@ def test_penalty_in_a_real_condition_is_the_mean_squared_slope_in_it():
 
     penalty, _ = losses.conditional_gradient_penalty(critic, x, x + 1, y, condition_weight=2.0)
     assert float(penalty) == pytest.approx(2 * 9, rel=1e-5)
+    # One number per sample may come without an axis of its own.
+    penalty, slopes = losses.conditional_gradient_penalty(
+        lambda x, y: x @ w + 3 * y, x, x + 1, y[:, 0], condition_weight=2.0
+    )
+    assert float(penalty) == pytest.approx(2 * 9, rel=1e-5)
+    assert slopes == pytest.approx({0: 1}, rel=1e-5)
 
 
 def test_dragan_points_stay_above_the_data_by_at_most_half_a_deviation():

@@ -112,6 +112,29 @@ def test_plane_without_geometry_is_solved_on_a_picture(source, weighted):
     assert raw <= 0.02 + floor
 
 
+@pytest.mark.filterwarnings("error")
+def test_source_on_a_line_in_the_plane_is_the_problem_on_the_line():
+    def line(n, generator):
+        x = torch.full((n, 2), 0.5)
+        x[:, 0] = torch.rand(n, generator=generator)
+        return x
+
+    sites = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    s = solve(Sampler(line, dim=2), sites, tol=0.02)
+    assert s.converged, s.message
+    # On a line the map is increasing: the k-th twelfth goes to the site that is k-th along it.
+    x = line(12_000, torch.Generator().manual_seed(1))
+    wanted = sites[:, 0].argsort()[(12 * x[:, 0]).long()]
+    assert float((s.map().cell(x) != wanted).double().mean()) < 0.15
+
+
+def test_source_of_one_point_has_no_map_to_several_sites():
+    for dim in (1, 2, 5):
+        point = Sampler(lambda n, g, dim=dim: torch.full((n, dim), 0.1), dim=dim)
+        with pytest.raises(ValueError, match="source must spread over more than one point"):
+            solve(point, torch.eye(5)[:, :dim] + torch.arange(5.0)[:, None])
+
+
 def test_picture_of_a_gaussian_gives_exact_heights():
     p = slabs(2, n=12, source="gaussian")
     s = solve(p.source, p.sites, p.masses)
