@@ -100,9 +100,10 @@ def fit_critic(
             weight = penalty * min(1.0, max(2 * step / steps, 0.05)) ** 2
             norms = losses.gradient_norms(critic, points)
             loss = loss + losses.slope_penalty(norms, weight=weight)
-        if not math.isfinite(loss):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             way_out = "lower rate or penalty, or check what real and fake draw"
-            raise Diverged(f"the critic's loss became {float(loss)} at step {step}; {way_out}")
+            raise Diverged(f"the critic's loss became {value} at step {step}; {way_out}")
         mover.zero_grad()
         loss.backward()
         mover.step()
