@@ -75,7 +75,7 @@ def run(
             that step measured; returning True ends the run.
         every: Steps per record of the history; a record holds means over them.
         checkpoint_seconds: The shortest time between two checkpoints.
-        log: File to which each record is added as a line of JSON.
+        log: File to which each record is added as a line of JSON; its folder is made.
         name: Shown on the progress bar, which appears when stderr is a terminal.
 
     Returns:
@@ -108,13 +108,13 @@ def run(
         if state is None:
             raise _check.fail("state", "be given with a checkpoint", "None")
         checkpoint = _io.check_writable(checkpoint)
-    if log is not None:
-        _append(log)
     keeper = _Keeper(state, checkpoint, checkpoint_seconds, facts)
     step, history, begun_record = keeper.restore()
     if step > steps:
         way_out = "choose another checkpoint to train for less"
         raise _check.fail("steps", f"be at least {step}, where {checkpoint} stands", steps, way_out)
+    if log is not None:
+        _append(log)
     elapsed = history[-1]["seconds"] if history else 0.0
     elapsed = begun_record.get("seconds", elapsed)
     begun = time.perf_counter()
@@ -170,6 +170,7 @@ def _from(batches: Iterable[Any] | Callable[[int], Iterable[Any]], step: int) ->
 
 def _append(log: str | os.PathLike, *records: dict[str, Any]) -> None:
     try:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
         with Path(log).open("a") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
     except OSError as error:

@@ -208,7 +208,7 @@ def test_checkpoints_of_something_else_are_refused(tmp_path):
         Problem().run(4, checkpoint=tmp_path / "run", facts=facts)
     seen = []
     with pytest.raises(ValueError, match="log must be a file that can be written"):
-        Problem().run(8, log=tmp_path / "none" / "log", on_step=lambda *_: seen.append(1))
+        Problem().run(8, log=tmp_path, on_step=lambda *_: seen.append(1))
     assert not seen
     other = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"state must hold \['other'\]"):
