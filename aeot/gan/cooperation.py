@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from aeot import _check
+from aeot import _check, _rng
 from aeot.measures import Measure, Sampler
 from aeot.transport.solution import Solution
 from aeot.transport.solve import solve_semidiscrete
@@ -44,7 +44,8 @@ def cooperative_update(
         The new generator, and the solution that it composes with the old one.
 
     Raises:
-        ValueError: If the generator's values and the data differ in dimension.
+        ValueError: If an argument is wrong: among others if the generator's values are not finite,
+            differ from the data in dimension, or are all one point (no map takes that to several).
 
     References:
         N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
@@ -59,9 +60,24 @@ def cooperative_update(
                 [1.0000, 0.5000]])
     """
     data = _check.points("data", data)
-    source = Sampler(
-        lambda n, stream: generator(latent.sample(n, generator=stream)), dim=data.shape[1]
-    )
+    if not callable(generator):
+        raise _check.fail("generator", "be callable", type(generator).__name__)
+    if not callable(getattr(latent, "sample", None)):
+        way_out = "for latent points z write Empirical(z)"
+        requirement = "be a measure such as Gaussian(dim=8)"
+        raise _check.fail("latent", requirement, type(latent).__name__, way_out)
+
+    def draw(n: int, stream: torch.Generator | None) -> torch.Tensor:
+        made = generator(latent.sample(n, generator=stream))
+        return _check.points("generator(latent points)", made, dim=data.shape[1])
+
+    with torch.no_grad():
+        first = draw(256, _rng.generator(seed, "first"))
+    if len(data) > 1 and bool((first == first[0]).all()):
+        way_out = "no map takes that to several data: perturb it, or add noise to its values"
+        got = f"{[round(x, 6) for x in first[0].tolist()[:4]]} for each of {len(first)}"
+        raise _check.fail("generator", "send latent points to more than one value", got, way_out)
+    source = Sampler(draw, dim=data.shape[1])
     solution = solve_semidiscrete(source, data, tol=tol, seed=seed)
     brenier = solution.map()
     return lambda z: brenier(generator(z)), solution

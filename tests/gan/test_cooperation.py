@@ -48,3 +48,23 @@ def test_every_datum_is_made_equally_often():
 def test_dimensions_must_agree():
     with pytest.raises(ValueError, match="have 2 columns"):
         cooperative_update(lambda z: z[:, :1], aeot.UniformBox(dim=2), torch.eye(2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_collapsed_generator_is_named_and_a_flat_one_is_carried_on():
+    box, data = aeot.UniformBox(dim=2), torch.tensor([[0.0, 0.3], [1.0, -0.5], [2.0, 0.1]])
+    with pytest.raises(ValueError, match="generator must send latent points to more than one"):
+        cooperative_update(lambda z: z * 0, box, data)
+    with pytest.raises(ValueError, match=r"generator\(latent points\) must be finite"):
+        cooperative_update(lambda z: z * torch.nan, box, data)
+    with pytest.raises(ValueError, match="generator must be callable"):
+        cooperative_update(data, box, data)
+    with pytest.raises(ValueError, match="latent must be a measure.*got Tensor"):
+        cooperative_update(lambda z: z, data, data)
+    # One datum is the value of the only map there is.
+    update, _ = cooperative_update(lambda z: z * 0, box, data[:1])
+    assert update(torch.rand(3, 2)).tolist() == [data[0].tolist()] * 3
+    # One axis constant: the map is increasing along the other, a third for each datum.
+    update, _ = cooperative_update(lambda z: z * torch.tensor([1.0, 0.0]), box, data, tol=0.02)
+    at = torch.tensor([[0.1, 0.9], [0.3, 0.0], [0.5, 0.5], [0.7, 0.2], [0.9, 0.7]])
+    assert update(at).tolist() == data[[0, 0, 1, 2, 2]].tolist()
