@@ -105,21 +105,26 @@ def main(quick=False):
 
 # %%
 def draw(curve, ours, seconds, level, data, before, after, alternated, lines):
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
     top, bottom = figure.subfigures(2, 1)
+    # The untrained network's samples reach further than the others, which share one frame.
+    reach = {"generator before (wider frame)": 1.05 * float(before.abs().max())}
     for axis, (title, points) in zip(
         top.subplots(1, 4),
         {
             "data": data,
-            "generator before": before,
-            "after one cooperative update": after,
+            "generator before (wider frame)": before,
+            "one update: points of the 200 data": after,
             f"WGAN-GP, {curve[-1][0]} steps": alternated,
         }.items(),
         strict=True,
     ):
         axis.scatter(*points.T, s=1, c="#1f5fa8", alpha=0.4, linewidths=0)
-        axis.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[], yticks=[])
-        axis.set_title(title, fontsize=10)
+        r = reach.get(title, 2.2)
+        axis.set(xlim=(-r, r), ylim=(-r, r), aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+        outside = int((points.abs() > r).any(1).sum())
+        told = f"\n{outside} of {len(points)} outside the frame" if outside else ""
+        axis.set_title(title + told, fontsize=10)
     left, middle, right = bottom.subplots(1, 3)
     steps, times, values = zip(*curve, strict=True)
     for axis, along, label, at in (
@@ -133,10 +138,14 @@ def draw(curve, ours, seconds, level, data, before, after, alternated, lines):
     left.legend(fontsize=8)
     left.set_title("200 data, networks of 64 units, batches of 256", fontsize=10)
     right.loglog(*zip(*lines, strict=True), "o-", color="#1f5fa8")
-    right.set(xlabel="data", ylabel="mean distance to the exact map")
+    right.set(xlabel="data (log scale)", ylabel="mean distance to the exact map (log)")
     right.minorticks_off()
-    right.set_xticks([n for n, _ in lines], [str(n) for n, _ in lines])
-    right.set_yticks([gap for _, gap in lines], [f"{gap:.2f}" for _, gap in lines])
+    right.set(xlim=(24, 1000), ylim=(0.1, 1))
+    for axis, marks in ((right.xaxis, (32, 64, 128, 256, 512)), (right.yaxis, (0.1, 0.2, 0.5, 1))):
+        axis.set_ticks(marks, [f"{mark:g}" for mark in marks])
+    for n, gap in lines:
+        right.annotate(f"{gap:.2f}", (n, gap), (6, 4), textcoords="offset points", fontsize=9)
+    right.grid(color="#dddddd", lw=0.6)
     right.set_title("Gaussian to Gaussian, one update", fontsize=10)
     OUT.mkdir(exist_ok=True)
     path = OUT / "30_cooperation.png"
