@@ -290,7 +290,7 @@ class DRAGAN(GAN):
         self, real: torch.Tensor, fake: torch.Tensor, stream: torch.Generator
     ) -> tuple[torch.Tensor | float, dict[str, float]]:
         # Drawn on the CPU like all noise, so that every device trains on the same numbers.
-        points = losses.perturb(real.cpu(), generator=stream).to(real.device)
+        points = losses.perturb(real, generator=stream)
         norms = losses.gradient_norms(self.critic_, points)
         facts = {"gradient_norm": norms.detach().mean().item()}
         return losses.slope_penalty(norms, weight=self.penalty), facts

@@ -119,8 +119,10 @@ def interpolate(
     if where != "mixed":
         return (real if where == "real" else fake).detach()
     shape = (len(real), *[1] * (real.ndim - 1))
-    share = torch.rand(shape, generator=generator, dtype=real.dtype, device=real.device)
-    return torch.lerp(fake.detach(), real.detach(), share)
+    # On the stream's device: one seed then draws the same numbers wherever the samples are.
+    device = real.device if generator is None else generator.device
+    share = torch.rand(shape, generator=generator, dtype=real.dtype, device=device)
+    return torch.lerp(fake.detach(), real.detach(), share.to(real.device))
 
 
 def perturb(real: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -137,10 +139,10 @@ def perturb(real: torch.Tensor, *, generator: torch.Generator | None = None) -> 
         (B, ...), detached.
     """
     real = real.detach()
-    kind = {"dtype": real.dtype, "device": real.device}
+    kind = {"dtype": real.dtype, "device": real.device if generator is None else generator.device}
     noise = torch.rand(real.shape, generator=generator, **kind)
     share = torch.rand((len(real), *[1] * (real.ndim - 1)), generator=generator, **kind)
-    return real + share * 0.5 * real.std(correction=0) * noise
+    return real + (share * 0.5 * noise).to(real.device) * real.std(correction=0)
 
 
 def gradient_norms(critic: Critic, points: torch.Tensor, *fixed: torch.Tensor) -> torch.Tensor:
@@ -234,6 +236,7 @@ def gradient_penalty(
         >>> gradient_penalty(lambda x: x @ w, x, x + 1, weight=10.0)
         tensor(160.)
     """
+    _check.real("weight", weight, minimum=0)
     points = interpolate(real, fake, where=where, generator=generator)
     return slope_penalty(gradient_norms(critic, points), weight=weight, one_sided=one_sided)
 

@@ -137,10 +137,8 @@ class WGANGP(GAN):
     def _penalty(
         self, real: torch.Tensor, fake: torch.Tensor, stream: torch.Generator
     ) -> tuple[torch.Tensor | float, dict[str, float]]:
-        # Drawn on the CPU like all noise, so that every device trains on the same numbers.
-        share = torch.rand((len(real), *[1] * (real.ndim - 1)), generator=stream)
-        places = {"mixed": torch.lerp(fake, real, share.to(real)), "real": real, "fake": fake}
-        return self._penalty_at(places[self.where])
+        points = losses.interpolate(real, fake, where=self.where, generator=stream)
+        return self._penalty_at(points)
 
     def _penalty_at(self, points: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         norms = losses.gradient_norms(self._score, points)
