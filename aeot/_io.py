@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import inspect
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -65,15 +68,29 @@ def read_json(path: str | os.PathLike, kind: type = object) -> Any:  # noqa: ANN
         ) from error
 
 
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a NumPy number or a device as the plain value that JSON can hold.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (torch.device, os.PathLike)):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} cannot be saved")
+
+
 def _previous(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.previous")
 
 
-def check_writable(directory: str | os.PathLike) -> Path:
+def check_writable(directory: str | os.PathLike, *, kind: str | None = None) -> Path:
     """Check, before any work starts, that `directory` can be created or replaced by `save`.
 
     Args:
         directory: Where the model will go.
+        kind: What will be saved there; an earlier save of another kind is not replaced.
 
     Returns:
         The path.
@@ -84,17 +101,33 @@ def check_writable(directory: str | os.PathLike) -> Path:
     path = Path(directory).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise ValueError(f"path must be a directory, got the file {path}; choose another name")
-    if path.is_dir() and any(path.iterdir()) and not (path / _MANIFEST).is_file():
-        raise ValueError(
-            f"path must be new, empty or a saved model, got {path} with other files in it; "
-            "choose another name"
-        )
+    if path.is_dir():
+        _check_replaceable(path, kind)
     parent = path
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"path must be writable, got {path}; {parent} refuses new files")
     return path
+
+
+def _check_replaceable(path: Path, kind: str | None) -> None:
+    # Replacing a directory deletes what is in it, so it may hold nothing but an earlier save.
+    ours = {_MANIFEST, "config.json", "model.safetensors"}
+    inside = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+    others = sorted(inside - ours if _MANIFEST in inside else inside)
+    if others:
+        raise ValueError(
+            f"path must be new, empty or a saved model, got {path} with other files in it, such "
+            f"as {others[0]}; choose another name"
+        )
+    if kind is not None and (path / "config.json").is_file():
+        there = _json(path / "config.json").get("kind")
+        if there != kind:
+            raise ValueError(
+                f"path must be new, empty or an earlier save of a {kind!r}, got {path} with a "
+                f"{there!r}; choose another name"
+            )
 
 
 def save(
@@ -109,7 +142,7 @@ def save(
     A process killed half-way leaves the directory that was there before.
 
     Args:
-        directory: Created, or replaced if it holds an earlier save.
+        directory: Created, or replaced if it holds an earlier save of the same kind.
         tensors: What to store, by name; any device, stored as on the CPU.
         config: Plain values that JSON can hold.
         kind: What this is (a class name); `load` asks for the same.
@@ -117,9 +150,13 @@ def save(
     Raises:
         ValueError: If the directory holds something else or cannot be written.
     """
-    path = check_writable(directory)
+    path = check_writable(directory, kind=kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.writing-*"):
+        with contextlib.suppress(FileNotFoundError):  # another process may be done with its own
+            if time.time() - leftover.stat().st_mtime > 86_400:  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     try:
@@ -127,7 +164,9 @@ def save(
         stored = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         save_file(stored, fresh / "model.safetensors")
         body = {"format": FORMAT, "kind": kind, "config": config}
-        (fresh / "config.json").write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+        (fresh / "config.json").write_text(
+            json.dumps(body, indent=1, sort_keys=True, default=plain) + "\n"
+        )
         files = sorted(p.name for p in fresh.iterdir())
         manifest = {"format": FORMAT, "sha256": {name: _digest(fresh / name) for name in files}}
         (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -147,7 +186,10 @@ def save(
 def _restored(directory: str | os.PathLike) -> Path:
     """Return the path, after putting back what a kill between the renames of `save` left aside."""
     path = Path(directory).expanduser().absolute()
-    if not path.exists() and _previous(path).is_dir():
+    if path.exists():
+        # Not needed any more; left, it would come back if the user deleted the directory.
+        shutil.rmtree(_previous(path), ignore_errors=True)
+    elif _previous(path).is_dir():
         with contextlib.suppress(OSError):
             os.replace(_previous(path), path)
     return path
@@ -249,7 +291,10 @@ def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - an
             return {"tuple" if isinstance(node, tuple) else "list": parts}
         if node is None or isinstance(node, (bool, int, float, str)):
             return node
-        raise TypeError(f"{path} is a {type(node).__name__}, which cannot be saved")
+        try:
+            return plain(node)
+        except TypeError as error:
+            raise TypeError(f"{path}: {error}") from None
 
     return tensors, walk(tree, "")
 

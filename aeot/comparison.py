@@ -143,7 +143,7 @@ class Comparison(Mapping):
             ValueError: If the directory cannot be written.
         """
         folder = Path(directory).expanduser()
-        _io.check_writable(folder / "data")
+        _io.check_writable(folder / "data", kind="Comparison")
         pictures = {f"shown/{name}": value for name, value in self.shown.items()}
         pictures |= {f"nearest/{name}": value for name, value in self.nearest.items()}
         _io.save(folder / "data", pictures, self.plain(), kind="Comparison")

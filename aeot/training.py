@@ -51,6 +51,7 @@ def run(
     checkpoint_seconds: float = 60.0,
     log: str | os.PathLike | None = None,
     name: str = "training",
+    history: list[dict[str, float]] | None = None,
 ) -> list[dict[str, float]]:
     """Call `update` on one batch after another, and keep what is needed to go on later.
 
@@ -75,8 +76,10 @@ def run(
             that step measured; returning True ends the run.
         every: Steps per record of the history; a record holds means over them.
         checkpoint_seconds: The shortest time between two checkpoints.
-        log: File to which each record is added as a line of JSON; its folder is made.
+        log: File to which each record is added as a line of JSON; its folder is made. After a
+            kill, the records since the last writing of the checkpoint come a second time.
         name: Shown on the progress bar, which appears when stderr is a terminal.
+        history: List that is to hold the history, also where an exception ends the run.
 
     Returns:
         The history: one dict per record with ``step``, ``seconds`` (spent in this process and
@@ -87,7 +90,7 @@ def run(
             finite. The message names it; `state` and the checkpoint are back at the last record
             or writing.
         ValueError: If the checkpoint belongs to something else, stands beyond `steps`, or it or
-            `log` cannot be written.
+            `log` cannot be written; if `log` lies inside the checkpoint, which is replaced whole.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor(0.0))
@@ -107,9 +110,12 @@ def run(
     if checkpoint is not None:
         if state is None:
             raise _check.fail("state", "be given with a checkpoint", "None")
-        checkpoint = _io.check_writable(checkpoint)
+        checkpoint = _io.check_writable(checkpoint, kind=_KIND)
+        if log is not None and checkpoint in Path(log).expanduser().absolute().parents:
+            raise _check.fail("log", "lie outside the checkpoint, which is replaced whole", log)
     keeper = _Keeper(state, checkpoint, checkpoint_seconds, facts)
-    step, history, begun_record = keeper.restore()
+    history = [] if history is None else history
+    step, history[:], begun_record = keeper.restore()
     if step > steps:
         way_out = "choose another checkpoint to train for less"
         raise _check.fail("steps", f"be at least {step}, where {checkpoint} stands", steps, way_out)
@@ -199,7 +205,7 @@ class _Keeper:
         self.directory = directory
         self.seconds = seconds
         self.facts = json.loads(
-            json.dumps(dict(facts or {}), default=str)
+            json.dumps(dict(facts or {}), default=_io.plain)
         )  # as they come back from a file
         self.snapshot: tuple[int, dict[str, torch.Tensor], dict[str, Any]] | None = None
         self.written = True

@@ -48,6 +48,7 @@ LAYERS = [
     ],
     [["training", "distributed"]],
     [
+        ["gan.fitted"],
         ["gan.estimator", "gan.translator"],
         ["gan.generate", "gan.likelihood"],
         ["rows", "sharpening"],

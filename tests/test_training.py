@@ -198,6 +198,19 @@ def test_a_save_killed_between_its_renames_is_taken_up(tmp_path):
     assert seen == [11, 12]
 
 
+def test_a_log_inside_the_checkpoint_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="log must lie outside the checkpoint"):
+        training.run(
+            lambda batch: pytest.fail("worked"),
+            [1],
+            steps=1,
+            state=torch.nn.Linear(1, 1),
+            checkpoint=tmp_path / "run",
+            log=tmp_path / "run" / "log.jsonl",
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoints_of_something_else_are_refused(tmp_path):
     facts = {"rate": 0.1, "betas": (0.5, 0.9)}
     Problem().run(5, checkpoint=tmp_path / "run", facts=facts)

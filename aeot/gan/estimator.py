@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from aeot import _check, _io, training
-from aeot._rng import forked, generator
+from aeot import _check
+from aeot._rng import generator
 from aeot.data.arrays import Dataset, digest, domain, indices
-from aeot.networks import blocks
+from aeot.gan.fitted import Fitted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 @dataclass(kw_only=True, eq=False)
-class Estimator:
+class Estimator(Fitted):
     """A generator in the making: subclasses supply networks, optimisers and the update.
 
     Attributes set by `fit`: ``history_``, one dict per hundred steps, and ``shape_``, the shape
@@ -40,24 +39,10 @@ class Estimator:
 
     # What a subclass supplies.
     def _check_arguments(self, data: Dataset) -> None:
+        super()._check_arguments()
         _check.integer("latent_dim", self.latent_dim)
-        _check.integer("seed", self.seed, minimum=0)
-        _check.integer("batch_size", self.batch_size)
-        _check.choice("precision", self.precision, ("float32", "bfloat16"))
-        for field in dataclasses.fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if field.type == "bool" and not isinstance(value, bool):  # "no" would be true
-                raise _check.fail(name, "be True or False", repr(value))
-            if name in ("learning_rate", "mapping_rate"):
-                _check.real(name, value, above=0)
-            if name == "betas":
-                numbers = isinstance(value, (tuple, list)) and len(value) == 2
-                if not numbers or not all(0 <= _check.real(name, beta) < 1 for beta in value):
-                    raise _check.fail(name, "be two numbers in [0, 1)", repr(value))
-
-    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
-        """Make the networks for the facts of a data set: shape, n, classes."""
-        raise NotImplementedError
+        if len(data) == 0:
+            raise _check.fail("data", "hold at least one row", "none")
 
     def _optimizers(self) -> dict[str, Any]:
         """Make the optimisers, and whatever else a checkpoint must hold."""
@@ -90,7 +75,8 @@ class Estimator:
                 cut short and resumed equals one that was not; class, arguments and data must be
                 those it began with.
             on_step: Called with the step and what it measured; returning True ends the run.
-            log: File that gets one JSON line per record.
+            log: File that gets one JSON line per record; after a kill, the records since the last
+                writing of the checkpoint come a second time.
 
         Returns:
             Itself.
@@ -103,43 +89,37 @@ class Estimator:
         self._check_arguments(data)
         steps = _check.integer("steps", steps, minimum=0)
         classes = 0 if data.labels is None else int(data.labels.max()) + 1
-        self._start({"shape": list(data.shape), "n": len(data), "classes": classes})
-        parts = [part for module in self._modules.values() for part in module.modules()]
-        if self.batch_size == 1 and any(isinstance(part, nn.BatchNorm1d) for part in parts):
-            raise _check.fail("batch_size", "be at least 2", "1", "batch statistics need two rows")
-        self._data, self._steps = data, steps
-        for module in self._modules.values():
-            module.to(data.values.device).train()
-        states = self._modules | self._optimizers()
         facts = {"class": type(self).__name__, **dataclasses.asdict(self), **digest(data)}
         if not self._open_ended:
             facts["steps"] = steps
-
-        def batches(step: int) -> Iterator[tuple[int, torch.Tensor]]:
-            size = self.batch_size * self._multiple
-            return enumerate(indices(len(data), size, seed=self.seed, start=step), step)
-
-        def update(item: tuple[int, torch.Tensor]) -> dict[str, float]:
-            kind = data.values.device.type
-            with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                return self._update(*item, data[item[1]])
-
-        try:
-            self.history_ = training.run(
-                update,
-                batches,
-                steps=steps,
-                state=states,
-                checkpoint=checkpoint,
-                facts=facts,
-                on_step=on_step,
-                log=log,
-                name=type(self).__name__,
-            )
-        finally:
-            del self._data, self._steps
+        with self._refusable():
+            self._start({"shape": list(data.shape), "n": len(data), "classes": classes})
+            parts = [part for module in self._modules.values() for part in module.modules()]
+            if self.batch_size == 1 and any(isinstance(part, nn.BatchNorm1d) for part in parts):
+                way_out = "batch statistics need two rows"
+                raise _check.fail("batch_size", "be at least 2", "1", way_out)
+            self._data, self._steps = data, steps
             for module in self._modules.values():
-                module.eval()
+                module.to(data.values.device)
+
+            def batches(step: int) -> Iterator[tuple[int, torch.Tensor]]:
+                size = self.batch_size * self._multiple
+                return enumerate(indices(len(data), size, seed=self.seed, start=step), step)
+
+            try:
+                self._run(
+                    lambda item: self._update(*item, data[item[1]]),
+                    batches,
+                    data.values.device,
+                    steps=steps,
+                    state=self._modules | self._optimizers(),
+                    checkpoint=checkpoint,
+                    facts=facts,
+                    on_step=on_step,
+                    log=log,
+                )
+            finally:
+                del self._data, self._steps
         return self
 
     def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
@@ -184,25 +164,6 @@ class Estimator:
     def _block(self, start: int, stop: int, stream: torch.Generator) -> torch.Tensor:
         return self._generate(stop - start, stream)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the networks and arguments to a directory; nothing is pickled.
-
-        Args:
-            path: Created, or replaced if it holds an earlier save.
-
-        Raises:
-            NotFittedError: Before `fit`.
-        """
-        self._check_fitted()
-        tensors = {
-            f"{name}.{key}": value
-            for name, module in self._modules.items()
-            for key, value in module.state_dict().items()
-        }
-        arguments = dataclasses.asdict(self)
-        config = {"arguments": arguments, "facts": self._facts, "history": self.history_}
-        _io.save(path, tensors, config, kind=type(self).__name__)
-
     @classmethod
     def load(cls, path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Self:
         """Read what `save` wrote.
@@ -217,36 +178,7 @@ class Estimator:
         Raises:
             ValueError: If nothing is there, it is damaged, or holds another class.
         """
-        tensors, config = _io.load(path, kind=cls.__name__, device=device)
-        arguments = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()
-        }
-        self = cls(**arguments)
-        self._start(config["facts"])
-        self.history_ = config["history"]
-        for name, module in self._modules.items():
-            prefix = name + "."
-            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            module.load_state_dict(state)
-            module.to(device).eval()
-        return self
-
-    def count_parameters(self) -> dict[str, int]:
-        """Return the number of trainable numbers of each network."""
-        self._check_fitted()
-        return {name: blocks.count_parameters(m) for name, m in self._modules.items()}
-
-    def _start(self, facts: dict[str, Any]) -> None:
-        self._facts, self.shape_ = facts, tuple(facts["shape"])
-        with forked(self.seed, "networks"):
-            self._modules = self._build(facts)
-        for name, module in self._modules.items():
-            setattr(self, f"{name}_", module)
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "_modules"):
-            name = type(self).__name__
-            raise NotFittedError(f"this {name} is not fitted yet; call fit first")
+        return cls._loaded(path, device)
 
 
 def noise(

@@ -86,6 +86,7 @@ class GAN(Estimator):
         super()._check_arguments(data)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            value = tuple(value) if isinstance(value, list) else value
             if field.name in self._fixed and value != field.default:
                 requirement = f"be {field.default!r} in {type(self).__name__}"
                 raise _check.fail(field.name, requirement, repr(value), self._fixed[field.name])
@@ -301,7 +302,8 @@ class BEGAN(GAN):
     """The discriminator is an autoencoder: it reconstructs data well and samples badly.
 
     A balance keeps the two reconstruction errors at a fixed ratio; ``history_`` holds the
-    published measure of convergence, L(real) + |ratio L(real) - L(fake)|.
+    published measure of convergence, L(real) + |ratio L(real) - L(fake)|. For vectors the
+    autoencoder has plain ReLU layers, whatever the `architecture` of the generator.
 
     Args:
         ratio: Gamma, in (0, 1]: wanted error on samples over error on data; lower means less
@@ -329,7 +331,10 @@ class BEGAN(GAN):
         _check.real("rate", self.rate, above=0)
 
     def _make_critic(self, beside: int = 0) -> nn.Module:
-        encoder, decoder = autoencoder_pair(self.shape_, self.latent_dim, width=self.hidden)
+        kind = "infogan" if len(self.shape_) == 3 else "mlp"  # as the generator's, at every size
+        encoder, decoder = autoencoder_pair(
+            self.shape_, self.latent_dim, architecture=kind, width=self.hidden
+        )
         critic = nn.Sequential(encoder, decoder)
         critic.register_buffer("balance", torch.zeros(()))
         return critic

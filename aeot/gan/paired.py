@@ -136,7 +136,7 @@ class Pix2Pix(Translator):
             raise _check.fail("noise_channels", "be >= 1 with diversity", 0, way_out)
         check_depth(PatchDiscriminator(1, self.n_layers, filters=1), (height, width))
 
-    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+    def _networks(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         (channels, height, width), outside = facts["shape"], facts["out_shape"][0]
         inside = channels + self.noise_channels
         options = {"filters": self.filters, "norm": self.norm, "dropout": self.dropout}
@@ -171,7 +171,6 @@ class Pix2Pix(Translator):
         fake_scores = self.critic_(torch.cat([a, fake.detach()], 1)).float()
         losses = {"critic": critic_loss(real_scores, fake_scores)}
         self._descend(losses["critic"], self._critics, step)
-        torch.clear_autocast_cache()  # it holds casts of the critic's old weights
         losses["adversary"] = generator_loss(self.critic_(torch.cat([a, fake], 1)).float())
         losses["l1"] = l1_loss(fake, b)
         total = losses["adversary"] + self.l1 * losses["l1"]

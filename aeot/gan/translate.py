@@ -121,7 +121,7 @@ class CycleGAN(Translator):
             raise _check.fail("batch_size", "be >= 2 for 'sinkhorn'", self.batch_size, way_out)
         check_depth(PatchDiscriminator(channels, self.n_layers, filters=1), (height, width))
 
-    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+    def _networks(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         channels, height, width = facts["shape"]
         n_blocks = self.n_blocks
         if n_blocks is None:

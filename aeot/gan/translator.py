@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from aeot import _check, _io, training
+from aeot import _check, _io
 from aeot._rng import forked, generator
 from aeot.data.arrays import Domains, digest, loader
 from aeot.gan import losses, updates
+from aeot.gan.fitted import Fitted
 from aeot.networks import blocks
 from aeot.networks.discriminators import PatchDiscriminator
 
@@ -37,7 +36,7 @@ ADVERSARIES = {
 
 
 @dataclass(kw_only=True, eq=False)
-class Translator:
+class Translator(Fitted):
     """A translator in the making: subclasses supply networks, optimisers and the update.
 
     Attributes set by `fit`: ``history_``, one dict per hundred steps; ``shape_``, (C, H, W) of
@@ -60,7 +59,7 @@ class Translator:
     def _check_data(self, data: Domains) -> None:
         raise NotImplementedError
 
-    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+    def _networks(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         raise NotImplementedError
 
     def _states(self) -> dict[str, Any]:
@@ -71,6 +70,12 @@ class Translator:
         raise NotImplementedError
 
     # What all have.
+    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+        modules = self._networks(facts)
+        for module in modules.values():
+            blocks.init_normal(module)
+        return modules
+
     def fit(
         self,
         data: Domains,
@@ -113,16 +118,9 @@ class Translator:
         self._check_data(data)
         if steps is None:
             steps = 200 * math.ceil(len(data) / self.batch_size)
-        self._schedule = updates.Schedule(steps, self.decay)
-        self._start({"shape": list(data.a.shape), "out_shape": list(data.b.shape)})
-        for module in self._modules.values():
-            module.to(self.device).train()
-        states = self._modules | self._states() | {"schedule": self._schedule}
         facts = {"class": type(self).__name__, **_io.arguments(self)}
-        del (
-            facts["device"],
-            facts["decay"],
-        )  # any device may go on, and the schedule compares the decay
+        # Any device may go on, and the schedule compares the decay.
+        del facts["device"], facts["decay"]
         for side, images in (("a", data.a), ("b", data.b)):
             facts |= {f"{key} of {side}": value for key, value in digest(images).items()}
 
@@ -137,49 +135,26 @@ class Translator:
                 a, b = updates.jitter([a, b], **options)
             else:
                 a, b = (updates.jitter([side], **options)[0] for side in (a, b))
-            a, b = a.to(self.device), b.to(self.device)
-            kind, half = a.device.type, self.precision == "bfloat16"
-            with (
-                torch.autocast(kind, torch.bfloat16, enabled=half),
-                forked(self.seed, "dropout", step),
-            ):
-                return self._update(step, a, b)
+            with forked(self.seed, "dropout", step):
+                return self._update(step, a.to(self.device), b.to(self.device))
 
-        try:
-            self.history_ = training.run(
+        with self._refusable():
+            self._schedule = updates.Schedule(steps, self.decay)
+            self._start({"shape": list(data.a.shape), "out_shape": list(data.b.shape)})
+            for module in self._modules.values():
+                module.to(self.device)
+            self._run(
                 update,
                 batches,
+                self.device,
                 steps=steps,
-                state=states,
+                state=self._modules | self._states() | {"schedule": self._schedule},
                 checkpoint=checkpoint,
                 facts=facts,
                 on_step=on_step,
                 log=log,
-                name=type(self).__name__,
             )
-        finally:
-            for module in self._modules.values():
-                module.eval()
         return self
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the networks and arguments to a directory; nothing is pickled.
-
-        Args:
-            path: Created, or replaced if it holds an earlier save.
-
-        Raises:
-            NotFittedError: Before `fit`.
-        """
-        self._check_fitted()
-        tensors = {
-            f"{name}.{key}": value
-            for name, module in self._modules.items()
-            for key, value in module.state_dict().items()
-        }
-        config = {"arguments": dataclasses.asdict(self), "facts": self._facts}
-        config["history"] = self.history_
-        _io.save(path, tensors, config, kind=type(self).__name__)
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, device: str = "cpu") -> Translator:
@@ -196,43 +171,15 @@ class Translator:
             ValueError: If nothing is there, it is damaged, or holds another class; if this
                 machine has no such device.
         """
-        _check.device("device", device)
-        tensors, config = _io.load(path, kind=cls.__name__, device=device)
-        given = config["arguments"]
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-        self = cls(**given | {"device": str(device)})
-        self._start(config["facts"])
-        self.history_ = config["history"]
-        for name, module in self._modules.items():
-            prefix = name + "."
-            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            module.load_state_dict(state)
-            module.to(device).eval()
-        return self
-
-    def count_parameters(self) -> dict[str, int]:
-        """Return the number of trainable numbers of each network."""
-        self._check_fitted()
-        return {name: blocks.count_parameters(m) for name, m in self._modules.items()}
+        return cls._loaded(path, device, device=str(device))
 
     def _check_arguments(self) -> None:
+        super()._check_arguments()
         _check.integer("filters", self.filters)
         _check.integer("n_layers", self.n_layers, minimum=0)
-        _check.real("learning_rate", self.learning_rate, above=0)
-        _check.integer("batch_size", self.batch_size)
         _check.real("decay", self.decay, minimum=0, maximum=1)
         _check.real("enlarge", self.enlarge, minimum=1)
-        _check.choice("precision", self.precision, ("float32", "bfloat16"))
         _check.device("device", self.device)
-        _check.integer("seed", self.seed, minimum=0)
-
-    def _start(self, facts: dict[str, Any]) -> None:
-        self._facts, self.shape_ = facts, tuple(facts["shape"])
-        with forked(self.seed, "networks"):
-            self._modules = self._build(facts)
-            for name, module in self._modules.items():
-                blocks.init_normal(module)
-                setattr(self, f"{name}_", module)
 
     def _adam(self, *names: str) -> torch.optim.Adam:
         parameters = [p for name in names for p in self._modules[name].parameters()]
@@ -246,11 +193,6 @@ class Translator:
             parameter.grad = slope
         self._schedule.set(optimizer, step, self.learning_rate)
         optimizer.step()
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "_modules"):
-            name = type(self).__name__
-            raise NotFittedError(f"this {name} is not fitted yet; call fit first")
 
     @torch.no_grad()
     def _in_blocks(

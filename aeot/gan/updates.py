@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +40,7 @@ class ImagePool:
             return images
         if len(self.images) == 0:
             self.images = images.new_empty(0, *images.shape[1:])
+        self.images = self.images.to(images.device)  # a checkpoint gives them back on the CPU
         out = []
         for image, draw in zip(images, torch.rand(len(images), generator=generator), strict=True):
             if len(self.images) < self.size:
@@ -61,11 +61,6 @@ class ImagePool:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back the stored images."""
         self.images = state["images"].clone()
-
-    def to(self, device: torch.device | str) -> ImagePool:
-        """Move the stored images."""
-        self.images = self.images.to(device)
-        return self
 
 
 def linear_decay(step: int, *, constant: int, decay: int) -> float:
@@ -152,12 +147,6 @@ def jitter(
         rows = [row.flip(-1) if mirror else row for row, mirror in zip(rows, mirrored, strict=True)]
         out.append(torch.stack(rows))
     return out
-
-
-def arguments(estimator: object) -> dict[str, Any]:
-    """Return the constructor arguments of an estimator, which it keeps under their names."""
-    names = inspect.signature(type(estimator)).parameters
-    return {name: getattr(estimator, name) for name in names}
 
 
 def check_images(

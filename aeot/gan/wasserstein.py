@@ -181,10 +181,11 @@ class ConditionalWGANGP(WGANGP):
     def _check_arguments(self, data: Dataset) -> None:
         super()._check_arguments(data)
         _check.real("condition_penalty", self.condition_penalty, minimum=0)
-        counts = data.labels.bincount()
-        if bool((counts == 0).any()):  # their samples would come from conditions never trained
-            must = f"hold a row of every label from 0 to {len(counts) - 1}"
-            got = f"none of label {int((counts == 0).nonzero()[0])}"
+        present = data.labels.unique()
+        gaps = (present != torch.arange(len(present)).to(present)).nonzero()
+        if len(gaps):  # its samples would come from a condition never trained
+            must = f"hold a row of every label from 0 to {int(present[-1])}"
+            got = f"none of label {int(gaps[0])}"
             raise _check.fail("data", must, got, "number the labels that occur from 0")
 
     def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:

@@ -130,7 +130,7 @@ def solve_semidiscrete(
         if start.shape != (y.shape[0],):
             raise _check.fail("init", f"have shape ({y.shape[0]},)", f"shape {tuple(start.shape)}")
     if checkpoint is not None:
-        _io.check_writable(checkpoint)
+        _io.check_writable(checkpoint, kind="transport")
     if method == "exact" or (method == "auto" and _has_geometry(source, y.shape[0])):
         return _exactly(source, y, nu, tol)
     reject_duplicates(y)

@@ -204,7 +204,7 @@ def test_resumed_training_equals_uninterrupted(kind, tmp_path, monkeypatch):
 
     # Written after each step, as if each took a minute.
     loop = partial(aeot.training.run, checkpoint_seconds=0)
-    monkeypatch.setattr("aeot.gan.translator.training.run", loop)
+    monkeypatch.setattr("aeot.gan.fitted.training.run", loop)
     with pytest.raises(KeyboardInterrupt):
         make().fit(data, steps=7, checkpoint=tmp_path / "c", on_step=killed)
     assert aeot._io.load(tmp_path / "c", kind="checkpoint")[1]["step"] == 4

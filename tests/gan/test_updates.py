@@ -56,3 +56,10 @@ def test_jitter_crops_and_flips_both_of_a_pair_alike():
     flipped = [torch.equal(m, i.flip(-1)) for m, i in zip(mirrored, x, strict=True)]
     assert sum(kept) + sum(flipped) == 8
     assert 0 < sum(kept) < 8
+
+
+def test_a_restored_pool_follows_the_device_of_its_images():
+    pool = ImagePool(3)
+    pool.load_state_dict({"images": torch.zeros(3, 1, 2, 2)})
+    out = pool.query(torch.zeros(2, 1, 2, 2, device="meta"), torch.Generator().manual_seed(0))
+    assert out.device.type == pool.images.device.type == "meta"

@@ -1,0 +1,147 @@
+"""What a fit leaves behind when it is refused, interrupted or diverges, and what saving keeps."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+import aeot
+from aeot import BEGAN, GAN, WGANGP, ConditionalWGANGP, CycleGAN
+from aeot.data import tensors, toy, unpaired
+from aeot.training import Diverged
+
+SMALL = {"latent_dim": 2, "hidden": 8, "batch_size": 10}
+
+
+def test_a_refused_fit_leaves_the_model_that_was_there(tmp_path):
+    ring = toy("ring", 100)
+    GAN(**SMALL, seed=5).fit(ring, steps=2, checkpoint=tmp_path / "other")
+    gan = GAN(**SMALL)
+    for model in (gan, gan.fit(ring, steps=3)):
+        fitted = hasattr(model, "history_")
+        before = model.sample(4) if fitted else None
+        with pytest.raises(ValueError, match="seed must be 5 as when .* began"):
+            model.fit(ring, steps=5, checkpoint=tmp_path / "other")
+        if fitted:
+            assert torch.equal(model.sample(4), before)
+            assert model.history_[-1]["step"] == 3
+    fresh = dataclasses.replace(gan, batch_size=1)
+    with pytest.raises(ValueError, match="batch_size must be at least 2"):
+        fresh.fit(ring, steps=1)
+    with pytest.raises(NotFittedError):
+        fresh.sample(2)
+
+
+def test_what_a_diverged_or_stopped_fit_restored_can_be_saved(tmp_path, monkeypatch):
+    ring, gan = toy("ring", 100), GAN(**SMALL)
+    update = GAN._update
+
+    def broken(self, step, rows, real):
+        record = update(self, step, rows, real)
+        if step == 120:
+            record["critic_loss"] = float("nan")
+        return record
+
+    monkeypatch.setattr(GAN, "_update", broken)
+    with pytest.raises(Diverged, match="the state of step 100 was restored"):
+        gan.fit(ring, steps=130)
+    assert [record["step"] for record in gan.history_] == [100]
+    gan.save(tmp_path / "kept")
+    monkeypatch.undo()
+    straight = GAN(**SMALL).fit(ring, steps=100)
+    assert torch.equal(GAN.load(tmp_path / "kept").sample(5), straight.sample(5))
+
+    def stop(step, record):
+        gan.save(tmp_path / "kept")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gan.fit(ring, steps=130, on_step=stop)
+    assert torch.equal(GAN.load(tmp_path / "kept").sample(5), gan.sample(5))
+
+
+@pytest.mark.parametrize("kind", [GAN, WGANGP, BEGAN])
+def test_in_bfloat16_no_step_sees_the_weights_of_the_one_before(kind, monkeypatch):
+    extra = {} if kind is BEGAN else {"critic_steps": 3}
+    model = kind(**SMALL, **extra, precision="bfloat16", learning_rate=0.05)
+    points, seen = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), []
+    critic_step, generator_step = kind._critic_step, kind._generator_step
+
+    def look(self):
+        with torch.no_grad():
+            seen.append(float(self._score(points).float().abs().sum()))
+
+    def watched(self, *given):
+        look(self)
+        return critic_step(self, *given)
+
+    def last(self, *given):
+        look(self)
+        return generator_step(self, *given)
+
+    monkeypatch.setattr(kind, "_critic_step", watched)
+    monkeypatch.setattr(kind, "_generator_step", last)
+    model.fit(toy("ring", 300), steps=1)
+    assert len(set(seen)) == len(seen) > 1
+
+
+def test_numpy_numbers_are_saved_and_resumed(tmp_path):
+    ring = toy("ring", 100)
+    given = SMALL | {"learning_rate": np.float32(1e-3), "latent_dim": np.int64(2)}
+    gan = GAN(**given, seed=np.int64(3)).fit(ring, steps=2, checkpoint=tmp_path / "run")
+    gan.save(tmp_path / "model")
+    assert torch.equal(GAN.load(tmp_path / "model").sample(3), gan.sample(3))
+    given = SMALL | {"learning_rate": float(np.float32(1e-3))}
+    GAN(**given, seed=3).fit(ring, steps=3, checkpoint=tmp_path / "run")
+    images = torch.rand(4, 1, 16, 16) * 2 - 1
+    small = {"filters": 4, "n_layers": 1, "n_blocks": 0}
+    cycle = CycleGAN(**small, device=torch.device("cpu")).fit(unpaired(images, -images), steps=1)
+    cycle.save(tmp_path / "cycle")
+    assert CycleGAN.load(tmp_path / "cycle").device == "cpu"
+
+
+def test_a_save_replaces_neither_files_of_others_nor_a_checkpoint(tmp_path):
+    ring, path = toy("ring", 100), tmp_path / "run"
+    gan = GAN(**SMALL).fit(ring, steps=1, checkpoint=path)
+    with pytest.raises(ValueError, match="an earlier save of a 'GAN', got .* with a 'checkpoint'"):
+        gan.save(path)
+    gan.fit(ring, steps=2, checkpoint=path)
+    gan.save(tmp_path / "model")
+    gan.save(tmp_path / "model")
+    (tmp_path / "model" / "samples.png").write_text("mine")
+    with pytest.raises(ValueError, match="other files in it, such as samples.png"):
+        gan.save(tmp_path / "model")
+    assert (tmp_path / "model" / "samples.png").read_text() == "mine"
+
+
+def test_a_discriminator_of_began_fits_whatever_its_generator_fits():
+    images = torch.rand(4, 1, 72, 72) * 2 - 1
+    assert BEGAN(latent_dim=4, batch_size=2).fit(images, steps=1).sample(2).shape == (2, 1, 72, 72)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: aeot.WGAN(betas=[0.5, 0.9]), r"betas must be \(0.0, 0.999\) in WGAN"),
+        (lambda: CycleGAN(flip="no"), "flip must be True or False, got 'no'"),
+        (lambda: CycleGAN(betas=0.5), r"betas must be two numbers in \[0, 1\), got 0.5"),
+    ],
+)
+def test_arguments_of_all_families_are_checked(make, message):
+    images = torch.rand(4, 1, 16, 16) * 2 - 1
+    model = make()
+    with pytest.raises(ValueError, match=message):
+        model.fit(unpaired(images, -images) if isinstance(model, CycleGAN) else images, steps=1)
+
+
+def test_data_without_rows_and_labels_without_bound_are_named():
+    ring = toy("ring", 100)
+    with pytest.raises(ValueError, match="data must hold at least one row, got none"):
+        GAN(**SMALL).fit(ring.subset([]), steps=1)
+    huge = tensors(torch.randn(4, 2), labels=[0, 1, 10**12, 1])
+    with pytest.raises(ValueError, match="to 1000000000000, got none of label 2"):
+        ConditionalWGANGP(**SMALL).fit(huge, steps=1)
+    listed = aeot.WGAN(**SMALL, betas=[0.0, 0.999])  # the default, as a list
+    assert listed.fit(ring, steps=1).history_
