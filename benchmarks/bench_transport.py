@@ -35,7 +35,7 @@ from aeot.transport.lists import Scorer
 from aeot.transport.solve import choose_split
 
 # Processor seconds given to the solvers that take a budget: about a quarter of the longest, which
-# is ten times what this solver needs for a mass error of 0.04 on d and e, five times on c.
+# is nearly 20 times what this solver needs for a mass error of 0.04 on d and e, ten times on c.
 BUDGETS = {"a": (1, 4), "b": (2, 8), "c": (1.5, 5), "d": (8, 32), "e": (25, 100)}
 TOLERANCES = (0.1, 0.06, 0.03)
 SOLVERS = ("aeot", "aeot-adam", "adam", "pot", "pot-tuned", "ott", "ott-adam")

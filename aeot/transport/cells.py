@@ -24,7 +24,7 @@ def choose_backend(n: int, d: int, device: torch.device | str, *, has_keops: boo
     any     any    any    dense
     ======  =====  =====  =======
 
-    On a CPU the kd-tree is up to three times faster on Voronoi-like cells (d <= 6), but seven to
+    On a CPU the kd-tree is up to three times faster on Voronoi-like cells (d <= 6), but three to
     nine times slower on the transport cells of 10 000 clustered codes, and nothing in n and d
     tells the two apart; KeOps is slower than dense throughout. GPUs were not measured.
     ``benchmarks/bench_cells.py`` makes the figures, ``docs/backends.md`` shows them.
