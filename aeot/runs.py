@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from aeot import _check, _environment, distributed
+from aeot import _check, _environment, _io, distributed
 from aeot._rng import generator
 from aeot.data import Dataset, dataset, images, tensors, to_uint8
 from aeot.data.named import NAMES
@@ -298,6 +298,13 @@ def _array(name: str, path: Path) -> np.ndarray:
         raise _check.fail(name, "be a NumPy file of numbers", f"{path}: {error}") from error
 
 
+def _is_ours(name: str) -> bool:
+    """Whether a run, or sampling from it, writes something of this name into its directory."""
+    folders = ("pictures", "model", "checkpoint")
+    files = ("log.jsonl", "summary.json", "config.yaml", "environment.json")
+    return name in (*folders, *files) or name.startswith("samples-")
+
+
 class _Directory:
     """A run directory that comes into being with the first training step."""
 
@@ -309,9 +316,15 @@ class _Directory:
         self.open = self.logged = False
         self.losses: list[tuple[int, float]] = []
         config = self.path / "config.yaml"
+        inside = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
+        others = sorted(n for n in inside if not n.startswith(".") and not _is_ours(n))
         if not config.is_file():
-            check_new(self.path)
+            if inside != {"log.jsonl"}:  # what a run leaves that was killed before its first step
+                check_new(self.path)
         elif overwrite:
+            if others:  # somebody's files, which starting anew must not delete
+                got = f"{self.path} with {others[0]} in it"
+                raise _check.fail("out", "hold nothing but a run", got, "choose another folder")
             shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
         elif (self.path / "summary.json").is_file():
             got = f"{self.path} with a finished run"
@@ -331,10 +344,14 @@ class _Directory:
     def begin(self) -> None:
         if self.open:
             return
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        for old in [p for p in self.path.iterdir() if _is_ours(p.name)]:
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
         (self.path / "pictures").mkdir(parents=True)
-        (self.path / "config.yaml").write_text(self.config)
+        _io.write_text(self.path / "config.yaml", self.config)
         self._write("environment.json", _environment.environment(self.device))
         self.open = True
 
@@ -348,4 +365,4 @@ class _Directory:
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
-        (self.path / name).write_text(json.dumps(values, indent=1, default=str) + "\n")
+        _io.write_text(self.path / name, json.dumps(values, indent=1, default=str) + "\n")

@@ -7,7 +7,7 @@ import json
 import logging
 from pathlib import Path
 
-from aeot import _check
+from aeot import _check, _io
 from aeot._environment import environment
 from aeot.data import Dataset, dataset, images, unpaired
 from aeot.gan.translate import CycleGAN
@@ -78,7 +78,7 @@ def translate(
     pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
     facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
     facts |= {"environment": environment(model.device), "history": model.history_}
-    (run.path / "run.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
+    _io.write_text(run.path / "run.json", json.dumps(facts, indent=1, default=str) + "\n")
     return f"{out}: the model in model/, grids of translations in pictures/"
 
 
@@ -114,10 +114,14 @@ class _Directory:
                 got = f"{self.path} with a run of other options"
                 way_out = "give the same options to go on, or choose another folder"
                 raise _check.fail("out", "be new", got, way_out)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (
+            # A run that was killed before its first step leaves its empty log.
+            not self.path.is_dir() or {p.name for p in self.path.iterdir()} - {"log.jsonl"}
+        ):
             got = f"{self.path}, which holds something else"
             raise _check.fail("out", "be new or empty", got, "choose another folder")
 
     def begin(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(self.text)
+        if not (self.path / "config.yaml").is_file():
+            self.path.mkdir(parents=True, exist_ok=True)
+            _io.write_text(self.path / "config.yaml", self.text)

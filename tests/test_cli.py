@@ -172,6 +172,39 @@ def test_a_finished_run_is_replaced_only_when_asked(finished, blobs, capsys):
     assert model_bytes(finished) == before
 
 
+def test_overwriting_deletes_no_file_that_no_run_wrote(finished, blobs, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.yaml", "environment.json", "thesis.tex"):
+        (run / name).write_text("{}")
+    argv = ["fit", "--data", str(blobs), "--out", str(run), "--overwrite", *OPTIONS]
+    assert cli.main(argv) == 2
+    assert "out must hold nothing but a run, got" in (said := capsys.readouterr().err)
+    assert "thesis.tex" in said
+    assert (run / "config.yaml").read_text() == (run / "thesis.tex").read_text() == "{}"
+    (run / "thesis.tex").rename(run / ".hidden")
+    (run / "summary.json").write_text("old")
+    assert cli.main(argv) == 0
+    assert (run / ".hidden").read_text() == "{}"
+    assert model_bytes(run) == model_bytes(finished)
+
+
+def test_a_run_killed_before_its_first_step_can_be_repeated(finished, blobs, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.jsonl").touch()
+    assert cli.main(["fit", "--data", str(blobs), "--out", str(run), *OPTIONS]) == 0
+    assert model_bytes(run) == model_bytes(finished)
+
+
+def test_training_that_diverges_is_an_error_in_one_line(blobs, tmp_path, capsys):
+    argv = ["fit", "--data", str(blobs), "--out", str(tmp_path / "run"), *OPTIONS]
+    assert cli.main([*argv, "--learning_rate", "1e38"]) == 2
+    assert "lower the learning rate" in capsys.readouterr().err
+    assert cli.main(argv) == 2
+    assert "--overwrite to start anew" in capsys.readouterr().err
+
+
 def test_a_stopped_run_goes_on_where_it_was(blobs, finished, tmp_path, monkeypatch, capsys):
     path = tmp_path / "run"
     argv = ["fit", "--data", str(blobs), "--out", str(path), *OPTIONS]
