@@ -55,6 +55,7 @@ from table2_training import (
 
 import aeot
 from aeot._environment import environment
+from aeot._io import write_text
 
 HERE = Path(__file__).parent
 SUPPORTS = 512
@@ -137,7 +138,7 @@ def transport(name, row, seed, folder):
 def failure(key, folder, error):
     """Write down why a row and seed stopped."""
     facts = dict(zip(("set", "row", "seed"), key, strict=True)) | {"error": str(error)}
-    (folder / f"{'-'.join(map(str, key))}.failed.json").write_text(json.dumps(facts))
+    write_text(folder / f"{'-'.join(map(str, key))}.failed.json", json.dumps(facts))
     return facts
 
 
@@ -248,7 +249,9 @@ def main():
     parser.add_argument("--device", default="cpu", help="elsewhere seeds are trained as one batch")
     args = parser.parse_args()
     single_threaded()
-    facts = {"environment": environment(), "published": PUBLISHED}
+    facts = {"published": PUBLISHED}
+    if not args.report:
+        facts["environment"] = environment(args.device)
     failed = False
     if args.pace:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -262,7 +265,10 @@ def main():
             keys = [(*key, seed) for key in keys for seed in range(args.seeds)]
         plan = {key: stages if key[1] in GAMES else [None] for key in keys}
         for name, row in [key for key in plan if together and key[1] in GAMES]:
-            at = {stand(name, row, s, args.folder)[1]["epochs"] for s in range(args.seeds)}
+            at = {
+                stand(name, row, s, args.folder, args.points)[1]["epochs"]
+                for s in range(args.seeds)
+            }
             if len(at) == 1:
                 prepare(name, row, range(args.seeds), args.folder, args.points, args.device)
         context = multiprocessing.get_context("spawn")

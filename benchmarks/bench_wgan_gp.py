@@ -29,11 +29,11 @@ import ot
 import planar
 import torch
 from planar_together import Together
-from table2_report import replace
 from table2_training import alone, initialise, load_state, save_state, single_threaded
 
 import aeot
 from aeot._environment import environment
+from aeot._io import write_text
 from aeot._rng import stream_seed
 from aeot.metrics import mode_coverage
 
@@ -253,7 +253,10 @@ def train_together(names, steps, folder, deadline, device, seed=0, every=250, ju
 
 
 def work(name, steps, folder, deadline, samples=SAMPLES):
-    """Train one set and measure it; an error instead, if its numbers cease to be finite."""
+    """Train one set and measure it; an error instead, if its numbers cease to be finite.
+
+    Nothing is measured if `samples` is 0.
+    """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder / f"wgan-gp-{name}.lock") as mine:
@@ -263,7 +266,7 @@ def work(name, steps, folder, deadline, samples=SAMPLES):
             game, record = train(name, steps, folder, deadline)
         except FloatingPointError as error:
             return {"set": name, "steps": 0, "error": str(error)}
-    if record["steps"]:
+    if record["steps"] and samples:
         record["verdict"] = verdict(game, name, record["seed"], samples)
     return record
 
@@ -337,11 +340,14 @@ def main():
             train_together(args.sets, args.steps, args.folder / "toys", deadline, args.device)
         except FloatingPointError as error:
             sys.exit(str(error))
-    if args.train_only:
-        return
-    tasks = [(name, args.steps, args.folder / "toys", deadline, args.samples) for name in args.sets]
+        if args.train_only:
+            return
+    samples = 0 if args.train_only else args.samples
+    tasks = [(name, args.steps, args.folder / "toys", deadline, samples) for name in args.sets]
     with multiprocessing.get_context("spawn").Pool(len(tasks)) as pool:
         runs = {run["set"]: run for run in pool.starmap(work, tasks, chunksize=1)}
+    if args.train_only:
+        sys.exit("\n".join(run["error"] for run in runs.values() if "error" in run) or None)
     # What was written before stays unless this run is longer.
     before = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
     failed = [run["error"] for run in runs.values() if "error" in run]
@@ -349,10 +355,10 @@ def main():
         if run["set"] not in runs or runs[run["set"]]["steps"] < run["steps"]:
             runs[run["set"]] = run
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    body = {"environment": environment(), "runs": list(runs.values())}
+    body = {"environment": environment(args.device), "runs": list(runs.values())}
     text = markdown(list(runs.values()))  # if that fails, what was there stays
-    replace(args.output, json.dumps(body, indent=1) + "\n")
-    replace(args.output.with_suffix(".md"), text)
+    write_text(args.output, json.dumps(body, indent=1) + "\n")
+    write_text(args.output.with_suffix(".md"), text)
     if failed:
         sys.exit("\n".join(failed))
 

@@ -12,6 +12,8 @@ import planar
 from table2_figures import LIMITS, draw, last_of, trajectory
 from table2_training import SAMPLES, judge, mixture
 
+from aeot._io import write_text
+
 METRICS = {"modes": 1.0, "high_quality": 100.0, "reverse_kl": 1.0, "variance_ratio": 1.0}
 NAMES = {"modes": "modes", "high_quality": "quality", "reverse_kl": "reverse KL"}
 DIGITS = {"modes": 1, "high_quality": 1, "reverse_kl": 3}
@@ -305,12 +307,6 @@ def dump(body):
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def replace(path, text):
-    fresh = path.with_name(path.name + ".writing")
-    fresh.write_text(text)
-    os.replace(fresh, path)
-
-
 def columns(record):
     """A record with its history by columns."""
     history = record.get("history")
@@ -337,7 +333,7 @@ def report(folder, output, facts, rows, why):
         trials = [rounded(records[k]) for k in keys if k[:2] == (group, row)]
         if trials:
             tables.setdefault(group, {})[row] = lines_of(trials)
-    body = {"pace": body.get("pace")} | facts
+    body = {name: body.get(name) for name in ("pace", "environment")} | facts
     body |= {
         "records": [columns(rounded(records[k])) for k in keys],
         "failures": [
@@ -346,11 +342,13 @@ def report(folder, output, facts, rows, why):
         "tables": rounded(tables),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    replace(output, dump(body))
+    write_text(output, dump(body))
     text = markdown(tables, body["published"], why, failures, body["pace"])
-    replace(output.with_suffix(".md"), text)
+    write_text(output.with_suffix(".md"), text)
     kept = {"|".join(map(str, k)): v.astype(np.float16) for k, v in samples.items()}
-    np.savez_compressed(output.with_name(output.stem + "_samples.npz"), **kept)
+    fresh = output.with_name(f".{output.stem}_samples.writing-{os.getpid()}.npz")
+    np.savez_compressed(fresh, **kept)
+    os.replace(fresh, output.with_name(output.stem + "_samples.npz"))
     histories = {}
     for key in keys:
         if "history" in records[key]:

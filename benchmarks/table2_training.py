@@ -109,13 +109,19 @@ def load_state(path, game):
     return record, arrays
 
 
-def stand(name, row, seed, folder):
+def stand(name, row, seed, folder, points=POINTS):
     """A game, its record and the samples kept: as last saved, or the beginning."""
     path, game = folder / f"{name}-{row}-{seed}.npz", GAMES[row]()
     if path.exists():
-        return game, *load_state(path, game)
+        record, shown = load_state(path, game)
+        if (began := record.get("points", POINTS)) != points:
+            way_out = "choose another --folder"
+            raise ValueError(f"--points must be {began} as {path} began, got {points}; {way_out}")
+        return game, record, shown
     initialise(game, row, seed)
     record = {"set": name, "row": row, "seed": seed, "epochs": 0, "seconds": 0.0, "history": []}
+    if points != POINTS:
+        record["points"] = points
     return game, record, {}
 
 
@@ -137,7 +143,7 @@ def enter(record, shown, samples, data, seconds, facts):
 
 def train(name, row, seed, epochs, folder, deadline=float("inf"), points=POINTS):
     """Train one row and seed up to `epochs`, from its last saved state; return its record."""
-    game, record, shown = stand(name, row, seed, folder)
+    game, record, shown = stand(name, row, seed, folder, points)
     data, latents = mixture(name, row), latents_of(seed)
     rows = data.values.numpy()
     while record["epochs"] < epochs and time.time() < deadline:
@@ -190,13 +196,13 @@ def train_together(name, row, seeds, epochs, folder, deadline, points=POINTS, de
     failed = {}
     while time.time() < deadline:
         seeds = [seed for seed in seeds if seed not in failed]
-        at = {seed: stand(name, row, seed, folder)[1]["epochs"] for seed in seeds}
+        at = {seed: stand(name, row, seed, folder, points)[1]["epochs"] for seed in seeds}
         if not at or min(at.values()) >= epochs:
             break
         behind = [seed for seed in seeds if at[seed] == min(at.values())]
         target = min([e for e in at.values() if e > min(at.values())] + [epochs])
         failed |= _advance(name, row, behind, target, folder, deadline, points, device)
-    return [stand(name, row, seed, folder)[1] for seed in seeds], failed
+    return [stand(name, row, seed, folder, points)[1] for seed in seeds], failed
 
 
 def prepare(name, row, seeds, folder, points=POINTS, device="cuda"):
@@ -206,7 +212,9 @@ def prepare(name, row, seeds, folder, points=POINTS, device="cuda"):
     """
     key = (name, row, tuple(seeds), str(folder))
     if key not in _players:
-        games, records, shown = zip(*(stand(name, row, s, folder) for s in seeds), strict=True)
+        games, records, shown = zip(
+            *(stand(name, row, s, folder, points) for s in seeds), strict=True
+        )
         _players[key] = Together(games, points // games[0].batch, device), records, shown
     return _players[key]
 
