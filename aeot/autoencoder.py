@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from aeot import _check, _io, training
 from aeot._rng import forked, generator
 from aeot.data import Dataset, indices, tensors
-from aeot.data.arrays import digest
+from aeot.data.arrays import BYTES, check_range, digest
 from aeot.networks.autoencoder import ARCHITECTURES, autoencoder_pair
 from aeot.rows import PRECISIONS, Rows, apply, resolve_device, resolve_precision
 
@@ -169,7 +169,7 @@ class Autoencoder:
         return self
 
     def encode(self, data: Dataset | torch.Tensor) -> torch.Tensor:
-        """Return the codes of images in [-1, 1] or of vectors.
+        """Return the codes of images, uint8 or in [-1, 1], or of vectors.
 
         Args:
             data: A data set, or rows (m, C, H, W) or (m, d).
@@ -179,11 +179,17 @@ class Autoencoder:
 
         Raises:
             NotFittedError: Before `fit`.
-            ValueError: If the rows have another shape than those trained on.
+            ValueError: If the rows have another shape than those trained on, or images that are
+                neither uint8 nor in [-1, 1].
         """
         self._check_fitted()
+        images = len(self.shape_) == 3
+        if images and getattr(data, "dtype", None) in BYTES:
+            data = tensors(data, name="data")
         if not isinstance(data, Dataset):
             data = _check.array("data", data)
+            if images:
+                check_range("data", data)
         if tuple(data.shape[-len(self.shape_) :]) != self.shape_ or (
             not isinstance(data, Dataset) and data.ndim != len(self.shape_) + 1
         ):

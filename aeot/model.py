@@ -17,6 +17,7 @@ from aeot import _check, _io, model_files
 from aeot._rng import generator
 from aeot.autoencoder import Autoencoder
 from aeot.data import Dataset, distinct, tensors
+from aeot.data.arrays import BYTES
 from aeot.measures import UniformBox
 from aeot.sharpening import sharpen, spectral_gain
 from aeot.transport import singular
@@ -226,7 +227,7 @@ class AEOT:
         return self
 
     def encode(self, data: Dataset | torch.Tensor) -> torch.Tensor:
-        """Return the codes (m, latent_dim) of images in [-1, 1] or vectors (m, ...)."""
+        """Return the codes (m, latent_dim) of images (m, ...), uint8 or in [-1, 1], or vectors."""
         self._check_fitted("autoencoder_")
         return self.autoencoder_.encode(data)
 
@@ -279,7 +280,7 @@ class AEOT:
         it crosses the singular set the generated image jumps; it does not pass through a blend.
 
         Args:
-            start: An image (C, H, W) in [-1, 1], or a vector (d,).
+            start: An image (C, H, W), uint8 or in [-1, 1], or a vector (d,).
             end: Another one.
             n: Number of images, both ends included.
 
@@ -294,8 +295,11 @@ class AEOT:
         """
         self._check_fitted("brenier_")
         n = _check.integer("n", n, minimum=2)
-        ends = torch.stack([_check.array("start", start), _check.array("end", end)])
-        codes = self.encode(ends.float()).to(self.brenier_.sites)
+        ends = [
+            value if getattr(value, "dtype", None) in BYTES else _check.array(name, value)
+            for name, value in (("start", start), ("end", end))
+        ]
+        codes = torch.cat([self.encode(end[None]) for end in ends]).to(self.brenier_.sites)
         cells = torch.cdist(codes, self.brenier_.sites).argmin(1)
         if self.brenier_.centroids is None:
             self.brenier_.estimate_moments()

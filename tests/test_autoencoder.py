@@ -175,6 +175,13 @@ def test_bad_arguments_are_named_before_any_work(digits, options, words):
         Autoencoder(**SMALL | options).fit(digits)
 
 
+def test_bytes_are_read_as_images(digits, fitted):
+    assert torch.equal(fitted.encode(digits.values[:5]), fitted.encode(digits.subset(slice(0, 5))))
+    assert torch.equal(fitted.encode(digits.values[:5].numpy()), fitted.encode(digits[:5]))
+    with pytest.raises(ValueError, match=r"data must lie in \[-1, 1\], got values from 0 to 2"):
+        fitted.encode(digits.values[:5].float())
+
+
 def test_bad_data_is_named(digits, fitted):
     with pytest.raises(ValueError, match="data must hold at least 2 rows"):
         Autoencoder(**SMALL).fit(digits.subset([0]))

@@ -74,7 +74,19 @@ def test_a_list_of_images_is_stacked():
         aeot.tensors([torch.zeros(8, 8), torch.zeros(9, 9)])
 
 
-@pytest.mark.parametrize("labels", [[0.5, 1.0], [0], [0, -1]])
+def test_arrays_of_every_make_are_taken():
+    array = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), np.uint8)
+    labels = np.array([0, 1, 2, 3], np.uint16)
+    data = aeot.tensors(array[..., ::-1], labels[::-1])  # blue first, and the last label first
+    assert torch.equal(data.values[:, 0], torch.from_numpy(array[..., 2].copy()))
+    assert data.labels.tolist() == [3, 2, 1, 0]
+    grown = aeot.tensors(torch.randn(3, 2, requires_grad=True))
+    assert aeot.GAN(latent_dim=2, hidden=4, batch_size=2).fit(grown, steps=1).history_
+    with pytest.raises(ValueError, match=r"array must hold values below 3.4e38 .* got 1e\+300"):
+        aeot.tensors(np.array([[1e300, 0.0], [1.0, 2.0]]))
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [0], [0, -1], ["a", "b"], [[0], [1]]])
 def test_bad_labels_are_named(labels):
     with pytest.raises(ValueError, match="labels must be 2 whole numbers"):
         aeot.tensors(torch.zeros(2, 3), labels)

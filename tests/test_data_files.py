@@ -71,6 +71,13 @@ def test_subfolders_name_the_classes(tmp_path):
     assert data.labels.tolist() == [0, 1, 1]
 
 
+def test_hidden_folders_are_passed_over(tmp_path):
+    for name in ("x.png", ".ipynb_checkpoints/x.png", "boots/.cache/y.png"):
+        write(tmp_path / name, np.full((8, 8), 9, np.uint8))
+    data = aeot.images(tmp_path, size=8)
+    assert (len(data), data.info["files"]) == (1, ["x.png"])
+
+
 def test_bad_folders_say_so(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         aeot.images(tmp_path / "nowhere")
@@ -80,6 +87,13 @@ def test_bad_folders_say_so(tmp_path):
     (tmp_path / "b.jpg").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"folder must hold readable images.*a\.png.*b\.jpg"):
         aeot.images(tmp_path)
+
+
+def test_two_files_of_one_name_are_no_pair(tmp_path):
+    for name in ("a/x.png", "b/x.png", "b/x.bmp"):
+        write(tmp_path / name, np.full((8, 8), 9, np.uint8))
+    with pytest.raises(ValueError, match="hold one file of each name, got x.bmp and x.png in"):
+        aeot.paired(tmp_path, size=8)
 
 
 def test_pairs_from_halves_and_from_subfolders(tmp_path):

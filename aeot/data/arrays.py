@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from aeot import _check
 from aeot._rng import generator
 
+BYTES = (torch.uint8, np.uint8)
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -107,7 +109,8 @@ def tensors(
 
     Args:
         array: Images (n, H, W), (n, C, H, W) or (n, H, W, C) with C = 1 or 3, or vectors (n, d).
-            uint8 images are taken as they are; other images must lie in `value_range`.
+            uint8 images are taken as they are; other images must lie in `value_range`. What needs
+            no conversion is not copied: the data set then changes with the array.
         labels: Class of each row (n,), whole numbers from 0, or None.
         classes: Names of the classes, in the order of the labels.
         value_range: What black and white are in images that are not uint8.
@@ -129,20 +132,32 @@ def tensors(
         ((1, 8, 8), -1.0)
     """
     argument = "array" if name == "tensors" else name  # as the caller spells it
-    is_bytes = getattr(array, "dtype", None) in (torch.uint8, np.uint8)
-    values = torch.as_tensor(array) if is_bytes else _check.array(argument, array)
+    is_bytes = getattr(array, "dtype", None) in BYTES
+    values = torch.as_tensor(_check.forward(array)) if is_bytes else _check.array(argument, array)
+    values = values.detach()
     if values.ndim and len(values) == 0:
         raise _check.fail(argument, "hold at least one row", f"shape {tuple(values.shape)}")
     if values.ndim not in (2, 3, 4) or 0 in values.shape:
         requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
         raise _check.fail(argument, requirement, f"shape {tuple(values.shape)}")
     if values.ndim == 2:
+        largest = float(values.abs().max())
         values = values.to(torch.float32)
+        if not bool(torch.isfinite(values).all()):
+            raise _check.fail(argument, "hold values below 3.4e38 (float32)", f"{largest:g}")
     else:
         values = _channels_first(argument, values)
         if not is_bytes:
             values = _to_unit(argument, values, value_range)
     return Dataset(values.contiguous(), name, _labels(labels, len(values)), tuple(classes))
+
+
+def check_range(name: str, images: torch.Tensor) -> None:
+    """Raise an error if images are not in [-1, 1], up to rounding."""
+    if images.numel() and float(images.abs().max()) > 1.001:
+        got = f"values from {float(images.min()):g} to {float(images.max()):g}"
+        way_out = f"aeot.tensors({name}, value_range=(black, white)) brings images there"
+        raise _check.fail(name, "lie in [-1, 1]", got, way_out)
 
 
 def _channels_first(argument: str, values: torch.Tensor) -> torch.Tensor:
@@ -174,12 +189,15 @@ def _to_unit(argument: str, values: torch.Tensor, value_range: tuple[float, floa
 def _labels(labels: Any, n: int) -> torch.Tensor | None:  # noqa: ANN401
     if labels is None:
         return None
-    tensor = torch.as_tensor(labels)
+    requirement = f"be {n} whole numbers >= 0, one per row"
+    try:
+        tensor = torch.as_tensor(_check.forward(labels))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _check.fail("labels", requirement, f"{type(labels).__name__} ({error})") from error
     whole = not tensor.is_floating_point() and not tensor.is_complex()
-    if tensor.shape != (n,) or not whole or int(tensor.min()) < 0:
-        got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-        raise _check.fail("labels", f"be {n} whole numbers >= 0, one per row", got)
-    return tensor.to(torch.int64)
+    if tensor.shape != (n,) or not whole or int((tensor := tensor.to(torch.int64)).min()) < 0:
+        raise _check.fail("labels", requirement, f"{tensor.dtype} of shape {tuple(tensor.shape)}")
+    return tensor
 
 
 def domain(name: str, value: Any) -> Dataset:  # noqa: ANN401

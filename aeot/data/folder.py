@@ -96,10 +96,7 @@ def paired(
         raise _check.fail("b", "be given unless a is a folder", f"a as {type(a).__name__}")
     root, size = _folder(a), _check.integer("size", size, minimum=4)
     if (root / "a").is_dir() and (root / "b").is_dir():
-        left, right = (
-            {str(p.relative_to(root / side).with_suffix("")): p for p in _image_files(root / side)}
-            for side in ("a", "b")
-        )
+        left, right = (_by_name(root / side) for side in ("a", "b"))
         alone = sorted(left.keys() ^ right.keys())
         if alone:
             got = f"no partner for {', '.join(alone[:5])}"
@@ -115,6 +112,16 @@ def paired(
         for k in range(2)
     )
     return pairs(*sides)
+
+
+def _by_name(side: Path) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for path in _image_files(side):
+        other = named.setdefault(str(path.relative_to(side).with_suffix("")), path)
+        if other is not path:
+            got = f"{other.name} and {path.name} in {path.parent}"
+            raise _check.fail("folder", "hold one file of each name", got, "remove one of them")
+    return named
 
 
 def _pair(first: Path, second: Path, halves: bool, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,7 +148,9 @@ def _image_files(root: Path) -> list[Path]:
     files = sorted(
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in known and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in known
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
     if not files:
         raise _check.fail("folder", "hold images", f"none in {root}", "check the path")

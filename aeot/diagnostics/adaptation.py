@@ -104,7 +104,7 @@ def proxy_distance(first: torch.Tensor, second: torch.Tensor, *, seed: int = 0) 
     """
     first = points("first", first, min_rows=10)
     second = points("second", second, dim=first.shape[1], min_rows=10)
-    features = torch.cat([first, second]).double().numpy()
+    features = torch.cat([first, second]).detach().cpu().double().numpy()
     domain = np.repeat([0, 1], [len(first), len(second)])
     order = np.random.default_rng(seed).permutation(len(domain))
     model = make_pipeline(

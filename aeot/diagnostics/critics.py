@@ -81,8 +81,13 @@ def fit_critic(
             way_out = "for points x write lambda n, s: x[torch.randint(len(x), (n,), generator=s)]"
             raise _check.fail(name, "be callable as draw(n, stream)", type(draw).__name__, way_out)
     stream = generator(seed, "fit critic")
-    first = _check.points("real(n, stream)", real(1, stream))
-    _check.points("fake(n, stream)", fake(1, generator(seed, "first fake")), dim=first.shape[1])
+    first = _check.points("real(n, stream)", real(1, stream)).float()
+    dim = first.shape[1]
+
+    def drawn(name: str, draw: Draw, n: int, stream: torch.Generator) -> torch.Tensor:
+        return _check.points(f"{name}(n, stream)", draw(n, stream), dim=dim).float()
+
+    drawn("fake", fake, 1, generator(seed, "first fake"))
     with forked(seed, "critic"):
         critic = MLPCritic(first.shape[1], hidden=hidden, leak=leak)
     mover = torch.optim.Adam(critic.parameters(), lr=rate, betas=(0.5, 0.9))
@@ -90,11 +95,12 @@ def fit_critic(
     loss_of = losses.wasserstein_critic_loss if wasserstein else losses.logistic_critic_loss
     for step in range(steps):
         mover.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        x, y = real(batch_size, stream), fake(batch_size, stream)
+        x = drawn("real", real, batch_size, stream)
+        y = drawn("fake", fake, batch_size, stream)
         loss = loss_of(critic(x), critic(y))
         if penalty:
             if callable(where):
-                points = where(batch_size, stream)
+                points = drawn("where", where, batch_size, stream)
             else:
                 points = losses.interpolate(x, y, where=where, generator=stream)
             weight = penalty * min(1.0, max(2 * step / steps, 0.05)) ** 2
@@ -135,6 +141,7 @@ def corrected(value: float, penalty: float) -> float:
         >>> round(corrected(1.16663 * (1 + 1.16663 / 20), 10.0), 5)
         1.16663
     """
+    penalty = _check.real("penalty", penalty, above=0)
     return penalty * (math.sqrt(1 + 2 * max(value, 0.0) / penalty) - 1)
 
 

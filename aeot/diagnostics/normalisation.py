@@ -26,8 +26,9 @@ def instance_statistics(layer: nn.InstanceNorm2d, x: torch.Tensor) -> dict[str, 
     """
     out = layer(x).double().flatten(2)
     entry = x.double().flatten(2).var(dim=2, correction=0)
-    scale = torch.ones(x.shape[1]) if layer.weight is None else layer.weight.detach()
-    shift = torch.zeros(x.shape[1]) if layer.bias is None else layer.bias.detach()
+    device = x.device
+    scale = torch.ones(x.shape[1], device=device) if layer.weight is None else layer.weight.detach()
+    shift = torch.zeros(x.shape[1], device=device) if layer.bias is None else layer.bias.detach()
     return {
         "mean": out.mean(dim=2),
         "variance": out.var(dim=2, correction=0),

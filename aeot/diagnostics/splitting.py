@@ -65,8 +65,8 @@ def mass_splitting(source: torch.Tensor, target: torch.Tensor) -> Splitting:
         >>> found.plan.tolist(), found.split, found.map_error
         ([[0.5, 0.5]], 1.0, 1.0)
     """
-    source = points("source", source).double()
-    target = points("target", target, dim=source.shape[1]).double()
+    source = points("source", source).detach().cpu().double()
+    target = points("target", target, dim=source.shape[1]).detach().cpu().double()
     n, m = len(source), len(target)
     common = int(torch.lcm(torch.tensor(n), torch.tensor(m)))
     if common > 2000:

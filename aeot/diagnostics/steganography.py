@@ -45,7 +45,7 @@ def sensitivity(
         to_b: The translation.
         to_a: The way back.
         x: (B, C, H, W) images of domain A.
-        levels: Standard deviations of the noise in 8-bit levels (1 is 2/255 in [-1, 1]).
+        levels: Standard deviations of the noise in 8-bit levels (1 is 2/255 in [-1, 1]), rising.
         seed: Fixes the noise.
 
     Returns:
@@ -56,6 +56,8 @@ def sensitivity(
     References:
         Bashkirova, Usman, Saenko 2019, "sensitivity to noise".
     """
+    if any(second <= first for first, second in zip((0, *levels), levels, strict=False)):
+        raise fail("levels", "rise from above 0", str(list(levels)), "sort them")
     y = to_b(x)
     back = to_a(y)
     stream = generator(seed, "sensitivity")

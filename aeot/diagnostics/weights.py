@@ -24,7 +24,7 @@ def l1_weight(residuals: torch.Tensor, *, estimate: str = "mean") -> float:
         The weight, per unit of residual.
 
     Raises:
-        ValueError: If the residuals are not finite or all zero.
+        ValueError: If the residuals are not finite, all zero (for "std": all equal), or too few.
 
     Example:
         >>> round(l1_weight([0.1, -0.1, 0.3, -0.3]), 6)
@@ -32,9 +32,13 @@ def l1_weight(residuals: torch.Tensor, *, estimate: str = "mean") -> float:
     """
     _check.choice("estimate", estimate, ("mean", "std"))
     values = _check.array("residuals", residuals).double().flatten()
+    least = 1 if estimate == "mean" else 2
+    if len(values) < least:
+        raise _check.fail("residuals", f"hold at least {least} for {estimate!r}", str(len(values)))
     spread = values.abs().mean() if estimate == "mean" else values.std() * math.sqrt(2 / math.pi)
     if not float(spread) > 0:
-        raise _check.fail("residuals", "not be all equal to zero", f"{len(values)} of them")
+        wanted = "not be all zero" if estimate == "mean" else "not be all equal"
+        raise _check.fail("residuals", wanted, f"{len(values)} of them")
     return 1 / float(spread)
 
 

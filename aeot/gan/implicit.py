@@ -19,7 +19,9 @@ from aeot.networks.blocks import init_normal
 
 def nearest_rows(queries: torch.Tensor, pool: torch.Tensor, block: int = 4096) -> torch.Tensor:
     """Return the row of `pool` nearest to each query, (m,)."""
-    return torch.cat([torch.cdist(q, pool).argmin(1) for q in queries.split(block)])
+    middle = pool.mean(0)  # distances come from products, which lose digits far from the origin
+    pool = pool - middle
+    return torch.cat([torch.cdist(q - middle, pool).argmin(1) for q in queries.split(block)])
 
 
 @dataclass(kw_only=True, eq=False)

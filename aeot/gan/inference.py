@@ -118,5 +118,9 @@ class ALI(GAN):
         if data.shape != self.shape_:
             raise _check.fail("x", f"have rows of shape {self.shape_}", str(data.shape))
         device = next(self.encoder_.parameters()).device
-        with self._evaluated():
-            return self._encode(data[torch.arange(len(data))].to(device), generator(seed, "encode"))
+        with self._evaluated():  # as many rows at a time as `sample` makes
+            parts = [
+                self._encode(data[start : start + 500].to(device), generator(seed, "encode", start))
+                for start in range(0, len(data), 500)
+            ]
+        return torch.cat(parts)

@@ -168,6 +168,9 @@ class GLO(Estimator):
 
     def _check_arguments(self, data: Dataset) -> None:
         super()._check_arguments(data)
+        if len(data) < 2:
+            way_out = "samples follow the covariance of their codes"
+            raise _check.fail("data", "hold at least two rows", str(len(data)), way_out)
         _check.real("code_rate", self.code_rate, above=0)
         _check.integer("halve_every", self.halve_every)
 

@@ -47,9 +47,10 @@ def sinkhorn_divergence(
         >>> round(float(sinkhorn_divergence(x, x + 2, blur=0.5)), 4)
         2.0
     """
-    x, y = points("x", x), points("y", y, dim=x.shape[1])
+    x = points("x", x)
+    y = points("y", y, dim=x.shape[1])
     blur = real("blur", blur, above=0)
-    if not 0 < scaling < 1:
+    if not 0 < real("scaling", scaling) < 1:
         raise fail("scaling", "be in (0, 1)", scaling)
 
     def cost(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

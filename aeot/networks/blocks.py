@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from aeot import _check
@@ -238,11 +237,6 @@ def count_parameters(module: nn.Module) -> int:
         [6642241, 6559169]
     """
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def to_channels_last(module: nn.Module) -> nn.Module:
-    """Lay convolution weights out channels last, which CPUs and tensor cores prefer."""
-    return module.to(memory_format=torch.channels_last)
 
 
 def image_norm(kind: str, channels: int) -> list[nn.Module]:

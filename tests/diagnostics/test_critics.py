@@ -9,6 +9,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import norm
 
+import aeot
 from aeot.diagnostics import critics
 from aeot.gan import losses
 from aeot.training import Diverged
@@ -72,6 +73,24 @@ def test_translation_turns_the_critic_against_the_shift():
     assert float(critics.alignment(critic, points, shift).mean()) > 0.99
     lengths = critics.slopes(critic, points).norm(dim=1)
     assert float(lengths.mean()) == pytest.approx(1 + 5 / 20, abs=0.1)
+
+
+def test_draws_of_any_make_are_taken_and_each_is_checked():
+    disk = aeot.UniformBall(dim=2)  # in float64
+
+    def narrow(n, stream):
+        return np.zeros((n, 2 if n == 1 else 3))
+
+    def numbers(n, stream):
+        return torch.rand(n, 2, generator=stream).numpy()
+
+    sampled = lambda n, stream: disk.sample(n, generator=stream).double()  # noqa: E731
+    critic = critics.fit_critic(sampled, numbers, steps=2, hidden=8, where=sampled)
+    assert next(critic.parameters()).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"fake\(n, stream\) must have 2 columns, got 3"):
+        critics.fit_critic(sampled, narrow, steps=2, hidden=8)
+    with pytest.raises(ValueError, match="penalty must be a finite number > 0, got 0"):
+        critics.corrected(1.0, 0.0)
 
 
 def test_alignment_of_a_linear_critic_is_exact():

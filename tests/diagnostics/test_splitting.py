@@ -49,3 +49,8 @@ def test_diversity_is_the_mean_over_pairs():
     pairs = [float((a - b).abs().mean()) for i, a in enumerate(draws) for b in draws[:i]]
     assert diversity(noisy, x, n_draws=5) == pytest.approx(sum(pairs) / 10, rel=1e-6)
     assert diversity(lambda images, seed: images, x) == 0
+
+
+def test_tensors_in_training_are_taken():
+    points = torch.randn(4, 2, requires_grad=True)
+    assert mass_splitting(points, points + 1).plan_cost == pytest.approx(2, rel=1e-5)

@@ -89,3 +89,9 @@ def test_examine_runs_everything():
         st.examine(lambda v: v, lambda v: v, x[:1])
     with pytest.raises(ValueError, match="3 partners"):
         st.honesty(lambda v: v, lambda v: v, x, x[:2])
+
+
+@pytest.mark.parametrize("levels", [[4, 2, 1], [0, 1], [1, 1]])
+def test_levels_rise(levels):
+    with pytest.raises(ValueError, match="levels must rise from above 0"):
+        st.sensitivity(*st.cheating_pair(0.5), smooth(2), levels=levels)

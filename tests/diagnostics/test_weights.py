@@ -36,7 +36,7 @@ def test_l1_weight_by_both_estimates():
     assert weights.l1_weight(heavy, estimate="std") == pytest.approx(
         math.sqrt(math.pi / 2) / (0.2 * math.sqrt(2)), rel=0.01
     )
-    with pytest.raises(ValueError, match="residuals must not be all equal to zero"):
+    with pytest.raises(ValueError, match="residuals must not be all zero"):
         weights.l1_weight(torch.zeros(3))
 
 
@@ -72,3 +72,14 @@ def test_contrast_response():
     norm = torch.nn.InstanceNorm2d(1, eps=0.0)
     assert normalisation.contrast_response(norm, x) < 1e-5
     assert normalisation.contrast_response(lambda v: 3 * v, x) == pytest.approx(3)
+
+
+def test_too_few_or_equal_residuals_are_named():
+    for values, estimate, words in (
+        ([], "mean", "hold at least 1 for 'mean', got 0"),
+        ([0.3], "std", "hold at least 2 for 'std', got 1"),
+        ([0.3, 0.3], "std", "not be all equal"),
+        ([0.0, 0.0], "mean", "not be all zero"),
+    ):
+        with pytest.raises(ValueError, match=f"residuals must {words}"):
+            weights.l1_weight(values, estimate=estimate)

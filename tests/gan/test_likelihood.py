@@ -130,6 +130,18 @@ def test_nearest_rows_by_hand_in_any_blocks():
         assert nearest_rows(queries, pool, block).tolist() == [0, 1, 2, 0]
 
 
+def test_nearest_rows_far_from_the_origin():
+    draw = torch.Generator().manual_seed(0)
+    queries, pool = (torch.randn(n, 2, generator=draw) + 3000 for n in (200, 400))
+    exact = torch.cdist(queries.double(), pool.double()).argmin(1)
+    assert torch.equal(implicit.nearest_rows(queries, pool), exact)
+
+
+def test_codes_of_one_row_have_no_spread():
+    with pytest.raises(ValueError, match="data must hold at least two rows, got 1"):
+        GLO(latent_dim=2).fit(torch.zeros(1, 3), steps=1)
+
+
 def test_implicit_likelihood_leaves_no_mode_out():
     # Four far modes, one of them rare: each datum pulls its own nearest sample.
     stream = torch.Generator().manual_seed(0)

@@ -85,3 +85,9 @@ def test_bad_arguments():
         sinkhorn_divergence(x, y, blur=1, scaling=1)
     with pytest.raises(ValueError, match="y must have 3 columns"):
         sinkhorn_divergence(x, y[:, :2], blur=1)
+
+
+def test_lists_are_points():
+    assert float(sinkhorn_divergence([[0.0], [1.0]], [[2.0], [3.0]], blur=0.1)) == pytest.approx(2)
+    with pytest.raises(ValueError, match="scaling must be a finite number, got 'fast'"):
+        sinkhorn_divergence([[0.0]], [[1.0]], blur=0.1, scaling="fast")
