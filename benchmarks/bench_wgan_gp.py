@@ -322,6 +322,19 @@ def markdown(runs):
     return "\n".join(lines) + "\n"
 
 
+def write(runs, output, where):
+    """Write JSON and table; what was written before stays unless this run is longer."""
+    before = json.loads(output.read_text())["runs"] if output.exists() else []
+    for run in before:
+        if run["set"] not in runs or runs[run["set"]]["steps"] < run["steps"]:
+            runs[run["set"]] = run
+    output.parent.mkdir(parents=True, exist_ok=True)
+    body = {"environment": where, "runs": list(runs.values())}
+    text = markdown(list(runs.values()))  # if that fails, what was there stays
+    write_text(output, json.dumps(body, indent=1) + "\n")
+    write_text(output.with_suffix(".md"), text)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sets", nargs="+", default=list(SIDE), choices=SIDE)
@@ -346,19 +359,9 @@ def main():
     tasks = [(name, args.steps, args.folder / "toys", deadline, samples) for name in args.sets]
     with multiprocessing.get_context("spawn").Pool(len(tasks)) as pool:
         runs = {run["set"]: run for run in pool.starmap(work, tasks, chunksize=1)}
-    if args.train_only:
-        sys.exit("\n".join(run["error"] for run in runs.values() if "error" in run) or None)
-    # What was written before stays unless this run is longer.
-    before = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
     failed = [run["error"] for run in runs.values() if "error" in run]
-    for run in before:
-        if run["set"] not in runs or runs[run["set"]]["steps"] < run["steps"]:
-            runs[run["set"]] = run
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    body = {"environment": environment(args.device), "runs": list(runs.values())}
-    text = markdown(list(runs.values()))  # if that fails, what was there stays
-    write_text(args.output, json.dumps(body, indent=1) + "\n")
-    write_text(args.output.with_suffix(".md"), text)
+    if not args.train_only:
+        write(runs, args.output, environment(args.device))
     if failed:
         sys.exit("\n".join(failed))
 

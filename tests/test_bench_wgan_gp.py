@@ -1,6 +1,8 @@
 """WGAN-GP's toy benchmark: its distance, its settled critic, resuming and stopping."""
 
+import functools
 import importlib
+import multiprocessing.dummy
 import sys
 import time
 from pathlib import Path
@@ -120,3 +122,14 @@ def test_toys_train_together_as_they_do_alone_and_resume(device, tmp_path):
     toys.train(names[0], 4, tmp_path / "whole", every=1)
     with pytest.raises(ValueError, match="equally far"):
         toys.train_together(names, 5, tmp_path / "whole", later, device, every=1)
+
+
+def test_training_alone_writes_a_state_and_no_table(tmp_path, monkeypatch):
+    output = tmp_path / "t.json"
+    given = ["--train-only", "--sets", "swissroll", "--steps", "1", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["bench", *given, "--output", str(output)])
+    monkeypatch.setattr(toys.multiprocessing, "get_context", lambda _: multiprocessing.dummy)
+    monkeypatch.setattr(toys, "train", functools.partial(toys.train, every=1))
+    toys.main()
+    assert toys.stand("swissroll", 0, tmp_path / "toys")[1]["steps"] == 1
+    assert not output.exists()
