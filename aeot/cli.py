@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `aeot doctor | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (_Refused, ValueError, OSError, ImportError, FloatingPointError) as error:
+    # Training that diverged is a FloatingPointError.
+    except (_Refused, ValueError, FloatingPointError, OSError, ImportError) as error:
         if os.environ.get("AEOT_DEBUG"):
             raise
         message = " ".join(str(error).split())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -28,6 +29,11 @@ from aeot.plotting.images import image_grid
 from aeot.plotting.runs import by_class, draw_run
 
 _SHOWN = 100  # images in the grid
+_WRITTEN = re.compile(  # all that runs and `sample` write, and what a kill can leave of it
+    r"\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-\d+)?"
+    r"|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
+    r"|(\.?model|checkpoint/\.?\w+)(\.writing-\d+|\.previous)?/(model\.safetensors|\w+\.json)"
+)
 
 
 def open_data(
@@ -141,7 +147,7 @@ def fit(
         size: Height and width in pixels; by default a published set's own, and 64 for a folder.
         root: Folder where the published sets lie.
         download: Fetch a missing published set.
-        overwrite: Replace the run that the directory holds.
+        overwrite: Replace the run that the directory holds; refused if it holds other files too.
 
     Returns:
         The summary, as written to summary.json; printed, it is plain lines.
@@ -157,6 +163,8 @@ def fit(
     run = _Directory(path, {**options, "out": str(path), **model.arguments()}, overwrite)
     training, held_out, nu = _rows(options, model.seed, download)
     read = time.perf_counter() - begun
+    if overwrite:  # else its training would go on
+        shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
 
     model.fit_autoencoder(
         training,
@@ -229,7 +237,7 @@ def sample(
     model = AEOT.load(run, device=device)
     path = check_new(out or Path(run) / f"samples-{seed}")
     rows = model.sample(_check.integer("n", n), seed=seed)
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     if rows.ndim == 4:
         for k, image in enumerate(to_uint8(rows).movedim(1, -1).squeeze(-1).numpy()):
             Image.fromarray(image).save(path / f"{k:06d}.png")
@@ -255,7 +263,8 @@ def check_new(out: str | os.PathLike) -> Path:
     path = Path(out).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise _check.fail("out", "be a folder", f"the file {path}", "choose another name")
-    if path.is_dir() and any(path.iterdir()):
+    # A run killed before its first step leaves an empty log.
+    if path.is_dir() and any(p.name != "log.jsonl" or p.stat().st_size for p in path.iterdir()):
         raise _check.fail("out", "be new or empty", f"{path} with files in it", "choose another")
     parent = path
     while not parent.exists():
@@ -298,13 +307,6 @@ def _array(name: str, path: Path) -> np.ndarray:
         raise _check.fail(name, "be a NumPy file of numbers", f"{path}: {error}") from error
 
 
-def _is_ours(name: str) -> bool:
-    """Whether a run, or sampling from it, writes something of this name into its directory."""
-    folders = ("pictures", "model", "checkpoint")
-    files = ("log.jsonl", "summary.json", "config.yaml", "environment.json")
-    return name in (*folders, *files) or name.startswith("samples-")
-
-
 class _Directory:
     """A run directory that comes into being with the first training step."""
 
@@ -313,28 +315,27 @@ class _Directory:
         self.device = str(options["device"] or "auto")
         # Scalars look the same in JSON and in YAML.
         self.config = "".join(f"{name}: {json.dumps(v)}\n" for name, v in options.items())
-        self.open = self.logged = False
+        self.begun = self.logged = False
         self.losses: list[tuple[int, float]] = []
-        config = self.path / "config.yaml"
-        inside = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
-        others = sorted(n for n in inside if not n.startswith(".") and not _is_ours(n))
-        if not config.is_file():
-            if inside != {"log.jsonl"}:  # what a run leaves that was killed before its first step
-                check_new(self.path)
-        elif overwrite:
-            if others:  # somebody's files, which starting anew must not delete
-                got = f"{self.path} with {others[0]} in it"
-                raise _check.fail("out", "hold nothing but a run", got, "choose another folder")
-            shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
-        elif (self.path / "summary.json").is_file():
-            got = f"{self.path} with a finished run"
-            raise _check.fail("out", "be new", got, "add --overwrite to replace it")
-        elif config.read_text() != self.config:
-            got = f"{self.path} with an unfinished run that has other options"
-            way_out = "give the same options to go on, or --overwrite to start anew"
+        config, facts = self.path / "config.yaml", self.path / "environment.json"
+        same = config.is_file() and config.read_bytes() == self.config.encode()
+        finished = (self.path / "summary.json").is_file()
+        self.resumed = same and not finished and not overwrite
+        if self.resumed:
+            return
+        if not (config.is_file() and facts.is_file()):
+            check_new(self.path)
+        elif not overwrite:
+            got, way_out = f"{self.path} with a finished run", "add --overwrite to replace it"
+            if not finished:
+                got = f"{self.path} with an unfinished run that has other options"
+                way_out = "give the same options to go on, or --overwrite to start anew"
             raise _check.fail("out", "be new", got, way_out)
-        else:
-            self.open = True
+        else:  # of a folder that holds more, nothing is taken away
+            files = {p for p in self.path.rglob("*") if p.is_symlink() or not p.is_dir()}
+            if others := sorted(files - set(self._written())):
+                got = f"{self.path} with {others[0].relative_to(self.path)} beside the run"
+                raise _check.fail("out", "hold a run alone", got, "move it, or choose another out")
 
     def on_step(self, step: int, record: dict[str, float]) -> None:
         """Take the record of a training step; the first one creates the directory."""
@@ -342,18 +343,17 @@ class _Directory:
         self.begin()
 
     def begin(self) -> None:
-        if self.open:
+        if self.begun:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        for old in [p for p in self.path.iterdir() if _is_ours(p.name)]:
-            if old.is_dir():
-                shutil.rmtree(old)
-            else:
-                old.unlink()
-        (self.path / "pictures").mkdir(parents=True)
-        _io.write_text(self.path / "config.yaml", self.config)
-        self._write("environment.json", _environment.environment(self.device))
-        self.open = True
+        (self.path / "pictures").mkdir(parents=True, exist_ok=True)
+        if not self.resumed:
+            for file in self._written():
+                if file.name not in ("config.yaml", "environment.json"):  # these are replaced
+                    file.unlink()
+            _io.write_text(self.path / "config.yaml", self.config)
+        if not self.resumed or not (self.path / "environment.json").is_file():
+            self._write("environment.json", _environment.environment(self.device))
+        self.begun = True
 
     def log(self, name: str, record: dict[str, Any]) -> None:
         self.logged = True
@@ -366,3 +366,8 @@ class _Directory:
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
         _io.write_text(self.path / name, json.dumps(values, indent=1, default=str) + "\n")
+
+    def _written(self) -> list[Path]:
+        """The files there that runs, and `sample`, write."""
+        files = (p for p in self.path.rglob("*") if p.is_file() and not p.is_symlink())
+        return [p for p in files if _WRITTEN.fullmatch(p.relative_to(self.path).as_posix())]

@@ -12,6 +12,7 @@ from aeot._environment import environment
 from aeot.data import Dataset, dataset, images, unpaired
 from aeot.gan.translate import CycleGAN
 from aeot.plotting import translation as pictures
+from aeot.runs import check_new
 
 _LOG = logging.getLogger(__name__)
 
@@ -108,20 +109,17 @@ class _Directory:
         kept = {name: value for name, value in options.items() if name != "device"}
         # Scalars look the same in JSON and in YAML.
         self.text = "".join(f"{name}: {json.dumps(v)}\n" for name, v in kept.items())
+        self.begun = False
         config = self.path / "config.yaml"
-        if config.is_file():
-            if config.read_text() != self.text:
-                got = f"{self.path} with a run of other options"
-                way_out = "give the same options to go on, or choose another folder"
-                raise _check.fail("out", "be new", got, way_out)
-        elif self.path.exists() and (
-            # A run that was killed before its first step leaves its empty log.
-            not self.path.is_dir() or {p.name for p in self.path.iterdir()} - {"log.jsonl"}
-        ):
-            got = f"{self.path}, which holds something else"
-            raise _check.fail("out", "be new or empty", got, "choose another folder")
+        if not config.is_file():
+            check_new(self.path)
+        elif config.read_bytes() != self.text.encode():
+            got = f"{self.path} with a run of other options"
+            way_out = "give the same options to go on, or choose another folder"
+            raise _check.fail("out", "be new", got, way_out)
 
     def begin(self) -> None:
-        if not (self.path / "config.yaml").is_file():
+        if not self.begun:
             self.path.mkdir(parents=True, exist_ok=True)
             _io.write_text(self.path / "config.yaml", self.text)
+            self.begun = True

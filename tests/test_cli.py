@@ -1,6 +1,7 @@
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -172,37 +173,63 @@ def test_a_finished_run_is_replaced_only_when_asked(finished, blobs, capsys):
     assert model_bytes(finished) == before
 
 
-def test_overwriting_deletes_no_file_that_no_run_wrote(finished, blobs, tmp_path, capsys):
-    run = tmp_path / "run"
-    run.mkdir()
-    for name in ("config.yaml", "environment.json", "thesis.tex"):
-        (run / name).write_text("{}")
-    argv = ["fit", "--data", str(blobs), "--out", str(run), "--overwrite", *OPTIONS]
-    assert cli.main(argv) == 2
-    assert "out must hold nothing but a run, got" in (said := capsys.readouterr().err)
-    assert "thesis.tex" in said
-    assert (run / "config.yaml").read_text() == (run / "thesis.tex").read_text() == "{}"
-    (run / "thesis.tex").rename(run / ".hidden")
-    (run / "summary.json").write_text("old")
-    assert cli.main(argv) == 0
-    assert (run / ".hidden").read_text() == "{}"
-    assert model_bytes(run) == model_bytes(finished)
+def test_only_what_a_run_writes_is_replaced(finished, blobs, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    argv = ["fit", "--data", str(blobs), "--out", str(path), *OPTIONS, "--overwrite"]
+    stale = path / "samples-7"
+    assert cli.main(["sample", str(path), "--n", "1", "--seed", "7"]) == 0
+    for other in ("thesis.tex", "model/thesis.tex", "chapters/thesis.tex"):
+        (path / other).parent.mkdir(exist_ok=True)
+        (path / other).write_text("precious")
+        before = model_bytes(path)
+        capsys.readouterr()
+        assert cli.main(argv) == 2
+        assert f"with {other} beside the run; move it" in capsys.readouterr().err
+        assert (model_bytes(path), (path / other).read_text()) == (before, "precious")
+        (path / other).unlink()
+    assert cli.main([*argv, "--seed", "1"]) == 0
+    assert model_bytes(path) != before
+    assert not any(stale.iterdir())  # of the model that was replaced
 
 
-def test_a_run_killed_before_its_first_step_can_be_repeated(finished, blobs, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "log.jsonl").touch()
-    assert cli.main(["fit", "--data", str(blobs), "--out", str(run), *OPTIONS]) == 0
-    assert model_bytes(run) == model_bytes(finished)
+def test_a_folder_with_a_config_of_its_own_is_no_run(blobs, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("title: thesis\n")
+    (tmp_path / "thesis.tex").write_text("precious")
+    argv = ["fit", "--data", str(blobs), "--out", str(tmp_path), *OPTIONS]
+    for more in ([], ["--overwrite"]):
+        assert cli.main([*argv, *more]) == 2
+        error = capsys.readouterr().err
+        assert "out must be new or empty" in error
+        assert "--overwrite" not in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "thesis.tex"]
 
 
-def test_training_that_diverges_is_an_error_in_one_line(blobs, tmp_path, capsys):
+def test_a_refused_overwrite_leaves_the_checkpoint(tmp_path, finished):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    (path / "checkpoint" / "joint").mkdir(parents=True)
+    (path / "checkpoint" / "joint" / "config.json").write_text("{}")
+    assert cli.main(["fit", "--data", "nowhere", "--out", str(path), "--overwrite"]) == 2
+    assert (path / "checkpoint" / "joint" / "config.json").is_file()
+
+
+def test_training_that_diverges_is_one_line_and_can_be_corrected(blobs, tmp_path, capsys):
     argv = ["fit", "--data", str(blobs), "--out", str(tmp_path / "run"), *OPTIONS]
-    assert cli.main([*argv, "--learning_rate", "1e38"]) == 2
-    assert "lower the learning rate" in capsys.readouterr().err
+    assert cli.main([*argv, "--learning_rate", "1e30"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("aeot: error: ")
+    assert "lower the learning rate" in error
+    assert "\n" not in error
     assert cli.main(argv) == 2
     assert "--overwrite to start anew" in capsys.readouterr().err
+    assert cli.main([*argv, "--overwrite"]) == 0
+
+
+def test_a_run_killed_before_its_first_step_is_repeated(blobs, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").touch()
+    assert cli.main(["fit", "--data", str(blobs), "--out", str(tmp_path / "run"), *OPTIONS]) == 0
 
 
 def test_a_stopped_run_goes_on_where_it_was(blobs, finished, tmp_path, monkeypatch, capsys):

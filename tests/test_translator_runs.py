@@ -5,6 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
+from aeot import _io
 from aeot.cli import main
 from aeot.gan.translate import CycleGAN
 
@@ -73,12 +74,22 @@ def test_another_run_is_not_taken_for_this_one(tmp_path, capsys):
         ([a, b, *options, "--seed", "1"], "with a run of other options"),
         ([a, b, *options, "--steps", "2"], "with a run of other options"),
         ([a, b, *options, "--out", str(tmp_path / "a")], "be new or empty"),
-        ([a, b, *options, "--out", str(tmp_path / "a" / "0.png")], "be new or empty"),
+        ([a, b, *options, "--out", str(tmp_path / "a" / "0.png")], "out must be a folder"),
     ]:
         assert main(["translate", *other]) == 2
         assert message in capsys.readouterr().err
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
     assert len(list((tmp_path / "a").iterdir())) == 4
+
+
+def test_options_are_written_once_and_whole(tmp_path, monkeypatch):
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", seed=1)
+    run, seen, write = tmp_path / "run", [], _io.write_text
+    run.mkdir()
+    (run / "log.jsonl").touch()  # of a call that was killed before its first step
+    monkeypatch.setattr(_io, "write_text", lambda p, text: (seen.append(p.name), write(p, text)))
+    assert main(["translate", a, b, *QUICK, "--steps", "3", "--out", str(run)]) == 0
+    assert seen == ["config.yaml", "run.json"]
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path):
