@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from aeot import _check, _io, training
 from aeot._rng import forked, generator
 from aeot.data import Dataset, indices, tensors
-from aeot.data.arrays import BYTES, check_range, digest
+from aeot.data.arrays import digest, rows_of
 from aeot.networks.autoencoder import ARCHITECTURES, autoencoder_pair
 from aeot.rows import PRECISIONS, Rows, apply, resolve_device, resolve_precision
 
@@ -183,18 +183,7 @@ class Autoencoder:
                 neither uint8 nor in [-1, 1].
         """
         self._check_fitted()
-        images = len(self.shape_) == 3
-        if images and getattr(data, "dtype", None) in BYTES:
-            data = tensors(data, name="data")
-        if not isinstance(data, Dataset):
-            data = _check.array("data", data)
-            if images:
-                check_range("data", data)
-        if tuple(data.shape[-len(self.shape_) :]) != self.shape_ or (
-            not isinstance(data, Dataset) and data.ndim != len(self.shape_) + 1
-        ):
-            got = f"shape {tuple(data.shape)}"
-            raise _check.fail("data", f"hold rows of shape {self.shape_}", got)
+        data = rows_of("data", data, self.shape_)
         rows = Rows(data, self.compute_device, shift=self.shift_, scale=self.scale_)
         return apply(self.encoder_, rows, self.latent_dim)
 

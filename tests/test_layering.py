@@ -15,6 +15,7 @@ LAYERS = [
         [
             "measures",
             "networks.*",
+            "gan.constraints",
             "gan.losses",
             "gan.updates",
             "gan.sinkhorn",

@@ -152,6 +152,25 @@ def tensors(
     return Dataset(values.contiguous(), name, _labels(labels, len(values)), tuple(classes))
 
 
+def rows_of(name: str, value: Any, shape: tuple[int, ...]) -> Dataset | torch.Tensor:  # noqa: ANN401
+    """Return rows of this shape for an encoder: a data set as it is, uint8 images as one.
+
+    Raises:
+        ValueError: If the shape is another, or images are neither uint8 nor in [-1, 1].
+    """
+    if len(shape) == 3 and getattr(value, "dtype", None) in BYTES:
+        value = tensors(value, name=name)
+    if not isinstance(value, Dataset):
+        value = _check.array(name, value)
+        if len(shape) == 3:
+            check_range(name, value)
+    found = value.shape if isinstance(value, Dataset) else value.shape[1:]
+    if tuple(found) != shape:
+        whole = found if isinstance(value, Dataset) else value.shape
+        raise _check.fail(name, f"hold rows of shape {shape}", f"shape {tuple(whole)}")
+    return value
+
+
 def check_range(name: str, images: torch.Tensor) -> None:
     """Raise an error if images are not in [-1, 1], up to rounding."""
     if images.numel() and float(images.abs().max()) > 1.001:

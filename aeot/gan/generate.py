@@ -13,7 +13,7 @@ from torch import nn
 from aeot import _check
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
-from aeot.gan import losses
+from aeot.gan import constraints, losses
 from aeot.gan.estimator import Estimator, descend, noise
 from aeot.networks.autoencoder import autoencoder_pair
 from aeot.networks.blocks import UpTrunk
@@ -141,7 +141,7 @@ class GAN(Estimator):
             )
         else:
             critic = MLPCritic(self.shape_[0] * self.packing + beside, hidden=self.hidden or 512)
-        return losses.spectral_normalise(critic) if self.spectral else critic
+        return constraints.spectral_normalise(critic) if self.spectral else critic
 
     def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
         return {"generator": self._make_generator(self.latent_dim), "critic": self._make_critic()}
@@ -290,7 +290,6 @@ class DRAGAN(GAN):
     def _penalty(
         self, real: torch.Tensor, fake: torch.Tensor, stream: torch.Generator
     ) -> tuple[torch.Tensor | float, dict[str, float]]:
-        # Drawn on the CPU like all noise, so that every device trains on the same numbers.
         points = losses.perturb(real, generator=stream)
         norms = losses.gradient_norms(self.critic_, points)
         facts = {"gradient_norm": norms.detach().mean().item()}

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from aeot import _check
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
-from aeot.gan import losses
+from aeot.gan import constraints, losses
 from aeot.gan.generate import GAN, PER_SAMPLE
 
 CRITIC_FIRST = {
@@ -70,7 +70,7 @@ class WGAN(GAN):
                 shape = (self.batch_size * self.packing,)
                 which = torch.randint(len(self._data), shape, generator=stream)
                 part = self._data[which]
-            losses.clip_weights(self.critic_, self.clip)
+            constraints.clip_weights(self.critic_, self.clip)
             record = self._critic_step(losses.pack(part, self.packing), stream, which)
         return record | self._generator_step(stream)
 

@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
-from aeot.gan import losses
+from aeot.gan import constraints, losses
 
 REAL = torch.tensor([2.0, -0.5, 0.3], dtype=torch.float64)
 FAKE = torch.tensor([-1.0, 0.7], dtype=torch.float64)
@@ -231,11 +231,11 @@ def test_packing_joins_rows_of_equal_parts():
 def test_clipping_and_spectral_norm_bound_what_they_say():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 3))
-    losses.clip_weights(net, 0.01)
+    constraints.clip_weights(net, 0.01)
     assert max(float(p.abs().max()) for p in net.parameters()) == pytest.approx(0.01)
     for p in net.parameters():
         nn.init.normal_(p)
-    losses.spectral_normalise(net)
+    constraints.spectral_normalise(net)
     net(torch.randn(1, 2, 4, 4))
     for _ in range(200):  # one power iteration each
         net(torch.randn(1, 2, 4, 4))
