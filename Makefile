@@ -1,10 +1,11 @@
 # Everything here is one line you could type yourself. A fresh machine needs Python >= 3.10 and pip.
 PYTHON ?= python3
+OLDEST ?= python3.10
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: venv demo test test-all test-keops lint ci examples bench docs clean
+.PHONY: venv demo test test-all test-keops test-oldest lint types ci examples bench docs wheel clean
 
 venv: $(VENV)/.installed
 
@@ -20,15 +21,28 @@ demo: venv
 test: venv
 	$(PYTEST) -n 2 --without-keops
 
+# With the slow tests, and the lines that none of them ran. In one process, because some of them
+# measure time and threads; coverage adds up by itself under -n, too.
 test-all: venv
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -m "not gpu" --cov --cov-report=term
 
 test-keops: venv
 	$(PYTEST) -m keops
 
+# The lower bounds of pyproject.toml, each installed as it stands there. Needs Python 3.10 (OLDEST=
+# says where), a C++ compiler and, without a CPU build of torch within pip's reach, 7 GB for its CUDA.
+test-oldest:
+	$(OLDEST) -m venv build/oldest
+	sed -nE 's/^ +"([A-Za-z-]+)(\[.*\])?>=([0-9.]+)",?$$/\1==\3/p' pyproject.toml > build/oldest.txt
+	build/oldest/bin/python -m pip install --quiet --constraint build/oldest.txt --editable ".[test]"
+	build/oldest/bin/python -m pytest -q -n 2 --without-keops
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
 
 examples: venv
 	for script in examples/[0-9]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
@@ -46,6 +60,18 @@ bench: venv
 docs: venv
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	$(BIN)/python docs/build.py
+
+# A wheel, installed with what it asks for (GBs of CUDA, unless pip finds a CPU build of torch) into
+# an environment that holds nothing else; -I, so that the checkout is not on the path.
+wheel: venv
+	rm -rf dist build/empty
+	$(BIN)/python -m build --wheel
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet dist/*.whl
+	build/empty/bin/python -m pip check
+	for file in $$(git ls-files aeot); do ls build/empty/lib/python3.*/site-packages/$$file > /dev/null || exit 1; done
+	build/empty/bin/python -I -c "import aeot; [getattr(aeot, name) for name in aeot.__all__]"
+	build/empty/bin/aeot --help > /dev/null
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

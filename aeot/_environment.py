@@ -28,7 +28,6 @@ _PACKAGES = (
     "matplotlib",
     "pillow",
     "safetensors",
-    "torchmetrics",
     "jsonargparse",
 )
 

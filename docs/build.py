@@ -45,7 +45,8 @@ def pages():
     # The README links from one level up.
     readme = (HERE.parent / "README.md").read_text().replace("](docs/", "](")
     readme = readme.replace("](CHANGELOG.md)", "](changelog.md)")
-    found["index"] = re.sub(r"\]\((?=examples/|benchmarks/|LICENSE)", "](../../", readme)
+    elsewhere = "examples/|benchmarks/|CONTRIBUTING|LICENSE"
+    found["index"] = re.sub(rf"\]\((?={elsewhere})", "](../../", readme)
     found["changelog"] = (HERE.parent / "CHANGELOG.md").read_text()
     return {name: found[name] for name in sorted(found, key=_rank)}
 
