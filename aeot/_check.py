@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
+
+
+class SupportsArray(Protocol):
+    """What turns itself into a NumPy array: tensors, arrays, tables of pandas and polars."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+# What `array` takes: those, lists of those, and numbers in lists, nested up to images (B, C, H, W)
+ArrayLike: TypeAlias = (
+    SupportsArray
+    | Sequence[SupportsArray]
+    | Sequence[float]
+    | Sequence[Sequence[float]]
+    | Sequence[Sequence[Sequence[float]]]
+    | Sequence[Sequence[Sequence[Sequence[float]]]]
+)
 
 
 def fail(name: str, requirement: str, got: object, way_out: str = "") -> ValueError:
@@ -32,11 +49,12 @@ def integer(name: str, value: object, *, minimum: int | None = 1) -> int:
     Raises:
         ValueError: If it is not a whole number (bools are not) or too small.
     """
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or (minimum is not None and value < minimum):
-        bound = "" if minimum is None else f" >= {minimum}"
-        raise fail(name, f"be a whole number{bound}", repr(value))
-    return int(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        number = int(value)
+        if minimum is None or number >= minimum:
+            return number
+    bound = "" if minimum is None else f" >= {minimum}"
+    raise fail(name, f"be a whole number{bound}", repr(value))
 
 
 def real(
@@ -52,11 +70,10 @@ def real(
     Raises:
         ValueError: If it is not a real number or out of range.
     """
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
-        value, bool
-    )
-    if number and math.isfinite(value) and above < value and minimum <= value <= maximum:
-        return float(value)
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and above < number and minimum <= number <= maximum:
+            return number
     parts = [f"> {above:g}"] if above > -math.inf else []
     parts += [f">= {minimum:g}"] if minimum > -math.inf else []
     parts += [f"<= {maximum:g}"] if maximum < math.inf else []
@@ -89,7 +106,7 @@ def device(name: str, value: str | torch.device) -> torch.device:
         raise fail(name, "be a device of this machine", repr(value), way_out) from error
 
 
-def double(value: Any) -> Any:  # noqa: ANN401 - anything array-like
+def double(value: ArrayLike | float) -> ArrayLike | float:
     """Give Python numbers and whole numbers the double precision they carry; leave others alone."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return value.astype(np.float64)
@@ -103,13 +120,14 @@ def double(value: Any) -> Any:  # noqa: ANN401 - anything array-like
     return value
 
 
-def forward(value: Any) -> Any:  # noqa: ANN401 - anything array-like
+def forward(value: ArrayLike | float) -> ArrayLike | float:
     """Copy a numpy array that runs backwards, as a flipped one does: torch has no such strides."""
-    backwards = isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides)
-    return value.copy() if backwards else value
+    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
+        return value.copy()
+    return value
 
 
-def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything array-like
+def array(name: str, value: ArrayLike | float) -> torch.Tensor:
     """Return an array-like as a floating tensor, keeping its dtype and device.
 
     Integers and float16 become float32; sequences and numpy arrays are taken as they are.
@@ -145,7 +163,7 @@ def array(name: str, value: Any) -> torch.Tensor:  # noqa: ANN401 - anything arr
 
 def points(
     name: str,
-    value: Any,  # noqa: ANN401 - anything array-like
+    value: ArrayLike,
     *,
     dim: int | None = None,
     min_rows: int = 1,
@@ -166,7 +184,7 @@ def points(
     return tensor
 
 
-def masses(value: Any, n: int, *, name: str = "masses") -> torch.Tensor:  # noqa: ANN401
+def masses(value: ArrayLike | None, n: int, *, name: str = "masses") -> torch.Tensor:
     """Return target masses as a float64 tensor (n,) that sums to one exactly in rounding.
 
     Args:
