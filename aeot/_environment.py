@@ -92,3 +92,8 @@ def _memory() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def is_writer() -> bool:
+    """Whether this process writes files and prints: rank 0 under torchrun, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0

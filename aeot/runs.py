@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from aeot import _check, _environment, _io, distributed
+from aeot import _check, _environment, _io
 from aeot._rng import generator
 from aeot.data import Dataset, dataset, images, tensors, to_uint8
 from aeot.data.named import NAMES
@@ -156,7 +156,7 @@ def fit(
         ValueError: If anything given is unusable; then nothing was written.
     """
     begun = time.perf_counter()
-    if not distributed.is_writer():  # the computation is not split: one process does it all
+    if not _environment.is_writer():  # the computation is not split: one process does it all
         return Summary()
     path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}

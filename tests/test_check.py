@@ -6,7 +6,6 @@ import torch
 
 from aeot import _check
 from aeot._rng import forked, generator, stream_seed
-from aeot._shard import Shard
 
 
 @pytest.mark.parametrize(
@@ -60,11 +59,3 @@ def test_forked_leaves_the_global_generator_alone():
         assert torch.equal(torch.rand(3), a)
     x, y = (torch.rand(3, generator=generator(7, "x")) for _ in range(2))
     assert torch.equal(x, y)
-
-
-@pytest.mark.parametrize("start", [0, 3, 8])
-def test_shards_partition_the_blocks(start):
-    parts = [set(Shard(i, 3).blocks(start, 20)) for i in range(3)]
-    assert set.union(*parts) == set(range(start, 20))
-    assert sum(map(len, parts)) == 20 - start
-    assert all(b % 3 == i for i, part in enumerate(parts) for b in part)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1] / "aeot"
 
 # A layer is a list of ranks; a module may import lower layers and, in its own layer, lower ranks.
 LAYERS = [
-    [["_check", "_rng", "_shard", "_io", "_environment"]],
+    [["_check", "_rng", "_io", "_environment"]],
     [
         ["networks.blocks", "data.arrays", "distances"],
         [
@@ -47,7 +47,7 @@ LAYERS = [
         ["transport.hierarchy"],
         ["transport.estimator"],
     ],
-    [["training", "distributed"]],
+    [["training"]],
     [
         ["gan.fitted"],
         ["gan.estimator", "gan.translator"],
@@ -74,7 +74,6 @@ LAYERS = [
 ]
 ONLY = {  # a package that one place alone may import
     "matplotlib": ("plotting",),
-    "torch.distributed": ("distributed",),
     "argparse": ("cli",),
     "jsonargparse": ("cli",),
 }

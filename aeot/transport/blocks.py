@@ -48,11 +48,6 @@ class Problem:
     caller_sites: torch.Tensor
     seed: int
 
-    @property
-    def product(self) -> bool:
-        """Whether the coordinates of z are independent, so that halves can be recombined."""
-        return self.law in ("box", "normal")
-
     def to_standard(self, heights: torch.Tensor) -> torch.Tensor:
         """Carry the caller's heights into standard coordinates, mean zero, (n,) float64."""
         h = heights.to(self.mean)

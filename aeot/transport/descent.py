@@ -1,4 +1,4 @@
-"""The other minimisers on the same samples: L-BFGS and gradient descent on lists, Adam."""
+"""The other minimisers on the same samples: L-BFGS on lists, Adam."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from aeot.transport.blocks import Problem
 from aeot.transport.certificate import certificate_size
 from aeot.transport.heights import center
 from aeot.transport.lists import Scorer
-from aeot.transport.minimize import Trust, gradient_descent, lbfgs, levenberg
+from aeot.transport.minimize import Trust, lbfgs
 from aeot.transport.oracles import Bank, sampled
 from aeot.transport.stages import GROW, Stages, State
 
-_INNER = {"lbfgs": lbfgs, "gd": gradient_descent, "adam": levenberg}
 _LONGEST = 1 << 24  # lists kept at once: about 2 GiB
 _ADAM_STEPS = 50  # per round
 
@@ -22,7 +21,7 @@ _ADAM_STEPS = 50  # per round
 class Descent(Stages):
     """Coarse and settled like `Stages`, then rounds of descent, each followed by a check.
 
-    "lbfgs" and "gd" solve on the lists of a sample that grows fourfold with every failed check.
+    "lbfgs" solves on the lists of a sample that grows fourfold with every failed check.
     "adam" skips all that: it steps on fresh samples from the start, 50 steps a round, with twice
     the samples and half the rate where the energy has stopped falling.
 
@@ -30,7 +29,7 @@ class Descent(Stages):
         problem: In standard coordinates.
         scorer: Of the problem.
         tol: Total variation to certify.
-        method: "lbfgs", "gd" or "adam".
+        method: "lbfgs" or "adam".
         state: Where to start or go on.
 
     References:
@@ -41,7 +40,7 @@ class Descent(Stages):
     def __init__(
         self, problem: Problem, scorer: Scorer, tol: float, method: str, state: State
     ) -> None:
-        super().__init__(problem, scorer, tol, _INNER[method], state)
+        super().__init__(problem, scorer, tol, lbfgs, state)
         self.method = method
         if method == "adam" and state.phase == "coarse":
             state.phase = "adam"

@@ -25,7 +25,7 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
     Args:
         source: "box" (unit cube), "ball" (unit ball), "gaussian" (standard), or a measure.
         tol: Total variation to certify; see `solve_semidiscrete`.
-        method: "auto", "newton", "lbfgs", "adam", "gd" or "exact".
+        method: "auto", "newton", "lbfgs", "adam" or "exact".
         max_samples: Sample budget; see `solve_semidiscrete`.
         random_state: Seed of all samples, a whole number >= 0.
 

@@ -47,31 +47,9 @@ def dual_from_heights(heights: torch.Tensor, sites: torch.Tensor) -> torch.Tenso
     return heights.to(torch.float64) + (y * y).sum(1) / 2
 
 
-def heights_from_dual(dual: torch.Tensor, sites: torch.Tensor) -> torch.Tensor:
-    """Return h_i = psi_i - |y_i|^2 / 2 with mean zero, (n,) float64."""
-    y = sites.to(torch.float64)
-    return center(dual.to(torch.float64) - (y * y).sum(1) / 2)
-
-
 def power_weights(heights: torch.Tensor, sites: torch.Tensor) -> torch.Tensor:
     """Return w_i = 2 psi_i: W_i is where |x - y_i|^2 - w_i is least, (n,) float64."""
     return 2 * dual_from_heights(heights, sites)
-
-
-def voronoi_heights(sites: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
-    """Return h_i = -scale |y_i|^2 / 2: the cells are the Voronoi cells of ``scale * sites``.
-
-    No cell is empty when every ``scale * y_i`` lies in the source's support.
-
-    Args:
-        sites: (n, d), in the source's coordinates.
-        scale: Contraction towards the origin, > 0.
-
-    Returns:
-        (n,) float64, mean zero.
-    """
-    y = sites.to(torch.float64)
-    return center(-scale * (y * y).sum(1) / 2)
 
 
 def shifted_source(heights: torch.Tensor, sites: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.optimize
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
@@ -279,81 +280,44 @@ def lbfgs(
     trust: Trust,
     stop: float,
     max_steps: int = 200,
-    memory: int = 8,
 ) -> tuple[torch.Tensor, Evaluation, dict[str, float]]:
-    """Minimise by limited-memory BFGS with backtracking, inside the box of `trust`.
+    """Minimise by limited-memory BFGS inside the box of `trust` (SciPy's L-BFGS-B).
 
     Takes and returns what `levenberg` does; asks the oracle for no Laplacian.
 
     References:
-        J. Nocedal, S. Wright, "Numerical optimization" (2006), algorithm 7.4.
+        R. Byrd, P. Lu, J. Nocedal, C. Zhu, "A limited memory algorithm for bound constrained
+        optimization", SIAM J. Sci. Comput. 16 (1995).
     """
-    return _descend(oracle, start, trust=trust, stop=stop, max_steps=max_steps, memory=memory)
+    now = oracle(start, None)
+    steps = 0
+    # In these units a cell that has lost all its mass asks for a step of about one.
+    scale = trust.unit * start.shape[0]
 
+    def value(x: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal now, steps
+        steps += 1
+        now = oracle(start + scale * torch.from_numpy(x).to(start), None)
+        return now.energy / scale, now.gradient.cpu().numpy()
 
-def gradient_descent(
-    oracle: Callable[[torch.Tensor, float | None], Evaluation],
-    start: torch.Tensor,
-    target: torch.Tensor,
-    *,
-    trust: Trust,
-    stop: float,
-    max_steps: int = 200,
-) -> tuple[torch.Tensor, Evaluation, dict[str, float]]:
-    """Minimise by gradient descent with backtracking, inside the box of `trust`.
+    def finished(_: np.ndarray) -> None:  # called after a line search, whose last point it took
+        if float(now.gradient.abs().sum()) / 2 <= stop:
+            raise StopIteration
 
-    Takes and returns what `levenberg` does; asks the oracle for no Laplacian.
-    """
-    return _descend(oracle, start, trust=trust, stop=stop, max_steps=max_steps, memory=0)
-
-
-def _descend(
-    oracle: Callable[[torch.Tensor, float | None], Evaluation],
-    start: torch.Tensor,
-    *,
-    trust: Trust,
-    stop: float,
-    max_steps: int,
-    memory: int,
-) -> tuple[torch.Tensor, Evaluation, dict[str, float]]:
-    heights, now, steps, bound = start, oracle(start, None), 0, 0.0
-    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-    # A first step of one unit for a cell that has lost all its mass.
-    length = trust.unit * start.shape[0]
-    low, high = -trust.down * trust.up, trust.up
-    while steps < max_steps and float(now.gradient.abs().sum()) / 2 > stop:
-        direction = -_two_loop(now.gradient, pairs) if pairs else -length * now.gradient
-        scale = 1.0
-        while steps < max_steps:
-            steps += 1
-            goal = (heights - start + scale * direction).clamp(low, high)
-            trial = oracle(start + goal, None)
-            step = start + goal - heights
-            if trial.energy <= now.energy + 1e-4 * float(now.gradient @ step):
-                break
-            scale /= 2
-        else:
-            break
-        bound = float(((goal == low) | (goal == high)).double().mean())
-        change = trial.gradient - now.gradient
-        curvature = float(step @ change)
-        if memory and curvature > 1e-10 * float(step.norm() * change.norm()):
-            pairs = [*pairs, (step, change)][-memory:]
-        length *= 1.5 if scale == 1.0 else max(scale, 0.1)
-        heights, now = start + goal, trial
-    return heights, now, {"steps": steps, "bound": bound}
-
-
-def _two_loop(
-    gradient: torch.Tensor, pairs: list[tuple[torch.Tensor, torch.Tensor]]
-) -> torch.Tensor:
-    q, kept = gradient, []
-    for step, change in reversed(pairs):
-        alpha = float(step @ q) / float(step @ change)
-        kept.append(alpha)
-        q = q - alpha * change
-    step, change = pairs[-1]
-    q = q * (float(step @ change) / float(change @ change))
-    for (step, change), alpha in zip(pairs, reversed(kept), strict=True):
-        q = q + (alpha - float(change @ q) / float(step @ change)) * step
-    return q
+    if float(now.gradient.abs().sum()) / 2 <= stop:
+        return start, now, {"steps": 0, "bound": 0.0}
+    low, high = -trust.down * trust.up / scale, trust.up / scale
+    # Rounding ends the search, not SciPy's tolerances: the energy is flat where masses still move.
+    options = {"maxfun": max_steps, "maxiter": max_steps, "ftol": 0.0, "gtol": 0.0}
+    x = scipy.optimize.minimize(
+        value,
+        np.zeros(start.shape[0]),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=scipy.optimize.Bounds(low, high),
+        callback=finished,
+        options=options,
+    ).x
+    heights = start + scale * torch.from_numpy(x).to(start)
+    bound = float(((x == low) | (x == high)).mean())
+    return heights, oracle(heights, None), {"steps": steps, "bound": bound}

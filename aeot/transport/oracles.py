@@ -90,10 +90,6 @@ class Bank:
             listed[segment.site.long().cpu()] = True
         return np.flatnonzero(~listed.numpy())
 
-    def unsettled(self, heights: torch.Tensor) -> float:
-        """Return the share of samples whose winner might not be in their list."""
-        return sum(s.unsettled(heights) for s in self.segments) / max(self.n_samples, 1)
-
     def _map(self, part: Callable[[Segment], Any]) -> Iterator[Any]:
         if self.threads == 1 or len(self.segments) == 1:
             yield from map(part, self.segments)
@@ -146,11 +142,6 @@ def laplacian(edges: list[tuple[np.ndarray, ...]], n: int, m: int) -> scipy.spar
     both = half + half.T
     degree = np.asarray(both.sum(1)).ravel()
     return (scipy.sparse.diags(degree) - both).tocsr()
-
-
-def listed(bank: Bank) -> Callable[[torch.Tensor, float | None], Evaluation]:
-    """Return the oracle of a bank: ``(heights, window) -> Evaluation``."""
-    return bank.evaluate
 
 
 def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor], Evaluation]:

@@ -34,18 +34,6 @@ _GAP = 2.0  # of a sheet, in units of the spacing at its edge, that is no gap
 _NEAR = 3  # links within which two codes may always be mixed
 
 
-def intrinsic_dimension(codes: torch.Tensor) -> float:
-    """Return the dimension in which the number of codes grows with the distance.
-
-    Args:
-        codes: (n, d), n >= 3.
-
-    Returns:
-        The maximum-likelihood estimate from the ten nearest distances, averaged over the codes.
-    """
-    return _dimension(_distances(codes, _SMOOTH))
-
-
 def _distances(codes: torch.Tensor, k: int) -> torch.Tensor:
     k = min(k, codes.shape[0] - 1)
     return nearest(codes, codes, k + 1)[0][:, 1:].to(torch.float64)

@@ -82,16 +82,6 @@ class Segment:
         total = float(top.sum(dtype=torch.float64))
         return first.to(torch.int32), second.to(torch.int32), top - next_top, total
 
-    def unsettled(self, heights: torch.Tensor) -> int:
-        """Count the lists that a site outside them might win at `heights`."""
-        shift = (heights - self.reference).to(torch.float32)
-        row = torch.repeat_interleave(
-            torch.arange(self.n_samples, device=shift.device), self.start.diff()
-        )
-        score = self.value + shift[self.site.long()]
-        top = score.new_full((self.n_samples,), LOW).scatter_reduce(0, row, score, "amax")
-        return int((top < self.bound + shift.max()).sum())
-
 
 def outer(a: torch.Tensor, b: torch.Tensor, m: int) -> torch.Tensor:
     """Add to every row of `a` (rows, columns) each of the m rows of its group of `b`."""

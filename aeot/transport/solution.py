@@ -30,7 +30,7 @@ class Solution:
         message: One sentence: what was reached, or what to change.
         history: One plain dict per iteration or stage, the same keys each time.
         n_samples: Source points drawn in all; 0 for exact geometry.
-        method: The method used: "exact", "newton", "lbfgs", "adam" or "gd".
+        method: The method used: "exact", "newton", "lbfgs" or "adam".
         backend: What assigned points to cells: "dense", "keops", "kdtree", "lists", "geometry".
         cell_masses: What the heights give each site, (n,), as measured by the certificate.
         cell_centroids: Mean of the source inside each cell, (n, d), or None if not estimated.

@@ -34,7 +34,7 @@ from aeot.transport.starts import (
 )
 from aeot.transport.tessellation import support
 
-METHODS = ("auto", "newton", "lbfgs", "adam", "gd", "exact")
+METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
 _EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 20_000}  # where exact cells beat samples
 _SAVED = ("step", "unit", "best", "stalled", "weight", "key", "returns")
 _SAVED += ("inflation", "n_samples", "edged", "split")
@@ -75,8 +75,8 @@ def solve_semidiscrete(
         masses: (n,), positive, summing to one; equal if left out.
         tol: Total variation between the cells' masses and `masses` that the 95 % bound of the
             certificate must not exceed, in (0, 1).
-        method: "auto" (exact where possible, else "newton"); "newton"; "lbfgs" or "gd" (gradient
-            descent) on the same lists; "adam" on fresh samples, the published rule; "exact".
+        method: "auto" (exact where possible, else "newton"); "newton"; "lbfgs"
+            (quasi-Newton) on the same lists; "adam" on fresh samples, the published rule; "exact".
         init: (n,) heights to start from, in the caller's coordinates; used where their energy is
             below that of the start made from the data.
         seed: Seed of all samples, >= 0.

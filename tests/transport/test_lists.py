@@ -136,11 +136,9 @@ def test_lists_give_the_winner_after_a_move_they_are_exact_for():
     first, second, gap, _ = segment.winners(moved)
     x = samples_of(scorer, scorer.draw("test", 0))
     top = (x @ p.sites.T + moved.float()).topk(2, 1)
-    assert segment.unsettled(moved) == 0  # 0.1 against a radius of 0.6
     clear = gap > 1e-4
     assert (first[clear] == top.indices[clear, 0]).all()
     assert torch.allclose(gap, top.values[:, 0] - top.values[:, 1], atol=1e-4)
-    assert segment.unsettled(h + 10 * torch.eye(len(h), dtype=torch.float64)[0]) > 0
 
 
 @pytest.mark.parametrize("law", ["box", "normal", "ball", "sampler"])
