@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 
+from aeot import _check
+
 try:
     import resource
 except ImportError:  # not a Unix
     resource = None
 
+PRECISIONS = ("auto", "float32", "bfloat16")
 _PACKAGES = (
     "aeot",
     "torch",
@@ -97,3 +100,37 @@ def _memory() -> float | None:
 def is_writer() -> bool:
     """Whether this process writes files and prints: rank 0 under torchrun, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """Return the named device; None: the first GPU, else the CPU.
+
+    Raises:
+        ValueError: If this machine has no such device.
+    """
+    if device is not None:
+        return _check.device("device", device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return the arithmetic that "auto" stands for: bfloat16 where the hardware computes in it.
+
+    Args:
+        precision: "auto", "float32" or "bfloat16".
+        device: Where the networks run.
+
+    Raises:
+        ValueError: For any other name.
+
+    Example:
+        >>> resolve_precision("float32", torch.device("cpu"))
+        'float32'
+    """
+    _check.choice("precision", precision, PRECISIONS)
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"

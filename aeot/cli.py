@@ -23,13 +23,17 @@ from typing import Any
 import aeot
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "demo": ("aeot.runs:demo", "train, transport and generate on scikit-learn's digits"),
-    "fit": ("aeot.runs:fit", "fit a model and write a run directory", "aeot.model:AEOT"),
-    "sample": ("aeot.runs:sample", "draw new images from a finished run"),
-    "compare": ("aeot.report.commands:compare", "train, measure and compare generators"),
-    "report": ("aeot.report.commands:report", "write one HTML page about runs and comparisons"),
+    "demo": ("aeot.commands.fit:demo", "train, transport and generate on scikit-learn's digits"),
+    "fit": (
+        "aeot.commands.fit:fit",
+        "fit a model and write a run directory",
+        "aeot.models.aeot:AEOT",
+    ),
+    "sample": ("aeot.commands.fit:sample", "draw new images from a finished run"),
+    "compare": ("aeot.commands.compare:compare", "train, measure and compare generators"),
+    "report": ("aeot.commands.compare:report", "write one HTML page about runs and comparisons"),
     "translate": (
-        "aeot.translator_runs:translate",
+        "aeot.commands.translate:translate",
         "train a translator between two collections of images",
         "aeot.gan.translate:CycleGAN",
     ),

@@ -270,3 +270,194 @@ class Empirical:
         device = _device(generator)
         rows = torch.randint(self.points.shape[0], (n,), generator=generator, device=device)
         return self.points.to(device)[rows]
+
+
+class ConvexPolygon:
+    """The uniform measure on a convex polygon in the plane.
+
+    Args:
+        vertices: Corners in order around the polygon, either way, (p, 2) with p >= 3.
+
+    Attributes:
+        dim: 2.
+        vertices: (p, 2), float64, counter-clockwise.
+        area: Area of the polygon.
+        mean: Centroid (2,).
+        covariance: (2, 2).
+
+    Raises:
+        ValueError: If the corners do not go around a convex polygon of positive area.
+
+    Example:
+        >>> triangle = ConvexPolygon([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> triangle.area
+        0.5
+    """
+
+    def __init__(self, vertices: Any) -> None:  # noqa: ANN401 - array-like
+        corners = _check.points("vertices", _check.double(vertices), dim=2, min_rows=3).to(
+            torch.float64
+        )
+        edges = corners.roll(-1, 0) - corners
+        following = edges.roll(-1, 0)
+        turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
+        if float(turns.sum()) < 0:
+            corners, turns = corners.flip(0), -turns.flip(0)
+        slack = 1e-12 * float(edges.square().sum())
+        headings = torch.atan2(edges[:, 1], edges[:, 0])
+        bends = torch.remainder(headings.roll(-1) - headings + torch.pi, 2 * torch.pi) - torch.pi
+        once = abs(abs(float(bends.sum())) - 2 * torch.pi) < 1e-6
+        if not once or bool((turns < -slack).any()) or float(turns.sum()) <= slack:
+            way_out = "list the corners in order, or take scipy.spatial.ConvexHull(vertices)"
+            got = "corners that turn both ways" if once else "corners that cross themselves"
+            raise _check.fail("vertices", "go around a convex polygon", got, way_out)
+        self.dim = 2
+        self.vertices = corners
+        fan = corners - corners[0]
+        a, b = fan[1:-1], fan[2:]
+        self._areas = ((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) / 2).clamp(min=0.0)
+        self.area = float(self._areas.sum())
+        share = self._areas / self.area
+        self.mean = corners[0] + (share[:, None] * (a + b) / 3).sum(0)
+        a, b, c = corners[0] - self.mean, corners[1:-1] - self.mean, corners[2:] - self.mean
+        sums = a + b + c
+        outer = (
+            sums[:, :, None] * sums[:, None, :]
+            + b[:, :, None] * b[:, None, :]
+            + c[:, :, None] * c[:, None, :]
+            + a[:, None] * a[None, :]
+        )
+        self.covariance = (share[:, None, None] * outer / 12).sum(0)
+
+    def __repr__(self) -> str:
+        return f"ConvexPolygon({len(self.vertices)} corners, area={self.area:g})"
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw n independent points, (n, 2), on the generator's device."""
+        device = _device(generator)
+        corners, areas = self.vertices.to(device), self._areas.to(device)
+        which = torch.multinomial(areas, n, replacement=True, generator=generator)
+        u = torch.rand(n, 2, generator=generator, dtype=torch.float64, device=device)
+        u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
+        origin = corners[0]
+        return (
+            origin
+            + u[:, :1] * (corners[1 + which] - origin)
+            + u[:, 1:] * (corners[2 + which] - origin)
+        )
+
+
+class GridDensity:
+    """A density on a rectangle given by a picture: constant on each pixel, or bilinear between.
+
+    Args:
+        values: Non-negative, any total, (rows, columns); read as a picture is seen: the first row
+            is the top, the columns run along the first coordinate.
+        low: Lower left corner, shape (2,) or a number.
+        high: Upper right corner, shape (2,) or a number.
+        interpolation: "constant": each value fills a pixel. "linear": the values stand at the
+            nodes of a grid that spans the rectangle, bilinear in between (at least 2 x 2).
+
+    Attributes:
+        dim: 2.
+        low: (2,), float64.
+        high: (2,), float64.
+        coefficients: (rows, columns, 4), float64, the lowest row first: on a pixel the density,
+            which integrates to one, is a + b u + c v + d u v in its coordinates u, v in [0, 1].
+        mean: (2,).
+        covariance: (2, 2).
+
+    Raises:
+        ValueError: If a value is negative, all are zero, or the shapes do not fit.
+
+    Example:
+        >>> GridDensity([[0.0, 1.0], [0.0, 1.0]]).mean
+        tensor([0.7500, 0.5000], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        values: Any,  # noqa: ANN401 - array-like
+        *,
+        low: Any = 0.0,  # noqa: ANN401
+        high: Any = 1.0,  # noqa: ANN401
+        interpolation: str = "constant",
+    ) -> None:
+        linear = _check.choice("interpolation", interpolation, ("constant", "linear")) == "linear"
+        table = _check.array("values", values).to(torch.float64)
+        if table.ndim != 2 or min(table.shape, default=0) < (2 if linear else 1):
+            raise _check.fail("values", "have shape (rows, columns)", f"shape {tuple(table.shape)}")
+        if bool((table < 0).any()):
+            raise _check.fail("values", "be >= 0", f"{float(table.min()):g}", "clamp them")
+        if not bool((table > 0).any()):
+            raise _check.fail("values", "be positive somewhere", "only zeros")
+        self.dim, self.interpolation = 2, interpolation
+        self.low = _vector("low", low, 2).to(torch.float64)
+        self.high = _vector("high", high, 2).to(torch.float64)
+        if not bool((self.high > self.low).all()):
+            got = f"{self.low.tolist()} and {self.high.tolist()}"
+            raise _check.fail("high", "be above low on every axis", got)
+        table = table.flip(0)
+        if linear:
+            a, b, c, d = table[:-1, :-1], table[:-1, 1:], table[1:, :-1], table[1:, 1:]
+            coefficients = torch.stack([a, b - a, c - a, a - b - c + d], dim=-1)
+        else:
+            coefficients = torch.nn.functional.pad(table[..., None], (0, 3))
+        rows, columns = coefficients.shape[:2]
+        self.step = (self.high - self.low) / torch.tensor([columns, rows], dtype=torch.float64)
+        means = coefficients @ torch.tensor([1, 0.5, 0.5, 0.25], dtype=torch.float64)
+        total = means.sum() * self.step.prod()
+        self.coefficients = coefficients / total
+        self._masses = (means / means.sum()).flatten()
+        self.mean, self.covariance = self._moments()
+
+    def __repr__(self) -> str:
+        rows, columns = self.coefficients.shape[:2]
+        corners = f"low={self.low.tolist()}, high={self.high.tolist()}"
+        return f"GridDensity({rows} x {columns} {self.interpolation}, {corners})"
+
+    def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        # Integrals of u^p v^q over a pixel against 1, u, v, u v.
+        c, (rows, columns) = self.coefficients, self.coefficients.shape[:2]
+        area = self.step.prod()
+
+        def against(p: int, q: int) -> torch.Tensor:
+            weights = [1 / ((p + i + 1) * (q + j + 1)) for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))]
+            return area * (c @ torch.tensor(weights, dtype=torch.float64))
+
+        x = torch.arange(columns, dtype=torch.float64).expand(rows, columns)
+        y = torch.arange(rows, dtype=torch.float64)[:, None].expand(rows, columns)
+        one, u, v = against(0, 0), against(1, 0), against(0, 1)
+        first = torch.stack([(x * one + u).sum(), (y * one + v).sum()])
+        xx = (x * x * one + 2 * x * u + against(2, 0)).sum()
+        xy = (x * y * one + x * v + y * u + against(1, 1)).sum()
+        yy = (y * y * one + 2 * y * v + against(0, 2)).sum()
+        second = torch.stack([torch.stack([xx, xy]), torch.stack([xy, yy])])
+        central = second - first[:, None] * first[None, :]
+        return self.low + self.step * first, central * self.step[:, None] * self.step[None, :]
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw n independent points, (n, 2), on the generator's device."""
+        device = _device(generator)
+        # torch.multinomial takes at most 2^24 categories; a search in the running sum takes any.
+        cumulated = self._masses.to(device).cumsum(0)
+        draws = torch.rand(n, 3, generator=generator, dtype=torch.float64, device=device)
+        which = torch.searchsorted(cumulated, draws[:, 0] * cumulated[-1]).clamp(
+            max=len(cumulated) - 1
+        )
+        a, b, c, d = self.coefficients.to(device).reshape(-1, 4)[which].T
+        # The marginal in u has density proportional to p + q u, then v given u likewise.
+        u = _linear_quantile(a + c / 2, b + d / 2, draws[:, 1])
+        v = _linear_quantile(a + b * u, c + d * u, draws[:, 2])
+        columns = self.coefficients.shape[1]
+        corner = torch.stack([which % columns, which // columns], dim=1)
+        step, low = self.step.to(device), self.low.to(device)
+        return low + step * (corner + torch.stack([u, v], dim=1))
+
+
+def _linear_quantile(p: torch.Tensor, q: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """Quantile of the density proportional to p + q t on [0, 1], which is nowhere negative."""
+    total = p + q / 2
+    root = (p * p + 2 * q * level * total).clamp(min=0).sqrt()
+    # The stable root of p t + q t^2 / 2 = level total.
+    return (2 * level * total / (p + root).clamp(min=1e-300)).clamp(0, 1)

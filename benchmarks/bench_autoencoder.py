@@ -16,7 +16,7 @@ import time
 import torch
 
 import aeot
-from aeot.autoencoder import Autoencoder
+from aeot.models.autoencoder import Autoencoder
 
 
 def report(**case):

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import aeot
-from aeot.transport import cells
+from aeot.scores import cells
 
 CASES = [(n, d) for d in (2, 3, 4, 6, 10, 32, 64) for n in (100, 1000, 10_000)]
 

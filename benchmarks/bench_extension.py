@@ -22,9 +22,9 @@ import torch
 
 import aeot
 from aeot.features import Classifier, extract
-from aeot.metrics import frechet_distance
-from aeot.transport import affine
-from aeot.transport.extension import nearest
+from aeot.maps import extension
+from aeot.maps.extension import nearest
+from aeot.metrics.formulas import frechet_distance
 
 RESULTS = Path(__file__).parent / "results"
 # name -> arguments of `extend`; "cut": False leaves the singular set out, "plain": True what
@@ -68,8 +68,8 @@ def plain(brenier, points, singular):
     owner = brenier.cell(points)
     sites, bare = brenier.sites, brenier.sites[owner]
     _, move = brenier._affine(points, owner, singular, 20)
-    target = affine.NEWNESS * float(nearest(bare, sites, 2)[0][:, 1].median())
-    scale = affine.match_scale(bare, move, sites, target)
+    target = extension.NEWNESS * float(nearest(bare, sites, 2)[0][:, 1].median())
+    scale = extension.match_scale(bare, move, sites, target)
     return bare + scale * move, scale
 
 

@@ -5,13 +5,13 @@
     python benchmarks/bench_fashion_mnist.py --seconds 60 --out out/short   # does it work?
     python benchmarks/bench_fashion_mnist.py --data cifar10 --root /data
 
-Every model is trained on all training images for the same seconds (`aeot.budget`), of wall clock
-or, on a machine that does other things, of the processor: those given, or what AE-OT took if that
-is more, since its transport is not cut short. Models are kept in the cache and measured against
-all test images by one classifier trained here (`aeot.compare`).
-What was trained or measured is kept, so that a run that was cut short goes on where it was, and
-rows can be trained side by side by several calls with --rows and --train-only. The adversarial
-models, or the rows given as --longer, are trained once more at the longer budget --long.
+Every model is trained on all training images for the same seconds (`aeot.comparison.budget`), of
+wall clock or, on a machine that does other things, of the processor: those given, or what AE-OT
+took if that is more, since its transport is not cut short. Models are kept in the cache and
+measured against all test images by one classifier trained here (`aeot.compare`). What was trained
+or measured is kept, so that a run that was cut short goes on where it was, and rows can be trained
+side by side by several calls with --rows and --train-only. The adversarial models, or the rows
+given as --longer, are trained once more at the longer budget --long.
 
 Published numbers are Inception FIDs of other protocols: they are printed in a table of their own.
 """
@@ -25,14 +25,13 @@ import time
 from pathlib import Path
 
 import aeot
-from aeot import budget
-from aeot._environment import environment
-from aeot.comparison import Comparison, merge
+from aeot._environment import environment, resolve_precision
+from aeot.comparison import budget
+from aeot.comparison.result import Comparison, merge
 from aeot.features import Classifier, Pixels
 from aeot.plotting import comparison as pictures
 from aeot.plotting.images import image_grid
 from aeot.report import write_page
-from aeot.rows import resolve_precision
 
 FULL = 1200.0  # seconds; what the committed result is made with
 ADVERSARIAL = ("NS-GAN", "WGAN", "WGAN-GP")

@@ -37,9 +37,9 @@ from torch.nn.functional import interpolate
 import aeot
 from aeot import metrics
 from aeot._environment import environment
+from aeot.data.filters import edges
 from aeot.diagnostics import adaptation, frequency, splitting, steganography, weights
 from aeot.features import Classifier, extract
-from aeot.filters import edges
 from aeot.plotting import translation as pictures
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -30,9 +30,9 @@ from transport_peers import ADAM_RATE, adam, measured, ott, pot, problem
 
 from aeot import Gaussian, UniformBox, solve_semidiscrete
 from aeot._environment import environment
-from aeot.transport.blocks import standardise
-from aeot.transport.lists import Scorer
-from aeot.transport.solve import choose_split
+from aeot.solvers.problem import standardise
+from aeot.solvers.scorer import Scorer
+from aeot.solvers.solve import choose_split
 
 # Processor seconds given to the solvers that take a budget: about a quarter of the longest, which
 # is nearly 20 times what this solver needs for a mass error of 0.04 on d and e, ten times on c.

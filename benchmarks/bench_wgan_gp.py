@@ -35,7 +35,7 @@ import aeot
 from aeot._environment import environment
 from aeot._io import write_text
 from aeot._rng import stream_seed
-from aeot.metrics import mode_coverage
+from aeot.metrics.formulas import mode_coverage
 
 HERE = Path(__file__).parent
 PENALTY = 0.1

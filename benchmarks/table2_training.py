@@ -15,7 +15,7 @@ from planar_together import Together
 
 import aeot
 from aeot._rng import forked, stream_seed
-from aeot.metrics import mode_coverage
+from aeot.metrics.formulas import mode_coverage
 from aeot.networks.discriminators import MaxoutDiscriminator, MLPCritic
 from aeot.networks.generators import MLPGenerator
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from aeot import AEOT, Gaussian, UniformBox, dataset
-from aeot.transport.blocks import standardise
-from aeot.transport.certificate import certify, tally
-from aeot.transport.lists import Scorer
+from aeot.solvers.certificate import certify, tally
+from aeot.solvers.problem import standardise
+from aeot.solvers.scorer import Scorer
 
 CODES = Path(__file__).parents[1] / "out" / "extension" / "model"
 

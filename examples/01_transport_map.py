@@ -13,7 +13,7 @@ import torch
 from sklearn.decomposition import PCA
 
 import aeot
-from aeot import metrics
+from aeot.metrics.distances import nearest
 from aeot.plotting import images as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"
@@ -39,8 +39,8 @@ def main(quick=False):
     print(f"{len(singular.pairs)} singular facets")
 
     # None of the new codes is one the map was built from.
-    distances, _ = metrics.nearest(new, codes)
-    print(f"nearest training code: {distances.min():.3f} to {distances.max():.3f} away")
+    apart, _ = nearest(new, codes)
+    print(f"nearest training code: {apart.min():.3f} to {apart.max():.3f} away")
 
     def decode(z):
         restored = torch.from_numpy(pca.inverse_transform(z.double().numpy())).float()

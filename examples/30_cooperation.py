@@ -18,8 +18,8 @@ import torch
 from matplotlib.figure import Figure
 
 import aeot
-from aeot.gan.cooperation import cooperative_update
-from aeot.metrics import sliced_wasserstein
+from aeot.metrics.formulas import sliced_wasserstein
+from aeot.models.cooperation import cooperative_update
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 import aeot
-from aeot.metrics import mode_coverage
+from aeot.metrics.formulas import mode_coverage
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 

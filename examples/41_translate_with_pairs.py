@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 import aeot
+from aeot.data.filters import edges
 from aeot.diagnostics import frequency, splitting, weights
-from aeot.filters import edges
 from aeot.plotting import translation as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import aeot
-from aeot import filters
+from aeot.data import filters
 from aeot.diagnostics import steganography
 from aeot.plotting import translation as pictures
 

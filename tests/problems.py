@@ -6,6 +6,7 @@ import numpy as np
 import scipy.stats
 import torch
 
+import aeot
 from aeot.measures import Gaussian, Measure, UniformBox
 
 
@@ -82,3 +83,32 @@ def mass_error(source, sites, heights, masses, *, m=1 << 19, seed=12345):
         counts += torch.bincount((x @ sites.T + heights).argmax(1), minlength=len(sites))
     error = float((counts.double() / m - masses).abs().sum()) / 2
     return error, float((2 * masses / np.pi / m).sqrt().sum()) / 2
+
+
+def _picture():
+    return torch.rand(6, 5, generator=aeot.generator(5), dtype=torch.float64) + 0.1
+
+
+EXACT_SOURCES = {  # of which power cells are exact
+    "box": lambda: aeot.UniformBox(low=[-1.0, 0.5], high=[2.0, 2.0]),
+    "polygon": lambda: aeot.ConvexPolygon([[0.0, 0], [2, 0], [2.5, 1], [1, 2], [0, 1.5]]),
+    "disk": lambda: aeot.UniformBall(dim=2, center=[1.0, -2.0], radius=1.5),
+    "pixels": lambda: aeot.GridDensity(_picture(), low=[-1.0, 0], high=[1.0, 3]),
+    "bilinear": lambda: aeot.GridDensity(_picture(), high=[2.0, 1], interpolation="linear"),
+    "cube": lambda: aeot.UniformBox(low=[-1.0, 0, 2], high=[1.0, 3, 3]),
+    "ball": lambda: aeot.UniformBall(dim=3, center=[1.0, 0.0, -1.0], radius=2.0),
+    "interval": lambda: aeot.UniformBox(low=[-1.0], high=[3.0]),
+}
+
+
+def diagram_problem(name, n, *, seed=0, spread=1.0):
+    """A source, sites and heights for which most cells are not empty."""
+    source = EXACT_SOURCES[name]()
+    g = aeot.generator(seed, name)
+    sites = source.mean + spread * (
+        source.sample(n, generator=g).to(torch.float64) - source.mean.to(torch.float64)
+    )
+    heights = -sites.square().sum(1) / 2
+    size = float(source.covariance.trace())
+    wobble = torch.rand(n, generator=g, dtype=torch.float64) * 0.3 * size * n ** (-2 / source.dim)
+    return source, sites, heights + wobble

@@ -3,6 +3,7 @@
 from aeot.data.arrays import (
     Dataset,
     Domains,
+    distinct,
     indices,
     loader,
     resize,
@@ -10,7 +11,6 @@ from aeot.data.arrays import (
     to_uint8,
     unpaired,
 )
-from aeot.data.duplicates import distinct
 from aeot.data.folder import images, paired
 from aeot.data.named import dataset
 from aeot.data.toys import toy

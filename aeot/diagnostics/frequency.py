@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from aeot._check import fail, integer, real
-from aeot.filters import radial_frequency
+from aeot.data.filters import radial_frequency
 
 
 def _band_energy(images: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from aeot import filters
 from aeot._check import fail
 from aeot._rng import generator
+from aeot.data import filters
 
 Translator = Callable[[torch.Tensor], torch.Tensor]
 

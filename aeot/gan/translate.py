@@ -13,7 +13,7 @@ from torch.nn.functional import l1_loss
 from aeot import _check
 from aeot._rng import generator
 from aeot.data.arrays import Domains
-from aeot.filters import STEP
+from aeot.data.filters import STEP
 from aeot.gan.sinkhorn import sinkhorn_divergence
 from aeot.gan.translator import ADVERSARIES, Translator, check_depth
 from aeot.gan.updates import ImagePool, check_images

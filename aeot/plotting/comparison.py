@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aeot import _check
-from aeot.comparison import Comparison
+from aeot.comparison.result import Comparison
 from aeot.plotting import images
 
 _COLOURS = (

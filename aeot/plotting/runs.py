@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot.data import Dataset
-from aeot.model import AEOT
+from aeot.models.aeot import AEOT
 from aeot.plotting import images as pictures
 
 _SHOWN = 100  # rows whose nearest training row is looked for

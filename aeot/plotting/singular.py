@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot import _check
+from aeot.geometry.diagram import power_diagram
 from aeot.plotting._style import ACCENT, INK, LINE, SINGULAR, colour_sites, panel, plot_axes, save
 from aeot.plotting.transport import power_diagram as draw_diagram
-from aeot.transport.geometry import power_diagram
-from aeot.transport.singular import SingularSet
+from aeot.singular.singular_set import SingularSet
 
 
 def modes(

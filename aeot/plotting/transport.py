@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from aeot import _check
+from aeot.geometry.diagram import PowerDiagram
 from aeot.plotting._style import ACCENT, INK, LINE, SINGULAR, colour_sites, panel, plot_axes, save
-from aeot.transport.curves import singular_curves
-from aeot.transport.geometry import PowerDiagram
-from aeot.transport.solution import Solution
+from aeot.singular.curves import singular_curves
+from aeot.solvers.solution import Solution
 
 
 def _planar(diagram: PowerDiagram) -> None:

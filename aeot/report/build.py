@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from aeot import _check, _io
-from aeot.comparison import Comparison
+from aeot.comparison.result import Comparison
 from aeot.data import Dataset
-from aeot.model import AEOT
+from aeot.models.aeot import AEOT
 from aeot.report.comparisons import add_comparison
 from aeot.report.models import add_model
 from aeot.report.page import Page

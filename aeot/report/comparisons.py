@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aeot.comparison import COSTS, METRICS, Comparison
+from aeot.comparison.result import COSTS, METRICS, Comparison
 from aeot.report import page
 from aeot.report.charts import GRAY, Series, chart, look
 from aeot.report.page import Page, facts, note, subheading, table, told

@@ -10,10 +10,11 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from aeot import _check, metrics
+from aeot import _check
 from aeot._rng import generator, stream_seed
 from aeot.data import Dataset
-from aeot.model import AEOT
+from aeot.metrics import distances
+from aeot.models.aeot import AEOT
 from aeot.report.pictures import sprite
 
 _NEIGHBOURS = 6
@@ -57,10 +58,10 @@ def explorer(
     labels, images = _known(model, training, codes)
     plane = _plane(codes, picture, seed)
     k = min(_NEIGHBOURS + 1, len(index))
-    near = metrics.nearest(codes, codes, k)[1][:, 1:]
+    near = distances.nearest(codes, codes, k)[1][:, 1:]
     apart = model.singular_.crosses(index.repeat_interleave(k - 1), index[near.flatten()])
     chosen = _anchors(codes, labels, min(anchors, len(index)), seed)
-    snap = metrics.nearest(codes, codes[chosen])[1][:, 0]
+    snap = distances.nearest(codes, codes[chosen])[1][:, 0]
     frames, jumps, largest = _paths(model, index[chosen])
     classes = training.classes if labels is not None and training is not None else ()
     return {
@@ -105,7 +106,7 @@ def _known(
     if training is None:
         return None, model.decode(codes)
     every = model.encode(training)
-    rows = metrics.nearest(codes, every)[1][:, 0]  # the row whose code it is
+    rows = distances.nearest(codes, every)[1][:, 0]  # the row whose code it is
     labels = None if training.labels is None else training.labels[rows].cpu()
     return labels, training[rows]
 
@@ -137,7 +138,7 @@ def _anchors(
         k = min(count // len(groups), len(group))
         fitted = KMeans(k, n_init=1, random_state=state).fit(group.double().numpy())
         centres.append(torch.from_numpy(fitted.cluster_centers_).to(codes))
-    return metrics.nearest(torch.cat(centres), codes)[1][:, 0].unique()
+    return distances.nearest(torch.cat(centres), codes)[1][:, 0].unique()
 
 
 def _paths(

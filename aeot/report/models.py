@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from aeot import metrics
 from aeot._rng import generator
 from aeot.data import Dataset
-from aeot.model import AEOT
+from aeot.metrics import distances
+from aeot.models.aeot import AEOT
 from aeot.report import page
 from aeot.report.charts import Series, chart
 from aeot.report.explorer import explorer
@@ -95,13 +95,13 @@ def _nearest(
 ) -> tuple[torch.Tensor, str]:
     """Return the training image nearest to each sample by pixels; without data, decoded codes."""
     if training is None:
-        rows = metrics.nearest(model.encode(samples), model.brenier_.sites.cpu())[1][:, 0]
+        rows = distances.nearest(model.encode(samples), model.brenier_.sites.cpu())[1][:, 0]
         return model.decode(model.brenier_.sites.cpu()[rows]), "nearest code, decoded"
     best = torch.full((len(samples),), torch.inf, dtype=torch.float64)
     found = torch.zeros(len(samples), dtype=torch.int64)
     for start in range(0, len(training), 4096):
         block = training[start : start + 4096].flatten(1)
-        gaps, rows = metrics.nearest(samples.flatten(1), block)
+        gaps, rows = distances.nearest(samples.flatten(1), block)
         closer = gaps[:, 0] < best
         best = torch.where(closer, gaps[:, 0], best)
         found = torch.where(closer, rows[:, 0] + start, found)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aeot import filters
+from aeot.data import filters
 from aeot.diagnostics import frequency
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aeot import filters
+from aeot.data import filters
 from aeot.diagnostics import steganography as st
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from aeot.comparison import Comparison
+from aeot.comparison.result import Comparison
 from aeot.plotting import comparison as pictures
 
 

@@ -1,0 +1,373 @@
+"""Runs: one model fitted on one data set, and everything worth keeping, in one directory.
+
+A run directory holds ``config.yaml`` (the options, to be used again with ``--config``),
+``environment.json``, ``log.jsonl`` (one line a record), ``model/``, ``pictures/*.png`` and, at
+last, ``summary.json``. It is created when training starts: a refused run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from aeot import _check, _environment, _io
+from aeot._rng import generator
+from aeot.data import Dataset, dataset, images, tensors, to_uint8
+from aeot.data.named import NAMES
+from aeot.models.aeot import AEOT
+from aeot.plotting.images import image_grid
+from aeot.plotting.runs import by_class, draw_run
+
+_SHOWN = 100  # images in the grid
+_WRITTEN = re.compile(  # all that runs and `sample` write, and what a kill can leave of it
+    r"\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-\d+)?"
+    r"|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
+    r"|(\.?model|checkpoint/\.?\w+)(\.writing-\d+|\.previous)?/(model\.safetensors|\w+\.json)"
+)
+
+
+def open_data(
+    data: str,
+    *,
+    split: str = "train",
+    size: int | None = None,
+    root: str | None = None,
+    download: bool = False,
+) -> Dataset:
+    """Open what a user named: a published set, a folder of images or a NumPy file.
+
+    Args:
+        data: One of the names `aeot.dataset` knows, a folder, or a .npy file: images as bytes or
+            in [-1, 1], or vectors (n, d).
+        split: "train" or "test", of a published set.
+        size: Height and width of the images; None keeps a published set's own, and makes those
+            of a folder 64.
+        root: Where the published sets lie.
+        download: Let a missing published set be fetched.
+
+    Returns:
+        The data.
+
+    Raises:
+        ValueError: If it is none of these, or damaged.
+
+    Example:
+        >>> open_data("digits").shape
+        (1, 28, 28)
+    """
+    if data in NAMES:
+        return dataset(data, root, split=split, size=size, download=download)
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return images(path, size=64 if size is None else size)
+    if path.is_file() and path.suffix == ".npy":
+        return tensors(_array("data", path), name=path.stem)
+    names = ", ".join(NAMES)
+    got = f"{data!r}, which " + ("is another file" if path.exists() else "does not exist")
+    raise _check.fail("data", f"be one of {names}, a folder of images or a .npy file", got)
+
+
+class Summary(dict):
+    """What came of a run: plain values by name, as in summary.json; printed, plain lines.
+
+    Args:
+        values: The values; none where another process did the work.
+        path: The run directory.
+    """
+
+    def __init__(self, values: dict[str, Any] | None = None, path: Path | None = None) -> None:
+        super().__init__(values or {})
+        self.path = path
+
+    def __str__(self) -> str:
+        if not self:
+            return ""
+        losses, certificate, seconds = (
+            self[name] for name in ("reconstruction", "certificate", "seconds")
+        )
+        merged, drawn, near = self["merged"], self["sampled"], self["nearest"]
+        errors = [f"training {losses['train_joint']:.4f} -> {losses['train']:.4f}"]
+        if "held_out" in losses:
+            errors.append(f"held out {losses['held_out_joint']:.4f} -> {losses['held_out']:.4f}")
+        far = f"median {near['median']:.3f}, smallest {near['smallest']:.3f}"
+        if "median_held_out" in near:
+            far += f"; of held-out rows {near['median_held_out']:.3f}"
+        shape = "x".join(map(str, self["shape"]))
+        state = "converged" if certificate["converged"] else "NOT CONVERGED"
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+        lines = {
+            "data": f"{self['data']}: {self['rows']} rows of {shape}",
+            "latent size": str(self["latent_dim"]),
+            "duplicates": f"{merged['images']} equal rows, {merged['codes']} equal codes merged",
+            "error": "; ".join(errors) + " (mean squared; before -> after refining the decoder)",
+            "transport": f"{state}: {certificate['message']}",
+            "singular set": f"{self['singular_facets']} facets cut, {self['modes']} modes left",
+            "acceptance": f"{drawn['acceptance']:.1%} of the points drawn for {_SHOWN} samples",
+            "nearest": f"{far} (RMS distance of the samples to the training data)",
+            "seconds": f"{sum(seconds.values()):.0f}: {parts}",
+            "memory": f"{self['peak_memory_gib']:.2f} GiB at the peak",
+            "files": f"{self.path}: pictures, model, summary.json, log.jsonl, config.yaml",
+        }
+        return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
+
+
+def fit(
+    model: AEOT,
+    data: str = "digits",
+    *,
+    out: str | None = None,
+    steps: int | None = None,
+    masses: str | None = None,
+    size: int | None = None,
+    root: str | None = None,
+    download: bool = False,
+    overwrite: bool = False,
+) -> Summary:
+    """Fit a model, draw from it, and write a run directory.
+
+    A run that was stopped goes on where it was when it is started again with the same options.
+
+    Args:
+        model: The estimator, not fitted yet.
+        data: digits, mnist, fashion-mnist, cifar10, celeba, a folder of images, or a .npy file.
+        out: The run directory; by default its name says data, latent size and seed.
+        steps: Training steps of the autoencoder in all; by default the model chooses.
+        masses: A .npy file with one number for each row of the data, summing to 1: how often it
+            shall come; by default all equally often.
+        size: Height and width in pixels; by default a published set's own, and 64 for a folder.
+        root: Folder where the published sets lie.
+        download: Fetch a missing published set.
+        overwrite: Replace the run that the directory holds; refused if it holds other files too.
+
+    Returns:
+        The summary, as written to summary.json; printed, it is plain lines.
+
+    Raises:
+        ValueError: If anything given is unusable; then nothing was written.
+    """
+    begun = time.perf_counter()
+    if not _environment.is_writer():  # the computation is not split: one process does it all
+        return Summary()
+    path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
+    options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
+    run = _Directory(path, {**options, "out": str(path), **model.arguments()}, overwrite)
+    training, held_out, nu = _rows(options, model.seed, download)
+    read = time.perf_counter() - begun
+    if overwrite:  # else its training would go on
+        shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+
+    model.fit_autoencoder(
+        training,
+        steps=steps,
+        held_out=held_out if len(held_out) else 0.0,
+        checkpoint=run.path / "checkpoint",
+        log=run.path / "log.jsonl",
+        on_step=run.on_step,
+    )
+    model.fit_transport(training, nu, on_step=lambda record: run.log("transport", record))
+    if not run.logged:  # a solver without samples reports all its steps at the end
+        for record in model.history_["transport"]:
+            run.log("transport", record)
+
+    begun = time.perf_counter()
+    generated = model.sample(_SHOWN, seed=model.seed)
+    sampled = time.perf_counter() - begun
+    model.save(run.path / "model")
+    near = draw_run(run.path / "pictures", model, training, held_out, generated, run.losses)
+    summary = {"data": training.name, "rows": len(training), "held_out_rows": len(held_out)}
+    summary |= {"shape": list(training.shape), "latent_dim": model.latent_dim, **model.summary()}
+    summary["seconds"] = {"reading": read, **summary["seconds"], "sampling": sampled}
+    summary["seconds"]["pictures"] = time.perf_counter() - begun - sampled
+    summary |= {"nearest": near, "peak_memory_gib": _environment.peak_memory()}
+    run.finish(summary)
+    return Summary(summary, run.path)
+
+
+def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
+    """Fit scikit-learn's digits, in about two minutes on two cores, and show new ones by class.
+
+    Args:
+        out: The run directory; an earlier run there is replaced.
+        seed: Of everything random.
+
+    Returns:
+        The summary.
+    """
+    model = AEOT(latent_dim=16, batch_size=128, seed=seed)
+    summary = fit(model, "digits", out=out, steps=300, overwrite=True)
+    if summary:
+        path = Path(out) / "pictures" / "by_class.png"
+        by_class(model, dataset("digits"), seed=seed, path=path)
+    return summary
+
+
+def sample(
+    run: str,
+    *,
+    n: int = 64,
+    seed: int = 0,
+    out: str | None = None,
+    device: str | None = None,
+) -> str:
+    """Draw new images from a finished run.
+
+    Args:
+        run: The run directory, or a saved model.
+        n: How many.
+        seed: The same seed and n give the same images.
+        out: A new folder for the images; by default samples-SEED in the run directory.
+        device: Where to compute; by default the first GPU, else the CPU.
+
+    Returns:
+        A line that says what was done.
+
+    Raises:
+        ValueError: If there is no model in `run`, or `out` cannot be used.
+    """
+    model = AEOT.load(run, device=device)
+    path = check_new(out or Path(run) / f"samples-{seed}")
+    rows = model.sample(_check.integer("n", n), seed=seed)
+    path.mkdir(parents=True, exist_ok=True)
+    if rows.ndim == 4:
+        for k, image in enumerate(to_uint8(rows).movedim(1, -1).squeeze(-1).numpy()):
+            Image.fromarray(image).save(path / f"{k:06d}.png")
+        image_grid(rows[:_SHOWN], path=path / "grid.png")
+    else:
+        np.save(path / "samples.npy", rows.numpy())
+    accepted = model.sampled_["acceptance"]
+    return f"{n} samples in {path}; {accepted:.1%} of the points drawn were accepted"
+
+
+def check_new(out: str | os.PathLike) -> Path:
+    """Check, before any work, that the folder `out` can be created.
+
+    Args:
+        out: A path at which nothing or an empty folder is.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ValueError: If something is there, or no folder can be made there.
+    """
+    path = Path(out).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise _check.fail("out", "be a folder", f"the file {path}", "choose another name")
+    # A run killed before its first step leaves an empty log.
+    if path.is_dir() and any(p.name != "log.jsonl" or p.stat().st_size for p in path.iterdir()):
+        raise _check.fail("out", "be new or empty", f"{path} with files in it", "choose another")
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise _check.fail("out", "be writable", str(path), f"{parent} is a file")
+    try:  # trying is the only sure test: permissions say nothing to root or of a read-only disk
+        tempfile.TemporaryDirectory(prefix=".aeot-", dir=parent).cleanup()
+    except OSError as error:
+        reason = f"{parent} takes no new folder ({error.strerror})"
+        raise _check.fail("out", "be writable", str(path), reason) from error
+    return path
+
+
+def _rows(
+    options: dict[str, Any], seed: int, download: bool
+) -> tuple[Dataset, Dataset, torch.Tensor | None]:
+    """Return what to fit to, what to keep from it, and the masses."""
+    where = {"size": options["size"], "root": options["root"], "download": download}
+    training = open_data(options["data"], **where)
+    nu = None
+    if options["masses"] is not None:
+        nu = _check.masses(_array("masses", Path(options["masses"])), len(training))
+    if options["data"] in NAMES:
+        return training, open_data(options["data"], split="test", **where), nu
+    if len(training) < 2:
+        raise _check.fail("data", "hold at least 2 rows", str(len(training)))
+    count = min(len(training) // 10, 2000)
+    order = torch.randperm(len(training), generator=generator(seed, "held out rows"))
+    kept = order[count:].sort().values
+    if nu is not None:
+        nu = nu[kept] / nu[kept].sum()
+    return training.subset(kept), training.subset(order[:count]), nu
+
+
+def _array(name: str, path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _check.fail(name, "be a NumPy file of numbers", f"{path}: {error}") from error
+
+
+class _Directory:
+    """A run directory that comes into being with the first training step."""
+
+    def __init__(self, path: Path, options: dict[str, Any], overwrite: bool) -> None:
+        self.path = path.expanduser().absolute()
+        self.device = str(options["device"] or "auto")
+        # Scalars look the same in JSON and in YAML.
+        self.config = "".join(f"{name}: {json.dumps(v)}\n" for name, v in options.items())
+        self.begun = self.logged = False
+        self.losses: list[tuple[int, float]] = []
+        config, facts = self.path / "config.yaml", self.path / "environment.json"
+        same = config.is_file() and config.read_bytes() == self.config.encode()
+        finished = (self.path / "summary.json").is_file()
+        self.resumed = same and not finished and not overwrite
+        if self.resumed:
+            return
+        if not (config.is_file() and facts.is_file()):
+            check_new(self.path)
+        elif not overwrite:
+            got, way_out = f"{self.path} with a finished run", "add --overwrite to replace it"
+            if not finished:
+                got = f"{self.path} with an unfinished run that has other options"
+                way_out = "give the same options to go on, or --overwrite to start anew"
+            raise _check.fail("out", "be new", got, way_out)
+        else:  # of a folder that holds more, nothing is taken away
+            files = {p for p in self.path.rglob("*") if p.is_symlink() or not p.is_dir()}
+            if others := sorted(files - set(self._written())):
+                got = f"{self.path} with {others[0].relative_to(self.path)} beside the run"
+                raise _check.fail("out", "hold a run alone", got, "move it, or choose another out")
+
+    def on_step(self, step: int, record: dict[str, float]) -> None:
+        """Take the record of a training step; the first one creates the directory."""
+        self.losses.append((step, record["loss"]))
+        self.begin()
+
+    def begin(self) -> None:
+        if self.begun:
+            return
+        (self.path / "pictures").mkdir(parents=True, exist_ok=True)
+        if not self.resumed:
+            for file in self._written():
+                if file.name not in ("config.yaml", "environment.json"):  # these are replaced
+                    file.unlink()
+            _io.write_text(self.path / "config.yaml", self.config)
+        if not self.resumed or not (self.path / "environment.json").is_file():
+            self._write("environment.json", _environment.environment(self.device))
+        self.begun = True
+
+    def log(self, name: str, record: dict[str, Any]) -> None:
+        self.logged = True
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"name": name, **record}, default=str) + "\n")
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        self._write("summary.json", summary)
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+
+    def _write(self, name: str, values: dict[str, Any]) -> None:
+        _io.write_text(self.path / name, json.dumps(values, indent=1, default=str) + "\n")
+
+    def _written(self) -> list[Path]:
+        """The files there that runs, and `sample`, write."""
+        files = (p for p in self.path.rglob("*") if p.is_file() and not p.is_symlink())
+        return [p for p in files if _WRITTEN.fullmatch(p.relative_to(self.path).as_posix())]

@@ -1,0 +1,125 @@
+"""The command `aeot translate`: a translator between two collections of images, and its run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+from aeot import _check, _io
+from aeot._environment import environment
+from aeot.commands.fit import check_new
+from aeot.data import Dataset, dataset, images, unpaired
+from aeot.gan.translate import CycleGAN
+from aeot.plotting import translation as pictures
+
+_LOG = logging.getLogger(__name__)
+
+
+def translate(
+    model: CycleGAN,
+    a: str,
+    b: str,
+    *,
+    out: str = "runs/translation",
+    size: int = 128,
+    steps: int | None = None,
+    every: int = 500,
+    root: str | None = None,
+) -> str:
+    """Train a CycleGAN between two collections of images; write the model and sample grids.
+
+    A run that was stopped goes on where it was when it is started again with the same options.
+    Where one collection is gray and the other in colour, the gray one is used as coloured.
+
+    Args:
+        model: The estimator, not fitted yet.
+        a: A folder of images, or one class of a published set such as fashion-mnist:1.
+        b: The other collection.
+        out: The run directory: model/, checkpoint/, pictures/, config.yaml, log.jsonl,
+            run.json. New, empty, or with an unfinished run of the same options.
+        size: Height and width in pixels, a multiple of 4; 128 or 256 for photographs.
+        steps: Batches in all, at least 1; by default 200 passes over the larger collection.
+        every: Steps between two grids of translations.
+        root: Folder where published sets lie.
+
+    Returns:
+        One line that says where everything is.
+
+    Raises:
+        ValueError: If anything given is unusable; then nothing was written.
+    """
+    _check.device("device", model.device)
+    if steps is not None:
+        _check.integer("steps", steps)
+    _check.integer("every", every)
+    if _check.integer("size", size, minimum=4) % 4:
+        raise _check.fail("size", "be a multiple of 4", size)
+    first, second = (_collection(name, place, size, root) for name, place in (("a", a), ("b", b)))
+    if first.shape[0] != second.shape[0]:  # gray photographs among coloured ones
+        _LOG.info("one collection is gray and one in colour: both are used as coloured")
+        first, second = _colour(first), _colour(second)
+    data = unpaired(first, second)
+    options = {"a": a, "b": b, "size": size, "root": root, **dataclasses.asdict(model)}
+    if model.decay:  # a constant rate can be prolonged; a falling one depends on the steps
+        options["steps"] = steps
+    run = _Directory(Path(out), options)
+    shown = (first[:8], second[:8])
+    grids = pictures.snapshots(model, *shown, run.path / "pictures", every=every)
+
+    def on_step(step: int, record: dict[str, float]) -> None:
+        run.begin()
+        grids(step, record)
+
+    places = {"checkpoint": run.path / "checkpoint", "log": run.path / "log.jsonl"}
+    model.fit(data, steps=steps, on_step=on_step, **places)
+    run.begin()
+    model.save(run.path / "model")
+    pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
+    facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
+    facts |= {"environment": environment(model.device), "history": model.history_}
+    _io.write_text(run.path / "run.json", json.dumps(facts, indent=1, default=str) + "\n")
+    return f"{out}: the model in model/, grids of translations in pictures/"
+
+
+def _collection(name: str, place: str, size: int, root: str | None) -> Dataset:
+    if Path(place).is_dir() or ":" not in place:
+        return images(place, size=size)
+    known, label = place.rsplit(":", 1)
+    data = dataset(known, root=root, size=size)
+    if not label.isdigit() or data.labels is None or not bool((data.labels == int(label)).any()):
+        requirement = f"name a folder, or a class of {known} as {known}:0"
+        raise _check.fail(name, requirement, repr(place))
+    return data.subset((data.labels == int(label)).nonzero()[:, 0])
+
+
+def _colour(side: Dataset) -> Dataset:
+    if side.shape[0] == 3:
+        return side
+    values = side.values.expand(-1, 3, -1, -1).contiguous()
+    return Dataset(values, side.name, side.labels, side.classes)
+
+
+class _Directory:
+    """A run directory that comes into being with the first training step."""
+
+    def __init__(self, path: Path, options: dict[str, object]) -> None:
+        self.path = path.expanduser().absolute()
+        kept = {name: value for name, value in options.items() if name != "device"}
+        # Scalars look the same in JSON and in YAML.
+        self.text = "".join(f"{name}: {json.dumps(v)}\n" for name, v in kept.items())
+        self.begun = False
+        config = self.path / "config.yaml"
+        if not config.is_file():
+            check_new(self.path)
+        elif config.read_bytes() != self.text.encode():
+            got = f"{self.path} with a run of other options"
+            way_out = "give the same options to go on, or choose another folder"
+            raise _check.fail("out", "be new", got, way_out)
+
+    def begin(self) -> None:
+        if not self.begun:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _io.write_text(self.path / "config.yaml", self.text)
+            self.begun = True

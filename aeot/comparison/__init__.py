@@ -1,0 +1,1 @@
+"""Comparisons of generators under one protocol: contestants, budgets, measures, results."""

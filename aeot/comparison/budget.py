@@ -1,0 +1,171 @@
+"""Equal budgets: train any model for so many seconds or images, and record what it cost."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aeot import _check, _environment
+from aeot.data import Dataset
+from aeot.models.autoencoder import Autoencoder
+
+_STATUS = Path("/proc/self/status")
+
+
+class Peak:
+    """The largest memory from here on: resident on the CPU, allocated on a GPU.
+
+    On Linux the process's high-water mark is set back first; elsewhere the mark of the whole
+    process is all there is. It includes libraries and data, which all models share.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self.exact = False
+        else:
+            self.exact = True
+
+    def gib(self) -> float:
+        """Return the peak so far in GiB."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        if self.exact:
+            for line in _STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 2**20
+        return _environment.peak_memory()
+
+
+class _Enough(Exception):
+    """Ends a calibration."""
+
+
+def train(
+    model: Any,  # noqa: ANN401 - an estimator with fit(data, steps=, on_step=)
+    data: Dataset,
+    *,
+    seconds: float | None = None,
+    images_seen: int | None = None,
+    reserve: float = 0.3,
+    processor: bool = False,
+) -> dict[str, Any]:
+    """Fit a model within a budget of seconds or of training images.
+
+    A model whose steps do not depend on how many will follow is simply stopped in time. Others
+    lower their learning rate along the way or have two phases: for them a budget in seconds must
+    become a number of steps first. They are fitted for 3 % of it to learn their pace, and then
+    anew, from their seed, for the steps that fit into the rest. Should the pace drop, training
+    ends at the limit. A budget in images counts every real image that an update takes: five
+    critic steps see five batches.
+
+    Args:
+        model: An estimator whose ``fit`` takes ``steps`` and ``on_step``.
+        data: What it is fitted to.
+        seconds: Seconds of wall clock; one of the two must be given.
+        images_seen: Number of images.
+        reserve: Share of the seconds kept for ``fit_transport``, of models that have one.
+        processor: Count seconds of the processor, of all threads together, instead: what else
+            runs on the machine then takes nothing away.
+
+    Returns:
+        ``budget``, ``train_seconds`` (all that was spent, whatever the budget), ``cpu_seconds``,
+        ``steps``, ``images_seen``, ``peak_gib``.
+
+    Raises:
+        ValueError: If not exactly one budget is given, it is less than the fewest steps cost, or
+            ``fit`` cannot be stopped.
+    """
+    if (seconds is None) == (images_seen is None):
+        got = "none of them" if seconds is None else "both"
+        raise _check.fail("seconds or images_seen", "be given", got)
+    reserve = _check.real("reserve", reserve, minimum=0, maximum=1)
+    fit = getattr(model, "fit_autoencoder", model.fit)
+    known = inspect.signature(fit).parameters
+    if "on_step" not in known or "steps" not in known:
+        got = f"{type(model).__name__}.fit({', '.join(known)})"
+        raise _check.fail("model", "have fit(data, steps=, on_step=)", got)
+    clock = time.process_time if processor else time.perf_counter
+    two_parts = hasattr(model, "fit_transport")
+    per_step = _images(model, data)
+    peak, begun, cpu = Peak(data.values.device), time.perf_counter(), time.process_time()
+    if images_seen is not None:
+        count = steps(model, data, images_seen)
+        budget, limit = f"{images_seen} images", math.inf
+    else:
+        budget = f"{_check.real('seconds', seconds, above=0):g} {'processor ' * processor}s"
+        limit = clock() + seconds * (1 - reserve * two_parts)
+        if getattr(model, "_open_ended", False):
+            count = 10**9
+        else:
+            pace = _pace(fit, data, max(0.03 * seconds, 0.1), clock)
+            count = max(2, int((limit - clock()) / pace))
+    done = 0
+
+    def spent(step: int, record: dict[str, float]) -> bool:  # noqa: ARG001
+        nonlocal done
+        done += 1
+        return clock() >= limit
+
+    fit(data, steps=count, on_step=spent)
+    if two_parts:
+        model.fit_transport(data)
+    return {
+        "budget": budget,
+        "train_seconds": round(time.perf_counter() - begun, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "steps": done,
+        "images_seen": done * per_step,
+        "peak_gib": round(peak.gib(), 3),
+    }
+
+
+def steps(model: Any, data: Dataset, images_seen: int) -> int:  # noqa: ANN401 - an estimator
+    """Return how many steps a budget in images pays for.
+
+    Raises:
+        ValueError: If they are fewer than the model must have.
+    """
+    per_step = _images(model, data)
+    count = _check.integer("images_seen", images_seen) // per_step
+    least = 1 if getattr(model, "_open_ended", False) else 2
+    if count < least:
+        must = f"pay for {least} step(s) of {type(model).__name__}, {per_step} images each"
+        raise _check.fail("images_seen", must, str(images_seen))
+    return count
+
+
+def _images(model: Any, data: Dataset) -> int:  # noqa: ANN401 - an estimator
+    # The autoencoder takes smaller batches of smaller data, the others draw rows again.
+    whole = hasattr(model, "fit_transport") or isinstance(model, Autoencoder)
+    batch = min(model.batch_size, len(data)) if whole else model.batch_size
+    return batch * getattr(model, "_multiple", 1)
+
+
+def _pace(
+    fit: Callable[..., Any], data: Dataset, seconds: float, clock: Callable[[], float]
+) -> float:
+    """Return the seconds of a step, over the latter half of a short training."""
+    times: list[float] = []
+
+    def watch(step: int, record: dict[str, float]) -> None:  # noqa: ARG001
+        times.append(clock())
+        if len(times) >= 4 and times[-1] - times[0] >= seconds:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        fit(data, steps=10**6, on_step=watch)
+    late = times[len(times) // 2 :]
+    return (late[-1] - late[0]) / (len(late) - 1)

@@ -1,0 +1,1 @@
+"""Exact power cells in one, two and three dimensions; no solver."""

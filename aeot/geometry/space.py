@@ -1,0 +1,533 @@
+"""All power cells of space: cutting, moments and facets over a range of sites."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from aeot.geometry.plane import add_sector, chord
+
+
+@numba.njit(cache=True, nogil=True)
+def cut_cell(
+    i: int,
+    sites: np.ndarray,
+    heights: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    half: np.ndarray,
+    triples: np.ndarray,
+    points: np.ndarray,
+    at: np.ndarray,
+    values: np.ndarray,
+    border: np.ndarray,
+    following: np.ndarray,
+    slots: np.ndarray,
+) -> tuple[int, int]:
+    """Cut the box to the power cell of site i among its candidates.
+
+    Returns:
+        Number of vertices and of planes; slots[p] is the candidate slot of plane p, negative for
+        the box. The number of vertices is -1 if the work space is too small.
+    """
+    count = start_box(half, triples, points, at)
+    planes = BOX_PLANES
+    for p in range(planes):
+        slots[p] = -1 - p
+    size = np.sqrt(half[0] ** 2 + half[1] ** 2 + half[2] ** 2)
+    normal = np.empty(3)
+    for slot in range(indptr[i], indptr[i + 1]):
+        j = indices[slot]
+        square = 0.0
+        for c in range(3):
+            normal[c] = sites[j, c] - sites[i, c]
+            square += normal[c] * normal[c]
+        if planes == slots.shape[0]:
+            return -1, planes
+        before = count
+        count = cut(
+            count,
+            planes,
+            normal,
+            heights[i] - heights[j],
+            SLACK * size * np.sqrt(square),
+            triples,
+            points,
+            at,
+            values,
+            border,
+            following,
+        )
+        if count <= 0:
+            return count, planes
+        # The newest plane, if it cut, stands in the last place of some triple.
+        changed = count != before
+        if not changed:
+            for t in range(count):
+                if triples[t, 2] == planes:
+                    changed = True
+                    break
+        if changed:
+            slots[planes] = slot
+            planes += 1
+    return count, planes
+
+
+@numba.njit(cache=True, nogil=True)
+def space_cells(
+    start: int,
+    stop: int,
+    sites: np.ndarray,
+    heights: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    half: np.ndarray,
+    radius: float,
+    density: float,
+    moments: np.ndarray,
+    measures: np.ndarray,
+) -> None:
+    """Fill the rows start..stop of `moments`, and `measures` at their candidates' slots.
+
+    Args:
+        start: First site.
+        stop: One past the last site.
+        sites: (n, 3).
+        heights: (n,).
+        indptr: Row pointers of the candidates (n + 1,).
+        indices: Candidates, row after row.
+        half: The support is the box |x_k| <= half_k (3,).
+        radius: Of a ball about the origin to intersect with, or 0.
+        density: Mass per volume.
+        moments: (n, 10): mass, centroid, then second moments xx, xy, xz, yy, yz, zz about it.
+        measures: (slots,) mass of each facet per length unit of the density.
+    """
+    room = 256
+    triples, points = np.empty((2 * room, 3), np.int32), np.empty((2 * room, 3))
+    at, values = np.empty((room, room), np.int32), np.empty(2 * room)
+    border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
+    slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
+    ring, m = np.empty(2 * room, np.int32), np.zeros(10)
+    a, b, c, normal = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+    corners = np.empty((2 * room, 3))
+    for i in range(start, stop):
+        count = -1
+        planes = 0
+        while True:
+            count, planes = cut_cell(
+                i, sites, heights, indptr, indices, half,
+                triples, points, at, values, border, following, slots,
+            )  # fmt: skip
+            if count >= 0:
+                break
+            room *= 2
+            triples, points = np.empty((2 * room, 3), np.int32), np.empty((2 * room, 3))
+            at, values = np.empty((room, room), np.int32), np.empty(2 * room)
+            border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
+            slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
+            ring, corners = np.empty(2 * room, np.int32), np.empty((2 * room, 3))
+        moments[i, :] = 0.0
+        if count == 0:
+            continue
+        m[:] = 0.0
+        seen[:planes] = False
+        outside = False
+        if radius > 0.0:
+            for t in range(count):
+                square = points[t, 0] ** 2 + points[t, 1] ** 2 + points[t, 2] ** 2
+                outside = outside or square > radius * radius
+        origin = np.zeros(3) if outside else points[0].copy()
+        for t in range(count):
+            for e in range(3):
+                plane = triples[t, e]
+                if seen[plane]:
+                    continue
+                seen[plane] = True
+                k = loop(plane, t, triples, at, ring)
+                ax, ay, az = 0.0, 0.0, 0.0
+                for s in range(1, k - 1):
+                    for x in range(3):
+                        a[x] = points[ring[0], x] - origin[x]
+                        b[x] = points[ring[s], x] - origin[x]
+                        c[x] = points[ring[s + 1], x] - origin[x]
+                    if not outside:
+                        add_tetrahedron(a, b, c, m)
+                    ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+                    vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
+                    ax += (uy * vz - uz * vy) / 2
+                    ay += (uz * vx - ux * vz) / 2
+                    az += (ux * vy - uy * vx) / 2
+                area = np.sqrt(ax * ax + ay * ay + az * az)
+                if outside and area > 0.0:
+                    normal[0], normal[1], normal[2] = ax / area, ay / area, az / area
+                    for s in range(k):
+                        corners[s] = points[ring[s]]
+                    area = add_face(corners, k, normal, radius, m)
+                if slots[plane] >= 0:
+                    measures[slots[plane]] = density * area
+        volume = abs(m[0])
+        if volume <= 1e-16 * radius**3:  # what is left of a cell outside the ball
+            continue
+        moments[i, 0] = density * volume
+        for x in range(3):
+            moments[i, 1 + x] = origin[x] + m[1 + x] / m[0]
+        k = 4
+        for p in range(3):
+            for q in range(p, 3):
+                moments[i, k] = m[k] / m[0] - (m[1 + p] / m[0]) * (m[1 + q] / m[0])
+                k += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def space_polygons(
+    sites: np.ndarray,
+    heights: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    half: np.ndarray,
+    wanted: np.ndarray,
+    room: int,
+    sizes: np.ndarray,
+    corners: np.ndarray,
+) -> int:
+    """Write the corners of the facets at the wanted slots, one facet after the other.
+
+    Args:
+        sites: (n, 3).
+        heights: (n,).
+        indptr: Row pointers of the candidates (n + 1,).
+        indices: Candidates, row after row.
+        half: The support's box (3,).
+        wanted: Mask of the slots (slots,).
+        room: At least the planes of any cell.
+        sizes: Number of corners of each slot's facet, written (slots,).
+        corners: (capacity, 3), written; the capacity may be too small.
+
+    Returns:
+        How many corners there are.
+    """
+    triples, points = np.empty((2 * room, 3), np.int32), np.empty((2 * room, 3))
+    at, values = np.empty((room, room), np.int32), np.empty(2 * room)
+    border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
+    slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
+    ring = np.empty(2 * room, np.int32)
+    total = 0
+    for i in range(sites.shape[0]):
+        count, planes = cut_cell(
+            i, sites, heights, indptr, indices, half,
+            triples, points, at, values, border, following, slots,
+        )  # fmt: skip
+        seen[:planes] = False
+        for slot in range(indptr[i], indptr[i + 1]):
+            if not wanted[slot]:
+                continue
+            for t in range(count):
+                for e in range(3):
+                    plane = triples[t, e]
+                    if slots[plane] != slot or seen[plane]:
+                        continue
+                    seen[plane] = True
+                    sizes[slot] = loop(plane, t, triples, at, ring)
+                    for k in range(sizes[slot]):
+                        if total + k < corners.shape[0]:
+                            corners[total + k] = points[ring[k]]
+                    total += sizes[slot]
+    return total
+
+
+BOX_PLANES = 6
+SLACK = 1e-15  # a cut shallower than this part of the support's size is no cut
+
+
+@numba.njit(cache=True, nogil=True)
+def start_box(half: np.ndarray, triples: np.ndarray, points: np.ndarray, at: np.ndarray) -> int:
+    """Write the box |x_k| <= half_k; its planes are -x, +x, -y, +y, -z, +z. Return 8."""
+    t = 0
+    for a in range(2):
+        for b in range(2):
+            for c in range(2):
+                sign = (2 * a - 1) * (2 * b - 1) * (2 * c - 1)
+                triples[t, 0] = a
+                triples[t, 1] = 2 + b if sign > 0 else 4 + c
+                triples[t, 2] = 4 + c if sign > 0 else 2 + b
+                points[t, 0] = (2 * a - 1) * half[0]
+                points[t, 1] = (2 * b - 1) * half[1]
+                points[t, 2] = (2 * c - 1) * half[2]
+                for e in range(3):
+                    at[triples[t, e], triples[t, (e + 1) % 3]] = t
+                t += 1
+    return t
+
+
+@numba.njit(cache=True, nogil=True)
+def cut(
+    count: int,
+    plane: int,
+    normal: np.ndarray,
+    offset: float,
+    slack: float,
+    triples: np.ndarray,
+    points: np.ndarray,
+    at: np.ndarray,
+    values: np.ndarray,
+    border: np.ndarray,
+    following: np.ndarray,
+) -> int:
+    """Keep the part of the polyhedron where <normal, x> <= offset, in place.
+
+    Args:
+        count: Number of vertices.
+        plane: Number of the new plane.
+        normal: (3,).
+        offset: Right-hand side.
+        slack: Depth below which nothing is cut, in units of the offset.
+        triples: Planes of each vertex (capacity, 3), consistently oriented.
+        points: Coordinates of each vertex (capacity, 3).
+        at: at[a, b] is the vertex whose triple holds the directed pair (a, b).
+        values: Work space (capacity,).
+        border: Work space (capacity, 4).
+        following: Work space (planes,), all -1 between calls.
+
+    Returns:
+        The new number of vertices, 0 if nothing is left, -1 if there is no room for the new ones,
+        `count` if nothing was cut.
+    """
+    deepest = 0.0
+    for t in range(count):
+        values[t] = offset - (
+            normal[0] * points[t, 0] + normal[1] * points[t, 1] + normal[2] * points[t, 2]
+        )
+        deepest = min(deepest, values[t])
+    while True:
+        if deepest >= -slack:
+            return count
+        gone, edges, sound = 0, 0, True
+        for t in range(count):
+            if values[t] >= -slack:
+                continue
+            gone += 1
+            for e in range(3):
+                a, b = triples[t, e], triples[t, (e + 1) % 3]
+                other = at[b, a]
+                if values[other] >= -slack:
+                    if following[a] >= 0 or edges == border.shape[0]:
+                        sound = False
+                        break
+                    following[a] = edges
+                    border[edges, 0], border[edges, 1] = a, b
+                    border[edges, 2], border[edges, 3] = t, other
+                    edges += 1
+            if not sound:
+                break
+        if gone == count and sound:
+            return 0
+        if sound:  # the border must be one cycle
+            steps, a = 0, border[0, 0]
+            while steps < edges:
+                if following[a] < 0:
+                    break
+                a = border[following[a], 1]
+                steps += 1
+                if a == border[0, 0]:
+                    break
+            sound = steps == edges and a == border[0, 0]
+        for k in range(edges):
+            following[border[k, 0]] = -1
+        if sound:
+            break
+        slack *= 16.0  # rounding made the sides inconsistent: treat more of it as touching
+    if count + edges > points.shape[0]:
+        return -1
+    # Append the fan, then move the last vertices into the holes.
+    total = count
+    for k in range(edges):
+        t, other = border[k, 2], border[k, 3]
+        part = values[other] / (values[other] - values[t])
+        part = min(max(part, 0.0), 1.0)
+        for c in range(3):
+            points[total, c] = points[other, c] + part * (points[t, c] - points[other, c])
+        triples[total, 0], triples[total, 1], triples[total, 2] = border[k, 0], border[k, 1], plane
+        total += 1
+    kept = total - gone
+    source = total
+    for t in range(min(count, kept)):
+        if values[t] >= -slack:
+            continue
+        source -= 1
+        while source < count and values[source] < -slack:
+            source -= 1
+        for c in range(3):
+            points[t, c], triples[t, c] = points[source, c], triples[source, c]
+        for e in range(3):
+            at[triples[t, e], triples[t, (e + 1) % 3]] = t
+    for t in range(count, kept):
+        for e in range(3):
+            at[triples[t, e], triples[t, (e + 1) % 3]] = t
+    return kept
+
+
+@numba.njit(cache=True, nogil=True)
+def loop(plane: int, first: int, triples: np.ndarray, at: np.ndarray, out: np.ndarray) -> int:
+    """Write the vertices of a face in order, starting anywhere on it; return how many."""
+    t, m = first, 0
+    while True:
+        out[m] = t
+        m += 1
+        e = 0
+        while triples[t, e] != plane:
+            e += 1
+        t = at[plane, triples[t, (e + 2) % 3]]
+        if t == first or m == out.shape[0]:
+            return m
+
+
+@numba.njit(cache=True, nogil=True)
+def add_tetrahedron(a: np.ndarray, b: np.ndarray, c: np.ndarray, out: np.ndarray) -> None:
+    """Add volume, first and second moments of the tetrahedron 0, a, b, c to out (10,)."""
+    volume = (
+        a[0] * (b[1] * c[2] - b[2] * c[1])
+        + a[1] * (b[2] * c[0] - b[0] * c[2])
+        + a[2] * (b[0] * c[1] - b[1] * c[0])
+    ) / 6
+    out[0] += volume
+    k = 4
+    for p in range(3):
+        sp = a[p] + b[p] + c[p]
+        out[1 + p] += volume * sp / 4
+        for q in range(p, 3):
+            sq = a[q] + b[q] + c[q]
+            out[k] += volume * (sp * sq + a[p] * a[q] + b[p] * b[q] + c[p] * c[q]) / 20
+            k += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@numba.njit(cache=True, nogil=True)
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    out = np.empty(3)
+    out[0] = a[1] * b[2] - a[2] * b[1]
+    out[1] = a[2] * b[0] - a[0] * b[2]
+    out[2] = a[0] * b[1] - a[1] * b[0]
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_arc(p: np.ndarray, q: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
+    """Boundary terms of the great arc from p to q, unit vectors."""
+    normal = _cross(p, q)
+    size = math.sqrt(_dot(normal, normal))
+    if size == 0.0:
+        return
+    normal /= size
+    angle = math.atan2(size, _dot(p, q))
+    along = _cross(q - p, normal)  # integral of w ds
+    for i in range(3):
+        first[i] += angle * normal[i] / 2
+        for j in range(3):
+            second[i, j] += along[i] * normal[j] / 3
+
+
+@numba.njit(cache=True, nogil=True)
+def add_face(
+    corners: np.ndarray, count: int, normal: np.ndarray, radius: float, out: np.ndarray
+) -> float:
+    """Add one face's share of the moments about the ball's centre, which is the origin.
+
+    Args:
+        corners: The face's vertices in order, all faces of a body the same way round (count, 3).
+        count: Number of vertices.
+        normal: Unit normal of the face, either way.
+        radius: Of the ball.
+        out: 1, x, y, z, xx, xy, xz, yy, yz, zz, added to.
+
+    Returns:
+        The area of the face inside the ball.
+    """
+    n = normal.copy()
+    distance = _dot(n, corners[0])
+    if distance < 0.0:  # edges then run the other way round and the sign comes out by itself
+        n, distance = -n, -distance
+    e1 = np.zeros(3)
+    e1[np.argmin(np.abs(n))] = 1.0
+    e1 -= _dot(e1, n) * n
+    e1 /= math.sqrt(_dot(e1, e1))
+    e2 = _cross(n, e1)
+    inner = math.sqrt(max(0.0, radius * radius - distance * distance))
+    lift, ratio = distance / radius, inner / radius
+    foot = distance * n
+    flat = np.zeros(6)  # of the sectors, in the plane about the foot
+    first, second = np.zeros(3), np.zeros((3, 3))
+    solid, triangles = 0.0, 0.0
+    a, b = np.empty(3), np.empty(3)
+    for k in range(count):
+        after = k + 1 if k + 1 < count else 0
+        ax, ay = _dot(corners[k], e1), _dot(corners[k], e2)
+        bx, by = _dot(corners[after], e1), _dot(corners[after], e2)
+        t0, t1 = chord(ax, ay, bx, by, inner) if inner > 0.0 else (1.0, 0.0)
+        if t1 <= t0:
+            t0, t1 = 1.0, 1.0
+        for piece in range(3):
+            s0 = 0.0 if piece == 0 else (t0 if piece == 1 else t1)
+            s1 = t0 if piece == 0 else (t1 if piece == 1 else 1.0)
+            if s1 <= s0:
+                continue
+            px, py = ax + s0 * (bx - ax), ay + s0 * (by - ay)
+            qx, qy = ax + s1 * (bx - ax), ay + s1 * (by - ay)
+            for c in range(3):
+                a[c] = foot[c] + px * e1[c] + py * e2[c]
+                b[c] = foot[c] + qx * e1[c] + qy * e2[c]
+            if piece == 1:
+                add_tetrahedron(foot, a, b, out)
+                triangles += (px * qy - py * qx) / 2
+                continue
+            p, q = a / math.sqrt(_dot(a, a)), b / math.sqrt(_dot(b, b))
+            solid += 2 * math.atan2(_dot(n, _cross(p, q)), 1 + _dot(n, p) + _dot(p, q) + _dot(q, n))
+            _add_arc(p, q, first, second)
+            if inner == 0.0:
+                continue
+            add_sector(px, py, qx, qy, inner, flat)
+            angle = math.atan2(px * qy - py * qx, px * qx + py * qy)
+            solid -= angle * (1 - lift)
+            # The small circle, run backwards: integrals of e and e e^T over its angle.
+            u, v = math.hypot(px, py), math.hypot(qx, qy)
+            cp, sp, cq, sq = px / u, py / u, qx / v, qy / v
+            i1, i2 = sq - sp, cp - cq
+            m11 = (angle + sq * cq - sp * cp) / 2
+            m12 = (sq * sq - sp * sp) / 2
+            m22 = (angle - sq * cq + sp * cp) / 2
+            for i in range(3):
+                ei = i1 * e1[i] + i2 * e2[i]
+                first[i] -= (ratio * ratio * angle * n[i] - lift * ratio * ei) / 2
+                for j in range(3):
+                    ej = i1 * e1[j] + i2 * e2[j]
+                    ee = m11 * e1[i] * e1[j] + m12 * (e1[i] * e2[j] + e2[i] * e1[j])
+                    ee += m22 * e2[i] * e2[j]
+                    second[i, j] += (ratio / 3) * (
+                        -lift * ratio * angle * n[i] * n[j]
+                        + lift * lift * n[i] * ej
+                        - ratio * ratio * ei * n[j]
+                        + ratio * lift * ee
+                    )
+    r3 = radius**3
+    out[0] += distance * flat[0] / 3 + r3 * solid / 3
+    k = 4
+    for i in range(3):
+        mean = flat[0] * foot[i] + flat[1] * e1[i] + flat[2] * e2[i]
+        out[1 + i] += distance * mean / 4 + r3 * radius * first[i] / 4
+        for j in range(i, 3):
+            square = flat[0] * foot[i] * foot[j]
+            square += foot[i] * (flat[1] * e1[j] + flat[2] * e2[j])
+            square += foot[j] * (flat[1] * e1[i] + flat[2] * e2[i])
+            square += flat[3] * e1[i] * e1[j] + flat[5] * e2[i] * e2[j]
+            square += flat[4] * (e1[i] * e2[j] + e2[i] * e1[j])
+            surface = (second[i, j] + second[j, i]) / 2
+            if i == j:
+                surface += solid / 3
+            out[k] += distance * square / 5 + r3 * radius * radius * surface / 5
+            k += 1
+    return abs(triangles + flat[0])

@@ -1,0 +1,1 @@
+"""The Brenier map of given heights in any dimension: cells, potential, extension, new codes."""

@@ -1,0 +1,640 @@
+"""The Brenier map of given heights: cells, potential, costs, the extended map, sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from aeot import _check
+from aeot._rng import generator as _generator
+from aeot.geometry.diagram import power_diagram
+from aeot.maps import extension, triangulation
+from aeot.measures import Measure
+from aeot.scores import cells
+from aeot.scores import heights as conversions
+
+METHODS = ("affine", "linear", "pair", "inverse-distance")
+_MOST = 1 << 16  # points drawn at once
+_PATIENCE = 64, 1 << 18  # points drawn for one code, and at least, before all are kept
+_HITS = 3  # expected points in a stratum, at least
+_BLOCK = 8192  # points per block; part of the definition of the stream
+
+
+class Cut(Protocol):
+    """What the extended map asks of a singular set; `SingularSet` answers it."""
+
+    components: torch.Tensor
+
+    def crosses(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Whether the map separates the cells of each pair."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Generated codes and how they came about.
+
+    Attributes:
+        codes: (n, d).
+        points: The points of the source they are the images of, (n, d).
+        owners: The cells of those points, (n,).
+        n_drawn: Points drawn in all.
+        n_rejected: Points next to the singular set that were redrawn.
+        n_surplus: Points left out so that every mode, and every part of it, gets its share.
+        n_conceded: Points next to the singular set that were kept all the same, each on its owner's
+            side: where (nearly) all of a mode is next to it, redrawing would not end.
+        accepted: Share of the points of each mode that was not rejected, (modes,).
+        n_alone: Codes returned bare because their site is alone in its component.
+    """
+
+    codes: torch.Tensor
+    points: torch.Tensor = field(repr=False)
+    owners: torch.Tensor = field(repr=False)
+    n_drawn: int
+    n_rejected: int
+    n_surplus: int
+    n_conceded: int
+    accepted: torch.Tensor = field(repr=False)
+    n_alone: int
+
+    @property
+    def acceptance(self) -> float:
+        """Share of all drawn points that was not rejected."""
+        return 1 - self.n_rejected / max(self.n_drawn, 1)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Transport cost and dual value, measured on the same points of the source.
+
+    Attributes:
+        cost: E |x - T(x)|^2 / 2, and its standard error.
+        cost_error: Standard error of `cost`.
+        semidual: E psi^c(x) + <nu, psi>: equal to the cost at the optimum, else either sign.
+        semidual_error: Standard error of `semidual`.
+        w2: sqrt(2 cost), the 2-Wasserstein distance if the heights are optimal.
+        w2_error: Standard error of `w2`.
+        n_points: How many points.
+    """
+
+    cost: float
+    cost_error: float
+    semidual: float
+    semidual_error: float
+    w2: float
+    w2_error: float
+    n_points: int
+
+
+class BrenierMap(nn.Module):
+    """The semi-discrete optimal transport map x -> y_i on the power cell W_i.
+
+    Its state is buffers only. Results have the dtype of the points for values (`potential`,
+    `c_transform`) and that of the sites for codes; everything happens on the device of the sites.
+    Heights stay float64 whatever the module is cast to.
+
+    Args:
+        source: The source measure mu.
+        sites: (n, d).
+        heights: (n,).
+        masses: Target masses (n,); equal if left out.
+        centroids: Mean of the source inside each cell (n, d); estimated when first needed if left
+            out.
+        spread: Mean of |x - c_i|^2 / d over the source, c_i the centroid of the cell of x;
+            estimated when first needed if left out.
+
+    Raises:
+        ValueError: For shapes that do not match.
+
+    References:
+        N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
+        eq. 18-22.
+
+    Example:
+        >>> import aeot, torch
+        >>> sites = torch.tensor([[0.0, 0.5], [1.0, 0.5]])
+        >>> brenier = BrenierMap(aeot.UniformBox(dim=2), sites, torch.tensor([0.15, -0.15]))
+        >>> brenier(torch.tensor([[0.2, 0.9], [0.4, 0.9]]))  # cut at x = 0.3
+        tensor([[0.0000, 0.5000],
+                [1.0000, 0.5000]])
+    """
+
+    def __init__(
+        self,
+        source: Measure,
+        sites: torch.Tensor,
+        heights: torch.Tensor,
+        *,
+        masses: torch.Tensor | None = None,
+        centroids: torch.Tensor | None = None,
+        spread: float | torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        sites = _check.points("sites", sites, dim=source.dim)
+        n = sites.shape[0]
+        heights = _check.array("heights", heights)
+        if heights.shape != (n,):
+            raise _check.fail("heights", f"have shape ({n},)", f"shape {tuple(heights.shape)}")
+        if centroids is not None:
+            centroids = _check.points("centroids", centroids, dim=source.dim, min_rows=n)
+            centroids = centroids.to(sites)
+        if spread is not None:
+            spread = torch.as_tensor(spread, dtype=torch.float64, device=sites.device)
+        self.source = source
+        self.register_buffer("sites", sites)
+        self.register_buffer("heights", heights.to(sites.device, torch.float64))
+        self.register_buffer("masses", _check.masses(masses, n).to(sites.device))
+        self.register_buffer("centroids", centroids)
+        self.register_buffer("spread", spread)
+        # (cut, neighbours, scale, usual length of a displacement), as `_matched` found them
+        self._scales: list[tuple[Cut | None, int, float, torch.Tensor]] = []
+        self._covariances: torch.Tensor | None = None
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> BrenierMap:  # noqa: ANN401
+        exact = {name: getattr(self, name) for name in ("heights", "masses", "spread")}
+        super()._apply(fn, *args, **kwargs)
+        for name, before in exact.items():  # follow the device, keep float64
+            if before is not None:
+                setattr(self, name, before.to(getattr(self, name).device))
+        self._scales, self._covariances = [], None
+        return self
+
+    @property
+    def dim(self) -> int:
+        """Dimension d."""
+        return self.sites.shape[1]
+
+    # The map and its potential
+
+    def top(self, points: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the k highest planes at every point: values (m, k) and indices (m, k)."""
+        return cells.assign(points, self.sites, self.heights, k)
+
+    def cell(self, points: torch.Tensor) -> torch.Tensor:
+        """Return the power cell of every point, (m,) int64."""
+        return self.top(points)[1][:, 0]
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Return T(x) = y_i, the gradient of the potential, (m, d)."""
+        return self.sites[self.cell(points)]
+
+    def potential(self, points: torch.Tensor) -> torch.Tensor:
+        """Return u(x) = max_i <x, y_i> + h_i, (m,); differentiable in points, sites and heights."""
+        owner = self.cell(points.detach())
+        planes = (points * self.sites[owner].to(points.dtype)).sum(1)
+        return planes + self.heights[owner].to(points.dtype)
+
+    def c_transform(self, points: torch.Tensor) -> torch.Tensor:
+        """Return psi^c(x) = min_i |x - y_i|^2 / 2 - psi_i = |x|^2 / 2 - u(x), (m,)."""
+        return points.square().sum(1) / 2 - self.potential(points)
+
+    def costs(self, n_points: int = 1 << 16, *, seed: int = 0) -> Costs:
+        """Measure the transport cost, W2 and the dual value on fresh points, in float64.
+
+        Args:
+            n_points: How many points of the source, >= 2.
+            seed: Which points.
+
+        Returns:
+            The estimates with their standard errors.
+        """
+        return _costs(self, _check.integer("n_points", n_points, minimum=2), seed)
+
+    # The extended map
+
+    def estimate_moments(self, n_points: int | None = None, *, seed: int = 0) -> None:
+        """Fill in the cells' centroids and their mean spread from points of the source.
+
+        Cells that no point hits get the centroid that a linear fit on the others predicts.
+
+        Args:
+            n_points: How many points; 32 per cell if left out, at least 2**16.
+            seed: Which points.
+        """
+        if n_points is None:
+            n_points = max(32 * len(self.sites), 1 << 16)
+        centroids, self.spread = _moments(self, _check.integer("n_points", n_points), seed)
+        if self.centroids is None:
+            self.centroids = centroids.to(self.sites)
+
+    def _moments(self) -> torch.Tensor:
+        # sigma^2, or the covariance of every cell where geometry gives it exactly; as a side
+        # effect the centroids are there.
+        if self.dim <= 3 and self._covariances is None:
+            try:
+                diagram = power_diagram(self.source, self.sites, self.heights)
+            except ValueError:  # no exact geometry for this source
+                self._covariances = self.sites.new_empty(0)
+            else:
+                hit = (diagram.masses > 0).to(self.sites.device)
+                self._covariances = diagram.second_moments.to(self.sites.device)
+                mean = diagram.centroids.to(self.sites.device, torch.float64)
+                self.centroids = _filled(mean, hit, self.sites).to(self.sites)
+        if self._covariances is not None and self._covariances.numel():
+            return self._covariances
+        if self.centroids is None or self.spread is None:
+            self.estimate_moments()
+        return self.spread
+
+    def extend(
+        self,
+        points: torch.Tensor,
+        singular: Cut | None = None,
+        method: str = "affine",
+        *,
+        generator: torch.Generator | None = None,
+        neighbours: int = 20,
+        scale: float | None = None,
+        weight: float | None = None,
+    ) -> torch.Tensor:
+        """Return new codes: the transport map extended between the sites, cut along `singular`.
+
+        Every method sends the centroid c_i of a cell to its site y_i (except "pair"), and none
+        mixes sites that `singular` separates.
+
+        - "affine": y_i + s A_i (x - c_i), A_i the Gaussian optimal map from the source inside
+          cell i to the codes around y_i. Without exact cells (d > 3) long displacements are
+          shortened and all lean a little towards the mean of these codes.
+        - "linear": barycentric weights of x among the centroids near it.
+        - "pair": w y_i + (1 - w) y_j, j the first runner-up on the owner's side.
+        - "inverse-distance": weights 1 / |x - c_k| over the nearest centroids.
+
+        A site alone in its component has nothing to be mixed with: its bare code is returned.
+
+        Args:
+            points: (m, d), of the source.
+            singular: Where the map is cut; None: nowhere.
+            method: One of the four.
+            generator: For the random weights of "pair".
+            neighbours: Length of the neighbour lists.
+            scale: s of "affine"; None: such that new codes lie nearly as far from the sites as the
+                sites from each other (`match_scale`).
+            weight: The owner's weight in "pair"; None: uniform in (0, 1).
+
+        Returns:
+            (m, d) in the dtype of the sites.
+
+        Raises:
+            ValueError: For an unknown method or wrong shapes.
+        """
+        _check.choice("method", method, METHODS)
+        _check.integer("neighbours", neighbours)
+        points = _check.points("points", points, dim=self.dim, min_rows=0)
+        owner = self.cell(points)
+        if method == "affine":
+            matched, usual = self._matched(singular, neighbours)
+            scale = matched if scale is None else scale
+            start, move = self._affine(points, owner, singular, neighbours)
+            return start + scale * extension.limited(move, usual[self._cut(singular)[0][owner]])
+        self._moments()
+        owners, slot = owner.unique(return_inverse=True)
+        lists = self._members(owners, singular, neighbours)
+        labels, cut = self._cut(singular)
+        out = torch.empty(points.shape, dtype=self.sites.dtype, device=self.sites.device)
+        for rows in torch.arange(len(points), device=out.device).split(1024):
+            x, own, near = points[rows].to(out.dtype), owner[rows], lists[slot[rows]]
+            if method == "pair":
+                _, order = self.top(points[rows], min(20, len(self.sites)))
+                mix = self._weights(len(rows), weight, generator)
+                out[rows] = extension.pair(order, near[:, 0], self.sites, mix, cut)
+            elif method == "inverse-distance":
+                out[rows] = extension.inverse_distance(
+                    x, own, near[:, 0], self.centroids, self.sites, cut
+                )
+            else:
+                out[rows] = extension.barycentric(x, own, near, self.centroids, self.sites)
+        if method == "linear" and self.dim <= 3:
+            values, valid = triangulation.interpolate(
+                points, owner, self.centroids, self.sites, labels, cut
+            )
+            out = torch.where(valid[:, None], values.to(out), out)
+        return out
+
+    def match_scale(
+        self,
+        singular: Cut | None = None,
+        *,
+        neighbours: int = 20,
+        held_out: torch.Tensor | None = None,
+    ) -> float:
+        """Return the scale of "affine" at which new codes are as new as unseen data.
+
+        The median distance from a generated code to the nearest site is matched to that of
+        `held_out` codes or, without them, to 0.92 of that from a site to the next one.
+
+        Args:
+            singular: Where the map is cut.
+            neighbours: As in `extend`.
+            held_out: Codes (m, d) of data that are not among the sites.
+
+        Returns:
+            s, in [0, 8].
+        """
+        if held_out is not None:
+            held_out = _check.points("held_out", held_out, dim=self.dim).to(self.sites)
+        return self._matched(singular, neighbours, held_out)[0]
+
+    def _matched(
+        self, singular: Cut | None, neighbours: int, held_out: torch.Tensor | None = None
+    ) -> tuple[float, torch.Tensor]:
+        for known, count, *found in self._scales:
+            if held_out is None and known is singular and count == neighbours:
+                return found[0], found[1]
+        x = self.source.sample(2048, generator=_generator(0, "scale")).to(self.sites.device)
+        owner = self.cell(x)
+        if held_out is not None:
+            target = float(extension.nearest(held_out, self.sites, 1)[0].median())
+        elif self.sites.shape[0] < 2:
+            target = 0.0
+        else:
+            apart = extension.nearest(self.sites[owner], self.sites, 2)[0][:, 1]
+            target = extension.NEWNESS * float(apart.median())
+        start, move = self._affine(x, owner, singular, neighbours)
+        labels = self._cut(singular)[0]
+        components = int(labels.max()) + 1
+        if self._moments().ndim == 0:
+            usual = extension.usual_length(move, labels[owner], components)
+        else:
+            usual = move.new_full((components,), float("inf"))
+        move = extension.limited(move, usual[labels[owner]])
+        scale = extension.match_scale(start, move, self.sites, target)
+        if held_out is None:
+            self._scales.append((singular, neighbours, scale, usual))
+        return scale, usual
+
+    def _cut(self, singular: Cut | None) -> tuple[torch.Tensor, Callable | None]:
+        if singular is None:
+            return torch.zeros_like(self.heights, dtype=torch.int64), None
+        return singular.components, singular.crosses
+
+    def _members(self, owners: torch.Tensor, singular: Cut | None, neighbours: int) -> torch.Tensor:
+        labels, cut = self._cut(singular)
+        return extension.members(owners, self.sites, labels, neighbours, cut)
+
+    def _affine(
+        self, points: torch.Tensor, owner: torch.Tensor, singular: Cut | None, neighbours: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # Where a point is sent at scale 0, and the displacement that a scale adds.
+        spread = self._moments()
+        owners, slot = owner.unique(return_inverse=True)
+        lists = self._members(owners, singular, neighbours)
+        moved = points.to(self.sites.dtype) - self.centroids[owner]
+        start = self.sites[owner]
+        if spread.ndim == 0:
+            start = start + extension.lean(moved, slot, owners, self.sites, lists, float(spread))
+        return start, extension.local_affine(moved, owners, slot, self.sites, lists, spread)
+
+    def _weights(
+        self, n: int, weight: float | None, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        if weight is not None:
+            return self.sites.new_full((n, 1), _check.real("weight", weight, minimum=0, maximum=1))
+        device = torch.device("cpu") if generator is None else generator.device
+        return torch.rand(n, 1, generator=generator, device=device).to(self.sites)
+
+    # Generation
+
+    def sample(
+        self,
+        n: int,
+        *,
+        singular: Cut | None = None,
+        method: str = "affine",
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Return n generated codes, (n, d): `draw` with its defaults, without the account."""
+        return self.draw(n, singular=singular, method=method, generator=generator).codes
+
+    def draw(
+        self,
+        n: int,
+        *,
+        singular: Cut | None = None,
+        method: str = "affine",
+        boundary: str = "reject",
+        balance: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Draw:
+        """Return n generated codes with an account of what was rejected.
+
+        Args:
+            n: How many codes.
+            singular: Where the map is cut; None: nowhere, and nothing is rejected.
+            method: As in `extend`.
+            boundary: What becomes of points next to the singular set: "reject" redraws them (the
+                published rule), "reassign" keeps them on their owner's side.
+            balance: Give every mode (component), and inside it every group of neighbouring codes,
+                its share of the masses, rounded such that it is right on average. Rejection takes
+                more from some modes than from others; this puts it back, and leaves less to chance
+                than independent draws would. Twice as many points are drawn, more if a mode is
+                rare.
+            generator: Source of all randomness.
+
+        Returns:
+            The codes, where they came from, and the acceptance of every mode.
+
+        Raises:
+            ValueError: For unknown options or a negative n.
+
+        Example:
+            >>> import aeot, torch
+            >>> sites = torch.rand(50, 2, generator=aeot.generator(0))
+            >>> heights = -(sites**2).sum(1) / 2
+            >>> brenier = BrenierMap(aeot.UniformBox(dim=2), sites, heights)
+            >>> brenier.draw(8, generator=aeot.generator(1)).codes.shape
+            torch.Size([8, 2])
+        """
+        return _draw(self, n, singular, method, boundary, balance, generator)
+
+
+def _stream(
+    brenier: BrenierMap, n_points: int, seed: int, key: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield points of the source in float64 with their cells, block by block."""
+    for block, start in enumerate(range(0, n_points, _BLOCK)):
+        count = min(_BLOCK, n_points - start)
+        x = brenier.source.sample(count, generator=_generator(seed, key, block))
+        x = x.to(brenier.sites.device)
+        yield x.to(torch.float64), brenier.cell(x)
+
+
+def _costs(brenier: BrenierMap, n_points: int, seed: int) -> Costs:
+    """Measure costs; the arguments are those of `BrenierMap.costs`."""
+    sites = brenier.sites.to(torch.float64)
+    total = torch.zeros(4, dtype=torch.float64, device=sites.device)
+    for x, owner in _stream(brenier, n_points, seed, "costs"):
+        y = sites[owner]
+        move = (x - y).square().sum(1) / 2
+        dual = x.square().sum(1) / 2 - brenier.heights[owner] - (x * y).sum(1)
+        parts = [move.sum(), move.square().sum(), dual.sum(), dual.square().sum()]
+        total += torch.stack(parts)
+    cost, square, dual, dual_square = (total / n_points).tolist()
+    inner = float(brenier.masses @ conversions.dual_from_heights(brenier.heights, brenier.sites))
+    cost_error = (max(square - cost**2, 0.0) / (n_points - 1)) ** 0.5
+    dual_error = (max(dual_square - dual**2, 0.0) / (n_points - 1)) ** 0.5
+    w2 = (2 * cost) ** 0.5
+    w2_error = cost_error / w2 if w2 > 0 else 0.0
+    return Costs(cost, cost_error, dual + inner, dual_error, w2, w2_error, n_points)
+
+
+def _moments(brenier: BrenierMap, n_points: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Estimate the cells' centroids (n, d) and the mean of |x - c_i|^2 / d, in float64."""
+    n, d = brenier.sites.shape
+    count = torch.zeros(n, dtype=torch.int64, device=brenier.sites.device)
+    total = torch.zeros(n, d, dtype=torch.float64, device=brenier.sites.device)
+    square = torch.zeros((), dtype=torch.float64, device=brenier.sites.device)
+    for x, owner in _stream(brenier, n_points, seed, "moments"):
+        count += torch.bincount(owner, minlength=n)
+        total.index_add_(0, owner, x)
+        square += x.square().sum()
+    hit = count > 0
+    mean = total / count.clamp(min=1)[:, None]
+    inside = square - (count[:, None] * mean.square()).sum()
+    # Each mean is fitted to its own points, which hides one part in count of the spread.
+    spread = inside / (d * (n_points - hit.sum()).clamp(min=1))
+    return _filled(mean, hit, brenier.sites), spread
+
+
+def _filled(mean: torch.Tensor, hit: torch.Tensor, sites: torch.Tensor) -> torch.Tensor:
+    """Give cells without a centroid the one that a linear fit of the others on the sites says."""
+    if bool(hit.all()):
+        return mean
+    design = torch.nn.functional.pad(sites.to(torch.float64), (0, 1), value=1.0)
+    fit = torch.linalg.lstsq(design[hit].cpu(), mean[hit].cpu(), driver="gelsd").solution
+    return torch.where(hit[:, None], mean, design @ fit.to(mean.device))
+
+
+def _draw(
+    brenier: BrenierMap,
+    n: int,
+    singular: Cut | None,
+    method: str,
+    boundary: str,
+    balance: bool,
+    generator: torch.Generator | None,
+) -> Draw:
+    """Draw n codes; the arguments are those of `BrenierMap.draw`."""
+    _check.integer("n", n, minimum=0)
+    _check.choice("boundary", boundary, ("reject", "reassign"))
+    _check.choice("method", method, METHODS)
+    labels = torch.zeros_like(brenier.heights, dtype=torch.int64)
+    labels = labels if singular is None else singular.components
+    modes = int(labels.max()) + 1
+    # Groups of cells and how many points of each are wanted: first of every stratum, then what is
+    # missing of every mode, then any.
+    stages = [(torch.zeros_like(labels), torch.tensor([n]))]
+    if balance:
+        strata, quota = _shares(brenier, labels.cpu(), n, generator)
+        mode = torch.zeros_like(quota).scatter_(0, strata, labels.cpu())
+        of_modes = torch.zeros(modes, dtype=torch.int64).index_add_(0, mode, quota)
+        stages = [(strata.to(labels.device), quota), (labels, of_modes), *stages]
+    seen = torch.zeros(modes, dtype=torch.int64)
+    refused = torch.zeros(modes, dtype=torch.int64)
+    empty = brenier.sites[:0]
+    points, owners, border = [empty], [labels[:0]], [labels[:0] > 0]
+    for last, (group, quota) in enumerate(stages, 1 - len(stages)):
+        count = len(quota)
+        share = torch.zeros(count, dtype=torch.float64)
+        share = share.index_add_(0, group.cpu(), brenier.masses.cpu())
+        want = quota.clone()
+        taken = torch.bincount(group[torch.cat(owners)].cpu(), minlength=count)
+        usable, begun = torch.zeros(count, dtype=torch.int64), int(seen.sum())
+        while bool((taken < want).any()):
+            # A cut through nearly every cell would have us draw for ever; nor is a share worth
+            # that.
+            tired = int(seen.sum()) >= max(_PATIENCE[0] * n, _PATIENCE[1])
+            if tired and last < 0:
+                break
+            # Enough for the group that lacks most at its rate so far.
+            drawn = int(seen.sum()) - begun
+            need = float(((want - taken) * (drawn + count) / (usable + 1)).max())
+            x = brenier.source.sample(
+                int(min(max(1024, 1.1 * need), _MOST)), generator=generator
+            ).to(brenier.sites.device)
+            _, best = brenier.top(x, min(2, len(brenier.sites)))
+            owner = best[:, 0]
+            label = labels[owner]
+            near = torch.zeros_like(owner, dtype=torch.bool)
+            good = ~near
+            if singular is not None and boundary == "reject":
+                # A mode that is nearly all border is served from its own side rather than never.
+                hopeless = (seen >= 256) & (seen - refused < 0.02 * seen) | tired
+                near = singular.crosses(owner, best[:, -1])
+                good = ~near | hopeless.to(label.device)[label]
+            seen += torch.bincount(label.cpu(), minlength=modes)
+            refused += torch.bincount(label[~good].cpu(), minlength=modes)
+            kind = group[owner[good]]
+            room = _rank_within(kind, count) + taken.to(kind.device)[kind]
+            room = room < want.to(kind.device)[kind]
+            chosen = good.nonzero()[:, 0][room]
+            taken += torch.bincount(kind[room].cpu(), minlength=count)
+            usable += torch.bincount(kind.cpu(), minlength=count)
+            points.append(x[chosen])
+            owners.append(owner[chosen])
+            border.append(near[chosen])
+            if last < 0:  # groups whose cells are (nearly) empty, or all border, get less
+                expected = share * (int(seen.sum()) - begun)
+                void = (expected > 30) & (usable < expected / 50)
+                want = torch.where(void, torch.minimum(want, taken), want)
+    points, owners, border = (torch.cat(parts[1:] or parts) for parts in (points, owners, border))
+    if balance:  # the order of arrival favours the common modes; a shuffle forgets it
+        device = torch.device("cpu") if generator is None else generator.device
+        order = torch.randperm(n, generator=generator, device=device).to(points.device)
+        points, owners, border = points[order], owners[order], border[order]
+    codes = brenier.extend(points, singular, method, generator=generator)
+    drawn, lost, conceded = int(seen.sum()), int(refused.sum()), int(border.sum())
+    accepted = 1 - refused / seen.clamp(min=1)
+    alone = int((torch.bincount(labels)[labels[owners]] == 1).sum())
+    return Draw(codes, points, owners, drawn, lost, drawn - lost - n, conceded, accepted, alone)
+
+
+def _shares(
+    brenier: BrenierMap, labels: torch.Tensor, n: int, generator: torch.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the stratum of every cell, and how many of n points each stratum shall get.
+
+    Strata are codes next to each other, of one mode, that n points hit at most six times.
+    Counts are those of systematic sampling: a stratum's share of n, rounded up or down such that it
+    is right on average, and so that of any strata in a row, modes for one.
+    """
+    codes, masses = brenier.sites.detach().cpu().double(), brenier.masses.cpu()
+    centred = codes - codes.mean(0)
+    codes = centred @ torch.linalg.eigh(centred.mT @ centred)[1]  # its spread along the axes
+    strata, count = torch.zeros_like(labels), 0
+    parts = [(labels == label).nonzero()[:, 0] for label in labels.unique().flip(0)]
+    while parts:
+        part = parts.pop()
+        middle = 0
+        if len(part) > 1 and n * float(masses[part].sum()) >= 2 * _HITS:
+            values = codes[part]
+            part = part[values[:, values.var(0).argmax()].argsort(stable=True)]
+            below = n * masses[part].cumsum(0)
+            # The cut nearest to the middle that leaves enough on either side, if there is one.
+            may = ((below >= _HITS) & (below[-1] - below >= _HITS)).nonzero()[:, 0]
+            if len(may):
+                middle = int(may[(below[may] - below[-1] / 2).abs().argmin()]) + 1
+        if middle:
+            parts += [part[middle:], part[:middle]]
+        else:
+            strata[part] = count
+            count += 1
+    device = torch.device("cpu") if generator is None else generator.device
+    start = torch.rand(1, generator=generator, device=device, dtype=torch.float64).cpu()
+    share = torch.zeros(count, dtype=torch.float64).index_add_(0, strata, masses)
+    ends = n * share.cumsum(0) / share.sum() + start
+    ends[-1] = n + start
+    return strata, ends.floor().diff(prepend=start.new_zeros(1)).long()
+
+
+def _rank_within(labels: torch.Tensor, count: int) -> torch.Tensor:
+    # 0, 1, 2, ... among the entries of the same label, in order.
+    order = labels.argsort(stable=True)
+    sizes = torch.bincount(labels, minlength=count)
+    starts = sizes.cumsum(0) - sizes
+    rank = torch.empty_like(labels)
+    rank[order] = torch.arange(labels.numel(), device=labels.device) - starts[labels[order]]
+    return rank

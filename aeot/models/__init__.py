@@ -1,0 +1,1 @@
+"""Models made of an autoencoder and transport: AE-OT, translation, sharpening, cooperation."""

@@ -1,0 +1,443 @@
+"""AE-OT, end to end: autoencoder, transport of the latent codes, cut extension, generation."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.exceptions import NotFittedError
+
+from aeot import _check, _io
+from aeot._rng import generator
+from aeot.data import Dataset, distinct, tensors
+from aeot.data.arrays import BYTES
+from aeot.maps.brenier import METHODS, BrenierMap, Draw
+from aeot.measures import UniformBox
+from aeot.models.autoencoder import Autoencoder
+from aeot.models.sharpening import sharpen, spectral_gain
+from aeot.singular import singular_set
+from aeot.solvers.solve import solve_semidiscrete
+
+
+class AEOT:
+    """Generate by decoding what optimal transport makes of a simple source.
+
+    An `Autoencoder` learns codes; `solve_semidiscrete` transports the uniform law of the unit
+    cube onto them; `find_singularities` finds where that map jumps from one mode to another;
+    new codes come from the map extended between the codes of one mode, never across a jump, and
+    the decoder turns them into images, which are sharpened to the power spectrum of the data
+    (`models.sharpening`), for least squares leave a decoder blurred.
+
+    Args:
+        latent_dim: Size of the codes.
+        architecture: "auto", "infogan", "dcgan" or "mlp", as in `Autoencoder`, which also says
+            what the next five are.
+        width: Channels or hidden units.
+        learning_rate: Of both parts.
+        decoder_rate: Of the decoder alone.
+        batch_size: Images per step.
+        precision: "float32", "bfloat16" or "auto".
+        tol: Total variation between what the map gives the codes and what it should give them;
+            measured on fresh samples. Its floor for N equal masses and m samples is about
+            0.4 sqrt(N / m): 0.04 for the 100 N samples of Lei et al.
+        max_angle: Angle of adjacent planes, in radians, beyond which the map is cut (Lei et al.:
+            0.75, or 0.68 for CIFAR-10); None: found from the codes, whatever their scale.
+        extension: How the map is extended between codes: "affine", "linear", "pair" or
+            "inverse-distance"; see `BrenierMap.extend`.
+        sharpen: Sharpen decoded images; vectors stay as they are.
+        device: Where to compute; None: the first GPU, else the CPU.
+        seed: Of everything random.
+
+    Attributes:
+        autoencoder_: The fitted `Autoencoder`.
+        brenier_: The `BrenierMap` onto the codes.
+        singular_: The `SingularSet` it is cut along.
+        gain_: How much each frequency of decoded images is amplified, (C, 2 H, W + 1); None for
+            vectors.
+        certificate_: What the solver promises: ``converged``, ``mass_error``,
+            ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``backend``.
+        merged_: How many rows were ``images`` equal to another one, or had equal ``codes``.
+        sampled_: Account of the last `sample`: ``accepted``, ``rejected``, ``acceptance``,
+            ``conceded`` (border points kept all the same, see `Draw`) and ``acceptance_by_mode``.
+        history_: Records of the ``autoencoder`` and of the ``transport`` solver.
+        seconds_: Time spent on ``autoencoder``, ``encoding``, ``transport`` and ``singular``.
+
+    References:
+        Lei, An, Guo, Su, Liu, Luo, Yau, Gu, A geometric understanding of deep learning,
+        Engineering 6, 2020.
+
+    Example:
+        >>> plane = torch.randn(300, 2) @ torch.randn(2, 5)
+        >>> model = AEOT(latent_dim=2, tol=0.05, precision="float32").fit(plane, steps=30)
+        >>> model.sample(4, seed=1).shape
+        torch.Size([4, 5])
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int = 64,
+        architecture: str = "auto",
+        width: int | None = None,
+        learning_rate: float = 3e-3,
+        decoder_rate: float = 1e-3,
+        batch_size: int = 128,
+        precision: str = "auto",
+        tol: float = 0.05,
+        max_angle: float | None = None,
+        extension: str = "affine",
+        sharpen: bool = True,
+        device: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.architecture = architecture
+        self.width = width
+        self.learning_rate = learning_rate
+        self.decoder_rate = decoder_rate
+        self.batch_size = batch_size
+        self.precision = precision
+        self.tol = tol
+        self.max_angle = max_angle
+        self.extension = extension
+        self.sharpen = sharpen
+        self.device = device
+        self.seed = seed
+
+    def fit(
+        self,
+        data: Dataset | Any,  # noqa: ANN401 - or an array-like
+        *,
+        steps: int | None = None,
+        held_out: Dataset | float = 0.05,
+        checkpoint: str | os.PathLike | None = None,
+        log: str | os.PathLike | None = None,
+        on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+    ) -> AEOT:
+        """Fit the autoencoder, then the transport onto the codes of all of `data`.
+
+        Args:
+            data: A data set, or anything `tensors` takes.
+            steps: Steps of the autoencoder; None: as `Autoencoder.fit` does.
+            held_out: As in `Autoencoder.fit`. A share held out of `data` is kept from the
+                autoencoder's training alone: its codes are targets of the transport too.
+            checkpoint: Directory for checkpoints; a stopped fit goes on from those it finds.
+            log: File that gets one line of JSON per record.
+            on_step: As in `Autoencoder.fit`.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: If an argument is out of range or the data does not fit.
+        """
+        data = data if isinstance(data, Dataset) else tensors(data)
+        self.fit_autoencoder(
+            data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
+        )
+        folder = None if checkpoint is None else Path(checkpoint) / "transport"
+        return self.fit_transport(data, checkpoint=folder)
+
+    def fit_autoencoder(
+        self,
+        data: Dataset | Any,  # noqa: ANN401 - or an array-like
+        *,
+        steps: int | None = None,
+        held_out: Dataset | float = 0.05,
+        checkpoint: str | os.PathLike | None = None,
+        log: str | os.PathLike | None = None,
+        on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+    ) -> AEOT:
+        """Fit the autoencoder alone, as `fit` does; a fitted one can be set as ``autoencoder_``."""
+        self._check_arguments()
+        begun = time.perf_counter()
+        names = inspect.signature(Autoencoder).parameters
+        fitted = Autoencoder(**{name: getattr(self, name) for name in names})
+        fitted.fit(
+            data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
+        )
+        self.autoencoder_ = fitted
+        self.history_ = {"autoencoder": fitted.history_}
+        self.seconds_ = {"autoencoder": time.perf_counter() - begun}
+        return self
+
+    def fit_transport(
+        self,
+        data: Dataset | Any,  # noqa: ANN401 - or an array-like
+        masses: Any = None,  # noqa: ANN401 - array-like
+        *,
+        checkpoint: str | os.PathLike | None = None,
+        on_step: Callable[[dict[str, Any]], bool | None] | None = None,
+    ) -> AEOT:
+        """Encode `data`, solve the transport onto its codes and find where the map jumps.
+
+        Rows that are exact copies of another, and rows with equal codes, are merged and their
+        masses added; a warning says how many.
+
+        Args:
+            data: What the autoencoder was trained on, or other rows of the same shape.
+            masses: How often each row shall come, (n,), summing to 1; None: equally often.
+            checkpoint: Directory for checkpoints of the solver; it goes on from those it finds.
+            on_step: Passed to `solve_semidiscrete`.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            NotFittedError: Without an autoencoder.
+            ValueError: If the rows have another shape or the masses do not fit.
+        """
+        self._check_arguments()
+        if not hasattr(self, "autoencoder_"):
+            raise NotFittedError("the autoencoder is not fitted yet; call fit_autoencoder first")
+        data = data if isinstance(data, Dataset) else tensors(data)
+        if len(data) < 2:
+            raise _check.fail("data", "hold at least 2 rows", str(len(data)))
+        begun = time.perf_counter()
+        codes, masses = self._targets(data, _check.masses(masses, len(data)))
+        self.gain_ = self._gain(data)
+        encoded = time.perf_counter()
+        solution = solve_semidiscrete(
+            UniformBox(dim=self.latent_dim),
+            codes,
+            masses,
+            tol=self.tol,
+            seed=self.seed,
+            on_step=on_step,
+            **({} if checkpoint is None else {"checkpoint": checkpoint}),
+        )
+        solved = time.perf_counter()
+        self.brenier_ = solution.map()
+        self.singular_ = singular_set.find_singularities(
+            self.brenier_, self.max_angle, seed=self.seed
+        )
+        names = "converged mass_error mass_error_upper message n_samples method backend"
+        self.certificate_ = {name: getattr(solution, name) for name in names.split()}
+        self.history_ = {**getattr(self, "history_", {}), "transport": solution.history}
+        self.seconds_ = {
+            **getattr(self, "seconds_", {}),
+            "encoding": encoded - begun,
+            "transport": solved - encoded,
+            "singular": time.perf_counter() - solved,
+        }
+        return self
+
+    def encode(self, data: Dataset | torch.Tensor) -> torch.Tensor:
+        """Return the codes (m, latent_dim) of images (m, ...), uint8 or in [-1, 1], or vectors."""
+        self._check_fitted("autoencoder_")
+        return self.autoencoder_.encode(data)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the images, in [-1, 1] and sharpened, or vectors of codes (m, latent_dim).
+
+        ``autoencoder_.decode`` returns them as least squares would have them.
+        """
+        self._check_fitted("autoencoder_")
+        images = self.autoencoder_.decode(codes)
+        gain = getattr(self, "gain_", None)
+        return sharpen(images, gain) if self.sharpen and gain is not None else images
+
+    def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
+        """Generate `n` images; ``sampled_`` then says how many points were rejected.
+
+        Args:
+            n: How many.
+            seed: The same seed and n give the same images.
+
+        Returns:
+            (n, C, H, W) in [-1, 1], or (n, d), on the CPU.
+        """
+        return self.decode(self.draw(n, seed=seed).codes)
+
+    def draw(self, n: int, *, seed: int = 0) -> Draw:
+        """Generate `n` codes with the account of where they come from; see `sample`."""
+        self._check_fitted("brenier_")
+        n = _check.integer("n", n)
+        seed = _check.integer("seed", seed, minimum=0)
+        drawn = self.brenier_.draw(
+            n,
+            singular=self.singular_,
+            method=self.extension,
+            generator=generator(seed, "sample"),
+        )
+        self.sampled_ = {
+            "accepted": drawn.n_drawn - drawn.n_rejected,
+            "rejected": drawn.n_rejected,
+            "acceptance": drawn.acceptance,
+            "conceded": drawn.n_conceded,
+            "acceptance_by_mode": drawn.accepted.tolist(),
+        }
+        return drawn
+
+    def interpolate(self, start: Any, end: Any, n: int = 9) -> torch.Tensor:  # noqa: ANN401
+        """Walk from one image to another on a straight line in the source of the transport.
+
+        The line joins the centres of the cells of the training codes nearest to both images. Where
+        it crosses the singular set the generated image jumps; it does not pass through a blend.
+
+        Args:
+            start: An image (C, H, W), uint8 or in [-1, 1], or a vector (d,).
+            end: Another one.
+            n: Number of images, both ends included.
+
+        Returns:
+            (n, C, H, W) or (n, d).
+
+        Raises:
+            ValueError: If a shape is not that of the training data, or `n` is below 2.
+
+        References:
+            Lei et al., 2020, section 6.2 and figure 12.
+        """
+        self._check_fitted("brenier_")
+        n = _check.integer("n", n, minimum=2)
+        ends = [
+            value if getattr(value, "dtype", None) in BYTES else _check.array(name, value)
+            for name, value in (("start", start), ("end", end))
+        ]
+        codes = torch.cat([self.encode(end[None]) for end in ends]).to(self.brenier_.sites)
+        cells = torch.cdist(codes, self.brenier_.sites).argmin(1)
+        if self.brenier_.centroids is None:
+            self.brenier_.estimate_moments()
+        first, last = self.brenier_.centroids[cells]
+        along = torch.linspace(0, 1, n).to(first)[:, None]
+        points = first + along * (last - first)
+        codes = self.brenier_.extend(
+            points, self.singular_, self.extension, generator=generator(self.seed, "path")
+        )
+        return self.decode(codes)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers that say how good the fitted model is, as plain values."""
+        self._check_fitted("brenier_")
+        return {
+            "reconstruction": dict(self.autoencoder_.losses_),
+            "precision": self.autoencoder_.precision_,
+            "certificate": dict(self.certificate_),
+            "targets": len(self.brenier_.sites),
+            "merged": dict(self.merged_),
+            "modes": self.singular_.n_components,
+            "singular_facets": len(self.singular_.pairs),
+            "sampled": dict(getattr(self, "sampled_", {})),
+            "seconds": dict(self.seconds_),
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fitted model to a directory, whole or not at all; see `load`.
+
+        Raises:
+            ValueError: If `path` cannot be written or holds something else.
+        """
+        _io.save(path, *self.state(), kind="AEOT")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, device: str | None = None) -> AEOT:
+        """Read a model that `save` wrote; it samples the same images.
+
+        Args:
+            path: The directory, or a run directory with the model in ``model``.
+            device: Where to compute; None: the first GPU, else the CPU.
+
+        Raises:
+            ValueError: If there is none, or a byte of it changed.
+        """
+        return cls.from_state(*_io.load(path, kind="AEOT"), device=device)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what makes up the fitted model: tensors by name, and plain values."""
+        self._check_fitted("brenier_")
+        stored, autoencoder = self.autoencoder_.state()
+        brenier, brenier_shape = _io.pack(dict(self.brenier_.state_dict()))
+        cut, cut_shape = _io.pack(_io.take_apart(self.singular_, leave_out=BrenierMap))
+        stored = {f"autoencoder.{name}": tensor for name, tensor in stored.items()}
+        stored |= {f"brenier.{name}": tensor for name, tensor in brenier.items()}
+        stored |= {f"singular.{name}": tensor for name, tensor in cut.items()}
+        if self.gain_ is not None:
+            stored["gain"] = self.gain_
+        config = {
+            "arguments": self.arguments(),
+            "autoencoder": autoencoder,
+            "brenier": brenier_shape,
+            "singular": cut_shape,
+            "certificate": self.certificate_,
+            "merged": self.merged_,
+            "history": {"transport": self.history_["transport"]},
+            "seconds": self.seconds_,
+        }
+        return stored, config
+
+    @classmethod
+    def from_state(
+        cls, stored: dict[str, torch.Tensor], config: dict[str, Any], *, device: str | None = None
+    ) -> AEOT:
+        """Make the model of which `state` returned the parts."""
+        self = cls(**config["arguments"] | {"device": device})
+        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+        for name, tensor in stored.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.gain_ = parts["gain"][""] if "gain" in parts else None
+        self.autoencoder_ = Autoencoder.from_state(
+            parts["autoencoder"], config["autoencoder"], device=device
+        )
+        buffers = _io.unpack(parts["brenier"], config["brenier"])
+        self.brenier_ = BrenierMap(UniformBox(dim=self.latent_dim), **buffers)
+        self.brenier_.to(self.autoencoder_.compute_device)
+        plain = _io.unpack(parts["singular"], config["singular"])
+        self.singular_ = _io.put_together(plain, vars(singular_set), brenier=self.brenier_)
+        self.certificate_, self.merged_ = config["certificate"], config["merged"]
+        self.history_ = {"autoencoder": self.autoencoder_.history_, **config["history"]}
+        self.seconds_ = config["seconds"]
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments, as stored."""
+        return _io.arguments(self)
+
+    def _check_arguments(self) -> None:
+        _check.integer("latent_dim", self.latent_dim)
+        _check.real("tol", self.tol, above=0, maximum=1)
+        if self.max_angle is not None:
+            _check.real("max_angle", self.max_angle, above=0)
+        _check.choice("extension", self.extension, METHODS)
+        if not isinstance(self.sharpen, bool):
+            raise _check.fail("sharpen", "be True or False", repr(self.sharpen))
+        _check.integer("seed", self.seed, minimum=0)
+
+    def _check_fitted(self, name: str) -> None:
+        if not hasattr(self, name):
+            raise NotFittedError("this AEOT is not fitted yet; call fit(data) first")
+
+    def _gain(self, data: Dataset) -> torch.Tensor | None:
+        """Return what decoded images of the data must be amplified by, from 5000 of them."""
+        if len(data.shape) != 3:
+            return None
+        some = torch.randperm(len(data), generator=generator(self.seed, "sharpen"))[:5000]
+        images = data[some]
+        return spectral_gain(images, self.autoencoder_.decode(self.autoencoder_.encode(images)))
+
+    def _targets(self, data: Dataset, masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pairwise different codes of `data` and the masses of what shares one."""
+        first, group = distinct(data.values)
+        merged = torch.zeros(len(first), dtype=torch.float64).index_add_(0, group, masses)
+        codes = self.encode(data if len(first) == len(data) else data.subset(first))
+        kept, group = distinct(codes)
+        masses = torch.zeros(len(kept), dtype=torch.float64).index_add_(0, group, merged)
+        self.merged_ = {"images": len(data) - len(first), "codes": len(first) - len(kept)}
+        if any(self.merged_.values()):
+            warnings.warn(
+                f"{self.merged_['images']} of {len(data)} rows are exact copies of another and "
+                f"{self.merged_['codes']} more have equal codes: they were merged and their "
+                "masses added",
+                stacklevel=3,
+            )
+        if len(kept) < 2:
+            raise _check.fail("data", "have at least 2 different codes", str(len(kept)))
+        return codes[kept].to(self.autoencoder_.compute_device), masses

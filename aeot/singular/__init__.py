@@ -1,0 +1,1 @@
+"""Where the transport map jumps: facets, modes, singular sets, curves and surfaces."""

@@ -1,0 +1,204 @@
+"""Facets between power cells in any dimension: exact where geometry is, else by walks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from aeot import _check
+from aeot._rng import generator as _generator
+from aeot.geometry.diagram import power_diagram
+from aeot.maps.brenier import BrenierMap
+
+_BLOCK = 8192  # points per block of the stream
+_CHUNK = 1 << 16  # pairs of sites held at once
+_RUNNERS = 8  # planes looked at from each point
+_FEW = 8  # dimensions up to which rays in any direction reach a facet inside the source
+
+
+@dataclass(frozen=True)
+class Facets:
+    """Facets between power cells.
+
+    Attributes:
+        pairs: Cells (k, 2), the smaller index first, each pair once.
+        angles: Angle between the normals (y_i, -1) and (y_j, -1) of the planes, radians, (k,).
+            It depends on the scale and the origin of the sites: those of the caller.
+        jumps: |y_i - y_j|, in the units of the sites, (k,).
+        mass: mu-surface mass of W_i ∩ W_j, (k,): for a uniform source its area times the density.
+        exact: Whether they are all the facets, exactly, or those that points walked to.
+    """
+
+    pairs: torch.Tensor
+    angles: torch.Tensor
+    jumps: torch.Tensor
+    mass: torch.Tensor
+    exact: bool
+
+
+def jump(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+    """Return |y_i - y_j| for index tensors of equal shape."""
+    parts = zip(i.reshape(-1).split(_CHUNK), j.reshape(-1).split(_CHUNK), strict=True)
+    return torch.cat([(sites[a] - sites[b]).norm(dim=1) for a, b in parts]).reshape(i.shape)
+
+
+def angle(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+    """Return the angle between the normals (y, -1) of two planes, in radians in [0, pi).
+
+    Args:
+        sites: (n, d).
+        i: Indices of any shape.
+        j: Indices of the same shape.
+
+    Returns:
+        Angles of that shape, in the dtype of the sites.
+
+    Example:
+        >>> sites = torch.tensor([[0.0], [1.0]])
+        >>> angle(sites, torch.tensor(0), torch.tensor(1))  # (0, -1) and (1, -1): 45 degrees
+        tensor(0.7854)
+    """
+    parts = zip(i.reshape(-1).split(_CHUNK), j.reshape(-1).split(_CHUNK), strict=True)
+    return torch.cat([_angle(sites[a], sites[b]) for a, b in parts]).reshape(i.shape)
+
+
+def _angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    dtype = a.dtype
+    a, b = a.to(torch.float64), b.to(torch.float64)
+    dot = (a * b).sum(1)
+    # |a' x b'|^2 of a' = (a, -1), b' = (b, -1), without the cancellation an arccos suffers.
+    inner = a.square().sum(1) * b.square().sum(1) - dot.square()
+    cross = ((a - b).square().sum(1) + inner.clamp(min=0)).sqrt()
+    return torch.atan2(cross, dot + 1).to(dtype)
+
+
+def find_facets(brenier: BrenierMap, n_points: int | None = None, *, seed: int = 0) -> Facets:
+    """Find the facets between the cells of a map: exact diagrams in 2-D and 3-D, else walks.
+
+    Args:
+        brenier: The map.
+        n_points: How many walks; None: exact geometry where the source has it (d <= 3), else
+            what about a minute of one processor allows, at most 200 per cell.
+        seed: Which points.
+
+    Returns:
+        The facets.
+    """
+    n, d = brenier.sites.shape
+    if n_points is None and d <= 3 and n > 1:
+        try:
+            diagram = power_diagram(brenier.source, brenier.sites, brenier.heights)
+        except ValueError:  # a source without exact geometry, such as a Gaussian
+            diagram = None
+        if diagram is not None:
+            pairs = diagram.facets.pairs.to(brenier.sites.device)
+            i, j = pairs.T
+            mass = diagram.facets.measures.to(pairs.device, torch.float64)
+            sites = brenier.sites
+            return Facets(pairs, angle(sites, i, j), jump(sites, i, j), mass, exact=True)
+    if n_points is None:
+        # About three passes over all sites; small problems need no more than 200 walks a cell.
+        n_points = int(min(1 << 20, 200 * n, max(1 << 14, 2e11 / (n * d))))
+    return _sampled(brenier, _check.integer("n_points", n_points), seed)
+
+
+def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
+    sites = brenier.sites
+    n = sites.shape[0]
+    walked = [torch.zeros(0, 2, dtype=torch.int64, device=sites.device)]
+    layers = [torch.zeros(0, dtype=torch.int64, device=sites.device)]
+    shares = [torch.zeros(0, dtype=torch.float64, device=sites.device)]
+    thickness = 0.0
+    for block, start in enumerate(range(0, n_points if n > 1 else 0, _BLOCK)):
+        count = min(_BLOCK, n_points - start)
+        x = brenier.source.sample(count, generator=_generator(seed, "facets", block))
+        x = x.to(sites.device, torch.float64 if brenier.dim <= 3 else None)
+        values, best = brenier.top(x, min(_RUNNERS, n))
+        gaps = (values[:, :1] - values[:, 1:]).to(torch.float64)
+        if block == 0:
+            thickness = float(gaps[:, 0].quantile(0.25)) + 1e-300
+        # The layer where the gap of planes i and j is below g has mass 2 g mu(F) / |y_i - y_j|;
+        # a tent over the gaps measures it. Thicker tents reach past the cells (up to the median
+        # the masses come out a quarter too small), thinner ones waste points.
+        tent = 1 - gaps / thickness
+        near = tent > 0
+        layers.append(_keys(best[:, :1].expand_as(best)[:, 1:][near], best[:, 1:][near], n))
+        shares.append(tent[near])
+        walked.append(_walk(brenier, x, gaps, best, _generator(seed, "rays", block)))
+    pairs = torch.cat(walked)
+    keys = _keys(pairs[:, 0], pairs[:, 1], n).unique()
+    pairs = torch.stack([keys // n, keys % n], 1)
+    i, j = pairs.T
+    mass = torch.zeros(len(keys), dtype=torch.float64, device=sites.device)
+    if len(keys):
+        layer = torch.cat(layers)
+        slot = torch.searchsorted(keys, layer).clamp(max=len(keys) - 1)
+        real = keys[slot] == layer
+        mass.index_add_(0, slot[real], torch.cat(shares)[real])
+        mass *= jump(sites, i, j).to(torch.float64) / (n_points * thickness)
+    return Facets(pairs, angle(sites, i, j), jump(sites, i, j), mass, exact=False)
+
+
+def _keys(i: torch.Tensor, j: torch.Tensor, n: int) -> torch.Tensor:
+    return torch.minimum(i, j) * n + torch.maximum(i, j)
+
+
+def _inside(source: object, points: torch.Tensor) -> torch.Tensor:
+    # A border point outside the support belongs to no facet of the source.
+    if hasattr(source, "low") and hasattr(source, "high"):
+        low, high = source.low.to(points), source.high.to(points)
+        return ((points >= low) & (points <= high)).all(1)
+    if hasattr(source, "center") and hasattr(source, "radius"):
+        return (points - source.center.to(points)).norm(dim=1) <= source.radius
+    return torch.ones(len(points), dtype=torch.bool, device=points.device)
+
+
+def _walk(
+    brenier: BrenierMap,
+    x: torch.Tensor,
+    gaps: torch.Tensor,
+    best: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    # From x in cell i straight on to where another plane k takes over: (i, k) share that point.
+    # The way leads to the nearest of the planes next in rank; in few dimensions half the points
+    # take any direction instead, which also finds facets behind which the planes rise steeply.
+    sites, heights = brenier.sites, brenier.heights
+    start = x.to(torch.float64)
+    owner = best[:, 0].clone()
+    own = sites[owner].to(torch.float64)
+    apart = (sites[best[:, 1:]].to(torch.float64) - own[:, None]).norm(dim=2).clamp(min=1e-300)
+    first = (gaps / apart).argmin(1, keepdim=True)
+    other = best[:, 1:].gather(1, first)[:, 0]
+    toward = sites[other].to(torch.float64) - own
+    toward = toward / toward.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    step = (gaps.clamp(min=0) / apart).gather(1, first)[:, 0]
+    if brenier.dim <= _FEW:
+        any_way = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+        odd = torch.arange(len(x), device=x.device) % 2 == 1
+        toward[odd] = any_way[odd] / any_way[odd].norm(dim=1, keepdim=True)
+        step[odd] = 2 * float((start - start.mean(0)).norm(dim=1).max())
+        other[odd] = owner[odd]  # none yet
+
+    active = torch.arange(len(x), device=x.device)
+    settled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for _ in range(24):
+        place = start[active] + step[active, None] * toward[active]
+        winner = brenier.cell(place.to(x.dtype))
+        done = (winner == owner[active]) | (winner == other[active])
+        settled[active[done]] = True
+        active, winner = active[~done], winner[~done]
+        if active.numel() == 0:
+            break
+        ahead = sites[winner].to(torch.float64) - own[active]
+        lead = heights[owner[active]] - heights[winner] - (ahead * start[active]).sum(1)
+        speed = (ahead * toward[active]).sum(1)
+        # Rounding can name a winner that does not overtake; such a walk is given up.
+        valid = (speed > 0) & (lead < speed * step[active])
+        active, winner = active[valid], winner[valid]
+        other[active] = winner
+        step[active] = (lead[valid] / speed[valid]).clamp(min=0)
+    place = start + step[:, None] * toward
+    good = settled & (other != owner) & _inside(brenier.source, place)
+    return torch.stack([owner, other], 1)[good]

@@ -1,0 +1,306 @@
+"""Where the transport map jumps: facets between cells whose sites lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import dijkstra
+
+from aeot import _check
+from aeot.maps.brenier import BrenierMap
+from aeot.singular import modes
+from aeot.singular.facets import Facets, angle, find_facets, jump
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (angles, jumps) -> singular
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """Where a segment in the source passes from cell to cell.
+
+    Attributes:
+        positions: t in (0, 1) along the segment, rising, (k,).
+        points: (k, d).
+        pairs: The cells left and entered, (k, 2).
+        jumps: |y_i - y_j|, (k,).
+        singular: Whether the map is broken there, (k,).
+    """
+
+    positions: torch.Tensor
+    points: torch.Tensor
+    pairs: torch.Tensor
+    jumps: torch.Tensor
+    singular: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SingularSet:
+    """The facets the map breaks across, and the modes that are left when they are cut.
+
+    Attributes:
+        brenier: The map.
+        pairs: Singular pairs of cells, (k, 2), the smaller index first.
+        angles: Angle of the planes' normals, radians, (k,).
+        jumps: |y_i - y_j|, (k,).
+        mass: mu-surface mass of each singular facet, (k,).
+        facets: All facets found, regular and singular.
+        components: Connected component of every cell when the singular facets are cut, (n,):
+            the modes, numbered by falling mass.
+        links: Pairs that may be mixed, (r, 2): regular facets and, for the default rule, near
+            codes. The components are those of this graph.
+        sheets: With the default rule, whether pairs of one component can be separated too.
+        max_angle: The angle that was asked for, or None.
+        criterion: The function that was asked for, or None.
+    """
+
+    brenier: BrenierMap = field(repr=False)
+    pairs: torch.Tensor = field(repr=False)
+    angles: torch.Tensor = field(repr=False)
+    jumps: torch.Tensor = field(repr=False)
+    mass: torch.Tensor = field(repr=False)
+    facets: Facets = field(repr=False)
+    components: torch.Tensor = field(repr=False)
+    links: torch.Tensor = field(repr=False)
+    sheets: bool
+    max_angle: float | None = None
+    criterion: Criterion | None = field(default=None, repr=False)
+
+    @property
+    def n_components(self) -> int:
+        """How many modes."""
+        return int(self.components.max()) + 1
+
+    def crosses(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Whether the map separates the cells of each pair.
+
+        Args:
+            first: Cells, any shape.
+            second: Cells of the same shape.
+
+        Returns:
+            bool of that shape: in different components, or separated by the rule.
+        """
+        sites = self.brenier.sites
+        apart = self.components[first] != self.components[second]
+        if self.criterion is not None:
+            broken = self.criterion(angle(sites, first, second), jump(sites, first, second))
+        elif self.max_angle is not None:
+            broken = angle(sites, first, second) > self.max_angle
+        elif self.sheets:
+            n = sites.shape[0]
+            known = self.links[:, 0] * n + self.links[:, 1]  # sorted
+            keys = torch.minimum(first, second) * n + torch.maximum(first, second)
+            slot = torch.searchsorted(known, keys).clamp(max=max(len(known) - 1, 0))
+            broken = known[slot] != keys if len(known) else torch.ones_like(apart)
+        else:
+            return apart
+        return apart | (broken & (first != second))
+
+    def contains(self, points: torch.Tensor) -> torch.Tensor:
+        """Whether the facet next to each point (of its two best planes) is singular, (m,) bool."""
+        if self.brenier.sites.shape[0] < 2:
+            return torch.zeros(len(points), dtype=torch.bool, device=self.brenier.sites.device)
+        _, best = self.brenier.top(points, 2)
+        return self.crosses(best[:, 0], best[:, 1])
+
+    def distance(self, points: torch.Tensor) -> torch.Tensor:
+        """Return how far each point is from the singular set, at least, (m,).
+
+        It is the least (s_i - s_j) / |y_i - y_j| over the cells j that the map separates from the
+        point's own cell i: the distance to the plane that carries the facet. It never exceeds the
+        distance to a separated cell, and equals it where the foot of the perpendicular lies on
+        the facet. Infinite where nothing is separated.
+
+        Args:
+            points: (m, d), in the source.
+
+        Returns:
+            (m,) in the dtype of the points.
+        """
+        sites, heights = self.brenier.sites.to(torch.float64), self.brenier.heights
+        points = _check.points("points", points, dim=self.brenier.dim, min_rows=0)
+        owner = self.brenier.cell(points)
+        rows = max(1, (1 << 21) // sites.shape[0])
+        every = torch.arange(sites.shape[0], device=sites.device)
+        out = []
+        for x, own in zip(points.to(torch.float64).split(rows), owner.split(rows), strict=True):
+            planes = x @ sites.T + heights
+            gap = (planes.gather(1, own[:, None]) - planes).clamp(min=0)
+            apart = self.crosses(own[:, None].expand_as(planes), every.expand_as(planes))
+            steps = torch.where(apart, gap / torch.cdist(sites[own], sites), torch.inf)
+            out.append(steps.amin(1))
+        return torch.cat(out).to(points.dtype) if out else points[:, 0]
+
+    def crossings(self, start: torch.Tensor, end: torch.Tensor) -> Crossings:
+        """Return every facet that the segment from `start` to `end` passes, exactly.
+
+        Along a segment each plane is a line and the potential their upper envelope; its corners
+        are the crossings.
+
+        Args:
+            start: (d,), in the source.
+            end: (d,).
+
+        Returns:
+            All crossings in order; those with ``singular`` break the map.
+        """
+        sites, heights = self.brenier.sites.to(torch.float64), self.brenier.heights
+        ends = torch.stack([_check.array(k, v) for k, v in (("start", start), ("end", end))])
+        ends = _check.points("start and end", ends, dim=self.brenier.dim).to(sites)
+        level = sites @ ends[0] + heights
+        slope = sites @ (ends[1] - ends[0])
+        here = int(level.argmax())
+        at, pairs = 0.0, []
+        positions = []
+        while True:
+            faster = slope > slope[here]
+            meet = torch.where(faster, (level[here] - level) / (slope - slope[here]), torch.inf)
+            meet = meet.clamp(min=at)
+            at = float(meet.min())
+            if not at < 1:
+                break
+            # Of planes that meet at once the steepest goes on.
+            tied = (meet <= at) & faster
+            after = int(torch.where(tied, slope, -torch.inf).argmax())
+            positions.append(at)
+            pairs.append((here, after))
+            here = after
+        t = torch.tensor(positions, dtype=torch.float64, device=sites.device)
+        cells = torch.tensor(pairs, dtype=torch.int64, device=sites.device).reshape(-1, 2)
+        points = ends[0] + t[:, None] * (ends[1] - ends[0])
+        i, j = cells.T
+        return Crossings(t, points, cells, jump(sites, i, j), self.crosses(i, j))
+
+    def path(self, first: int, last: int) -> torch.Tensor:
+        """Return cells from `first` to `last`, each the regular neighbour of the one before.
+
+        Interpolating between the sites of consecutive cells stays inside one mode. The path is
+        the shortest in squared jumps, so it prefers many small steps.
+
+        Args:
+            first: A cell.
+            last: A cell of the same component.
+
+        Returns:
+            (k,) int64, both ends included.
+
+        Raises:
+            ValueError: If the two lie in different components.
+        """
+        n = self.brenier.sites.shape[0]
+        first, last = (
+            _check.integer(k, int(v), minimum=0)
+            for k, v in zip(("first", "last"), (first, last), strict=True)
+        )
+        if bool(self.components[first] != self.components[last]):
+            got = f"cells {first} and {last} in modes {int(self.components[first])} and "
+            got += str(int(self.components[last]))
+            raise _check.fail("first and last", "lie in one component", got)
+        i, j = self.links.T
+        length = jump(self.brenier.sites, i, j).to(torch.float64).square().clamp(min=1e-30)
+        graph = csr_matrix((length.cpu().numpy(), self.links.T.cpu().numpy()), shape=(n, n))
+        _, before = dijkstra(graph, directed=False, indices=first, return_predecessors=True)
+        path = [last]
+        while path[-1] != first:
+            path.append(int(before[path[-1]]))
+        return torch.tensor(path[::-1], device=self.links.device)
+
+
+def find_singularities(
+    brenier: BrenierMap,
+    max_angle: float | Criterion | None = None,
+    n_points: int | None = None,
+    seed: int = 0,
+) -> SingularSet:
+    """Find the facets across which the map jumps too far to be continuous.
+
+    The default rule is found from the data and has no scale: sites belong together when they can
+    be reached over links between near sites, near in units of the local spacing; facets between
+    different components are singular. In intrinsic dimension up to 4 so are facets inside a
+    component whose sites lie far apart along the data though near in space (the turns of a roll).
+    With fewer than nine sites there is no spacing to compare with, and every facet is singular.
+
+    Args:
+        brenier: The map.
+        max_angle: Angle between the normals (y, -1) of two planes, in radians and in the caller's
+            units, above which their facet is singular (the paper: 0.75, for CIFAR-10 0.68); or a
+            function of (angles, jumps) that returns a mask; None: the default rule.
+        n_points: Points walked to a facet; None: exact geometry in 2-D and 3-D where the source
+            has it, else 200 per cell, fewer for many sites in many dimensions.
+        seed: Which points.
+
+    Returns:
+        The singular set.
+
+    Raises:
+        ValueError: For an angle that is not positive or a bad number of points.
+
+    References:
+        N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
+        section 5 (the angle rule); `aeot.singular.modes` has the default rule.
+
+    Example:
+        >>> import aeot
+        >>> sites = torch.tensor([[0.0, 0.5], [1.0, 0.5]])  # two points: a cut at x = 0.3
+        >>> brenier = BrenierMap(aeot.UniformBox(dim=2), sites, torch.tensor([0.15, -0.15]))
+        >>> singular = find_singularities(brenier)
+        >>> singular.pairs, singular.mass
+        (tensor([[0, 1]]), tensor([1.], dtype=torch.float64))
+        >>> singular.crossings(torch.tensor([0.0, 0.5]), torch.tensor([1.0, 0.5])).positions
+        tensor([0.3000], dtype=torch.float64)
+    """
+    criterion = max_angle if callable(max_angle) else None
+    if criterion is not None:
+        max_angle = None
+    elif max_angle is not None:
+        max_angle = _check.real("max_angle", max_angle, above=0.0)
+    facets = find_facets(brenier, n_points, seed=seed)
+    n = brenier.sites.shape[0]
+    i, j = facets.pairs.T
+    sheets = False
+    if criterion is not None:
+        cut = _check.array("max_angle(angles, jumps)", criterion(facets.angles, facets.jumps)) > 0
+        if cut.shape != facets.angles.shape:
+            got = f"shape {tuple(cut.shape)}"
+            raise _check.fail("max_angle(angles, jumps)", f"have shape ({len(i)},)", got)
+        links = facets.pairs[~cut]
+    elif max_angle is not None:
+        cut = facets.angles > max_angle
+        links = facets.pairs[~cut]
+    else:
+        cut, links, sheets = _default(brenier, facets)
+    labels = modes.modes(_graph(links, n), brenier.masses.cpu().numpy())
+    components = torch.from_numpy(labels).to(brenier.sites.device)
+    links = links[(links[:, 0] * n + links[:, 1]).argsort()]
+    parts = (facets.pairs[cut], facets.angles[cut], facets.jumps[cut], facets.mass[cut])
+    return SingularSet(brenier, *parts, facets, components, links, sheets, max_angle, criterion)
+
+
+def _graph(links: torch.Tensor, n: int) -> csr_matrix:
+    return csr_matrix((np.ones(len(links)), links.T.cpu().numpy()), shape=(n, n))
+
+
+def _default(brenier: BrenierMap, facets: Facets) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    # Which facets are singular, which pairs are linked, and whether sheets were looked for.
+    n, device = brenier.sites.shape[0], brenier.sites.device
+    if n <= modes.LINKS:
+        return torch.ones_like(facets.jumps, dtype=torch.bool), facets.pairs[:0], False
+    graph, dimension = modes.links(brenier.sites)
+    labels = modes.modes(graph, brenier.masses.cpu().numpy())
+    pairs, jumps = facets.pairs.cpu().numpy(), facets.jumps.cpu().numpy()
+    cut = labels[pairs[:, 0]] != labels[pairs[:, 1]]
+    sheets = modes.resolves_sheets(dimension)
+    if sheets:
+        inside = np.flatnonzero(~cut)
+        cut[inside] = modes.detours(graph, pairs[inside], jumps[inside])
+        near = modes.close(graph)
+    else:
+        i, j = graph.nonzero()
+        near = np.stack([i[i < j], j[i < j]], 1)
+    keys = np.union1d(pairs[~cut] @ [n, 1], near.astype(np.int64) @ [n, 1])
+    links = torch.from_numpy(np.stack([keys // n, keys % n], 1)).to(device)
+    return torch.from_numpy(cut).to(device), links, sheets

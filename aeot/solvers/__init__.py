@@ -1,0 +1,1 @@
+"""From source, sites and masses to certified heights."""

@@ -1,0 +1,109 @@
+"""Clusters of sites, and corrections of the heights one cluster at a time.
+
+Newton steps on single sites move mass between distant groups of sites only step by step. With the
+best score of every sample within each cluster stored, the problem in one extra height per cluster
+is an exact semi-discrete problem in a few hundred unknowns, where no step needs a bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from aeot._rng import stream_seed
+from aeot.solvers.minimize import Evaluation, Trust, levenberg
+from aeot.solvers.oracles import laplacian
+from aeot.solvers.problem import Problem
+from aeot.solvers.scorer import Scorer
+
+SAMPLES = 16  # per cluster
+
+
+def cluster(sites: torch.Tensor, k: int, *, seed: int, rounds: int = 6) -> np.ndarray:
+    """Partition sites into at most k clusters by Lloyd's algorithm.
+
+    Args:
+        sites: (n, d).
+        k: Wanted number of clusters.
+        seed: Of the choice of the first centres among the sites.
+        rounds: Lloyd iterations.
+
+    Returns:
+        (n,) int64 labels 0 .. k' - 1, every one of them in use, k' <= k.
+    """
+    y = sites.to(torch.float32)
+    rng = np.random.default_rng(stream_seed(seed, "clusters", k))
+    chosen = rng.choice(y.shape[0], min(k, y.shape[0]), replace=False)
+    centres = y[torch.from_numpy(np.sort(chosen)).to(y.device)]
+    labels = torch.zeros(y.shape[0], dtype=torch.int64, device=y.device)
+    for _ in range(rounds):
+        half = centres.square().sum(1) / 2
+        # Blocks of fixed size: the same rounding, and labels, for any number of threads.
+        parts = [torch.addmm(-half, part, centres.T).argmax(1) for part in y.split(1024)]
+        labels = torch.cat(parts)
+        total = torch.zeros(centres.shape, dtype=torch.float64, device=y.device)
+        total.index_add_(0, labels, y.to(torch.float64))
+        count = torch.bincount(labels, minlength=centres.shape[0])
+        centres = torch.where(
+            (count > 0)[:, None], (total / count.clamp(min=1)[:, None]).to(y), centres
+        )
+    return np.unique(labels.cpu().numpy(), return_inverse=True)[1].reshape(-1)
+
+
+def correct(
+    problem: Problem, heights: torch.Tensor, labels: np.ndarray, *, stage: str
+) -> tuple[torch.Tensor, float, int]:
+    """Raise and lower whole clusters until each holds its share of the mass.
+
+    Args:
+        problem: In standard coordinates.
+        heights: (n,) float64.
+        labels: (n,) int64, the cluster of each site.
+        stage: Key of the samples.
+
+    Returns:
+        The corrected heights, the total variation over clusters before, and the samples drawn.
+    """
+    order = np.argsort(labels, kind="stable")
+    index = torch.from_numpy(order)
+    sorted_problem = replace(problem, sites=problem.sites[index.to(problem.sites.device)])
+    k = int(labels.max()) + 1
+    edges = np.searchsorted(labels[order], np.arange(k + 1))
+    scorer = Scorer(sorted_problem)
+    blocks = range(scorer.blocks_for(max(SAMPLES * k, 2048)))
+    scores = torch.cat(list(scorer.cluster_scores(heights[index], edges, stage, blocks)))
+    m = scores.shape[0]
+    target = torch.zeros(k, dtype=torch.float64)
+    target.index_add_(0, torch.from_numpy(labels), problem.masses)
+
+    def oracle(extra: torch.Tensor, window: float | None) -> Evaluation:
+        value, winner = (scores + extra.to(scores)).max(1)
+        others = (scores + extra.to(scores)).scatter_(1, winner[:, None], -torch.inf)
+        second, runner = others.max(1)
+        gap = value - second
+        masses = torch.bincount(winner, minlength=k).to("cpu", torch.float64) / m
+        energy = float(value.sum(dtype=torch.float64)) / m - float(target @ extra)
+        hessian = None
+        if window is not None:
+            close = gap < window
+            edge = [x[close].cpu().numpy() for x in (winner, runner)]
+            hessian = laplacian([(*edge, np.full(edge[0].size, 0.5 / window))], k, m)
+        return Evaluation(energy, masses, masses - target, hessian)
+
+    extra = torch.zeros(k, dtype=torch.float64)
+    top = scores.topk(2, 1).values
+    unit = max(float((top[:, 0] - top[:, 1]).quantile(0.25)) / 0.288, 1e-12)
+    before = float(oracle(extra, None).gradient.abs().sum()) / 2
+    floor = 0.4 * float(target.sqrt().sum()) / m**0.5
+    for _ in range(4):
+        extra, now, _ = levenberg(
+            oracle, extra, target, trust=Trust(unit, 1e30, 1.0), stop=0.5 * floor, max_steps=6
+        )
+        if float(now.gradient.abs().sum()) / 2 <= 0.5 * floor:
+            break
+        # Far from the solution the gaps are of another size: measure them again.
+        top = (scores + extra.to(scores)).topk(2, 1).values
+        unit = max(float((top[:, 0] - top[:, 1]).quantile(0.25)) / 0.288, 1e-12)
+    return heights + extra[torch.from_numpy(labels)].to(heights), before, m

@@ -1,0 +1,321 @@
+"""Semi-discrete transport solved exactly, where the power diagram is: d <= 3, plain supports."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from aeot import _check
+from aeot.geometry.diagram import PowerDiagram, laplacian, power_diagram
+from aeot.geometry.tessellation import Support, Tessellation, support
+from aeot.measures import Measure
+from aeot.scores import heights as conversions
+from aeot.solvers.minimize import Evaluation, newton
+from aeot.solvers.solution import Solution
+
+_ABSOLUTE = 1e-14  # masses are not resolved below this
+_GRAIN = 1e-11  # nor below the rounding of the heights, which is forgiven up to this
+
+
+def reject_duplicates(sites: torch.Tensor) -> None:
+    """Raise if two sites are equal.
+
+    Raises:
+        ValueError: Naming the first pair.
+    """
+    y = sites.detach().cpu().numpy()
+    order = np.lexsort(y.T[::-1])
+    same = np.flatnonzero((y[order[1:]] == y[order[:-1]]).all(axis=1))
+    if len(same):
+        i, j = sorted((int(order[same[0]]), int(order[same[0] + 1])))
+        raise _check.fail(
+            "sites",
+            "be distinct",
+            f"sites {i} and {j} both at {y[i].tolist()}",
+            "merge them and add their masses",
+        )
+
+
+def solve_exact(
+    source: Measure,
+    sites: Any,  # noqa: ANN401 - array-like
+    masses: Any = None,  # noqa: ANN401
+    *,
+    tol: float = 1e-10,
+) -> Solution:
+    """Solve semi-discrete optimal transport to rounding by Newton's method on exact power cells.
+
+    Args:
+        source: UniformBox or UniformBall with dim <= 3, ConvexPolygon or GridDensity.
+        sites: (n, d), distinct.
+        masses: (n,), positive, summing to 1; equal if None.
+        tol: Largest error of a cell's mass relative to its target, > 0. Always accepted are errors
+            below 1e-14 of the whole, or below what one unit in the last place of the heights
+            is worth, where that is under 1e-11 of the whole (sites very close together).
+
+    Returns:
+        The solution; its `mass_error` is exact.
+
+    Raises:
+        ValueError: If an argument is unusable, or two sites coincide.
+
+    References:
+        J. Kitagawa, Q. Merigot, B. Thibert, "Convergence of a Newton algorithm for semi-discrete
+        optimal transport", J. Eur. Math. Soc. 21 (2019). N. Lei et al., "A geometric understanding
+        of deep learning", Engineering 6 (2020), eq. 23-27.
+
+    Example:
+        >>> from aeot import UniformBox
+        >>> solution = solve_exact(UniformBox(dim=2), [[0.0, 0.5], [1.0, 0.5]], [0.3, 0.7])
+        >>> [round(h, 6) for h in solution.heights.tolist()]
+        [0.15, -0.15]
+    """
+    where = support(source)
+    tol = _check.real("tol", tol, above=0.0)
+    y = _check.points("sites", _check.double(sites), dim=where.dim)
+    nu = _check.masses(masses, len(y))
+    reject_duplicates(y)
+    exact = y.detach().cpu().to(torch.float64)
+    center = torch.from_numpy(where.center)
+    shifted = exact - exact.mean(dim=0)
+    if where.dim == 1:
+        heights, history = _line(where, exact[:, 0].numpy(), nu.numpy()), []
+    else:
+        heights, history = _newton(where, shifted, nu, tol)
+        heights = conversions.shifted_source(heights, shifted, center)
+    return _certified(source, y, nu, heights, history, tol)
+
+
+def _line(where: Support, y: np.ndarray, nu: np.ndarray) -> torch.Tensor:
+    """Heights on the line in closed form: neighbours meet at the quantile between them."""
+    order = np.argsort(y)
+    # In extended precision, where there is one, so that only the last rounding counts.
+    ordered = y[order].astype(np.longdouble)
+    share = np.cumsum(nu[order].astype(np.longdouble))[:-1]
+    meet = where.center[0] + where.half[0] * (2 * share - 1)
+    heights = np.zeros(len(y), dtype=np.longdouble)
+    heights[order[1:]] = np.cumsum(-np.diff(ordered) * meet)
+    return torch.from_numpy((heights - heights.mean()).astype(np.float64))
+
+
+# Shares of the uniform measure mixed into a density that vanishes somewhere, one after the other.
+_VEILS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 0.0)
+
+
+def _newton(
+    where: Support, y: torch.Tensor, nu: torch.Tensor, tol: float
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    # One isotropic factor brings the sites to the support's size: the problem keeps its cells.
+    factor = float(where.half.max()) / max(float(y.abs().max()), 1e-300)
+    sites = (factor * y).numpy()
+    heights = conversions.center(torch.from_numpy(starting_heights(where, sites, nu.numpy())))
+    allowed = (tol * nu).clamp(min=_ABSOLUTE)
+    history: list[dict[str, Any]] = []
+    for veil in _VEILS if where.vanishes else (0.0,):
+        goal = 0.1 * nu if veil else 0.5 * allowed
+        engine = Tessellation(where.veiled(veil), sites)
+        heights, records = _descend(engine, heights, nu, goal)
+        history += [{**record, "step": len(history) + k} for k, record in enumerate(records)]
+    return heights / factor, history
+
+
+def _descend(
+    engine: Tessellation, start: torch.Tensor, nu: torch.Tensor, goal: torch.Tensor
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """Damped Newton steps until every cell's error is below its goal, or rounding."""
+    floor = None
+    unit = float(np.spacing(float(start.abs().max())))
+
+    def oracle(heights: torch.Tensor) -> Evaluation:
+        nonlocal floor
+        result = evaluate(engine, heights, nu, floor=floor)
+        if floor is None:
+            floor = 0.5 * min(float(result.masses.min()), float(nu.min()))
+        return result
+
+    def grain(now: Evaluation) -> torch.Tensor:
+        return torch.from_numpy(now.hessian.diagonal()) * unit
+
+    def done(now: Evaluation) -> bool:
+        return bool((now.gradient.abs() <= torch.maximum(goal, grain(now))).all())
+
+    def residual(now: Evaluation) -> float:
+        # Without what the rounding of the heights may cause, or one close pair of sites hides
+        # the progress of all the others.
+        return float((now.gradient.abs() - grain(now)).clamp(min=0).norm())
+
+    def accept(now: Evaluation, trial: Evaluation, length: float) -> bool:
+        # The rule of Kitagawa, Merigot and Thibert: no cell gets empty, and the error falls.
+        if float(trial.masses.min()) < floor:
+            return False
+        return residual(trial) <= (1 - length / 2) * residual(now)
+
+    heights, _, history = newton(oracle, start, accept=accept, done=done)
+    return heights, history
+
+
+def starting_heights(where: Support, sites: np.ndarray, nu: np.ndarray) -> np.ndarray:
+    """Heights near the solution that leave no cell empty, (n,).
+
+    If phi is strictly convex and its gradient stays inside the support, then at the point
+    grad phi(y_i) the plane of site i is the highest for h = -phi(y). Here phi transports the
+    marginals: one coordinate at a time for a box, the radius for a ball. For independent
+    coordinates, or a round cloud in a ball, that is the solution itself up to sampling.
+
+    Args:
+        where: The support.
+        sites: (n, d), centred.
+        nu: Target masses (n,).
+    """
+    n, d = sites.shape
+    if where.radius:
+        radii = np.linalg.norm(sites, axis=1)
+        # The share of a ball within radius r is (r / R)^d.
+        return -_antiderivative(
+            radii, nu, lambda share: where.radius * share ** (1 / d), at_zero=True
+        )
+    reach = np.abs(where.normals) @ where.half
+    inside = min(1.0, float((where.offsets / reach).min()))
+    heights = np.zeros(n)
+    for k in range(d):
+        quantile = where.quantile(k)
+        heights -= _antiderivative(sites[:, k], nu, lambda share, q=quantile: inside * q(share))
+    return heights
+
+
+def _antiderivative(
+    values: np.ndarray,
+    nu: np.ndarray,
+    quantile: Callable[[np.ndarray], np.ndarray],
+    *,
+    at_zero: bool = False,
+) -> np.ndarray:
+    """Integral of quantile(F) up to each value, F the distribution function of the values."""
+    distinct, place = np.unique(values, return_inverse=True)
+    share = np.bincount(place, weights=nu)
+    slope = quantile(np.cumsum(share) - share / 2)
+    if at_zero and distinct[0] > 0:
+        distinct, slope, place = np.r_[0.0, distinct], np.r_[0.0, slope], place + 1
+    pieces = np.diff(distinct) * (slope[1:] + slope[:-1]) / 2
+    return np.r_[0.0, np.cumsum(pieces)][place]
+
+
+def evaluate(
+    engine: Tessellation, heights: torch.Tensor, nu: torch.Tensor, *, floor: float | None = None
+) -> Evaluation:
+    """Energy, masses, gradient and Hessian of centred heights from exact cells.
+
+    Args:
+        engine: The cells' engine.
+        heights: (n,), centred.
+        nu: Target masses (n,).
+        floor: If some cell has less mass, the masses returned are only upper bounds.
+
+    Returns:
+        The evaluation.
+
+    References:
+        N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020), eq. 23,
+        26 and 27.
+    """
+    cells = engine(heights.numpy(), floor=floor)
+    w = torch.from_numpy(cells.masses)
+    inner = (torch.from_numpy(cells.centroids * engine.sites)).sum(dim=1)
+    energy = float((w * inner).sum() + heights @ (w - nu))
+    apart = np.linalg.norm(engine.sites[cells.rows] - engine.sites[cells.columns], axis=1)
+    hessian = laplacian(cells.rows, cells.columns, cells.measures / apart, len(w))
+    return Evaluation(energy, w, w - nu, hessian)
+
+
+def _certified(
+    source: Measure,
+    sites: torch.Tensor,
+    nu: torch.Tensor,
+    heights: torch.Tensor,
+    history: list[dict[str, Any]],
+    tol: float,
+) -> Solution:
+    """Measure the heights as they will be handed out, and mend what their rounding cost."""
+    allowed = (tol * nu).clamp(min=_ABSOLUTE)
+    diagram = power_diagram(source, sites, heights)
+    for _ in range(6):
+        excess = diagram.masses - nu
+        nudged = _nudged(diagram, excess, allowed)
+        if nudged is None:
+            break
+        trial = power_diagram(source, sites, nudged)
+        if float(((trial.masses - nu).abs() / allowed).max()) < float(
+            (excess.abs() / allowed).max()
+        ):
+            diagram = trial
+        else:
+            break
+    error = (diagram.masses - nu).abs()
+    allowed = torch.maximum(allowed, _grain(diagram).clamp(max=_GRAIN))
+    worst = int((error / allowed).argmax())
+    converged = bool(error[worst] <= allowed[worst])
+    steps = max(len(history) - 1, 0)
+    relative = float((error / nu).max())
+    message = f"every cell within {relative:.1e} of its mass after {steps} Newton steps"
+    if not converged:
+        message = _reason(diagram, worst, float(error[worst]), steps)
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+    return Solution(
+        source=source,
+        sites=sites,
+        masses=nu,
+        heights=diagram.heights,
+        mass_error=float(error.sum()) / 2,
+        mass_error_upper=float(error.sum()) / 2,
+        converged=converged,
+        message=message,
+        method="exact",
+        backend="geometry",
+        history=history,
+        cell_masses=diagram.masses,
+        cell_centroids=diagram.centroids,
+    )
+
+
+def _grain(diagram: PowerDiagram) -> torch.Tensor:
+    """What one unit in the last place of the heights is worth in each cell's mass, (n,)."""
+    unit = float(np.spacing(float(diagram.heights.abs().max())))
+    return torch.from_numpy(diagram.hessian.diagonal()) * unit
+
+
+def _nudged(
+    diagram: PowerDiagram, excess: torch.Tensor, allowed: torch.Tensor
+) -> torch.Tensor | None:
+    """Heights moved by a few units in the last place where that mends a cell; None if nowhere.
+
+    Two sites very close together trade much mass for a tiny change of their heights: there the
+    rounding of the heights shows. Of two neighbours only one is moved.
+    """
+    ulp = torch.from_numpy(np.spacing(diagram.heights.abs().numpy()))
+    worth = torch.from_numpy(diagram.hessian.diagonal()).clamp(min=1e-300) * ulp
+    units = torch.where(excess.abs() > allowed, (excess / worth).round(), 0.0)
+    i, j = diagram.facets.pairs.T
+    units[j[(units[i] != 0) & (units[j] != 0)]] = 0.0
+    if not bool((units != 0).any()):
+        return None
+    return diagram.heights - units * ulp
+
+
+def _reason(diagram: PowerDiagram, worst: int, error: float, steps: int) -> str:
+    """Why a cell missed its mass, and what to do about it."""
+    text = f"cell {worst} misses its mass by {error:.1e} after {steps} Newton steps"
+    grain = float(_grain(diagram)[worst])
+    if error > 4 * grain:
+        return f"{text}; raise tol, or the source's least density if it is nearly zero somewhere"
+    gaps = (diagram.sites - diagram.sites[worst]).norm(dim=1)
+    gaps[worst] = torch.inf
+    near = int(gaps.argmin())
+    return (
+        f"{text}: its site lies {float(gaps[near]):.1e} from site {near}, where one unit in the "
+        f"last place of a height is worth {grain:.1e} of the mass; merge the two or raise tol"
+    )

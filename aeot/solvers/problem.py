@@ -1,0 +1,150 @@
+"""The transport problem in the solver's own coordinates, and keyed blocks of source samples.
+
+A source point is ``x = mean + factor z``, where z has mean zero and covariance about one, so that
+
+    <x, y_i> + h_i = scale (<z, site_i> + height_i) + (a function of x alone),
+
+with ``site_i = factor' (y_i - mean of y) / scale`` and ``height_i = (h_i + <mean, y_i>) / scale``.
+Scores keep their order: this is a change of variables, not another problem. All solver code works
+on z, the sites of size one and these heights, which makes it blind to shifts and units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from aeot import _check
+from aeot._rng import generator, stream_seed
+from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
+from aeot.scores.heights import center
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A source and sites in standard coordinates.
+
+    Attributes:
+        source: The caller's source measure.
+        law: What z is: "box", "normal" (independent coordinates), "ball", or "sampler".
+        mean: (d,) float64, mean of the source.
+        factor: (d, d) float64.
+        sites: (n, d) float32, standard coordinates, on the solver's device.
+        masses: (n,) float64, target masses.
+        scale: Unit of the heights.
+        caller_sites: (n, d) float64, the sites as given.
+        seed: The seed of every sample.
+    """
+
+    source: Measure
+    law: str
+    mean: torch.Tensor
+    factor: torch.Tensor
+    sites: torch.Tensor
+    masses: torch.Tensor
+    scale: float
+    caller_sites: torch.Tensor
+    seed: int
+
+    def to_standard(self, heights: torch.Tensor) -> torch.Tensor:
+        """Carry the caller's heights into standard coordinates, mean zero, (n,) float64."""
+        h = heights.to(self.mean)
+        return center((h + self.caller_sites @ self.mean) / self.scale)
+
+    def from_standard(self, heights: torch.Tensor) -> torch.Tensor:
+        """Carry heights from standard coordinates to the caller's, mean zero, (n,) float64."""
+        return center(heights.to(self.mean) * self.scale - self.caller_sites @ self.mean)
+
+    def draw(self, rows: int, *key: int | str) -> torch.Tensor:
+        """Draw z (rows, d) float32 from the stream (seed, *key) alone, on the sites' device."""
+        d, device = self.sites.shape[1], self.sites.device
+        if self.law == "sampler":
+            rng = generator(self.seed, "transport", *key)
+            x = self.source.sample(rows, generator=rng).to(device, torch.float64)
+            z = torch.linalg.solve(self.factor.to(device), (x - self.mean.to(device)).T).T
+            return z.to(torch.float32)
+        if device.type == "cpu":
+            # numpy's generators keep all 64 bits of the key and are faster than torch's on a CPU.
+            bits = np.random.SFC64(stream_seed(self.seed, "transport", *key))
+            rng = np.random.Generator(bits)
+            if self.law == "box":
+                z = rng.random((rows, d), dtype=np.float32)
+                z -= np.float32(0.5)
+                z *= np.float32(12**0.5)
+                return torch.from_numpy(z)
+            z = torch.from_numpy(rng.standard_normal((rows, d), dtype=np.float32))
+            radii = torch.from_numpy(rng.random((rows, 1), dtype=np.float32))
+        else:
+            rng = generator(self.seed, "transport", *key, device=device)
+            if self.law == "box":
+                z = torch.rand(rows, d, generator=rng, device=device)
+                return (z - 0.5) * 12**0.5
+            z = torch.randn(rows, d, generator=rng, device=device)
+            radii = torch.rand(rows, 1, generator=rng, device=device)
+        if self.law == "ball":
+            z = z / z.norm(dim=1, keepdim=True) * radii ** (1 / d) * (d + 2) ** 0.5
+        return z
+
+
+def standardise(source: Measure, sites: torch.Tensor, masses: torch.Tensor, seed: int) -> Problem:
+    """Put a problem into standard coordinates.
+
+    Args:
+        source: The source measure.
+        sites: (n, d), already checked.
+        masses: (n,) float64, summing to one.
+        seed: The seed of every sample the solver will draw.
+
+    Returns:
+        The problem; its sites lie on the device of `sites`.
+
+    Raises:
+        ValueError: If the source is one point and there are several sites.
+    """
+    law, mean, factor = _moments(source, seed)
+    spread, least = float(factor.abs().max()), 1e-12 * float(mean.abs().max())
+    if len(sites) > 1 and spread <= max(least, 1e-149):  # no factor is below 1e-150
+        way_out = "a map sends one point to one site: add noise to the source"
+        raise _check.fail("source", "spread over more than one point", mean.tolist()[:8], way_out)
+    y = sites.detach().to("cpu", torch.float64)
+    shifted = (y - y.mean(0)) @ factor
+    scale = float(shifted.square().mean().sqrt()) or 1.0
+    return Problem(
+        source=source,
+        law=law,
+        mean=mean,
+        factor=factor,
+        sites=(shifted / scale).to(sites.device, torch.float32),
+        masses=masses.to("cpu"),
+        scale=scale,
+        caller_sites=y,
+        seed=seed,
+    )
+
+
+def _moments(source: Measure, seed: int) -> tuple[str, torch.Tensor, torch.Tensor]:
+    # Exact types only: a subclass may sample something else.
+    kind = type(source)
+    if kind is UniformBox:
+        side = (source.high - source.low).to("cpu", torch.float64)
+        return "box", source.mean.to("cpu", torch.float64), torch.diag(side / 12**0.5)
+    if kind is Gaussian:
+        mean, factor = source.mean.to("cpu", torch.float64), source.factor
+        return "normal", mean, factor.to("cpu", torch.float64)
+    if kind is UniformBall:
+        unit = torch.eye(source.dim, dtype=torch.float64)
+        mean = source.center.to("cpu", torch.float64)
+        return "ball", mean, unit * source.radius / (source.dim + 2) ** 0.5
+    mean, covariance = getattr(source, "mean", None), getattr(source, "covariance", None)
+    if not torch.is_tensor(mean) or not torch.is_tensor(covariance):
+        n = max(4096, 64 * source.dim)
+        x = source.sample(n, generator=generator(seed, "transport", "moments"))
+        x = x.to("cpu", torch.float64)
+        mean, covariance = x.mean(0), torch.cov(x.T).reshape(source.dim, source.dim)
+    mean, covariance = mean.to("cpu", torch.float64), covariance.to("cpu", torch.float64)
+    values, vectors = torch.linalg.eigh(covariance)
+    # A source on a subspace has directions without spread; they get some, z merely stays small.
+    values = values.clamp(min=max(float(values[-1]) * 1e-6, 1e-300))
+    return "sampler", mean, (vectors * values.sqrt()) @ vectors.T

@@ -1,0 +1,66 @@
+"""What a transport solver returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from aeot.maps.brenier import BrenierMap
+from aeot.measures import Measure
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Heights with their certificate.
+
+    Attributes:
+        source: The source measure mu.
+        sites: (n, d), the caller's, in the caller's dtype and on the caller's device.
+        masses: Target masses (n,), float64, summing to one.
+        heights: (n,), float64, mean zero.
+        mass_error: Total variation sum|cell_masses - masses| / 2. Exact solvers: of the exact
+            masses. Monte-Carlo solvers: measured on points the solver did not optimise on, with
+            the sampling noise of that check removed.
+        mass_error_upper: The 95 % upper bound of `mass_error`; equal to it where it is exact.
+        converged: The promise of the solver that was asked for holds: for Monte Carlo
+            ``mass_error_upper <= tol`` and no empty cell, for exact geometry every relative cell
+            error at most `tol` (or 1e-14 absolute).
+        message: One sentence: what was reached, or what to change.
+        history: One plain dict per iteration or stage, the same keys each time.
+        n_samples: Source points drawn in all; 0 for exact geometry.
+        method: The method used: "exact", "newton", "lbfgs" or "adam".
+        backend: What assigned points to cells: "dense", "keops", "kdtree", "lists", "geometry".
+        cell_masses: What the heights give each site, (n,), as measured by the certificate.
+        cell_centroids: Mean of the source inside each cell, (n, d), or None if not estimated.
+        cell_variance: Mean of |x - c(x)|^2 / d over the source, c(x) the centroid of the cell of
+            x: its variance per axis inside a cell; None if not estimated.
+    """
+
+    source: Measure
+    sites: torch.Tensor
+    masses: torch.Tensor
+    heights: torch.Tensor
+    mass_error: float
+    mass_error_upper: float
+    converged: bool
+    message: str
+    method: str
+    backend: str
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    n_samples: int = 0
+    cell_masses: torch.Tensor | None = field(default=None, repr=False)
+    cell_centroids: torch.Tensor | None = field(default=None, repr=False)
+    cell_variance: float | None = field(default=None, repr=False)
+
+    def map(self) -> BrenierMap:
+        """Return the transport map, an nn.Module that holds sites, heights and source."""
+        return BrenierMap(
+            self.source,
+            self.sites,
+            self.heights,
+            masses=self.masses,
+            centroids=self.cell_centroids,
+            spread=self.cell_variance,
+        )

@@ -1,0 +1,108 @@
+"""Starting heights of the Monte-Carlo solver, from what is known of source and sites."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from aeot.measures import GridDensity
+from aeot.scores.heights import center
+from aeot.solvers.exact import solve_exact
+from aeot.solvers.problem import Problem
+
+PICTURE_SITES = 1 << 16  # more cells than a picture of the source has pixels
+_PIXELS = 256
+_REACH = 6.0  # half a side of the picture of a normal law: 2e-9 of the mass lies beyond
+_BLOCK = 1 << 18
+
+
+def gaussian_heights(sites: torch.Tensor, scale: float = 0.6) -> torch.Tensor:
+    """Return the heights of the map from a standard Gaussian to one fitted to the sites.
+
+    Args:
+        sites: (n, d), standard coordinates, so that the source has covariance one.
+        scale: Contraction, > 0; 1 is the Legendre dual of the Gaussian map's potential.
+
+    Returns:
+        (n,) float64: ``-scale/2 y' Cov(y)^(-1/2) y``, mean zero.
+    """
+    y = sites.to(torch.float64)
+    y = y - y.mean(0)
+    values, vectors = torch.linalg.eigh(y.T @ y / y.shape[0])
+    values = values.clamp(min=max(float(values[-1]) * 1e-6, 1e-300))
+    return center(-scale / 2 * ((y @ vectors).square() / values.sqrt()).sum(1))
+
+
+def quantile_heights(problem: Problem, samples: int) -> torch.Tensor:
+    """Return the heights on a line, where neighbours meet at the source's quantile between them.
+
+    Args:
+        problem: Of d = 1.
+        samples: Drawn for the quantiles.
+
+    Returns:
+        (n,) float64, mean zero, exact up to the sampling noise.
+    """
+    z = problem.draw(samples, "quantiles")[:, 0].double().sort().values
+    y = problem.sites[:, 0].double()
+    order = torch.argsort(y)
+    level = problem.masses.to(y)[order].cumsum(0)[:-1]
+    where = z[(level * samples).round().long().clamp(0, samples - 1)]
+    rise = torch.zeros_like(y)
+    rise[order[1:]] = -((y[order][1:] - y[order][:-1]) * where).cumsum(0)
+    return center(rise)
+
+
+def picture_heights(problem: Problem, samples: int) -> tuple[torch.Tensor, int] | None:
+    """Return the heights in the plane that are exact for a picture of the source.
+
+    In the plane, mass has to pass through few neighbours, and steps that trust a sample's lists
+    take long; exact cells of a density on pixels do not care. A Gaussian is drawn by its formula,
+    anything else by counting samples.
+
+    Args:
+        problem: Of d = 2, in standard coordinates.
+        samples: Drawn for the picture of a source without a formula.
+
+    Returns:
+        (n,) float64, mean zero, on the device of the sites, and how many samples were drawn; or
+        None where the cells of the picture cannot be found.
+    """
+    y = problem.caller_sites @ problem.factor
+    y = (y - y.mean(0)) / problem.scale
+    if problem.law == "normal":
+        t = torch.linspace(-_REACH, _REACH, _PIXELS + 1, dtype=torch.float64)
+        f = torch.exp(-t.square() / 2)
+        picture = GridDensity(f[:, None] * f, low=-_REACH, high=_REACH, interpolation="linear")
+        samples = 0
+    else:
+        picture, samples = _counted(problem, samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        solution = solve_exact(picture, y, problem.masses, tol=1e-3)
+    if not solution.mass_error < 0.01:
+        return None
+    return center(solution.heights).to(problem.sites.device), samples
+
+
+def _counted(problem: Problem, samples: int) -> tuple[GridDensity, int]:
+    blocks = -(-samples // _BLOCK)
+    counts = np.zeros(_PIXELS**2)
+    low = high = np.zeros(2)
+    for block in range(blocks):
+        z = problem.draw(_BLOCK, "picture", block).cpu().double().numpy()
+        if block == 0:
+            # Stragglers beyond are counted at the edge of the picture.
+            low, high = np.quantile(z, [5e-4, 1 - 5e-4], axis=0)
+            # A source on a line may leave an axis without any width.
+            margin = np.maximum(0.05 * (high - low), 1e-3)
+            low, high = low - margin, high + margin
+        place = ((z - low) / (high - low) * _PIXELS).astype(np.int64).clip(0, _PIXELS - 1)
+        counts += np.bincount(place[:, 1] * _PIXELS + place[:, 0], minlength=counts.size)
+    # Where nothing was seen a little is assumed: cells must not reach across nothing at all.
+    counts += 1e-4 * counts.mean()
+    picture = counts.reshape(_PIXELS, _PIXELS)[::-1].copy()
+    return GridDensity(picture, low=low, high=high), blocks * _BLOCK

@@ -1,1 +1,0 @@
-"""Transport: heights, cells, exact geometry, solvers, singular sets."""

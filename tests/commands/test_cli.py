@@ -1,0 +1,312 @@
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import aeot
+from aeot import cli
+from aeot.commands import compare, fit
+
+
+def aeot_command(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "aeot", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        **options,
+    )
+
+
+def test_help_lists_every_command_without_loading_torch():
+    script = (
+        "import sys; from aeot.cli import main; main(['--help']);"
+        "heavy = {'torch', 'numpy', 'jsonargparse', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, entry in cli.COMMANDS.items():
+        assert f"  {name}" in done.stdout
+        assert entry[1] in done.stdout
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    script = (
+        "import sys, aeot; heavy = {'torch', 'numpy', 'matplotlib'} & set(sys.modules);"
+        "assert 'AEOT' in dir(aeot); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"aeot {aeot.__version__}\n"
+
+
+def test_every_command_leads_to_a_function_with_a_docstring():
+    for place, _, *estimator in cli.COMMANDS.values():
+        for target in (place, *estimator):
+            module, name = target.split(":")
+            assert getattr(importlib.import_module(module), name).__doc__
+
+
+def test_both_spellings_of_an_option_are_read():
+    assert cli._underscored("--latent-dim=3-4") == "--latent_dim=3-4"
+    assert cli._underscored("a-b") == "a-b"
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("a b --seed 3", ['["a", "b"]', "--seed", "3"]),
+        (
+            "--seed=3 --metrics fd kid --out o a b",
+            ['["a", "b"]', "--seed=3", "--metrics", '["fd", "kid"]', "--out", "o"],
+        ),
+        ("--metrics=fd -- a -b", ['["a", "-b"]', "--metrics", '["fd"]']),
+        ("[a,b] --metrics [fd,kid]", ["[a,b]", "--metrics", "[fd,kid]"]),
+        ("--models a b", ["--models", '["a", "b"]']),
+        ("a --metrics", ['["a"]', "--metrics", "[]"]),
+        ("", []),
+    ],
+)
+def test_words_are_gathered_into_lists(typed, read):
+    assert cli._gathered(compare.compare, typed.split()) == read
+
+
+def test_doctor_names_what_is_installed(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"torch {torch.__version__.split('+')[0]}" in out
+    assert f"numpy {np.__version__}" in out
+    assert "digits" in out
+
+
+OPTIONS = ["--latent_dim", "3", "--steps", "6", "--tol", "0.2", "--precision", "float32"]
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory):
+    """Sixty pictures of one blurred spot, each somewhere else, and two copies of the first."""
+    draw = np.random.default_rng(0)
+    x, y = np.meshgrid(np.arange(8), np.arange(8))
+    spots = [np.exp(-((x - a) ** 2 + (y - b) ** 2) / 4) for a, b in draw.uniform(1, 6, (60, 2))]
+    path = tmp_path_factory.mktemp("data") / "blobs.npy"
+    np.save(path, np.rint(255 * np.stack([*spots, spots[0], spots[0]])).astype(np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(blobs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "blobs"
+    assert cli.main(["fit", "--data", str(blobs), "--out", str(path), *OPTIONS]) == 0
+    return path
+
+
+def model_bytes(run):
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_run_directory_holds_all_there_is_to_know(finished):
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["versions"]["torch"] == importlib.metadata.version("torch")
+    assert environment["threads"] == torch.get_num_threads()
+    records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert {"joint", "decoder", "transport"} <= {record["name"] for record in records}
+    for name in ("generated", "compared", "nearest", "paths", "training"):
+        with Image.open(finished / "pictures" / f"{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 0
+    assert not (finished / "checkpoint").exists()
+
+
+def test_the_summary_agrees_with_the_model(finished, blobs):
+    summary = json.loads((finished / "summary.json").read_text())
+    model = aeot.AEOT.load(finished)
+    pixels = torch.from_numpy(np.load(blobs)).float()[:, None] / 127.5 - 1
+    assert summary["rows"] + summary["held_out_rows"] == len(pixels) == 62
+    assert summary["held_out_rows"] == 6
+    assert summary["merged"]["images"] + summary["targets"] == summary["rows"]
+    # The errors are means over two disjoint parts of the data, in [0, 1] units.
+    error = float((model.autoencoder_.decode(model.encode(pixels)) - pixels).square().mean()) / 4
+    losses = summary["reconstruction"]
+    both = summary["rows"] * losses["train"] + summary["held_out_rows"] * losses["held_out"]
+    assert error == pytest.approx(both / 62, rel=1e-4)
+    generated = model.sample(100, seed=0)
+    kept = pixels[
+        model.encode(pixels).unsqueeze(1).ne(model.brenier_.sites).any(2).all(1).logical_not()
+    ]
+    distances = torch.cdist(generated.flatten(1), kept.flatten(1)).min(1).values / 2 / 8
+    assert summary["nearest"]["median"] == pytest.approx(float(distances.median()), rel=1e-3)
+    assert summary["nearest"]["smallest"] > 0, "no training image is handed out again"
+    assert 0.05 < summary["peak_memory_gib"] < 64
+
+
+def test_the_summary_is_printed(blobs, finished, tmp_path, capsys):
+    again = tmp_path / "again"
+    options = ["--config", str(finished / "config.yaml"), "--out", str(again)]
+    assert cli.main(["fit", *options]) == 0
+    out = capsys.readouterr().out
+    summary = json.loads((again / "summary.json").read_text())
+    assert f"{summary['reconstruction']['held_out']:.4f}" in out
+    assert summary["certificate"]["message"] in out
+    assert f"{summary['sampled']['acceptance']:.1%}" in out
+    assert str(again) in out
+    assert model_bytes(again) == model_bytes(finished), "same options, same seed, same model"
+
+
+def test_a_finished_run_is_replaced_only_when_asked(finished, blobs, capsys):
+    before = model_bytes(finished)
+    argv = ["fit", "--data", str(blobs), "--out", str(finished), *OPTIONS]
+    assert cli.main(argv) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert model_bytes(finished) == before
+
+
+def test_only_what_a_run_writes_is_replaced(finished, blobs, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    argv = ["fit", "--data", str(blobs), "--out", str(path), *OPTIONS, "--overwrite"]
+    stale = path / "samples-7"
+    assert cli.main(["sample", str(path), "--n", "1", "--seed", "7"]) == 0
+    for other in ("thesis.tex", "model/thesis.tex", "chapters/thesis.tex"):
+        (path / other).parent.mkdir(exist_ok=True)
+        (path / other).write_text("precious")
+        before = model_bytes(path)
+        capsys.readouterr()
+        assert cli.main(argv) == 2
+        assert f"with {other} beside the run; move it" in capsys.readouterr().err
+        assert (model_bytes(path), (path / other).read_text()) == (before, "precious")
+        (path / other).unlink()
+    assert cli.main([*argv, "--seed", "1"]) == 0
+    assert model_bytes(path) != before
+    assert not any(stale.iterdir())  # of the model that was replaced
+
+
+def test_a_folder_with_a_config_of_its_own_is_no_run(blobs, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("title: thesis\n")
+    (tmp_path / "thesis.tex").write_text("precious")
+    argv = ["fit", "--data", str(blobs), "--out", str(tmp_path), *OPTIONS]
+    for more in ([], ["--overwrite"]):
+        assert cli.main([*argv, *more]) == 2
+        error = capsys.readouterr().err
+        assert "out must be new or empty" in error
+        assert "--overwrite" not in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "thesis.tex"]
+
+
+def test_a_refused_overwrite_leaves_the_checkpoint(tmp_path, finished):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    (path / "checkpoint" / "joint").mkdir(parents=True)
+    (path / "checkpoint" / "joint" / "config.json").write_text("{}")
+    assert cli.main(["fit", "--data", "nowhere", "--out", str(path), "--overwrite"]) == 2
+    assert (path / "checkpoint" / "joint" / "config.json").is_file()
+
+
+def test_training_that_diverges_is_one_line_and_can_be_corrected(blobs, tmp_path, capsys):
+    argv = ["fit", "--data", str(blobs), "--out", str(tmp_path / "run"), *OPTIONS]
+    assert cli.main([*argv, "--learning_rate", "1e30"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("aeot: error: ")
+    assert "lower the learning rate" in error
+    assert "\n" not in error
+    assert cli.main(argv) == 2
+    assert "--overwrite to start anew" in capsys.readouterr().err
+    assert cli.main([*argv, "--overwrite"]) == 0
+
+
+def test_a_run_killed_before_its_first_step_is_repeated(blobs, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").touch()
+    assert cli.main(["fit", "--data", str(blobs), "--out", str(tmp_path / "run"), *OPTIONS]) == 0
+
+
+def test_a_stopped_run_goes_on_where_it_was(blobs, finished, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "run"
+    argv = ["fit", "--data", str(blobs), "--out", str(path), *OPTIONS]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aeot.AEOT, "fit_transport", stop)
+        assert cli.main(argv) == 130
+    assert (path / "checkpoint").is_dir()
+    assert not (path / "summary.json").exists()
+    assert cli.main([*argv, "--seed", "7"]) == 2
+    assert "unfinished" in capsys.readouterr().err
+    lines = (path / "log.jsonl").read_text().splitlines()
+    assert cli.main(argv) == 0
+    assert (path / "log.jsonl").read_text().splitlines()[: len(lines)] == lines
+    assert model_bytes(path) == model_bytes(finished)
+
+
+def test_a_new_process_draws_the_same_images(finished, tmp_path):
+    done = aeot_command("sample", finished, "--n", 5, "--seed", 3, "--out", tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    expected = aeot.to_uint8(aeot.AEOT.load(finished).sample(5, seed=3))
+    assert sorted(p.name for p in (tmp_path / "new").iterdir())[-1] == "grid.png"
+    for k, image in enumerate(expected):
+        with Image.open(tmp_path / "new" / f"{k:06d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), image[0].numpy())
+
+
+def test_a_folder_of_images_and_masses(tmp_path, capsys):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for k in range(9):  # too few to keep any from training
+        Image.fromarray(draw.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    masses = np.arange(1, 10) / 45
+    np.save(tmp_path / "masses.npy", masses)
+    options = ["--data", folder, "--masses", tmp_path / "masses.npy", "--out", tmp_path / "run"]
+    assert cli.main(["fit", *map(str, options), *OPTIONS, "--size", "8"]) == 0
+    model = aeot.AEOT.load(tmp_path / "run")
+    assert model.brenier_.masses.tolist() == pytest.approx(masses.tolist())
+    assert model.sample(2).shape == (2, 3, 8, 8)
+
+
+def test_vectors_are_drawn_as_points(tmp_path):
+    np.save(tmp_path / "plane.npy", np.random.default_rng(0).normal(size=(50, 4)))
+    argv = ["fit", "--data", str(tmp_path / "plane.npy"), "--out", str(tmp_path / "run")]
+    assert cli.main([*argv, *OPTIONS]) == 0
+    assert cli.main(["sample", str(tmp_path / "run"), "--n", "4"]) == 0
+    rows = np.load(tmp_path / "run" / "samples-0" / "samples.npy")
+    assert np.array_equal(rows, aeot.AEOT.load(tmp_path / "run").sample(4, seed=0).numpy())
+    assert (tmp_path / "run" / "pictures" / "generated.png").is_file()
+
+
+def test_only_the_first_of_several_processes_works(blobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["fit", "--data", str(blobs), "--out", str(tmp_path / "run"), *OPTIONS]) == 0
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_printed_config_is_a_config(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["fit", "--latent-dim", "5", "--print_config"])
+    assert stopped.value.code == 0
+    config = capsys.readouterr().out
+    assert "latent_dim: 5\n" in config
+    (tmp_path / "config.yaml").write_text(config)
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", str(tmp_path / "config.yaml"), "--print_config"])
+    assert capsys.readouterr().out == config
+
+
+def test_a_bare_flag_means_true():
+    argv = ["--overwrite", "--steps", "3", "--download"]
+    assert cli._flagged(fit.fit, argv) == ["--overwrite=true", "--steps", "3", "--download=true"]
+    assert cli._flagged(fit.fit, ["--overwrite", "false"]) == ["--overwrite", "false"]

@@ -1,0 +1,211 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+import aeot
+from aeot import _io
+from aeot.models.aeot import AEOT
+from aeot.models.autoencoder import Autoencoder
+
+OPTIONS = {"latent_dim": 4, "batch_size": 32, "precision": "float32", "tol": 0.1, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return aeot.dataset("digits", size=8).subset(slice(0, 150))
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    return AEOT(**OPTIONS, seed=2).fit(digits, steps=90)
+
+
+def test_fit_certifies_the_transport(fitted, digits):
+    assert fitted.certificate_["converged"]
+    assert fitted.certificate_["mass_error_upper"] <= 0.1
+    assert len(fitted.brenier_.sites) == len(digits)
+    # by another route: count fresh points of the source in every cell
+    points = torch.rand(60_000, 4, generator=aeot.generator(9))
+    counts = fitted.brenier_.cell(points).bincount(minlength=len(digits)) / 60_000
+    error = float((counts - 1 / len(digits)).abs().sum() / 2)
+    floor = 0.4 * (len(digits) / 60_000) ** 0.5  # of counting alone
+    assert error < 0.1 + 2 * floor
+
+
+def test_samples_are_new_and_look_like_the_data(fitted, digits):
+    images = fitted.sample(200, seed=1)
+    assert images.shape == (200, 1, 8, 8)
+    assert float(images.abs().max()) <= 1
+    codes = fitted.draw(200, seed=1).codes
+    assert torch.equal(fitted.decode(codes), images)
+    gaps = torch.cdist(codes, fitted.brenier_.sites).amin(1)
+    assert float(gaps.min()) > 0  # never bare training codes
+    # nearer to the data than noise of the same mean and covariance in pixel space is
+    real = digits[:].flatten(1)
+    noise = torch.from_numpy(
+        np.random.default_rng(0).multivariate_normal(
+            real.mean(0).numpy(), np.cov(real.T.numpy()), 200
+        )
+    )
+    own = torch.cdist(images.flatten(1), real).amin(1).mean()
+    assert float(own) < float(torch.cdist(noise.float(), real).amin(1).mean())
+
+
+def test_the_account_of_sampling_adds_up(fitted):
+    fitted.sample(50, seed=4)
+    account = fitted.sampled_
+    total = account["accepted"] + account["rejected"]
+    assert account["acceptance"] == pytest.approx(account["accepted"] / total)
+    assert len(account["acceptance_by_mode"]) == fitted.singular_.n_components
+
+
+def test_seeds_decide_everything(fitted, digits):
+    assert torch.equal(fitted.sample(5, seed=7), fitted.sample(5, seed=7))
+    assert not torch.equal(fitted.sample(5, seed=7), fitted.sample(5, seed=8))
+    again = AEOT(**OPTIONS, seed=2).fit(digits, steps=90)
+    assert torch.equal(again.brenier_.sites, fitted.brenier_.sites)
+    assert torch.equal(again.brenier_.heights, fitted.brenier_.heights)
+    assert torch.equal(again.singular_.pairs, fitted.singular_.pairs)
+    assert torch.equal(again.sample(5, seed=7), fitted.sample(5, seed=7))
+
+
+def test_a_new_process_samples_the_same_images(fitted, tmp_path):
+    fitted.save(tmp_path / "run" / "model")
+    script = (
+        "import sys, numpy, aeot; model = aeot.AEOT.load(sys.argv[1], device='cpu');"
+        "numpy.save(sys.argv[2], model.sample(9, seed=5).numpy()); model.summary()"
+    )
+    out = tmp_path / "images.npy"
+    command = [sys.executable, "-c", script, str(tmp_path / "run"), str(out)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(command, check=True, env={**os.environ, **threads}, timeout=600)
+    assert np.array_equal(np.load(out), fitted.sample(9, seed=5).numpy())
+
+
+def test_saved_is_loaded_whole(fitted, tmp_path):
+    fitted.save(tmp_path / "m")
+    back = AEOT.load(tmp_path / "m", device="cpu")
+    fitted.sample(3, seed=0)
+    back.sample(3, seed=0)
+    assert json.loads(json.dumps(back.summary())) == json.loads(json.dumps(fitted.summary()))
+    assert back.history_ == fitted.history_
+    assert _io.arguments(back) == _io.arguments(fitted)
+    points = torch.rand(500, 4, generator=aeot.generator(3))
+    assert torch.equal(back.singular_.contains(points), fitted.singular_.contains(points))
+    back.save(tmp_path / "again")  # and a loaded model can be saved
+    first = (tmp_path / "m" / "model.safetensors").read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == first
+    with pytest.raises(ValueError, match="holds a 'AEOT', not a 'Autoencoder'"):
+        Autoencoder.load(tmp_path / "m")
+
+
+def test_interpolation_starts_and_ends_at_the_training_images(fitted, digits):
+    path = fitted.interpolate(digits[3], digits[8], 7)
+    assert path.shape == (7, 1, 8, 8)
+    ends = fitted.decode(fitted.encode(digits[[3, 8]]))
+    assert float((path[[0, -1]] - ends).abs().max()) < 1e-3  # a centroid is sent to its site
+    with pytest.raises(ValueError, match="n must be a whole number >= 2"):
+        fitted.interpolate(digits[3], digits[8], 1)
+
+
+def test_copies_are_merged_and_their_masses_added(fitted, digits):
+    index = [0, 1, 2, 1, 0, 1]
+    with pytest.warns(UserWarning, match="3 of 6 rows are exact copies"):
+        codes, masses = fitted._targets(digits.subset(index), torch.arange(1.0, 7.0).double() / 21)
+    assert torch.equal(codes, fitted.encode(digits[:3]))
+    expected = torch.tensor([1 + 5, 2 + 4 + 6, 3]).double() / 21
+    torch.testing.assert_close(masses, expected, rtol=1e-12, atol=0)
+
+
+def test_equal_codes_of_different_images_are_merged_too(fitted, digits, monkeypatch):
+    monkeypatch.setattr(
+        type(fitted.autoencoder_), "encode", lambda self, data: torch.tensor([[0.0], [-0.0], [1.0]])
+    )
+    with pytest.warns(UserWarning, match="1 more have equal codes"):
+        codes, masses = fitted._targets(digits.subset([0, 1, 2]), torch.full((3,), 1 / 3).double())
+    assert codes.tolist() == [[0.0], [1.0]]
+    torch.testing.assert_close(masses, torch.tensor([2 / 3, 1 / 3]).double())
+    assert fitted.merged_ == {"images": 0, "codes": 1}
+    fitted.merged_ = {"images": 0, "codes": 0}
+
+
+def test_masses_are_kept(digits):
+    model = AEOT(**OPTIONS)
+    model.autoencoder_ = Autoencoder(latent_dim=4, precision="float32", device="cpu").fit(
+        digits, steps=2
+    )
+    few = digits.subset(slice(0, 5))
+    masses = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.2], dtype=torch.float64)
+    model.fit_transport(few, masses)
+    torch.testing.assert_close(model.brenier_.masses.cpu(), masses)
+    for bad, words in (([0.5] * 5, "masses must sum to 1"), ([0.5, 0.5], r"shape \(5,\)")):
+        with pytest.raises(ValueError, match=words):
+            model.fit_transport(few, bad)
+
+
+def test_unfitted_models_say_so(digits, tmp_path):
+    model = AEOT()
+    for call in (
+        lambda: model.sample(1),
+        lambda: model.encode(digits),
+        lambda: model.decode(torch.zeros(1, 64)),
+        lambda: model.fit_transport(digits),
+        lambda: model.interpolate(digits[0], digits[1]),
+        lambda: model.save(tmp_path / "m"),
+        lambda: model.summary(),
+    ):
+        with pytest.raises(NotFittedError):
+            call()
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"latent_dim": 0}, "latent_dim must be a whole number >= 1"),
+        ({"tol": 0.0}, "tol must be"),
+        ({"max_angle": -1.0}, "max_angle must be"),
+        ({"extension": "spline"}, "extension must be one of"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+    ],
+)
+def test_bad_arguments_are_named_before_any_work(digits, options, words):
+    with pytest.raises(ValueError, match=words):
+        AEOT(**OPTIONS | options).fit(digits)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (torch.full((4, 3), torch.nan), "NaN"),
+        (torch.zeros(1, 3), "data must hold at least 2 rows"),
+        (torch.zeros(4, 2, 8, 8), "1 or 3 channels"),
+        (torch.zeros(4, 1, 9, 9, dtype=torch.uint8), "divisible by 4"),
+    ],
+)
+def test_bad_data_is_named(array, words):
+    with pytest.raises(ValueError, match=words):
+        AEOT(**OPTIONS).fit(array)
+
+
+def test_data_without_variety_is_refused():
+    with (
+        pytest.warns(UserWarning, match="exact copies"),
+        pytest.raises(ValueError, match="at least 2 different codes"),
+    ):
+        AEOT(**OPTIONS).fit(torch.ones(40, 3), steps=2)
+
+
+def test_sample_arguments_are_checked(fitted):
+    for n in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="n must be a whole number >= 1"):
+            fitted.sample(n)
+    with pytest.raises(ValueError, match="seed must be"):
+        fitted.sample(1, seed=-1)

@@ -1,0 +1,106 @@
+import builtins
+
+import pytest
+import torch
+
+from aeot import generator
+from aeot.scores import cells
+
+BACKENDS = ["dense", "kdtree", pytest.param("keops", marks=pytest.mark.keops)]
+
+
+def problem(n, d, m=300, *, seed=0, dtype=torch.float64, shift=0.0, scale=1.0):
+    g = generator(seed, "cells", n, d)
+    sites = shift + scale * torch.randn(n, d, generator=g, dtype=dtype)
+    heights = scale * torch.randn(n, generator=g, dtype=torch.float64)
+    return torch.rand(m, d, generator=g, dtype=dtype), sites, heights
+
+
+def brute(points, sites, heights, k):
+    """All scores, one by one, in float64."""
+    scores = torch.stack([(points.double() * y).sum(1) for y in sites.double()], 1) + heights
+    return scores.sort(1, descending=True).values[:, :k]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("n", "d", "k"), [(1, 1, 1), (2, 3, 2), (17, 2, 5), (100, 3, 1), (333, 5, 20), (40, 2, 40)]
+)
+def test_values_are_those_of_brute_force(backend, n, d, k, dtype):
+    points, sites, heights = problem(n, d, dtype=dtype)
+    values, indices = cells.assign(points, sites, heights, k, backend)
+    assert values.dtype == dtype
+    assert indices.dtype == torch.int64
+    assert values.shape == indices.shape == (300, k)
+    # a backend may pick the other of two planes that tie within its own rounding
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    assert torch.allclose(values.double(), brute(points, sites, heights, k), atol=tolerance, rtol=0)
+    assert (indices.sort(1).values.diff(dim=1) > 0).all()  # k different planes
+    attained = (points[:, None].double() * sites[indices].double()).sum(2) + heights[indices]
+    assert torch.allclose(values.double(), attained, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_far_and_large_sites_lose_nothing_in_float32(backend):
+    points, sites, heights = problem(200, 3, dtype=torch.float32, shift=1000.0, scale=50.0)
+    values, indices = cells.assign(points, sites, heights, 1, backend)
+    exact = points.double() @ sites.double().T + heights
+    lost = exact.amax(1) - exact.gather(1, indices)[:, 0]
+    # the rounding of products of centred sites; uncentred ones lose 30 times as much
+    assert float(lost.max()) < 50 * 4 * 3 * torch.finfo(torch.float32).eps
+
+
+def test_a_point_is_answered_alone_as_in_company():
+    points, sites, heights = problem(500, 8, m=9000, dtype=torch.float32)
+    together = cells.assign(points, sites, heights, 3)
+    some = [0, 1, 4095, 4096, 8999]
+    for row in some:
+        alone = cells.assign(points[row : row + 1], sites, heights, 3)
+        assert torch.equal(alone[0][0], together[0][row])
+        assert torch.equal(alone[1][0], together[1][row])
+
+
+def test_no_points_give_no_answers():
+    points, sites, heights = problem(5, 2)
+    values, indices = cells.assign(points[:0], sites, heights, 2)
+    assert values.shape == indices.shape == (0, 2)
+
+
+def test_keops_without_pykeops_says_how_to_install_it(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.startswith("pykeops"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    points, sites, heights = problem(5, 2)
+    with pytest.raises(ImportError, match="pip install pykeops"):
+        cells.assign(points, sites, heights, 1, "keops")
+    cells.assign(points, sites, heights, 1, "auto")  # passes over it
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k": 0}, "k must be a whole number >= 1, got 0"),
+        ({"k": 6}, "k must be at most the number of sites 5, got 6"),
+        ({"backend": "faiss"}, "backend must be one of 'auto', 'dense', 'keops', 'kdtree'"),
+        ({"points": torch.zeros(3, 4)}, r"points must have shape \(rows, 2\)"),
+        ({"points": torch.full((1, 2), torch.nan)}, "points must be finite"),
+    ],
+)
+def test_bad_arguments_are_named(change, words):
+    points, sites, heights = problem(5, 2)
+    with pytest.raises(ValueError, match=words):
+        cells.assign(**{"points": points, "sites": sites, "heights": heights, **change})
+
+
+@pytest.mark.gpu
+def test_the_answer_stays_on_the_gpu():
+    points, sites, heights = (t.cuda() for t in problem(50, 3))
+    values, indices = cells.assign(points, sites, heights, 2)
+    assert values.is_cuda
+    assert indices.is_cuda
+    assert torch.allclose(values.cpu(), brute(points.cpu(), sites.cpu(), heights.cpu(), 2))

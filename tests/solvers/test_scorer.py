@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+import torch
+
+from aeot.measures import Gaussian, Sampler, UniformBall, UniformBox
+from aeot.solvers.problem import standardise
+from aeot.solvers.scorer import Scorer
+
+
+def problem(n=300, d=8, law="box", seed=0):
+    g = torch.Generator().manual_seed(seed)
+    sites = torch.randn(n, d, generator=g, dtype=torch.float64)
+    source = {
+        "box": UniformBox(dim=d),
+        "normal": Gaussian(mean=torch.ones(d), covariance=torch.eye(d) + 0.5),
+        "ball": UniformBall(dim=d, center=3.0, radius=2.0),
+        "sampler": Sampler(lambda m, g: torch.randn(m, d, generator=g).exp(), dim=d),
+    }[law]
+    return standardise(source, sites, torch.full((n,), 1 / n, dtype=torch.float64), seed)
+
+
+def heights_of(p, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return -0.3 * p.sites.double().square().sum(1) + 0.1 * torch.randn(len(p.sites), generator=g)
+
+
+def samples_of(scorer, block):
+    """All samples of a block, in the coordinates of the problem, (m, d)."""
+    m = scorer.split
+    if m == 1:
+        return block.left
+    left = block.left.repeat_interleave(m, 0)
+    right = block.right.view(-1, m, block.right.shape[1]).repeat_interleave(m, 0).flatten(0, 1)
+    return torch.cat([left, right], 1)[:, torch.argsort(scorer.order)]
+
+
+def torch_scorer(monkeypatch, *args, **options):
+    monkeypatch.setenv("AEOT_NUMBA", "0")
+    scorer = Scorer(*args, **options)
+    assert scorer.engine == "torch"
+    return scorer
+
+
+@pytest.mark.parametrize("split", [1, 8])
+@pytest.mark.parametrize("n", [1, 2, 37, 300, 1500])
+def test_winners_are_the_best_of_all_scores(n, split):
+    p = problem(n)
+    scorer, h = Scorer(p, split=split), heights_of(p)
+    won = next(scorer.winners(h, "test", range(3, 4), runners=n > 1))
+    x = samples_of(scorer, won.block)
+    scores = x @ p.sites.T + h.float()
+    tolerance = 1e-5 * float(scores.abs().max())  # float32 sums in another order
+    rows = torch.arange(len(x))
+    assert torch.allclose(won.value, scores.amax(1), atol=tolerance)
+    assert torch.allclose(scores[rows, won.site.long()], scores.amax(1), atol=tolerance)
+    if n > 1:
+        top = scores.topk(2, 1).values
+        assert torch.allclose(won.gap, top[:, 0] - top[:, 1], atol=2 * tolerance)
+        assert (won.second != won.site).all()
+        assert torch.allclose(scores[rows, won.second.long()], top[:, 1], atol=tolerance)
+
+
+@pytest.mark.parametrize("split", [1, 8])
+def test_lists_hold_exactly_the_sites_in_reach(split):
+    p = problem(300)
+    scorer, h = Scorer(p, split=split), heights_of(p)
+    segment = scorer.candidates(h, "test", range(1), radius=0.4, least=1, longest=300)[0]
+    x = samples_of(scorer, scorer.draw("test", 0))
+    scores = (x @ p.sites.T + h.float()).double()
+    gap = scores.amax(1, keepdim=True) - scores
+    found = torch.zeros_like(gap, dtype=torch.bool)
+    row = torch.repeat_interleave(torch.arange(len(x)), segment.start.diff())
+    found[row, segment.site.long()] = True
+    assert found[gap < 0.4 - 1e-4].all()
+    assert not found[gap > 0.4 + 1e-4].any()
+    assert torch.allclose(segment.value.double(), -gap[row, segment.site.long()], atol=1e-4)
+    assert (segment.bound >= -0.4 - 1e-6).all()
+
+
+def test_full_lists_keep_the_best_and_know_what_they_lost():
+    p = problem(300)
+    scorer, h = Scorer(p, split=8), heights_of(p)
+    segment = scorer.candidates(h, "test", range(1), radius=2.0, least=1, longest=6)[0]
+    x = samples_of(scorer, scorer.draw("test", 0))
+    scores = (x @ p.sites.T + h.float()).double()
+    top = (scores - scores.amax(1, keepdim=True)).topk(7, 1).values
+    assert int(segment.start.diff().max()) == 6
+    value = segment.value.view(-1, 6) if len(segment.value) == 6 * len(x) else None
+    if value is not None:
+        assert torch.allclose(value.double().sort(1, descending=True).values, top[:, :6], atol=1e-4)
+    # The bound is the seventh score where that is in reach.
+    full = segment.start.diff() == 6
+    expected = top[:, 6].clamp(min=-2.0)
+    assert torch.allclose(segment.bound[full].double(), expected[full], atol=1e-4)
+
+
+def test_short_lists_widen_their_radius():
+    p = problem(1500)
+    scorer, h = Scorer(p, split=1), heights_of(p)
+    args = {"radius": 1e-4, "least": 4, "longest": 16}
+    few = scorer.candidates(h, "test", range(1), radius=1e-4, least=1, longest=16)[0]
+    many = scorer.candidates(h, "test", range(1), **args)[0]
+    assert many.start[-1] >= few.start[-1]
+    assert float(many.bound.min()) == pytest.approx(-8e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize("split", [1, 8])
+def test_torch_and_numba_make_the_same_lists(monkeypatch, split):
+    p = problem(700)
+    h, args = heights_of(p), {"radius": 0.5, "least": 4, "longest": 16}
+    fast = Scorer(p, split=split)
+    assert fast.engine == "numba"
+    a = fast.candidates(h, "test", range(2), **args)
+    moved = h + 0.05 * torch.randn(len(h), generator=torch.Generator().manual_seed(2))
+    a_won = a[0].winners(moved)
+    slow = torch_scorer(monkeypatch, p, split=split, memory=1 << 20)
+    b = slow.candidates(h, "test", range(2), **args)
+    b_won = b[0].winners(moved)
+    # Rounding may list a site at the very edge in one and not in the other.
+    assert abs(int(a[0].start[-1]) - int(b[0].start[-1])) <= 2 + len(a[0].site) // 1000
+    assert (a_won[0] != b_won[0]).double().mean() < 1e-3
+    assert torch.allclose(a_won[2], b_won[2], atol=1e-4)
+    assert a_won[3] == pytest.approx(b_won[3], rel=1e-4, abs=1e-2)
+    sums = np.zeros((2, 700, 8))
+    for out, scorer in zip(sums, (fast, slow), strict=True):
+        for won in scorer.winners(h, "test", range(1)):
+            scorer.add_points(won.block, won.site.numpy(), out)
+    assert np.abs(sums[0] - sums[1]).sum() <= 0.01 * np.abs(sums[0]).sum()
+
+
+def test_lists_give_the_winner_after_a_move_they_are_exact_for():
+    p = problem(300)
+    scorer, h = Scorer(p, split=8), heights_of(p)
+    segment = scorer.candidates(h, "test", range(1), radius=0.6, least=4, longest=64)[0]
+    moved = h + 0.1 * torch.rand(len(h), generator=torch.Generator().manual_seed(3)).double()
+    first, second, gap, _ = segment.winners(moved)
+    x = samples_of(scorer, scorer.draw("test", 0))
+    top = (x @ p.sites.T + moved.float()).topk(2, 1)
+    clear = gap > 1e-4
+    assert (first[clear] == top.indices[clear, 0]).all()
+    assert torch.allclose(gap, top.values[:, 0] - top.values[:, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("law", ["box", "normal", "ball", "sampler"])
+def test_blocks_are_keyed_and_have_the_moments_of_the_source(law):
+    p = problem(64, law=law)
+    z = torch.cat([p.draw(1 << 14, "moments", b) for b in range(4)])
+    assert torch.equal(z[: 1 << 14], p.draw(1 << 14, "moments", 0))
+    noise = 6 / len(z) ** 0.5
+    assert float(z.mean(0).abs().max()) < noise + (0.1 if law == "sampler" else 0)
+    if law != "sampler":  # its moments are estimates, and its tails heavy
+        assert float((torch.cov(z.T) - torch.eye(8)).abs().max()) < 2 * noise
+    # Against the measure itself: <x, y> has the same law, up to the change of variables.
+    x = p.source.sample(1 << 16, generator=torch.Generator().manual_seed(1)).double()
+    back = z.double() @ p.factor.T + p.mean
+    for q in (0.1, 0.5, 0.9):
+        direct, ours = x.quantile(q, 0), back.quantile(q, 0)
+        assert torch.allclose(direct, ours, atol=0.06 * float(x.std()))
+
+
+@pytest.mark.parametrize("memory", [1 << 20, 1 << 28])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_memory_and_threads_change_nothing(memory, threads):
+    p = problem(3000)
+    h = heights_of(p)
+    base = torch.cat([w.site for w in Scorer(p, split=8, threads=1).winners(h, "t", range(5))])
+    scorer = Scorer(p, split=8, memory=memory, threads=threads)
+    other = torch.cat([w.site for w in scorer.winners(h, "t", range(5))])
+    assert (base != other).double().mean() < (1e-3 if memory == 1 << 20 else 1e-12)
+
+
+def test_cluster_scores_are_maxima_over_clusters():
+    p = problem(100)
+    scorer, h = Scorer(p), heights_of(p)
+    edges = np.array([0, 10, 11, 60, 100])
+    scores = next(scorer.cluster_scores(h, edges, "t", range(1)))
+    full = scorer.draw("t", 0).left @ p.sites.T + h.float()
+    for g in range(4):
+        expected = full[:, edges[g] : edges[g + 1]].amax(1)
+        assert torch.allclose(scores[:, g], expected, atol=1e-4)

@@ -1,0 +1,396 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from problems import lattice, line, mass_error, planted, slabs
+from sklearn.exceptions import ConvergenceWarning
+
+from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
+from aeot.solvers.solve import choose_split, solve_semidiscrete
+from aeot.solvers.starts import gaussian_heights
+
+N = 600  # enough for recombined half points
+
+
+def codes(n=N, d=8, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    centres = 2 * torch.randn(6, d, generator=g, dtype=torch.float64)
+    pick = torch.randint(6, (n,), generator=g)
+    return centres[pick] + 0.5 * torch.randn(n, d, generator=g, dtype=torch.float64)
+
+
+def solve(source, sites, masses=None, **options):
+    return solve_semidiscrete(source, sites, masses, **{"tol": 0.05, "threads": 1} | options)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return solve(UniformBox(dim=8), codes())
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [slabs(4), slabs(5, source="gaussian"), slabs(9, source="gaussian"), lattice(3, 4)],
+    ids=["slabs-box", "slabs-gaussian", "slabs-split", "lattice"],
+)
+def test_known_heights_are_found(problem):
+    s = solve(problem.source, problem.sites, problem.masses, tol=0.01)
+    assert s.converged, s.message
+    spread = float(problem.heights.max() - problem.heights.min())
+    # A mass error of 1 % moves a boundary by 1 % of the source, which is what heights measure.
+    assert float((s.heights - problem.heights).abs().max()) < 0.03 * spread + 0.01
+    assert abs(float(s.heights.mean())) < 1e-12
+
+
+def test_planted_heights_are_recovered():
+    p = planted(30, 6)
+    s = solve(p.source, p.sites, p.masses, tol=0.01)
+    assert s.converged
+    big = p.masses > 0.01
+    assert float((s.heights - p.heights)[big].std()) < 0.03 * float(p.heights.std())
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_auto_is_exact_where_geometry_is(dim):
+    sites = codes(30, dim)
+    s = solve(UniformBox(dim=dim), sites)
+    assert s.method == "exact"
+    assert s.n_samples == 0
+    assert s.mass_error < 1e-7
+
+
+def test_sampled_solution_agrees_with_the_exact_one():
+    sites = 0.2 * codes(40, 2) + 0.5
+    source = UniformBox(dim=2)
+    exact = solve(source, sites, method="exact")
+    s = solve(source, sites, method="newton", tol=0.01)
+    assert s.converged
+    assert s.method == "newton"
+    assert float((s.heights - exact.heights).std()) < 0.02 * float(exact.heights.std())
+    p = line()
+    assert torch.allclose(solve(p.source, p.sites, p.masses).heights, p.heights, atol=1e-9)
+
+
+def test_line_with_any_source_starts_from_quantiles():
+    p = slabs(1, n=40, source="gaussian")
+    s = solve(p.source, p.sites, p.masses, tol=0.02)
+    assert s.converged
+    assert float((s.heights - p.heights).abs().max()) < 0.1 * float(p.heights.std())
+
+
+def test_source_of_one_point_has_no_map_to_several_sites():
+    for dim in (1, 2, 5):
+        point = Sampler(lambda n, g, dim=dim: torch.full((n, dim), 0.1), dim=dim)
+        with pytest.raises(ValueError, match="source must spread over more than one point"):
+            solve(point, torch.arange(5.0)[:, None] ** torch.arange(1, dim + 1))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        UniformBox(low=[-1.0] * 8, high=[3.0, 1, 1, 1, 1, 1, 1, 0.01]),
+        UniformBall(dim=8, center=2.0, radius=0.5),
+        Gaussian(mean=torch.ones(8), covariance=torch.diag(torch.logspace(0, -3, 8))),
+        Sampler(lambda n, g: torch.randn(n, 8, generator=g).exp(), dim=8),
+        Empirical(torch.randn(20_000, 8, generator=torch.Generator().manual_seed(5))),
+    ],
+    ids=["box", "ball", "gaussian", "sampler", "empirical"],
+)
+def test_every_source_is_certified_and_the_certificate_covers(source):
+    rng = np.random.default_rng(0)
+    masses = torch.from_numpy(rng.dirichlet(np.full(100, 2.0)))
+    s = solve(source, codes(100), masses)
+    assert s.converged, s.message
+    raw, floor = mass_error(source, s.sites, s.heights, masses, m=1 << 17)
+    assert (max(raw**2 - floor**2, 0)) ** 0.5 <= s.mass_error_upper + 0.2 * floor
+    assert float((s.cell_masses - masses).abs().sum()) / 2 < 0.05 + 2 * floor
+
+
+def test_masses_over_four_orders_of_magnitude():
+    rng = np.random.default_rng(1)
+    masses = np.exp(rng.uniform(-9.2, 0, N))
+    masses /= masses.sum()
+    s = solve(UniformBox(dim=8), codes(), masses, tol=0.03)
+    assert s.converged, s.message
+    raw, floor = mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 17)
+    assert raw <= 0.03 + floor
+
+
+def test_unequal_masses_in_few_dimensions_settle():
+    # Far from the solution the box bends Newton steps uphill; given up there, it took 25 rounds.
+    rng = np.random.default_rng(1)
+    sites = 3 * rng.normal(size=(6, 4))[rng.integers(6, size=600)] + 0.3 * rng.normal(size=(600, 4))
+    masses = torch.from_numpy(rng.dirichlet(np.ones(600)))
+    s = solve(Gaussian(dim=4), sites, masses)
+    assert s.converged, s.message
+    assert sum(r["stage"] == "settle" for r in s.history) <= 12
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "adam"])
+def test_other_methods_reach_the_same_heights(method, reference):
+    s = solve(UniformBox(dim=8), codes(), method=method, tol=0.06)
+    assert s.converged, s.message
+    assert s.method == method
+    # Both are within 6 % of the masses; the heights agree to that order.
+    assert float((s.heights - reference.heights).std()) < 0.06 * float(reference.heights.std())
+    # The certificate is of these heights, not of those a round before or after.
+    raw, floor = mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 17)
+    assert (max(raw**2 - floor**2, 0)) ** 0.5 <= s.mass_error_upper + 0.2 * floor
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17])
+def test_few_sites(n):
+    masses = torch.arange(1.0, n + 1, dtype=torch.float64)
+    s = solve(Gaussian(dim=20), codes(n, 20), masses / masses.sum(), tol=0.02)
+    assert s.converged
+    raw, _ = mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 16)
+    assert raw < 0.03
+
+
+def test_shift_scale_and_order_change_only_the_obvious(reference):
+    sites = codes()
+    base = reference.heights
+    spread = float(base.max() - base.min())
+    shifted = solve(UniformBox(dim=8), sites + 100.0)
+    assert float((shifted.heights - base).abs().max()) < 1e-4 * spread
+    scaled = solve(UniformBox(dim=8), 1e6 * sites)
+    assert float((scaled.heights / 1e6 - base).abs().max()) < 1e-4 * spread
+    moved = solve(UniformBox(low=[5.0] * 8, high=[7.0] * 8), sites)
+    expected = 2 * base - 5 * sites.sum(1)
+    expected -= expected.mean()
+    assert float((moved.heights - expected).abs().max()) < 1e-4 * spread
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(3))
+    permuted = solve(UniformBox(dim=8), sites[order])
+    assert permuted.converged
+    # Another choice of first cluster centres: the same heights up to the tolerance.
+    assert float((permuted.heights - base[order]).std()) < 0.05 * float(base.std())
+
+
+def test_threads_give_the_same_bits_and_memory_the_same_heights(reference):
+    three = solve(UniformBox(dim=8), codes(), threads=3)
+    assert torch.equal(three.heights, reference.heights)
+    assert three.mass_error_upper == reference.mass_error_upper
+    little = solve(UniformBox(dim=8), codes(), memory=1 << 20)
+    spread = float(reference.heights.max() - reference.heights.min())
+    assert float((little.heights - reference.heights).abs().max()) <= 1e-6 * spread
+
+
+def test_float32_and_numpy_are_taken(reference):
+    s = solve(UniformBox(dim=8), codes().numpy().astype(np.float32))
+    assert s.converged
+    assert s.sites.dtype == torch.float32
+    assert s.heights.dtype == torch.float64
+    assert float((s.heights - reference.heights).std()) < 0.02 * float(reference.heights.std())
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6])
+def test_a_checkpoint_goes_on_to_the_same_bits(tmp_path, reference, stop):
+    path, seen = tmp_path / "solve", []
+
+    def interrupt(record):
+        seen.append(record)
+        return len(seen) == stop
+
+    first = solve(UniformBox(dim=8), codes(), checkpoint=path, on_step=interrupt)
+    assert len(first.history) == stop
+    again = solve(UniformBox(dim=8), codes(), checkpoint=path)
+    assert torch.equal(again.heights, reference.heights)
+    assert again.mass_error_upper == reference.mass_error_upper
+    assert torch.equal(again.cell_centroids, reference.cell_centroids)
+    with pytest.raises(ValueError, match="same problem"):
+        solve(UniformBox(dim=8), codes(), checkpoint=path, seed=1)
+
+
+def test_a_warm_start_goes_on_to_the_same_bits_too(tmp_path, reference):
+    options = {"init": reference.heights, "tol": 0.02}
+    whole = solve(UniformBox(dim=8), codes(), **options)
+    assert whole.history[0]["stage"] == "try"
+    assert len(whole.history) > 2
+    path = tmp_path / "solve"
+    solve(UniformBox(dim=8), codes(), checkpoint=path, on_step=lambda r: True, **options)
+    again = solve(UniformBox(dim=8), codes(), checkpoint=path, **options)
+    assert torch.equal(again.heights, whole.heights)
+
+
+def test_stopping_returns_certified_heights():
+    s = solve(UniformBox(dim=8), codes(), tol=0.01, on_step=lambda r: r["stage"] == "grow")
+    assert not s.converged
+    assert "stopped by on_step" in s.message
+    raw, floor = mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 16)
+    assert raw <= s.mass_error_upper + floor
+
+    def ctrl_c(record):
+        if record["stage"] == "stream":
+            raise KeyboardInterrupt
+
+    s = solve(UniformBox(dim=8), codes(), tol=0.01, on_step=ctrl_c)
+    assert not s.converged
+    assert "interrupted" in s.message
+
+
+def test_an_exhausted_budget_is_a_warning_and_a_value():
+    with pytest.warns(ConvergenceWarning, match="max_samples"):
+        s = solve(UniformBox(dim=8), codes(), tol=1e-3, max_samples=30_000)
+    assert not s.converged
+    assert s.mass_error_upper > 1e-3
+    assert s.n_samples < 2_000_000
+
+
+def test_a_warm_start_saves_steps(reference):
+    s = solve(UniformBox(dim=8), codes(), init=reference.heights, seed=1)
+    assert s.history[0]["stage"] == "try"
+    assert s.converged
+    settles = [sum(r["stage"] == "settle" for r in x.history) for x in (s, reference)]
+    assert settles[0] <= settles[1]
+    bad = torch.randn(N, generator=torch.Generator().manual_seed(0))
+    assert solve(UniformBox(dim=8), codes(), init=100 * bad).converged
+
+
+def test_one_empty_cell_is_filled_without_starting_over(reference):
+    emptied = reference.heights.clone()
+    emptied[7] -= emptied.std()
+    s = solve(UniformBox(dim=8), codes(), init=emptied, tol=0.03)
+    assert s.converged, s.message
+    assert s.history[0]["empty"] == 1
+    # what the counts have taught about all other cells is kept: no lists are drawn anew
+    assert {r["stage"] for r in s.history} == {"try", "stream"}
+    assert mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 16)[0] < 0.1
+
+
+def test_history_has_the_same_keys_and_progress_says_what_is_left():
+    records = []
+    s = solve(UniformBox(dim=8), codes(), on_step=records.append, progress=False)
+    keys = {"stage", "step", "samples", "unit", "inflation"}
+    keys |= {"error", "upper", "bound", "empty", "steps"}
+    assert all(keys == set(r) for r in s.history)
+    assert [r["stage"] for r in records] == [r["stage"] for r in s.history]
+    assert records[-1]["left"] == 0
+    assert all(r["left"] >= 0 for r in records)
+    samples = [r["samples"] for r in s.history]
+    assert samples == sorted(samples)
+    assert samples[-1] == s.n_samples
+
+
+def test_means_and_variance_of_the_cells_are_the_sources():
+    problem = slabs(8)
+    s = solve(problem.source, problem.sites, problem.masses, tol=0.02)
+    assert s.converged, s.message
+    edges = torch.cat([torch.zeros(1), problem.masses.cumsum(0)])
+    middle = (edges[1:] + edges[:-1]) / 2
+    heavy = problem.masses > 0.02
+    assert float((s.cell_centroids[:, 0] - middle)[heavy].abs().max()) < 0.03
+    assert float((s.cell_centroids[:, 1:] - 0.5)[heavy].abs().max()) < 0.03
+    within = float((problem.masses**3).sum()) / 12  # the slabs' own widths
+    assert s.cell_variance == pytest.approx((within + 7 / 12) / 8, rel=0.03)
+
+
+def test_agrees_with_discrete_transport_on_samples():
+    ot = pytest.importorskip("ot")
+    sites = codes(20, 5)
+    s = solve(UniformBox(dim=5), sites, tol=0.02)
+    x = s.source.sample(4000, generator=torch.Generator().manual_seed(0)).double()
+    cost = torch.cdist(x, sites).square() / 2
+    plan = ot.emd(np.full(4000, 1 / 4000), s.masses.numpy(), cost.numpy())
+    cell = (x @ sites.T + s.heights).argmax(1)
+    ours = float(cost[torch.arange(4000), cell].mean())
+    assert ours == pytest.approx(float((plan * cost.numpy()).sum()), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"masses": [0.5] * 3}, "masses must have shape"),
+        ({"tol": 0}, "tol must be"),
+        ({"method": "sgd"}, "method must be one of"),
+        ({"seed": -1}, "seed must be"),
+        ({"init": [0.0]}, "init must have shape"),
+        ({"max_samples": -5}, "max_samples must be"),
+        ({"threads": 0}, "threads must be"),
+        ({"memory": 10}, "memory must be"),
+    ],
+)
+def test_bad_arguments_are_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        solve_semidiscrete(UniformBox(dim=8), codes(), **options)
+
+
+def test_bad_sites_are_named():
+    source = UniformBox(dim=8)
+    sites = codes()
+    with pytest.raises(ValueError, match="8 columns"):
+        solve_semidiscrete(source, sites[:, :3])
+    sites[7] = sites[150]
+    with pytest.raises(ValueError, match=r"7 and 150"):
+        solve_semidiscrete(source, sites)
+    sites[7, 2] = torch.nan
+    with pytest.raises(ValueError, match="finite"):
+        solve_semidiscrete(source, sites)
+    with pytest.raises(ValueError, match="source must be"):
+        solve_semidiscrete(UniformBox(dim=8), codes(), method="exact")
+
+
+def test_no_compiler_is_needed(monkeypatch, reference):
+    monkeypatch.setenv("AEOT_NUMBA", "0")
+    s = solve(UniformBox(dim=8), codes(60), tol=0.1)
+    assert s.backend == "lists (torch)"
+    assert s.converged
+
+
+def test_gaussian_start_is_the_map_between_gaussians():
+    # With scale 1 and Gaussian sites, the gradient of the Legendre dual at y is A^-1 y.
+    y = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = y * torch.tensor([1.0, 2.0, 0.5])
+    h = gaussian_heights(y, 1.0)
+    root = torch.diag(torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64))
+    expected = -0.5 * ((y @ root) * y).sum(1)
+    assert float((h - (expected - expected.mean())).std()) < 0.05 * float(h.std())
+
+
+def test_split_follows_the_table():
+    table = {("box", 900, 6): 1, ("box", 900, 7): 8, ("normal", 900, 31): 8, ("box", 511, 9): 1}
+    table |= {("normal", 900, 32): 16, ("ball", 900, 64): 1}
+    assert {key: choose_split(*key) for key in table} == table
+
+
+def test_what_is_no_source_is_named():
+    for source in ("box", None, lambda n, generator: torch.rand(n, 8)):
+        with pytest.raises(ValueError, match="source must be a measure"):
+            solve(source, codes())
+    few = Empirical(torch.randn(30, 8))
+    with pytest.raises(ValueError, match="30 points for 600 sites"):
+        solve(few, codes())
+    with pytest.raises(ValueError, match="on_step must be callable"):
+        solve(UniformBox(dim=8), codes(), on_step=5)
+
+
+def test_an_exact_solution_within_tol_does_not_warn():
+    # Two sites so close that the last digit of their heights is worth more than 1e-12 of the mass.
+    sites = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None]
+    sites[20] = sites[19] + 1e-7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert solve(UniformBox(dim=1), sites).converged
+
+
+@pytest.mark.gpu
+def test_solves_on_a_gpu():
+    sites = codes().cuda()
+    s = solve(UniformBox(dim=8), sites)
+    assert s.converged
+    assert s.heights.device.type == "cuda"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [4, 6, 12])
+def test_hard_shapes(d):
+    g = torch.Generator().manual_seed(d)
+    far = codes(500, d)
+    far[:50] += 40.0
+    curve = torch.sin(torch.rand(500, 1, generator=g) @ torch.randn(1, d, generator=g) * 3).double()
+    near = codes(300, d)
+    near = torch.cat([near, near[:50] + 1e-2 * torch.randn(50, d, generator=g)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        for sites in (far, curve, near):
+            assert solve(UniformBox(dim=d), sites, tol=0.03).converged
