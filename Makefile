@@ -72,6 +72,7 @@ wheel: venv
 	for file in $$(git ls-files aeot); do ls build/empty/lib/python3.*/site-packages/$$file > /dev/null || exit 1; done
 	build/empty/bin/python -I -c "import aeot; [getattr(aeot, name) for name in aeot.__all__]"
 	build/empty/bin/aeot --help > /dev/null
+	rm -rf build/empty
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ ArrayLike: TypeAlias = (
     | Sequence[Sequence[Sequence[float]]]
     | Sequence[Sequence[Sequence[Sequence[float]]]]
 )
+_Given = TypeVar("_Given", ArrayLike, ArrayLike | float)
 
 
 def fail(name: str, requirement: str, got: object, way_out: str = "") -> ValueError:
@@ -106,7 +107,7 @@ def device(name: str, value: str | torch.device) -> torch.device:
         raise fail(name, "be a device of this machine", repr(value), way_out) from error
 
 
-def double(value: ArrayLike | float) -> ArrayLike | float:
+def double(value: _Given) -> _Given:
     """Give Python numbers and whole numbers the double precision they carry; leave others alone."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return value.astype(np.float64)
@@ -120,7 +121,7 @@ def double(value: ArrayLike | float) -> ArrayLike | float:
     return value
 
 
-def forward(value: ArrayLike | float) -> ArrayLike | float:
+def forward(value: _Given) -> _Given:
     """Copy a numpy array that runs backwards, as a flipped one does: torch has no such strides."""
     if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
         return value.copy()

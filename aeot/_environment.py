@@ -13,10 +13,8 @@ import torch
 
 from aeot import _check
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # not a Unix
-    resource = None
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 _PACKAGES = (
@@ -68,7 +66,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def peak_memory() -> float:
     """Return the largest resident memory this process has had so far, in GiB; nan if unknown."""
-    if resource is None:
+    if sys.platform == "win32":
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << (30 if sys.platform == "darwin" else 20))

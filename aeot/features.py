@@ -90,15 +90,16 @@ def extract(
 
 def _checked(images: Dataset | torch.Tensor, shape: tuple[int, ...] | None) -> None:
     """Refuse what is neither bytes nor in [-1, 1], or not of `shape` (C, H, W) where given."""
-    tensor = isinstance(images, torch.Tensor)
-    good = isinstance(images, Dataset) or (tensor and images.dtype == torch.uint8)
+    good = isinstance(images, Dataset)
     got = f"{type(images).__name__} of {getattr(images, 'dtype', 'no dtype')}"
-    if tensor and images.is_floating_point() and images.numel():
-        low, high = _check.array("images", images).aminmax()
-        # Overshooting generators are clipped; nothing below 0 and much above 1 means bytes.
-        good, got = low < 0 or high <= 2, f"floats from {low:g} to {high:g}"
-    if tensor and images.numel() == 0:
-        raise _check.fail("images", "hold at least one image", "none")
+    if isinstance(images, torch.Tensor):
+        if images.numel() == 0:
+            raise _check.fail("images", "hold at least one image", "none")
+        good = images.dtype == torch.uint8
+        if images.is_floating_point():
+            low, high = (float(bound) for bound in _check.array("images", images).aminmax())
+            # Overshooting generators are clipped; nothing below 0 and much above 1 means bytes.
+            good, got = low < 0 or high <= 2, f"floats from {low:g} to {high:g}"
     if not good:
         way_out = "torch.as_tensor(images).to(torch.uint8) if they are bytes"
         raise _check.fail("images", "be uint8 or floats in [-1, 1] (a tensor)", got, way_out)
@@ -163,6 +164,9 @@ def inception(weights: str | os.PathLike) -> nn.Module:
 
 class _Network(nn.Module):
     """Three convolutions, one hidden layer: about 93 % on Fashion-MNIST."""
+
+    name: str
+    facts: dict[str, float]
 
     def __init__(self, shape: tuple[int, ...], classes: int, channels: int, width: int) -> None:
         super().__init__()
@@ -257,7 +261,7 @@ class Classifier:
         Raises:
             ValueError: If there are no labels, fewer than two classes, or no images.
         """
-        _labelled("data", data)
+        labels = _labelled("data", data)
         seed = _check.integer("seed", self.seed, minimum=0)
         width = _check.integer("width", self.width)
         if width > 128:
@@ -267,10 +271,11 @@ class Classifier:
             order = torch.randperm(len(data), generator=_rng.generator(seed, "holdout"))
             cut = max(1, len(data) // 10)
             test, data = data.subset(order[:cut]), data.subset(order[cut:])
-        _labelled("test", test)
+            labels = labels[order[cut:]]
+        tested = _labelled("test", test)
         if test.shape != data.shape:
             raise _check.fail("test", f"have images of shape {data.shape}", str(test.shape))
-        count = 1 + int(max(data.labels.max(), test.labels.max()))
+        count = 1 + int(max(labels.max(), tested.max()))
         self.shape_, self.data_ = data.shape, data.name
         self.classes_ = data.classes or tuple(str(i) for i in range(count))
         with _rng.forked(seed, "classifier"):
@@ -288,7 +293,7 @@ class Classifier:
             images = _shifted(data[rows], draw).contiguous(memory_format=torch.channels_last)
             with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
                 scores = network.head(network(images))
-            loss = F.cross_entropy(scores.float(), data.labels[rows])
+            loss = F.cross_entropy(scores.float(), labels[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -335,8 +340,8 @@ class Classifier:
         Raises:
             ValueError: If `data` has no labels.
         """
-        _labelled("data", data, several=False)
-        return float((self.predict(data) == data.labels.cpu()).double().mean())
+        labels = _labelled("data", data, several=False)
+        return float((self.predict(data) == labels.cpu()).double().mean())
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a directory of safetensors, JSON and hashes."""
@@ -382,13 +387,15 @@ class Classifier:
 _ARGUMENTS = ("channels", "width", "epochs", "batch_size", "learning_rate", "precision", "seed")
 
 
-def _labelled(name: str, data: Dataset, *, several: bool = True) -> None:
+def _labelled(name: str, data: Dataset, *, several: bool = True) -> torch.Tensor:
+    """Return the labels of `data`, (rows,); refuse data without, or with a single class."""
     if not isinstance(data, Dataset) or data.labels is None or len(data.shape) != 3:
         got = type(data).__name__ + (" without labels" if isinstance(data, Dataset) else "")
         way_out = "without labels, use features.Pixels() or an extractor of your own"
         raise _check.fail(name, "be a Dataset of labelled images", got, way_out)
     if several and len(data.labels.unique()) < 2:
         raise _check.fail(name, "hold at least two classes", "one")
+    return data.labels
 
 
 def _shifted(images: torch.Tensor, draw: torch.Generator, reach: int = 2) -> torch.Tensor:

@@ -29,7 +29,7 @@ class Stateful(Protocol):
         """Return the state."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    def load_state_dict(self, state: Any, /) -> object:  # noqa: ANN401 - mostly Mapping[str, Any]
         """Go back to a state."""
         ...
 

@@ -51,7 +51,8 @@ def images(folder: str | os.PathLike, *, size: int = 64, channels: int | None = 
         channels = max(pixels.shape[0] for _, pixels in loaded)
     values = torch.stack([_with_channels(pixels, channels) for _, pixels in loaded])
     tops = [path.relative_to(root).parts for path in files]
-    labels, classes = None, ()
+    labels: torch.Tensor | None = None
+    classes: tuple[str, ...] = ()
     if all(len(parts) > 1 for parts in tops):
         classes = tuple(sorted({parts[0] for parts in tops}))
         number = {name: i for i, name in enumerate(classes)}

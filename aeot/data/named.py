@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,8 +141,9 @@ def _idx_set(
             files = [
                 _either(place, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
             ]
-            if all(files):
-                images, labels = (_read_idx(file) for file in files)
+            found = [_read_idx(file) for file in files if file is not None]
+            if len(found) == 2:
+                images, labels = found
                 if len(images) != len(labels):
                     raise ValueError(
                         f"{place} is damaged: {len(images)} images, {len(labels)} labels"
@@ -180,8 +182,8 @@ def _published() -> ModuleType:
 
 
 def _open_published(
-    name: str, roots: list[Path], download: bool, build: Callable[[Path, bool], object]
-) -> object:
+    name: str, roots: list[Path], download: bool, build: Callable[[Path, bool], Any]
+) -> Any:  # noqa: ANN401 - torchvision has no types
     for root in roots:
         if root.is_dir():
             try:

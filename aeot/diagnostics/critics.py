@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._rng import forked, generator
 from aeot.gan import constraints, losses
 from aeot.networks.discriminators import MLPCritic
@@ -71,8 +71,8 @@ def fit_critic(
         if penalty:
             raise _check.fail("clip", "be None beside a penalty", f"{clip:g}", "pass penalty=0")
     _check.integer("steps", steps, minimum=0)
-    for name, value in (("batch_size", batch_size), ("hidden", hidden)):
-        _check.integer(name, value)
+    _check.integer("batch_size", batch_size)
+    _check.integer("hidden", hidden)
     _check.real("leak", leak, minimum=0)
     _check.real("rate", rate, above=0)
     _check.integer("seed", seed, minimum=0)
@@ -168,7 +168,7 @@ def alignment(critic: nn.Module, points: torch.Tensor, directions: torch.Tensor)
     return torch.cosine_similarity(-slopes(critic, points), directions.expand_as(points), dim=1)
 
 
-def _shares(p: Any, q: Any) -> list[torch.Tensor]:  # noqa: ANN401 - array-like
+def _shares(p: ArrayLike, q: ArrayLike) -> list[torch.Tensor]:
     """Return two histograms of one shape in float64, each with sum 1."""
     shares = []
     for name, value in (("p", p), ("q", q)):
@@ -185,7 +185,7 @@ def _shares(p: Any, q: Any) -> list[torch.Tensor]:  # noqa: ANN401 - array-like
     return shares
 
 
-def jensen_shannon(p: Any, q: Any) -> float:  # noqa: ANN401 - array-like
+def jensen_shannon(p: ArrayLike, q: ArrayLike) -> float:
     """Return the Jensen-Shannon divergence of two histograms, in nats; log 2 if disjoint.
 
     Args:
@@ -283,7 +283,7 @@ def two_islands(gap: float, size: float = 1.0, dim: int = 2) -> tuple[Draw, Draw
     return island(0.0), island(gap + size)
 
 
-def _graph(n: int, edges: Any, lengths: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
+def _graph(n: int, edges: ArrayLike, lengths: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
     """Return checked edges, int64 (k, 2), and their lengths, float64 (k,)."""
     pairs = _check.points("edges", _check.double(edges), dim=2, min_rows=0)
     bad = ((pairs < 0) | (pairs >= n) | (pairs != pairs.round())).any(1)
@@ -298,7 +298,7 @@ def _graph(n: int, edges: Any, lengths: Any) -> tuple[torch.Tensor, torch.Tensor
     return pairs.long(), lengths
 
 
-def shortest_paths(n: int, edges: Any, lengths: Any) -> torch.Tensor:  # noqa: ANN401 - array-like
+def shortest_paths(n: int, edges: ArrayLike, lengths: ArrayLike) -> torch.Tensor:
     """Return all distances along an undirected graph, float64 (n, n); infinity if unconnected.
 
     Args:
@@ -323,10 +323,10 @@ def shortest_paths(n: int, edges: Any, lengths: Any) -> torch.Tensor:  # noqa: A
 
 
 def graph_critic(
-    p: Any,  # noqa: ANN401 - array-like
-    q: Any,  # noqa: ANN401 - array-like
-    edges: Any,  # noqa: ANN401 - array-like
-    lengths: Any,  # noqa: ANN401 - array-like
+    p: ArrayLike,
+    q: ArrayLike,
+    edges: ArrayLike,
+    lengths: ArrayLike,
     *,
     penalty: float = 1000.0,
     steps: int = 4000,

@@ -199,7 +199,7 @@ def examine(
     partners: torch.Tensor | None = None,
     cutoff: float = 0.25,
     seed: int = 0,
-) -> dict[str, dict]:
+) -> dict[str, object]:
     """Run the whole suite on images of domain A.
 
     Args:

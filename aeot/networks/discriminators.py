@@ -85,7 +85,8 @@ class PatchDiscriminator(nn.Module):
         """Side of the output map for images of side `size`; not positive if they are too small."""
         for layer in self.body:
             if isinstance(layer, nn.Conv2d):
-                size = (size + 2 * layer.padding[0] - layer.kernel_size[0]) // layer.stride[0] + 1
+                reach = size + 2 * int(layer.padding[0]) - layer.kernel_size[0]
+                size = reach // layer.stride[0] + 1
         return size
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -266,9 +267,11 @@ class ImageDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         wide = (shape[0] * integer("packing", packing), *shape[1:])
-        trunk = list(DownTrunk(wide, 1, batch_norm=batch_norm))
-        self.trunk = nn.Sequential(*trunk[:-1])
-        width = trunk[-1].in_features + integer("beside", beside, minimum=0)
+        trunk = DownTrunk(wide, 1, batch_norm=batch_norm)
+        last = trunk[-1]
+        assert isinstance(last, nn.Linear)
+        self.trunk = nn.Sequential(*list(trunk)[:-1])
+        width = last.in_features + integer("beside", beside, minimum=0)
         parts: list[nn.Module] = []
         if beside:
             parts += [nn.Linear(width, width), nn.LeakyReLU(0.2)]

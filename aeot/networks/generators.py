@@ -186,10 +186,10 @@ class UNetGenerator(nn.Module):
         levels = size.bit_length() - 1
         widths = [filters * min(2**i, 8) for i in range(levels)]
         bias = _has_bias(norm)
-        inside = None
-        for level in range(levels - 1, 0, -1):
+        inside = _Level(widths[-2], widths[-1], None, norm=norm, dropout=0.0)
+        for level in range(levels - 2, 0, -1):
             outer, inner = widths[level - 1], widths[level]
-            drop = dropout if outer == inner and inside is not None else 0.0
+            drop = dropout if outer == inner else 0.0
             inside = _Level(outer, inner, inside, norm=norm, dropout=drop)
         self.first = nn.Conv2d(in_channels, filters, 4, stride=2, padding=1, bias=bias)
         self.inside = inside
