@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from aeot import _check
+from aeot._check import ArrayLike
 
 
 @runtime_checkable
@@ -25,7 +26,7 @@ def _device(generator: torch.Generator | None) -> torch.device:
     return torch.device("cpu") if generator is None else generator.device
 
 
-def _vector(name: str, value: Any, dim: int) -> torch.Tensor:  # noqa: ANN401 - array-like
+def _vector(name: str, value: ArrayLike | float, dim: int) -> torch.Tensor:
     tensor = _check.array(name, value)
     if tensor.ndim == 0:
         return tensor.expand(dim).clone()
@@ -58,7 +59,13 @@ class UniformBox:
         torch.Size([2, 3])
     """
 
-    def __init__(self, *, dim: int | None = None, low: Any = None, high: Any = None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        dim: int | None = None,
+        low: ArrayLike | float | None = None,
+        high: ArrayLike | float | None = None,
+    ) -> None:
         if dim is None:
             corners = [
                 _check.array(k, v) for k, v in (("low", low), ("high", high)) if v is not None
@@ -114,7 +121,7 @@ class UniformBall:
         covariance: radius**2 / (dim + 2) times the identity, (dim, dim).
     """
 
-    def __init__(self, *, dim: int, center: Any = 0.0, radius: float = 1.0) -> None:  # noqa: ANN401
+    def __init__(self, *, dim: int, center: ArrayLike | float = 0.0, radius: float = 1.0) -> None:
         self.dim = _check.integer("dim", dim)
         self.center = _vector("center", center, self.dim)
         self.radius = _check.real("radius", radius, above=0.0)
@@ -159,12 +166,18 @@ class Gaussian:
         ValueError: If nothing fixes the dimension or the covariance is not positive definite.
     """
 
-    def __init__(self, *, dim: int | None = None, mean: Any = None, covariance: Any = None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        dim: int | None = None,
+        mean: ArrayLike | float | None = None,
+        covariance: ArrayLike | None = None,
+    ) -> None:
         matrix = None if covariance is None else _check.points("covariance", covariance)
         if dim is None and matrix is not None:
             dim = matrix.shape[0]
         if dim is None and mean is not None and _check.array("mean", mean).ndim == 1:
-            dim = len(mean)
+            dim = len(_check.array("mean", mean))
         if dim is None:
             raise _check.fail("dim", "be given, or a mean vector or a covariance", "none of them")
         self.dim = _check.integer("dim", dim)
@@ -247,7 +260,7 @@ class Empirical:
         covariance: (dim, dim), normalised by m.
     """
 
-    def __init__(self, points: Any) -> None:  # noqa: ANN401 - array-like
+    def __init__(self, points: ArrayLike) -> None:
         self.points = _check.points("points", points)
         self.dim = self.points.shape[1]
 
@@ -294,7 +307,7 @@ class ConvexPolygon:
         0.5
     """
 
-    def __init__(self, vertices: Any) -> None:  # noqa: ANN401 - array-like
+    def __init__(self, vertices: ArrayLike) -> None:
         corners = _check.points("vertices", _check.double(vertices), dim=2, min_rows=3).to(
             torch.float64
         )
@@ -377,10 +390,10 @@ class GridDensity:
 
     def __init__(
         self,
-        values: Any,  # noqa: ANN401 - array-like
+        values: ArrayLike,
         *,
-        low: Any = 0.0,  # noqa: ANN401
-        high: Any = 1.0,  # noqa: ANN401
+        low: ArrayLike | float = 0.0,
+        high: ArrayLike | float = 1.0,
         interpolation: str = "constant",
     ) -> None:
         linear = _check.choice("interpolation", interpolation, ("constant", "linear")) == "linear"

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._rng import generator
 
 BYTES = (torch.uint8, np.uint8)
@@ -98,8 +99,8 @@ class Domains:
 
 
 def tensors(
-    array: Any,  # noqa: ANN401 - anything array-like
-    labels: Any = None,  # noqa: ANN401
+    array: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
     classes: Sequence[str] = (),
     value_range: tuple[float, float] = (-1.0, 1.0),
@@ -152,14 +153,16 @@ def tensors(
     return Dataset(values.contiguous(), name, _labels(labels, len(values)), tuple(classes))
 
 
-def rows_of(name: str, value: Any, shape: tuple[int, ...]) -> Dataset | torch.Tensor:  # noqa: ANN401
+def rows_of(
+    name: str, value: Dataset | ArrayLike, shape: tuple[int, ...]
+) -> Dataset | torch.Tensor:
     """Return rows of this shape for an encoder: a data set as it is, uint8 images as one.
 
     Raises:
         ValueError: If the shape is another, or images are neither uint8 nor in [-1, 1].
     """
-    if len(shape) == 3 and getattr(value, "dtype", None) in BYTES:
-        value = tensors(value, name=name)
+    if len(shape) == 3 and not isinstance(value, Dataset):
+        value = tensors(value, name=name) if getattr(value, "dtype", None) in BYTES else value
     if not isinstance(value, Dataset):
         value = _check.array(name, value)
         if len(shape) == 3:
@@ -205,7 +208,7 @@ def _to_unit(argument: str, values: torch.Tensor, value_range: tuple[float, floa
     return (values.to(torch.float32) - black).mul_(2 / (white - black)).sub_(1)
 
 
-def _labels(labels: Any, n: int) -> torch.Tensor | None:  # noqa: ANN401
+def _labels(labels: ArrayLike | None, n: int) -> torch.Tensor | None:
     if labels is None:
         return None
     requirement = f"be {n} whole numbers >= 0, one per row"
@@ -219,7 +222,7 @@ def _labels(labels: Any, n: int) -> torch.Tensor | None:  # noqa: ANN401
     return tensor
 
 
-def domain(name: str, value: Any) -> Dataset:  # noqa: ANN401
+def domain(name: str, value: Dataset | ArrayLike) -> Dataset:
     """Return a data set as it is, anything else through `tensors`."""
     if isinstance(value, Dataset):
         return value
@@ -236,7 +239,7 @@ def digest(data: Dataset) -> dict[str, Any]:
     return {"rows": len(data), "data": found.hexdigest()}
 
 
-def unpaired(a: Any, b: Any) -> Domains:  # noqa: ANN401 - data sets or array-likes
+def unpaired(a: Dataset | ArrayLike, b: Dataset | ArrayLike) -> Domains:
     """Put two independent collections side by side, for translation without pairs.
 
     Args:

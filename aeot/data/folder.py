@@ -6,13 +6,13 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot.data.arrays import Dataset, Domains, domain, pairs, resize
 
 _GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
@@ -65,8 +65,8 @@ def images(folder: str | os.PathLike, *, size: int = 64, channels: int | None = 
 
 
 def paired(
-    a: Any,  # noqa: ANN401 - a folder, a data set or an array-like
-    b: Any = None,  # noqa: ANN401
+    a: str | os.PathLike | Dataset | ArrayLike,
+    b: Dataset | ArrayLike | None = None,
     *,
     size: int = 256,
 ) -> Domains:
@@ -91,10 +91,12 @@ def paired(
         >>> [tuple(x.shape) for x in both[:3]]
         [(3, 2), (3, 2)]
     """
-    if b is not None:
-        return pairs(domain("a", a), domain("b", b))
     if not isinstance(a, (str, os.PathLike)):
-        raise _check.fail("b", "be given unless a is a folder", f"a as {type(a).__name__}")
+        if b is None:
+            raise _check.fail("b", "be given unless a is a folder", f"a as {type(a).__name__}")
+        return pairs(domain("a", a), domain("b", b))
+    if b is not None:
+        raise _check.fail("b", "be left out beside a folder", type(b).__name__)
     root, size = _folder(a), _check.integer("size", size, minimum=4)
     if (root / "a").is_dir() and (root / "b").is_dir():
         left, right = (_by_name(root / side) for side in ("a", "b"))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from aeot import _check
+from aeot._check import ArrayLike
 
 BLOCK = 1 << 23  # entries of one block of distances: 64 MiB in float64
 PLAIN = "donot_use_mm_for_euclid_dist"  # torch's name for distances by differences
 
 
-def features(name: str, value: Any, dim: int | None = None, min_rows: int = 1) -> torch.Tensor:  # noqa: ANN401
+def features(
+    name: str, value: ArrayLike, dim: int | None = None, min_rows: int = 1
+) -> torch.Tensor:
     """Return an array-like (rows, width) in float64.
 
     Raises:
@@ -28,8 +30,8 @@ def features(name: str, value: Any, dim: int | None = None, min_rows: int = 1) -
 
 
 def pair(
-    generated: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
+    generated: ArrayLike,
+    reference: ArrayLike,
     min_rows: int = 1,
     *,
     name: str = "generated",
@@ -66,8 +68,8 @@ def squares(
 
 
 def nearest(
-    points: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
+    points: ArrayLike,
+    reference: ArrayLike,
     k: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the k nearest reference rows of every point, by exact search.

@@ -9,16 +9,16 @@ that with it, as `aeot.compare` does. Only with Inception features is a Fréchet
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from aeot import _check, _rng
+from aeot._check import ArrayLike
 from aeot.metrics.distances import BLOCK, PLAIN, nearest, pair
 from aeot.metrics.distances import features as _features
 
 
-def frechet_distance(generated: Any, reference: Any) -> float:  # noqa: ANN401 - array-like
+def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     """Squared 2-Wasserstein distance of the two Gaussians with the data's moments (FD).
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) with unbiased covariances. The last trace is the
@@ -68,7 +68,7 @@ def frechet_distance(generated: Any, reference: Any) -> float:  # noqa: ANN401 -
     return max(0.0, float((means[0] - means[1]).square().sum() + spread))
 
 
-def kernel_distance(generated: Any, reference: Any) -> float:  # noqa: ANN401 - array-like
+def kernel_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (<x, y> / width + 1)^3 (KD, KID).
 
     Over all pairs of rows at once, which is what an average over random subsets estimates: no
@@ -109,8 +109,8 @@ def kernel_distance(generated: Any, reference: Any) -> float:  # noqa: ANN401 - 
 
 
 def sliced_wasserstein(
-    generated: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
+    generated: ArrayLike,
+    reference: ArrayLike,
     *,
     projections: int = 500,
     seed: int = 0,
@@ -161,8 +161,8 @@ def sliced_wasserstein(
 
 
 def class_divergence(
-    generated: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
+    generated: ArrayLike,
+    reference: ArrayLike,
     *,
     classes: int,
 ) -> float:
@@ -190,7 +190,7 @@ def class_divergence(
         _check.array(name, value)
         labels = torch.as_tensor(_check.forward(value))
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        whole = whole and labels.ndim == 1 and len(labels)
+        whole = whole and labels.ndim == 1 and len(labels) > 0
         labels = labels.long() if whole else labels
         if not whole or int(labels.min()) < 0 or int(labels.max()) >= classes:
             got = f"{labels.dtype} of shape {tuple(labels.shape)}"
@@ -206,9 +206,9 @@ def class_divergence(
 
 
 def memorisation(
-    generated: Any,  # noqa: ANN401 - array-like
-    training: Any,  # noqa: ANN401 - array-like
-    heldout: Any,  # noqa: ANN401 - array-like
+    generated: ArrayLike,
+    training: ArrayLike,
+    heldout: ArrayLike,
 ) -> dict[str, float]:
     """Compare how near generated and held-out data lie to the training data.
 
@@ -246,11 +246,11 @@ def memorisation(
 
 
 def mode_coverage(
-    samples: Any,  # noqa: ANN401 - array-like
-    modes: Any,  # noqa: ANN401 - array-like
-    std: Any,  # noqa: ANN401 - array-like
+    samples: ArrayLike,
+    modes: ArrayLike,
+    std: ArrayLike,
     *,
-    reference: Any = None,  # noqa: ANN401 - array-like
+    reference: ArrayLike | None = None,
     count: str = "all",
 ) -> dict[str, float]:
     """Measure how a sample covers the modes of a known Gaussian mixture.

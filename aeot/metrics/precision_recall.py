@@ -6,19 +6,19 @@ As in `aeot.metrics.formulas`, the evaluated set comes first and the reference s
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from sklearn.cluster import MiniBatchKMeans
 
 from aeot import _check, _rng
+from aeot._check import ArrayLike
 from aeot.metrics.distances import nearest, pair, squares
 
 
 def prdc(
-    generated: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
+    generated: ArrayLike,
+    reference: ArrayLike,
     *,
     k: int = 5,
 ) -> dict[str, float]:
@@ -100,8 +100,8 @@ def _within(
 
 
 def prd_from_histograms(
-    generated: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
+    generated: ArrayLike,
+    reference: ArrayLike,
     *,
     angles: int = 1001,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -152,8 +152,8 @@ def prd_from_histograms(
 
 
 def prd_curve(
-    generated: Any,  # noqa: ANN401 - array-like
-    reference: Any,  # noqa: ANN401 - array-like
+    generated: ArrayLike,
+    reference: ArrayLike,
     *,
     clusters: int = 20,
     angles: int = 1001,
