@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
+
+from aeot._compile import njit
 
 _NODE = math.sqrt(0.15)  # Gauss points on [0, 1]: 1/2 and 1/2 -+ sqrt(3/5)/2
 _OUTER, _INNER = 5.0 / 18.0, 8.0 / 18.0
@@ -46,7 +47,7 @@ def tabulate(coefficients: np.ndarray, low: np.ndarray, step: np.ndarray) -> np.
     return table
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _next_line(position: float, direction: float, index: int, low: float, step: float) -> float:
     """Parameter at which position + t direction leaves the pixel row or column `index`."""
     if direction > 0.0:
@@ -56,7 +57,7 @@ def _next_line(position: float, direction: float, index: int, low: float, step: 
     return math.inf
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def walk(
     ax: float,
     ay: float,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from aeot._compile import njit
 from aeot.geometry.pixels import walk
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def plane_cells(
     start: int,
     stop: int,
@@ -110,7 +110,7 @@ def plane_cells(
         moments[i, 5] = m[5] / m[0] - cy * cy
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def plane_polygons(
     sites: np.ndarray,
     heights: np.ndarray,
@@ -161,7 +161,7 @@ def plane_polygons(
 UNIFORM, DISK, GRID = 0, 1, 2
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def clip(
     poly: np.ndarray,
     label: np.ndarray,
@@ -231,7 +231,7 @@ def clip(
     return m
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def cut_cell(
     i: int,
     sites: np.ndarray,
@@ -265,7 +265,7 @@ def cut_cell(
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def polygon_moments(poly: np.ndarray, count: int, out: np.ndarray) -> None:
     """Area and first and second moments about poly[0]: 1, x, y, xx, xy, yy into out (6,)."""
     x0, y0 = poly[0, 0], poly[0, 1]
@@ -282,7 +282,7 @@ def polygon_moments(poly: np.ndarray, count: int, out: np.ndarray) -> None:
         out[5] += area * (ay * ay + ay * by + by * by) / 6
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def chord(ax: float, ay: float, bx: float, by: float, radius: float) -> tuple[float, float]:
     """Parameters in [0, 1] between which a + t (b - a) lies in the disk about the origin.
 
@@ -302,7 +302,7 @@ def chord(ax: float, ay: float, bx: float, by: float, radius: float) -> tuple[fl
     return max(0.0, foot - half), min(1.0, foot + half)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _add_triangle(px: float, py: float, qx: float, qy: float, out: np.ndarray) -> None:
     area = (px * qy - py * qx) / 2
     out[0] += area
@@ -313,7 +313,7 @@ def _add_triangle(px: float, py: float, qx: float, qy: float, out: np.ndarray) -
     out[5] += area * (py * py + py * qy + qy * qy) / 6
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def add_sector(px: float, py: float, qx: float, qy: float, radius: float, out: np.ndarray) -> None:
     """Add the moments of the sector of the disk from the direction of p to that of q."""
     angle = math.atan2(px * qy - py * qx, px * qx + py * qy)
@@ -330,7 +330,7 @@ def add_sector(px: float, py: float, qx: float, qy: float, radius: float, out: n
     out[5] += r2 * r2 * (angle - sq * cq + sp * cp) / 8
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def disk_moments(poly: np.ndarray, count: int, radius: float, out: np.ndarray) -> bool:
     """Moments of polygon and disk in common, about the disk's centre, which is the origin.
 

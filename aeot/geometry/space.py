@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from aeot._compile import njit
 from aeot.geometry.plane import add_sector, chord
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def cut_cell(
     i: int,
     sites: np.ndarray,
@@ -75,7 +75,7 @@ def cut_cell(
     return count, planes
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def space_cells(
     start: int,
     stop: int,
@@ -180,7 +180,7 @@ def space_cells(
                 k += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def space_polygons(
     sites: np.ndarray,
     heights: np.ndarray,
@@ -241,7 +241,7 @@ BOX_PLANES = 6
 SLACK = 1e-15  # a cut shallower than this part of the support's size is no cut
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def start_box(half: np.ndarray, triples: np.ndarray, points: np.ndarray, at: np.ndarray) -> int:
     """Write the box |x_k| <= half_k; its planes are -x, +x, -y, +y, -z, +z. Return 8."""
     t = 0
@@ -261,7 +261,7 @@ def start_box(half: np.ndarray, triples: np.ndarray, points: np.ndarray, at: np.
     return t
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def cut(
     count: int,
     plane: int,
@@ -368,7 +368,7 @@ def cut(
     return kept
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def loop(plane: int, first: int, triples: np.ndarray, at: np.ndarray, out: np.ndarray) -> int:
     """Write the vertices of a face in order, starting anywhere on it; return how many."""
     t, m = first, 0
@@ -383,7 +383,7 @@ def loop(plane: int, first: int, triples: np.ndarray, at: np.ndarray, out: np.nd
             return m
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def add_tetrahedron(a: np.ndarray, b: np.ndarray, c: np.ndarray, out: np.ndarray) -> None:
     """Add volume, first and second moments of the tetrahedron 0, a, b, c to out (10,)."""
     volume = (
@@ -402,12 +402,12 @@ def add_tetrahedron(a: np.ndarray, b: np.ndarray, c: np.ndarray, out: np.ndarray
             k += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     out = np.empty(3)
     out[0] = a[1] * b[2] - a[2] * b[1]
@@ -416,7 +416,7 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _add_arc(p: np.ndarray, q: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
     """Boundary terms of the great arc from p to q, unit vectors."""
     normal = _cross(p, q)
@@ -432,7 +432,7 @@ def _add_arc(p: np.ndarray, q: np.ndarray, first: np.ndarray, second: np.ndarray
             second[i, j] += along[i] * normal[j] / 3
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def add_face(
     corners: np.ndarray, count: int, normal: np.ndarray, radius: float, out: np.ndarray
 ) -> float:
