@@ -44,18 +44,21 @@ def fail(name: str, requirement: str, got: object, way_out: str = "") -> ValueEr
     return ValueError(f"{message}; {way_out}" if way_out else message)
 
 
-def integer(name: str, value: object, *, minimum: int | None = 1) -> int:
-    """Return `value` as an int not below `minimum`.
+def integer(
+    name: str, value: object, *, minimum: int | None = 1, maximum: int | None = None
+) -> int:
+    """Return `value` as an int with ``minimum <= value <= maximum``.
 
     Raises:
-        ValueError: If it is not a whole number (bools are not) or too small.
+        ValueError: If it is not a whole number (bools are not) or out of range.
     """
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         number = int(value)
-        if minimum is None or number >= minimum:
+        if (minimum is None or number >= minimum) and (maximum is None or number <= maximum):
             return number
-    bound = "" if minimum is None else f" >= {minimum}"
-    raise fail(name, f"be a whole number{bound}", repr(value))
+    bounds = [] if minimum is None else [f">= {minimum}"]
+    bounds += [] if maximum is None else [f"<= {maximum}"]
+    raise fail(name, " ".join(["be a whole number", " and ".join(bounds)]).strip(), repr(value))
 
 
 def real(

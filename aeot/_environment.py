@@ -100,7 +100,7 @@ def is_writer() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def resolve_device(device: str | None) -> torch.device:
+def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the named device; None: the first GPU, else the CPU.
 
     Raises:

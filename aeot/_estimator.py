@@ -4,33 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from sklearn.exceptions import NotFittedError
+from torch import nn
 
-from aeot import _io
+from aeot import _check, _io
+from aeot._environment import PRECISIONS, resolve_device
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# Called with an argument's name and value; raises a ValueError that names both.
+Check = Callable[[str, Any], object]
+
+positive: Check = partial(_check.real, above=0)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Estimator:
     """Arguments stored unchanged under their names; what `fit` learns ends in an underscore.
 
-    A subclass is a dataclass with keyword-only fields. It supplies `fit`, `state` and
-    `from_state`, and names in ``_learned`` the attribute that is there once it is fitted.
+    A subclass is a dataclass with the same three options and supplies
+
+    - ``fit``, which calls `_check_arguments` before any work starts,
+    - ``_fitted_by``, the attribute that is there once it is fitted,
+    - ``_checks``, where it has arguments that the table below does not know,
+    - ``_build``, where it has networks.
     """
 
-    _learned: ClassVar[str]
+    _fitted_by: ClassVar[str]
+    # What an argument of this name must be, in every estimator that has it. Where the default is
+    # None, None is right too, and what is annotated as a bool must be one.
+    _checks: ClassVar[dict[str, Check]] = {
+        "latent_dim": _check.integer,
+        "batch_size": _check.integer,
+        "learning_rate": positive,
+        "precision": partial(_check.choice, options=PRECISIONS),
+        "tol": partial(_check.real, above=0, maximum=1),
+        "seed": partial(_check.integer, minimum=0),
+    }
 
     def __repr__(self) -> str:
         changed = [
-            f"{field.name}={getattr(self, field.name)!r}"
+            f"{field.name}={value!r}"
             for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
+            if repr(value := getattr(self, field.name)) != repr(field.default)
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 
@@ -38,30 +61,34 @@ class Estimator:
         """Return the constructor's arguments, as stored."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Return what makes up the fitted model: tensors by name, and plain values.
+    def state(self) -> dict[str, Any]:
+        """Return what makes up the fitted model, as nested dicts of tensors and plain values.
+
+        Returns:
+            ``arguments``, and as ``learned`` all attributes that end in an underscore; networks
+            as their ``state_dict``, other estimators as their own state.
 
         Raises:
             NotFittedError: Before `fit`.
         """
-        raise NotImplementedError
+        self._check_fitted()
+        learned = {k: _parts(value) for k, value in vars(self).items() if k.endswith("_")}
+        return {"arguments": self.arguments(), "learned": learned}
 
     @classmethod
-    def from_state(
-        cls,
-        tensors: dict[str, torch.Tensor],
-        config: dict[str, Any],
-        *,
-        device: str | torch.device | None = None,
-    ) -> Self:
+    def from_state(cls, state: dict[str, Any], *, device: str | torch.device | None = None) -> Self:
         """Make the fitted model of which `state` returned the parts.
 
         Args:
-            tensors: The tensors by name.
-            config: The plain values.
+            state: What `state` returned.
             device: Where to compute; None: the first GPU, else the CPU.
         """
-        raise NotImplementedError
+        arguments = state["arguments"]
+        if "device" in arguments:
+            arguments = arguments | {"device": None if device is None else str(device)}
+        self = cls(**arguments)
+        self._restore(state["learned"], resolve_device(device))
+        return self
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted model to a directory, whole or not at all; nothing is pickled.
@@ -73,12 +100,11 @@ class Estimator:
             NotFittedError: Before `fit`.
             ValueError: If the directory holds something else or cannot be written.
         """
-        self._check_fitted()
-        _io.save(path, *self.state(), kind=type(self).__name__)
+        _io.save(path, *_io.pack(self.state()), kind=type(self).__name__)
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, device: str | torch.device | None = None) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote; it gives the same results.
 
         Args:
             path: The directory, or a run directory with the model in ``model``.
@@ -87,9 +113,42 @@ class Estimator:
         Raises:
             ValueError: If nothing is there, a byte of it changed, or it is another class.
         """
-        return cls.from_state(*_io.load(path, kind=cls.__name__), device=device)
+        return cls.from_state(_io.unpack(*_io.load(path, kind=cls.__name__)), device=device)
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, self._learned):
+    def _build(self) -> dict[str, nn.Module]:
+        """Make the networks, by attribute, for the arguments and what else was learned."""
+        return {}
+
+    def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
+        """Take over what `state` called learned."""
+        vars(self).update(learned)
+        for name, network in self._build().items():
+            network.load_state_dict(learned[name])
+            setattr(self, name, network.to(device).eval())
+
+    def _check_arguments(self) -> None:
+        """Raise a ValueError if an argument is not what its check wants."""
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
+            if field.type == "bool" and not isinstance(value, bool):  # "no" would be true
+                raise _check.fail(name, "be True or False", repr(value))
+            if name in self._checks:
+                self._checks[name](name, value)
+
+    def _check_fitted(self, attribute: str | None = None) -> None:
+        if not hasattr(self, attribute or self._fitted_by):
             name = type(self).__name__
             raise NotFittedError(f"this {name} is not fitted yet; call fit first")
+
+
+def _parts(value: Any) -> Any:  # noqa: ANN401 - anything that was learned
+    """Return networks and estimators as dicts, also inside a dict; other values as they are."""
+    if isinstance(value, Estimator):
+        return value.state()
+    if isinstance(value, nn.Module):
+        return dict(value.state_dict())
+    if isinstance(value, dict):
+        return {key: _parts(inner) for key, inner in value.items()}
+    return value

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import glob
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 
 
@@ -263,7 +262,9 @@ def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - an
             whole numbers, leaves are tensors or plain values.
 
     Returns:
-        The tensors (not copied), and the skeleton for `unpack`.
+        The tensors (not copied), and the skeleton for `unpack`: the tree itself, but for what
+        JSON does not know. ``{"$tensor": name}`` stands for a tensor, ``{"$tuple": [...]}`` for a
+        tuple, ``{"$dict": [[key, value], ...]}`` for a dict whose keys are not all strings.
 
     Raises:
         TypeError: If a leaf is neither a tensor nor a plain value.
@@ -282,13 +283,15 @@ def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - an
             if path in tensors:
                 raise TypeError(f"two tensors have the same name {path!r}")
             tensors[path] = node
-            return {"tensor": path}
+            return {"$tensor": path}
         inner = f"{path}." if path else ""
         if isinstance(node, dict):
-            return {"dict": [[key, walk(value, f"{inner}{key}")] for key, value in node.items()]}
+            parts = {key: walk(value, f"{inner}{key}") for key, value in node.items()}
+            plain_keys = all(isinstance(key, str) and key[:1] != "$" for key in parts)
+            return parts if plain_keys else {"$dict": [list(item) for item in parts.items()]}
         if isinstance(node, (list, tuple)):
-            parts = [walk(value, f"{inner}{i}") for i, value in enumerate(node)]
-            return {"tuple" if isinstance(node, tuple) else "list": parts}
+            items = [walk(value, f"{inner}{i}") for i, value in enumerate(node)]
+            return {"$tuple": items} if isinstance(node, tuple) else items
         if node is None or isinstance(node, (bool, int, float, str)):
             return node
         try:
@@ -301,15 +304,16 @@ def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - an
 
 def unpack(tensors: dict[str, torch.Tensor], skeleton: Any) -> Any:  # noqa: ANN401
     """Put together again what `pack` took apart."""
+    if isinstance(skeleton, list):
+        return [unpack(tensors, value) for value in skeleton]
     if not isinstance(skeleton, dict):
         return skeleton
-    if "tensor" in skeleton:
-        return tensors[skeleton["tensor"]]
-    if "dict" in skeleton:
-        return {key: unpack(tensors, value) for key, value in skeleton["dict"]}
-    if "tuple" in skeleton:
-        return tuple(unpack(tensors, value) for value in skeleton["tuple"])
-    return [unpack(tensors, value) for value in skeleton["list"]]
+    if "$tensor" in skeleton:
+        return tensors[skeleton["$tensor"]]
+    if "$tuple" in skeleton:
+        return tuple(unpack(tensors, value) for value in skeleton["$tuple"])
+    items = skeleton.get("$dict", skeleton.items())
+    return {key: unpack(tensors, value) for key, value in items}
 
 
 def take_apart(record: Any, *, leave_out: type) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
@@ -353,10 +357,3 @@ def put_together(parts: dict[str, Any], kinds: Mapping[str, Any], **given: Any) 
             nested = isinstance(value, dict) and "record" in value
             values[name] = put_together(value, kinds, **given) if nested else value
     return kind(**values)
-
-
-def arguments(estimator: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return the arguments of an estimator's constructor, which it stores under their names."""
-    return {
-        name: getattr(estimator, name) for name in inspect.signature(type(estimator)).parameters
-    }

@@ -11,14 +11,16 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from sklearn.exceptions import NotFittedError
 from torch import nn
 from torch.nn import functional as F
 
-from aeot import _check, _io, _rng, training
+from aeot import _check, _rng, training
+from aeot._estimator import Estimator
 from aeot.data import Dataset, indices, to_uint8
 
 try:
@@ -71,10 +73,13 @@ def extract(
         ValueError: If images are missing, not finite, floats from 0 to 255 or not of the
             `Classifier`'s shape, or the extractor does not return one finite row per image.
     """
-    shape = extractor.shape_ if isinstance(extractor, Classifier) and extractor._fitted() else None
     batch_size = _check.integer("batch_size", batch_size)
-    _checked(images, shape)
-    module = extractor.extractor() if isinstance(extractor, Classifier) else extractor.eval()
+    if isinstance(extractor, Classifier):
+        module = extractor.extractor()
+        _checked(images, extractor.shape_)
+    else:
+        module = extractor.eval()
+        _checked(images, None)
     like = next(iter(module.parameters()), torch.empty(0))
     rows = []
     for start in range(0, len(images), batch_size):
@@ -185,7 +190,8 @@ class _Network(nn.Module):
         return self.hidden(self.trunk(images)).relu()
 
 
-class Classifier:
+@dataclass(kw_only=True, eq=False, repr=False)
+class Classifier(Estimator):
     """A small convolutional classifier of a labelled data set, whose features measure images.
 
     Where Inception's weights cannot be had or do not fit (gray images of 28 pixels), the
@@ -221,24 +227,21 @@ class Classifier:
         (True, torch.Size([355, 32]))
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int = 32,
-        width: int = 128,
-        epochs: int = 8,
-        batch_size: int = 128,
-        learning_rate: float = 4e-3,
-        precision: str = "float32",
-        seed: int = 0,
-    ) -> None:
-        self.channels = channels
-        self.width = width
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.precision = precision
-        self.seed = seed
+    channels: int = 32
+    width: int = 128
+    epochs: int = 8
+    batch_size: int = 128
+    learning_rate: float = 4e-3
+    precision: str = "float32"
+    seed: int = 0
+
+    _fitted_by = "network_"
+    _checks = Estimator._checks | {
+        "channels": _check.integer,
+        "width": partial(_check.integer, maximum=128),
+        "epochs": _check.integer,
+        "precision": partial(_check.choice, options=("float32", "bfloat16")),
+    }
 
     def fit(
         self,
@@ -261,12 +264,8 @@ class Classifier:
         Raises:
             ValueError: If there are no labels, fewer than two classes, or no images.
         """
-        labels = _labelled("data", data)
-        seed = _check.integer("seed", self.seed, minimum=0)
-        width = _check.integer("width", self.width)
-        if width > 128:
-            raise _check.fail("width", "be at most 128", str(width))
-        half = _check.choice("precision", self.precision, ["float32", "bfloat16"]) == "bfloat16"
+        self._check_arguments()
+        labels, seed = _labelled("data", data), self.seed
         if test is None:
             order = torch.randperm(len(data), generator=_rng.generator(seed, "holdout"))
             cut = max(1, len(data) // 10)
@@ -279,13 +278,13 @@ class Classifier:
         self.shape_, self.data_ = data.shape, data.name
         self.classes_ = data.classes or tuple(str(i) for i in range(count))
         with _rng.forked(seed, "classifier"):
-            network = self._build()
+            network = self._network()
         network = network.to(memory_format=torch.channels_last)
-        batch_size = min(_check.integer("batch_size", self.batch_size), len(data))
-        steps = _check.integer("epochs", self.epochs) * max(1, len(data) // batch_size)
-        rate = _check.real("learning_rate", self.learning_rate, above=0)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
+        batch_size = min(self.batch_size, len(data))
+        steps = self.epochs * max(1, len(data) // batch_size)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps)
+        half = self.precision == "bfloat16"
 
         def update(numbered: tuple[int, torch.Tensor]) -> dict[str, float]:
             step, rows = numbered
@@ -310,14 +309,15 @@ class Classifier:
             on_step=on_step,
             name="classifier",
         )
-        self.network_ = network.to(memory_format=torch.contiguous_format).eval()
+        self.network_: _Network = network.to(memory_format=torch.contiguous_format).eval()
         self.accuracy_ = self.score(test)
         self.hash_ = fingerprint(self.extractor())
         return self
 
     def extractor(self) -> nn.Module:
         """Return the module from images to features, in float64, with its name and accuracy."""
-        module = copy.deepcopy(self._fitted()).double().eval()
+        self._check_fitted()
+        module = copy.deepcopy(self.network_).double().eval()
         module.name = f"classifier of {self.data_}"
         module.facts = {"accuracy": self.accuracy_} if hasattr(self, "accuracy_") else {}
         return module
@@ -328,7 +328,8 @@ class Classifier:
 
     def predict_from(self, features: torch.Tensor) -> torch.Tensor:
         """Return class numbers (rows,), int64, of features (rows, width) from `extract`."""
-        head = copy.deepcopy(self._fitted().head).double()
+        self._check_fitted()
+        head = copy.deepcopy(self.network_.head).double()
         features = _check.points("features", features, dim=head.in_features)
         with torch.no_grad():
             scores = head(features.to(head.weight))
@@ -343,48 +344,11 @@ class Classifier:
         labels = _labelled("data", data, several=False)
         return float((self.predict(data) == labels.cpu()).double().mean())
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write a directory of safetensors, JSON and hashes."""
-        network = self._fitted()
-        config = {
-            "arguments": {name: getattr(self, name) for name in _ARGUMENTS},
-            "shape": list(self.shape_),
-            "classes": list(self.classes_),
-            "data": self.data_,
-            "accuracy": self.accuracy_,
-            "hash": self.hash_,
-            "history": self.history_,
-        }
-        _io.save(path, network.state_dict(), config, kind="Classifier")
+    def _network(self) -> _Network:
+        return _Network(self.shape_, len(self.classes_), self.channels, self.width)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Classifier:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If the directory is missing, damaged or holds something else.
-        """
-        tensors, config = _io.load(path, kind="Classifier", device=device)
-        self = cls(**config["arguments"])
-        self.shape_, self.classes_ = tuple(config["shape"]), tuple(config["classes"])
-        self.data_, self.accuracy_ = config["data"], config["accuracy"]
-        self.hash_, self.history_ = config["hash"], config["history"]
-        network = self._build().to(device)
-        network.load_state_dict(tensors)
-        self.network_ = network.eval()
-        return self
-
-    def _build(self) -> _Network:
-        channels = _check.integer("channels", self.channels)
-        return _Network(self.shape_, len(self.classes_), channels, self.width)
-
-    def _fitted(self) -> _Network:
-        if not hasattr(self, "network_"):
-            raise NotFittedError("this Classifier is not fitted yet; call fit or load first")
-        return self.network_
-
-
-_ARGUMENTS = ("channels", "width", "epochs", "batch_size", "learning_rate", "precision", "seed")
+    def _build(self) -> dict[str, nn.Module]:
+        return {"network_": self._network()}
 
 
 def _labelled(name: str, data: Dataset, *, several: bool = True) -> torch.Tensor:

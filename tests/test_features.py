@@ -174,7 +174,7 @@ def test_bad_training_data_is_refused(digits):
         Classifier().fit(ones)
     with pytest.raises(ValueError, match=r"test must have images of shape \(1, 28, 28\)"):
         Classifier().fit(digits[0], aeot.dataset("digits", split="test", size=32))
-    with pytest.raises(ValueError, match="width must be at most 128, got 129"):
+    with pytest.raises(ValueError, match="width must be a whole number >= 1 and <= 128"):
         Classifier(width=129).fit(*digits)
     with pytest.raises(NotFittedError):
         Classifier().extractor()

@@ -134,12 +134,15 @@ def test_pack_keeps_optimiser_states(tmp_path):
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     tree = {"opt": optimizer.state_dict(), "pair": (1, [None, "x", True]), "empty": {}}
+    tree["like a mark"] = {"$tuple": [1]}
     tensors, skeleton = _io.pack(tree)
     _io.save(tmp_path / "m", tensors, {"tree": skeleton}, kind="checkpoint")
     stored, config = _io.load(tmp_path / "m", kind="checkpoint")
     back = _io.unpack(stored, config["tree"])
     assert back["pair"] == tree["pair"]
     assert back["empty"] == {}
+    assert back["like a mark"] == tree["like a mark"]
+    assert config["tree"]["pair"] == {"$tuple": [1, [None, "x", True]]}  # the rest is plain JSON
     assert back["opt"]["param_groups"] == tree["opt"]["param_groups"]
     for key, state in tree["opt"]["state"].items():
         for name, value in state.items():
@@ -186,11 +189,3 @@ def test_records_are_put_together_around_what_was_left_out():
     assert torch.equal(back.inner.values, outer.inner.values)
     with pytest.raises(ValueError, match="unknown record 'os'"):
         _io.put_together({"record": "os"}, globals())
-
-
-def test_arguments_are_those_of_the_constructor():
-    class Estimator:
-        def __init__(self, *, width=3, seed=0):
-            self.width, self.seed, self.other = width, seed, 1
-
-    assert _io.arguments(Estimator(seed=4)) == {"width": 3, "seed": 4}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aeot import _check, _io
+from aeot import _check
 from aeot._rng import forked, generator
 from aeot.data.arrays import Domains, digest, loader
 from aeot.gan import losses, updates
@@ -118,7 +119,7 @@ class Translator(Fitted):
         self._check_data(data)
         if steps is None:
             steps = 200 * math.ceil(len(data) / self.batch_size)
-        facts = {"class": type(self).__name__, **_io.arguments(self)}
+        facts = {"class": type(self).__name__, **dataclasses.asdict(self)}
         # Any device may go on, and the schedule compares the decay.
         del facts["device"], facts["decay"]
         for side, images in (("a", data.a), ("b", data.b)):

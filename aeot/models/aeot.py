@@ -399,7 +399,7 @@ class AEOT:
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments, as stored."""
-        return _io.arguments(self)
+        return {n: getattr(self, n) for n in inspect.signature(AEOT).parameters}
 
     def _check_arguments(self) -> None:
         _check.integer("latent_dim", self.latent_dim)

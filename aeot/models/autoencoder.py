@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable
@@ -136,7 +137,7 @@ class Autoencoder:
             encoder, decoder = self._build()
         self.encoder_, self.decoder_ = encoder.to(device), decoder.to(device)
         rows = Rows(trained, device, shift=self.shift_, scale=self.scale_)
-        facts = {**_io.arguments(self), "steps": steps, **digest(trained)}
+        facts = {**self._arguments(), "steps": steps, **digest(trained)}
         del facts["device"]  # any may go on
         options = {"checkpoint": checkpoint, "facts": facts, "log": log, "on_step": on_step}
         encoder, decoder = self.encoder_, self.decoder_
@@ -236,7 +237,7 @@ class Autoencoder:
         stored = {f"encoder.{k}": v for k, v in self.encoder_.state_dict().items()}
         stored |= {f"decoder.{k}": v for k, v in self.decoder_.state_dict().items()}
         config = {
-            "arguments": _io.arguments(self),
+            "arguments": self._arguments(),
             "shape": list(self.shape_),
             "shift": self.shift_,
             "scale": self.scale_,
@@ -262,6 +263,9 @@ class Autoencoder:
             part.to(self.compute_device)
         self._freeze()
         return self
+
+    def _arguments(self) -> dict[str, Any]:
+        return {n: getattr(self, n) for n in inspect.signature(Autoencoder).parameters}
 
     def _validate(self, data: Dataset | Any, steps: int | None) -> Dataset:  # noqa: ANN401
         for name in ("latent_dim", "batch_size"):

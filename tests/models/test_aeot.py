@@ -9,7 +9,6 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 import aeot
-from aeot import _io
 from aeot.models.aeot import AEOT
 from aeot.models.autoencoder import Autoencoder
 
@@ -95,7 +94,7 @@ def test_saved_is_loaded_whole(fitted, tmp_path):
     back.sample(3, seed=0)
     assert json.loads(json.dumps(back.summary())) == json.loads(json.dumps(fitted.summary()))
     assert back.history_ == fitted.history_
-    assert _io.arguments(back) == _io.arguments(fitted)
+    assert back.arguments() == fitted.arguments()
     points = torch.rand(500, 4, generator=aeot.generator(3))
     assert torch.equal(back.singular_.contains(points), fitted.singular_.contains(points))
     back.save(tmp_path / "again")  # and a loaded model can be saved

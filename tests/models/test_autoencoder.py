@@ -7,7 +7,6 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 
 import aeot
-from aeot import _io
 from aeot._environment import resolve_precision
 from aeot._rng import generator
 from aeot.models.autoencoder import Autoencoder
@@ -120,7 +119,7 @@ def test_saved_is_loaded(fitted, digits, tmp_path):
     assert torch.equal(back.encode(digits), fitted.encode(digits))
     assert back.losses_ == fitted.losses_
     assert back.history_ == fitted.history_
-    assert _io.arguments(back) | {"device": "cpu"} == _io.arguments(fitted)
+    assert back._arguments() | {"device": "cpu"} == fitted._arguments()
     with pytest.raises(ValueError, match="holds a 'Autoencoder', not a 'AEOT'"):
         aeot.AEOT.load(tmp_path / "model")
 
