@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 try:
     import numba
@@ -31,7 +31,7 @@ def njit(
     def compiled(function: Function) -> Function:
         if numba is None:
             return function
-        options = {"nogil": True, "fastmath": fastmath, "error_model": error_model}
+        options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": error_model}
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # no folder to keep compiled code in

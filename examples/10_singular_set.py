@@ -45,7 +45,7 @@ def main(quick=False):
     print(f"{len(sites)} sites: {solution.message}")
 
     # Neighbours in the target are about one spacing apart; much larger jumps are breaks.
-    singular = diagram.jumps > 4 * spacing
+    singular = diagram.facets.jumps > 4 * spacing
     curves = aeot.singular_curves(diagram, singular)
     print(f"{len(curves.lines)} curves, {len(curves.branch_points)} branch point(s)")
 

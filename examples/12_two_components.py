@@ -37,7 +37,7 @@ def main(quick=False):
     diagram = aeot.power_diagram(solution.source, sites, solution.heights)
     print(solution.message)
 
-    singular = diagram.jumps > 0.5
+    singular = diagram.facets.jumps > 0.5
     curves = aeot.singular_curves(diagram, singular)
     print(f"{len(curves.lines)} curve with {len(curves.branch_points)} branch points")
     plots.power_diagram(diagram, singular=singular, edges=quick, path=OUT / "12_singular_curve.png")

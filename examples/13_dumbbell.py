@@ -40,7 +40,7 @@ def main(quick=False):
     print(f"{len(sites)} sites: {solution.message}")
 
     # Within the neck the map stretches, but only across the curves does it jump this far.
-    singular = diagram.jumps > 0.5
+    singular = diagram.facets.jumps > 0.5
     curves = aeot.singular_curves(diagram, singular)
     print(f"{len(curves.lines)} singular curves, {len(curves.branch_points)} branch points")
     figure = Figure(figsize=(10, 5), layout="constrained")

@@ -71,7 +71,7 @@ def main(quick=False, mesh=None):
     diagram = aeot.power_diagram(solution.source, sites, solution.heights)
     print(f"{len(sites)} sites: {solution.message}")
     print(f"W2 = {diagram.w2:.6f}, duality gap {diagram.duality_gap(solution.masses):.1e}")
-    singular = diagram.jumps > 4 * spacing
+    singular = diagram.facets.jumps > 4 * spacing
     sheets = aeot.singular_surfaces(diagram, singular).sheets
     print(f"{int(singular.sum())} singular facets in {len(sheets.unique())} sheet(s)")
 

@@ -13,26 +13,11 @@ import torch
 from scipy.spatial import ConvexHull, QhullError
 
 from aeot import _check
+from aeot.geometry.facets import Facets
 from aeot.geometry.neighbours import line_envelope
 from aeot.geometry.tessellation import Tessellation, support
 from aeot.measures import Measure
 from aeot.scores import heights as conversions
-
-
-@dataclass(frozen=True)
-class Facets:
-    """The facets between adjacent power cells: where the map jumps.
-
-    Attributes:
-        pairs: The two sites of each facet, the lower index first (k, 2), int64.
-        measures: Mass of the source on each facet per unit of its density: a number, length or
-            area times the density (k,).
-        endpoints: End points (k, 2, 2) in the plane, positions (k, 1) on the line, else None.
-    """
-
-    pairs: torch.Tensor
-    measures: torch.Tensor
-    endpoints: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,10 +32,10 @@ class PowerDiagram:
         centroids: Mean of mu inside each cell (n, d); zero for an empty cell.
         second_moments: Central second moments, the mean of (x - c_i)(x - c_i)^T over the cell
             (n, d, d).
-        facets: See `Facets`.
+        facets: See `Facets`; they have the map's jumps and angles.
 
-    Its properties need nothing else: the map's jumps and angles at the facets, its cost, the dual
-    value, the weighted Delaunay triangulation and the Legendre dual.
+    Its properties need nothing else: the map's cost, the dual value, the weighted Delaunay
+    triangulation and the Legendre dual.
     """
 
     source: Measure
@@ -63,26 +48,11 @@ class PowerDiagram:
 
     _engine: Tessellation = field(repr=False, compare=False)
 
-    @property
-    def jumps(self) -> torch.Tensor:
-        """Length |y_i - y_j| of the map's jump across each facet, (k,)."""
-        i, j = self.facets.pairs.T
-        return (self.sites[i] - self.sites[j]).norm(dim=1)
-
-    @property
-    def angles(self) -> torch.Tensor:
-        """Angle between the normals (y_i, -1) and (y_j, -1) at each facet, radians, (k,)."""
-        i, j = self.facets.pairs.T
-        ones = torch.full((len(self.sites), 1), -1.0, dtype=torch.float64)
-        normals = torch.nn.functional.normalize(torch.cat([self.sites, ones], dim=1), dim=1)
-        # The half-angle form keeps its digits for small angles.
-        return 2 * torch.asin(((normals[i] - normals[j]).norm(dim=1) / 2).clamp(max=1))
-
     @cached_property
     def hessian(self) -> scipy.sparse.csr_matrix:
         """Second derivatives of the energy in the heights: a sparse Laplacian (n, n)."""
         i, j = self.facets.pairs.T.numpy()
-        return laplacian(i, j, (self.facets.measures / self.jumps).numpy(), len(self.masses))
+        return laplacian(i, j, (self.facets.mass / self.facets.jumps).numpy(), len(self.masses))
 
     @property
     def cost(self) -> float:
@@ -270,6 +240,8 @@ def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  #
         endpoints = torch.from_numpy(cells.ends).reshape(-1, 2, 2) + center
     elif where.dim == 1:
         endpoints = torch.from_numpy(cells.ends) + center
+    mass = torch.from_numpy(cells.measures)
+    facets = Facets.between(y, pairs, mass, exact=True, endpoints=endpoints)
     masses = torch.from_numpy(cells.masses)
     filled = (masses > 0).to(torch.float64)[:, None]
     return PowerDiagram(
@@ -279,6 +251,6 @@ def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  #
         masses,
         (torch.from_numpy(cells.centroids) + center) * filled,
         torch.from_numpy(cells.covariances),
-        Facets(pairs, torch.from_numpy(cells.measures), endpoints),
+        facets,
         engine,
     )

@@ -12,6 +12,7 @@ from torch import nn
 from aeot import _check
 from aeot._rng import generator as _generator
 from aeot.geometry.diagram import power_diagram
+from aeot.geometry.tessellation import has_geometry
 from aeot.maps import extension, triangulation
 from aeot.measures import Measure
 from aeot.scores import cells
@@ -225,15 +226,14 @@ class BrenierMap(nn.Module):
         # sigma^2, or the covariance of every cell where geometry gives it exactly; as a side
         # effect the centroids are there.
         if self.dim <= 3 and self._covariances is None:
-            try:
+            if has_geometry(self.source):
                 diagram = power_diagram(self.source, self.sites, self.heights)
-            except ValueError:  # no exact geometry for this source
-                self._covariances = self.sites.new_empty(0)
-            else:
                 hit = (diagram.masses > 0).to(self.sites.device)
                 self._covariances = diagram.second_moments.to(self.sites.device)
                 mean = diagram.centroids.to(self.sites.device, torch.float64)
                 self.centroids = _filled(mean, hit, self.sites).to(self.sites)
+            else:
+                self._covariances = self.sites.new_empty(0)
         if self._covariances is not None and self._covariances.numel():
             return self._covariances
         if self.centroids is None or self.spread is None:

@@ -59,7 +59,7 @@ def power_diagram(
     Example:
         >>> from aeot import UniformBox, power_diagram as cut
         >>> diagram = cut(UniformBox(dim=2), [[0.0, 0.5], [1.0, 0.5]], [0.25, -0.25])
-        >>> figure = power_diagram(diagram, singular=diagram.jumps > 0.5)
+        >>> figure = power_diagram(diagram, singular=diagram.facets.jumps > 0.5)
     """
     _planar(diagram)
     figure, ax = panel(ax)

@@ -65,7 +65,7 @@ def _mask(diagram: PowerDiagram, singular: Any, dim: int) -> np.ndarray:  # noqa
         got = f"d = {diagram.sites.shape[1]}"
         raise _check.fail("diagram", f"have d = {dim}", got)
     mask = torch.as_tensor(singular).cpu()
-    shape = tuple(diagram.facets.measures.shape)
+    shape = tuple(diagram.facets.mass.shape)
     if mask.dtype != torch.bool or tuple(mask.shape) != shape:
         got = f"{mask.dtype} of shape {tuple(mask.shape)}"
         raise _check.fail("singular", f"be a boolean mask of the facets, shape {shape}", got)
@@ -77,7 +77,7 @@ def singular_curves(diagram: PowerDiagram, singular: Any) -> SingularCurves:  # 
 
     Args:
         diagram: In the plane.
-        singular: Mask of its facets (k,), for instance ``diagram.jumps > 0.5``.
+        singular: Mask of its facets (k,), for instance ``diagram.facets.jumps > 0.5``.
 
     Returns:
         Curves, branch points and ends.
@@ -88,7 +88,7 @@ def singular_curves(diagram: PowerDiagram, singular: Any) -> SingularCurves:  # 
     Example:
         >>> from aeot import UniformBox, power_diagram
         >>> diagram = power_diagram(UniformBox(dim=2), [[0.0, 0.5], [1.0, 0.5]], [0.25, -0.25])
-        >>> [line.tolist() for line in singular_curves(diagram, diagram.jumps > 0.5).lines]
+        >>> [line.tolist() for line in singular_curves(diagram, diagram.facets.jumps > 0.5).lines]
         [[[0.5, 0.0], [0.5, 1.0]]]
     """
     chosen = _mask(diagram, singular, 2)

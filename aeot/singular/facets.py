@@ -2,75 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from aeot import _check
 from aeot._rng import generator as _generator
 from aeot.geometry.diagram import power_diagram
+from aeot.geometry.facets import Facets, jump
+from aeot.geometry.tessellation import has_geometry
 from aeot.maps.brenier import BrenierMap
 
 _BLOCK = 8192  # points per block of the stream
-_CHUNK = 1 << 16  # pairs of sites held at once
 _RUNNERS = 8  # planes looked at from each point
 _FEW = 8  # dimensions up to which rays in any direction reach a facet inside the source
-
-
-@dataclass(frozen=True)
-class Facets:
-    """Facets between power cells.
-
-    Attributes:
-        pairs: Cells (k, 2), the smaller index first, each pair once.
-        angles: Angle between the normals (y_i, -1) and (y_j, -1) of the planes, radians, (k,).
-            It depends on the scale and the origin of the sites: those of the caller.
-        jumps: |y_i - y_j|, in the units of the sites, (k,).
-        mass: mu-surface mass of W_i ∩ W_j, (k,): for a uniform source its area times the density.
-        exact: Whether they are all the facets, exactly, or those that points walked to.
-    """
-
-    pairs: torch.Tensor
-    angles: torch.Tensor
-    jumps: torch.Tensor
-    mass: torch.Tensor
-    exact: bool
-
-
-def jump(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-    """Return |y_i - y_j| for index tensors of equal shape."""
-    parts = zip(i.reshape(-1).split(_CHUNK), j.reshape(-1).split(_CHUNK), strict=True)
-    return torch.cat([(sites[a] - sites[b]).norm(dim=1) for a, b in parts]).reshape(i.shape)
-
-
-def angle(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-    """Return the angle between the normals (y, -1) of two planes, in radians in [0, pi).
-
-    Args:
-        sites: (n, d).
-        i: Indices of any shape.
-        j: Indices of the same shape.
-
-    Returns:
-        Angles of that shape, in the dtype of the sites.
-
-    Example:
-        >>> sites = torch.tensor([[0.0], [1.0]])
-        >>> angle(sites, torch.tensor(0), torch.tensor(1))  # (0, -1) and (1, -1): 45 degrees
-        tensor(0.7854)
-    """
-    parts = zip(i.reshape(-1).split(_CHUNK), j.reshape(-1).split(_CHUNK), strict=True)
-    return torch.cat([_angle(sites[a], sites[b]) for a, b in parts]).reshape(i.shape)
-
-
-def _angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    dtype = a.dtype
-    a, b = a.to(torch.float64), b.to(torch.float64)
-    dot = (a * b).sum(1)
-    # |a' x b'|^2 of a' = (a, -1), b' = (b, -1), without the cancellation an arccos suffers.
-    inner = a.square().sum(1) * b.square().sum(1) - dot.square()
-    cross = ((a - b).square().sum(1) + inner.clamp(min=0)).sqrt()
-    return torch.atan2(cross, dot + 1).to(dtype)
 
 
 def find_facets(brenier: BrenierMap, n_points: int | None = None, *, seed: int = 0) -> Facets:
@@ -86,17 +29,9 @@ def find_facets(brenier: BrenierMap, n_points: int | None = None, *, seed: int =
         The facets.
     """
     n, d = brenier.sites.shape
-    if n_points is None and d <= 3 and n > 1:
-        try:
-            diagram = power_diagram(brenier.source, brenier.sites, brenier.heights)
-        except ValueError:  # a source without exact geometry, such as a Gaussian
-            diagram = None
-        if diagram is not None:
-            pairs = diagram.facets.pairs.to(brenier.sites.device)
-            i, j = pairs.T
-            mass = diagram.facets.measures.to(pairs.device, torch.float64)
-            sites = brenier.sites
-            return Facets(pairs, angle(sites, i, j), jump(sites, i, j), mass, exact=True)
+    if n_points is None and n > 1 and has_geometry(brenier.source):
+        diagram = power_diagram(brenier.source, brenier.sites, brenier.heights)
+        return diagram.facets.to(brenier.sites.device)
     if n_points is None:
         # About three passes over all sites; small problems need no more than 200 walks a cell.
         n_points = int(min(1 << 20, 200 * n, max(1 << 14, 2e11 / (n * d))))
@@ -129,15 +64,14 @@ def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
     pairs = torch.cat(walked)
     keys = _keys(pairs[:, 0], pairs[:, 1], n).unique()
     pairs = torch.stack([keys // n, keys % n], 1)
-    i, j = pairs.T
     mass = torch.zeros(len(keys), dtype=torch.float64, device=sites.device)
     if len(keys):
         layer = torch.cat(layers)
         slot = torch.searchsorted(keys, layer).clamp(max=len(keys) - 1)
         real = keys[slot] == layer
         mass.index_add_(0, slot[real], torch.cat(shares)[real])
-        mass *= jump(sites, i, j).to(torch.float64) / (n_points * thickness)
-    return Facets(pairs, angle(sites, i, j), jump(sites, i, j), mass, exact=False)
+        mass *= jump(sites, *pairs.T) / (n_points * thickness)
+    return Facets.between(sites, pairs, mass, exact=False)
 
 
 def _keys(i: torch.Tensor, j: torch.Tensor, n: int) -> torch.Tensor:

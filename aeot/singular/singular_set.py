@@ -11,9 +11,10 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from aeot import _check
+from aeot.geometry.facets import Facets, angle, jump
 from aeot.maps.brenier import BrenierMap
 from aeot.singular import modes
-from aeot.singular.facets import Facets, angle, find_facets, jump
+from aeot.singular.facets import find_facets
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (angles, jumps) -> singular
 
@@ -201,7 +202,7 @@ class SingularSet:
             got += str(int(self.components[last]))
             raise _check.fail("first and last", "lie in one component", got)
         i, j = self.links.T
-        length = jump(self.brenier.sites, i, j).to(torch.float64).square().clamp(min=1e-30)
+        length = jump(self.brenier.sites, i, j).square().clamp(min=1e-30)
         graph = csr_matrix((length.cpu().numpy(), self.links.T.cpu().numpy()), shape=(n, n))
         _, before = dijkstra(graph, directed=False, indices=first, return_predecessors=True)
         path = [last]
@@ -241,7 +242,7 @@ def find_singularities(
 
     References:
         N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
-        section 5 (the angle rule); `aeot.singular.modes` has the default rule.
+        section 4 (the angle rule); `aeot.singular.modes` has the default rule.
 
     Example:
         >>> import aeot

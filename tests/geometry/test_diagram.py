@@ -97,7 +97,7 @@ def test_one_dimensional_oracle():
     diagram = power_diagram(aeot.UniformBox(dim=1), sites, heights)
     assert diagram.masses.tolist() == pytest.approx([0.2, 0.5, 0.3], abs=1e-14)
     assert diagram.facets.endpoints.flatten().tolist() == pytest.approx([0.2, 0.7])
-    assert diagram.facets.measures.tolist() == [1, 1]
+    assert diagram.facets.mass.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -108,9 +108,9 @@ def test_lattice_has_cubes_for_cells(dim):
     diagram = power_diagram(aeot.UniformBox(dim=dim), sites, -sites.square().sum(1) / 2)
     assert torch.allclose(diagram.masses, torch.full_like(diagram.masses, k**-dim), atol=1e-15)
     assert diagram.cost == pytest.approx(dim / (24 * k**2), abs=1e-14)
-    real = diagram.facets.measures > 1e-12  # corner contacts may leave dust
+    real = diagram.facets.mass > 1e-12  # corner contacts may leave dust
     assert int(real.sum()) == dim * (k - 1) * k ** (dim - 1)
-    entries = (diagram.facets.measures / diagram.jumps)[real]
+    entries = (diagram.facets.mass / diagram.facets.jumps)[real]
     assert torch.allclose(entries, torch.full_like(entries, k ** (2 - dim)), atol=1e-13)
 
 
@@ -126,7 +126,7 @@ def test_half_planes_of_disk_and_ball():
             else:
                 cap, chord = (1 - cut) ** 2 * (2 + cut) / 4, 0.75 * (1 - cut**2)
             assert float(diagram.masses[1]) == pytest.approx(cap, rel=1e-7, abs=1e-7)
-            assert float(diagram.facets.measures[0]) == pytest.approx(chord, rel=1e-6)
+            assert float(diagram.facets.mass[0]) == pytest.approx(chord, rel=1e-6)
 
 
 def test_a_flat_picture_is_the_box():
@@ -230,7 +230,7 @@ def test_polygons_and_displaced_cells_have_the_right_areas():
 def test_facet_polygons_have_the_right_areas():
     source, sites, heights = problem("cube", 60)
     diagram = power_diagram(source, sites, heights)
-    for corners, measure in zip(diagram.facet_polygons, diagram.facets.measures, strict=True):
+    for corners, measure in zip(diagram.facet_polygons, diagram.facets.mass, strict=True):
         fan = torch.linalg.cross(corners[1:-1] - corners[0], corners[2:] - corners[0])
         assert float(fan.sum(0).norm()) / 2 == pytest.approx(6 * float(measure), abs=1e-12)
 

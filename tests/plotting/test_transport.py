@@ -40,14 +40,14 @@ def test_cells_drawn_are_the_cells(solved, tmp_path):
 
 def test_singular_curves_drawn_lie_where_the_map_jumps(solved):
     solution, diagram = solved
-    figure = plots.power_diagram(diagram, singular=diagram.jumps > 0.9)
+    figure = plots.power_diagram(diagram, singular=diagram.facets.jumps > 0.9)
     paint = [int(SINGULAR[k : k + 2], 16) / 255 for k in (1, 3, 5)]
     lines = collections(figure, LineCollection)
     red = [c for c in lines if np.allclose(c.get_colors()[0][:3], paint)]
     segments = [
         (a, b) for line in red[0].get_segments() for a, b in zip(line[:-1], line[1:], strict=True)
     ]
-    assert len(segments) == int((diagram.jumps > 0.9).sum())
+    assert len(segments) == int((diagram.facets.jumps > 0.9).sum())
     for a, b in segments:
         scores = torch.from_numpy((a + b) / 2) @ diagram.sites.T + solution.heights
         best = scores.topk(2)
@@ -57,7 +57,7 @@ def test_singular_curves_drawn_lie_where_the_map_jumps(solved):
 
 def test_delaunay_leaves_out_what_is_cut(solved):
     _, diagram = solved
-    mask = diagram.jumps > 0.9
+    mask = diagram.facets.jumps > 0.9
     (kept,) = collections(plots.delaunay(diagram, singular=mask), LineCollection)
     assert len(kept.get_segments()) == int((~mask).sum())
     (whole,) = collections(plots.delaunay(diagram, whole=True), LineCollection)

@@ -7,6 +7,7 @@ import torch
 import aeot
 from aeot import BrenierMap, UniformBall, UniformBox, find_singularities, generator
 from aeot.data.toys import toy
+from aeot.geometry.facets import angle, jump
 from aeot.singular import facets, modes
 
 
@@ -189,9 +190,9 @@ def test_angles_are_those_of_the_normals():
     i, j = torch.arange(39), torch.arange(1, 40)
     normals = torch.nn.functional.pad(sites, (0, 1), value=-1.0)
     cosine = torch.nn.functional.cosine_similarity(normals[i], normals[j])
-    assert torch.allclose(facets.angle(sites, i, j), cosine.arccos(), atol=1e-7)
+    assert torch.allclose(angle(sites, i, j), cosine.arccos(), atol=1e-7)
     tiny = torch.tensor([[0.0], [1e-6]], dtype=torch.float64)  # where an arccos loses all digits
-    assert abs(float(facets.angle(tiny, i[:1], j[:1])) * 1e6 - 1) < 1e-6
+    assert abs(float(angle(tiny, i[:1], j[:1])) * 1e6 - 1) < 1e-6
 
 
 def test_published_angles_cut_the_published_grid():
@@ -251,7 +252,7 @@ def test_paths_step_over_regular_pairs_only():
     assert path[-1] == last
     assert not bool(singular.crosses(path[:-1], path[1:]).any())
     # it follows the sheet: its length is that of the roll, not of the chord across it
-    steps = facets.jump(brenier.sites, path[:-1], path[1:])
+    steps = jump(brenier.sites, path[:-1], path[1:])
     chord = (brenier.sites[first] - brenier.sites[last]).norm()
     assert float(steps.sum()) > 4 * float(chord)
     grid, data = toy_map("grid", 256)

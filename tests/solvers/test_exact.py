@@ -240,7 +240,7 @@ def test_two_clusters_break_along_the_bisector():
     sites = torch.cat([half, half * torch.tensor([-1.0, 1.0])])
     solution = solve_exact(aeot.UniformBall(dim=2), sites)
     diagram = power_diagram(solution.source, sites, solution.heights)
-    curves = singular_curves(diagram, diagram.jumps > 1.5)
+    curves = singular_curves(diagram, diagram.facets.jumps > 1.5)
     assert len(curves.lines) == 1
     assert float(curves.lines[0][:, 0].abs().max()) < 1e-10
     assert curves.lines[0][[0, -1], 1].abs().tolist() == pytest.approx([1, 1])
@@ -252,7 +252,7 @@ def test_unequal_clusters_break_at_the_quantile():
     sites = torch.tensor([[0.0, 0.25], [0.0, 0.75], [5.0, 0.25], [5.0, 0.75]], dtype=F8)
     solution = solve_exact(aeot.UniformBox(dim=2), sites, [0.15, 0.15, 0.35, 0.35])
     diagram = power_diagram(solution.source, sites, solution.heights)
-    (line,) = singular_curves(diagram, diagram.jumps > 2).lines
+    (line,) = singular_curves(diagram, diagram.facets.jumps > 2).lines
     assert line[:, 0].tolist() == pytest.approx([0.3] * 3, abs=1e-10)
 
 
@@ -281,10 +281,10 @@ def test_mode_grid_has_forty_adjacent_pairs():
     sites = torch.cartesian_prod(*[torch.arange(-4.0, 5.0, 2.0, dtype=F8)] * 2)
     solution = solve_exact(aeot.UniformBox(dim=2), sites)
     diagram = power_diagram(solution.source, sites, solution.heights)
-    real = diagram.facets.measures > 1e-9
+    real = diagram.facets.mass > 1e-9
     assert int(real.sum()) == 40
-    assert torch.allclose(diagram.jumps[real], torch.full((40,), 2.0, dtype=F8))
-    angles = diagram.angles[real]  # of the normals (y, -1)
+    assert torch.allclose(diagram.facets.jumps[real], torch.full((40,), 2.0, dtype=F8))
+    angles = diagram.facets.angles[real]  # of the normals (y, -1)
     assert float(angles.max()) == pytest.approx(1.107, abs=1e-3)
     assert float(angles.min()) == pytest.approx(0.2187, abs=1e-3)
 
@@ -306,6 +306,6 @@ def test_sheets_in_space():
 def test_masks_are_checked():
     diagram = power_diagram(*problem("box", 5))
     with pytest.raises(ValueError, match="boolean mask"):
-        singular_curves(diagram, diagram.jumps)
+        singular_curves(diagram, diagram.facets.jumps)
     with pytest.raises(ValueError, match="d = 3"):
-        singular_surfaces(diagram, diagram.jumps > 0)
+        singular_surfaces(diagram, diagram.facets.jumps > 0)
