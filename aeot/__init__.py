@@ -6,7 +6,58 @@ The public names are loaded on first use, so that ``import aeot`` and ``aeot --h
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names once more, for type checkers and editors
+    from aeot import data as data
+    from aeot import features as features
+    from aeot import metrics as metrics
+    from aeot._rng import generator as generator
+    from aeot.comparison.compare import compare as compare
+    from aeot.data import dataset as dataset
+    from aeot.data import images as images
+    from aeot.data import loader as loader
+    from aeot.data import paired as paired
+    from aeot.data import tensors as tensors
+    from aeot.data import to_uint8 as to_uint8
+    from aeot.data import unpaired as unpaired
+    from aeot.gan.flow import FlowMatching as FlowMatching
+    from aeot.gan.generate import BEGAN as BEGAN
+    from aeot.gan.generate import DRAGAN as DRAGAN
+    from aeot.gan.generate import GAN as GAN
+    from aeot.gan.generate import LSGAN as LSGAN
+    from aeot.gan.generate import PacGAN as PacGAN
+    from aeot.gan.implicit import GLANN as GLANN
+    from aeot.gan.implicit import IMLE as IMLE
+    from aeot.gan.inference import ALI as ALI
+    from aeot.gan.likelihood import GLO as GLO
+    from aeot.gan.likelihood import VAE as VAE
+    from aeot.gan.paired import Pix2Pix as Pix2Pix
+    from aeot.gan.translate import CycleGAN as CycleGAN
+    from aeot.gan.wasserstein import WGAN as WGAN
+    from aeot.gan.wasserstein import WGANGP as WGANGP
+    from aeot.gan.wasserstein import ConditionalWGANGP as ConditionalWGANGP
+    from aeot.geometry.diagram import power_diagram as power_diagram
+    from aeot.maps.brenier import BrenierMap as BrenierMap
+    from aeot.measures import ConvexPolygon as ConvexPolygon
+    from aeot.measures import Empirical as Empirical
+    from aeot.measures import Gaussian as Gaussian
+    from aeot.measures import GridDensity as GridDensity
+    from aeot.measures import Sampler as Sampler
+    from aeot.measures import UniformBall as UniformBall
+    from aeot.measures import UniformBox as UniformBox
+    from aeot.models.aeot import AEOT as AEOT
+    from aeot.models.autoencoder import Autoencoder as Autoencoder
+    from aeot.models.translator import TransportTranslator as TransportTranslator
+    from aeot.singular.curves import singular_curves as singular_curves
+    from aeot.singular.curves import singular_surfaces as singular_surfaces
+    from aeot.singular.singular_set import SingularSet as SingularSet
+    from aeot.singular.singular_set import find_singularities as find_singularities
+    from aeot.solvers.estimator import SemiDiscreteOT as SemiDiscreteOT
+    from aeot.solvers.exact import solve_exact as solve_exact
+    from aeot.solvers.hierarchy import solve_hierarchical as solve_hierarchical
+    from aeot.solvers.solution import Solution as Solution
+    from aeot.solvers.solve import solve_semidiscrete as solve_semidiscrete
 
 __version__ = "0.2.0"
 
@@ -63,14 +114,16 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module defines
-    if name in _PUBLIC:
-        value = getattr(importlib.import_module(f"aeot.{_PUBLIC[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in ("data", "features", "metrics"):  # public modules; the others are imported by name
-        return importlib.import_module(f"aeot.{name}")
-    raise AttributeError(f"module 'aeot' has no attribute {name!r}")
+if not TYPE_CHECKING:  # or a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name in _PUBLIC:
+            value = getattr(importlib.import_module(f"aeot.{_PUBLIC[name]}"), name)
+            globals()[name] = value
+            return value
+        if name in ("data", "features", "metrics"):  # public modules; others are imported by name
+            return importlib.import_module(f"aeot.{name}")
+        raise AttributeError(f"module 'aeot' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
