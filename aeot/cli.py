@@ -235,6 +235,6 @@ def _found(name: str) -> str:
 def _keops() -> str:
     # Not imported: the first import compiles for half a minute.
     if importlib.util.find_spec("pykeops") is None:
-        return "not installed; the dense and kd-tree backends need nothing"
+        return "not installed; the other engines do without"
     compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
     return f"installed, compiler {shutil.which(compiler)}" if compiler else "installed, no compiler"

@@ -15,8 +15,8 @@ from aeot.geometry.diagram import power_diagram
 from aeot.geometry.tessellation import has_geometry
 from aeot.maps import extension, triangulation
 from aeot.measures import Measure
-from aeot.scores import cells
 from aeot.scores import heights as conversions
+from aeot.scores.engines import top_k
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _MOST = 1 << 16  # points drawn at once
@@ -173,7 +173,7 @@ class BrenierMap(nn.Module):
 
     def top(self, points: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the k highest planes at every point: values (m, k) and indices (m, k)."""
-        return cells.assign(points, self.sites, self.heights, k)
+        return top_k(points, self.sites, self.heights, k)
 
     def cell(self, points: torch.Tensor) -> torch.Tensor:
         """Return the power cell of every point, (m,) int64."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from aeot.scores import cells
+from aeot.scores.engines import top_k
 
 Cut = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (i, j) -> is that pair separated
 
@@ -35,7 +35,7 @@ def nearest(
     middle = codes.mean(0)
     x, y = queries - middle, codes - middle
     # The nearest code is the highest plane of the Voronoi heights.
-    _, found = cells.assign(x, y, -(y.to(torch.float64) ** 2).sum(1) / 2, k)
+    _, found = top_k(x, y, -(y.to(torch.float64) ** 2).sum(1) / 2, k)
     distances = [
         (a[:, None] - y[b]).norm(dim=2)
         for a, b in zip(x.split(4096), found.split(4096), strict=True)

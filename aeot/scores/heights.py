@@ -34,7 +34,7 @@ def scores(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor) -> 
         heights: (n,).
 
     Returns:
-        (m, n), in the dtype of the points. For many points use `cells.assign`, which never
+        (m, n), in the dtype of the points. For many points use `engines.top_k`, which never
         holds this matrix.
     """
     dtype = points.dtype

@@ -8,12 +8,49 @@ winner, or for all scores near it, descends through. `aeot.solvers.scorer` holds
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+import numpy as np
+import torch
+from numba import njit
+from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
+NAME = "numba"
 _OPTIONS = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
 LOW = np.float32(-1e30)  # the height of padding columns; fastmath wants no infinities
+LOWEST = np.float32(-3e38)  # below every height of any size
 WIDTH = 32  # of a tile: sixteen times as many columns
+_TILE = 1 << 18  # scores held at once by `top_k`; a constant, so that no setting changes a result
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()  # finding the libraries takes milliseconds: once
+
+
+def each(work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
+    """Yield ``work(block)`` for every block in turn, worked on by several threads.
+
+    One thread per block with single-threaded products: no barriers, and the same bits for any
+    number of threads.
+    """
+    with _threads().limit(limits=1, user_api="blas"):
+        if threads == 1 or len(blocks) == 1:
+            yield from map(work, blocks)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            running: deque = deque()
+            for index in blocks:
+                running.append(pool.submit(work, index))
+                if len(running) > 2 * threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
 
 
 @njit(**_OPTIONS)
@@ -80,6 +117,66 @@ def _highest(values):  # noqa: ANN001, ANN202
     for value in values:
         best = value if value > best else best
     return best
+
+
+@njit(**_OPTIONS)
+def _top_k(scores, heights, values, sites):  # noqa: ANN001, ANN202
+    # scores (rows, columns), heights (1, columns), added to every row; values and sites (rows, k),
+    # filled: the k highest, best first. Most groups are below the k-th best so far: their maximum
+    # alone is looked at.
+    k = sites.shape[1]
+    pair = np.empty((2, 1, scores.shape[1] // 16), scores.dtype)
+    for r in range(scores.shape[0]):
+        if r % 2 == 0:
+            _group_maxima(scores[r], scores[min(r + 1, scores.shape[0] - 1)], heights, pair)
+        groups, value, site = pair[r % 2, 0], values[r], sites[r]
+        value[:] = LOWEST
+        site[:] = 0
+        for t in range(groups.size // WIDTH):
+            part = groups[t * WIDTH : (t + 1) * WIDTH]
+            for c in range(WIDTH):
+                if not part[c] > value[k - 1]:
+                    continue
+                base = t * 16 * WIDTH + c
+                p, q = scores[r, base:], heights[0, base:]
+                for s in range(16):
+                    score = p[s * WIDTH] + q[s * WIDTH]
+                    if not score > value[k - 1]:
+                        continue
+                    e = k - 1
+                    while e > 0 and value[e - 1] < score:
+                        value[e] = value[e - 1]
+                        site[e] = site[e - 1]
+                        e -= 1
+                    value[e] = score
+                    site[e] = base + s * WIDTH
+
+
+def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the k highest planes at every point, best first: indices (m, k) int64."""
+    m, n, d = points.shape[0], *sites.shape
+    dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
+    columns = 16 * WIDTH * -(-n // (16 * WIDTH))
+    # A shift of all sites changes no cell and keeps float32 products accurate far from zero.
+    y = sites.to(torch.float64)
+    right = torch.zeros(d, columns, dtype=dtype)
+    right[:, :n] = (y - y.mean(0)).T
+    h = torch.full((1, columns), float(LOWEST), dtype=dtype)
+    h[0, :n] = heights
+    rows = max(64, _TILE // columns)
+    indices = torch.empty(m, k, dtype=torch.int64)
+
+    def work(block: int) -> None:
+        x = points[rows * block : rows * (block + 1)].to(dtype).numpy()
+        padded = np.zeros((rows, d), x.dtype)  # one shape: a point is answered alone as in company
+        padded[: len(x)] = x
+        scores = (padded @ right.numpy())[: len(x)]
+        found = indices[rows * block : rows * block + len(x)].numpy()
+        _top_k(scores, h.numpy(), np.empty((len(x), k), x.dtype), found)
+
+    for _ in each(work, range(-(-m // rows)), torch.get_num_threads()):
+        pass
+    return indices
 
 
 @njit(**_OPTIONS)

@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from aeot.maps.extension import nearest
-from aeot.scores import cells
+from aeot.scores.engines import top_k
 
 LINKS = 8  # nearest codes that a code is linked to
 _SMOOTH = 10  # nearest codes in the mean, and in the estimate of the dimension
@@ -56,7 +56,7 @@ def _scaled_nearest(codes: torch.Tensor, k: int, distances: torch.Tensor) -> tor
     square = y.square().sum(1)
     points = torch.cat([y, square[:, None]], 1).to(codes.dtype)
     planes = torch.cat([2 * y, -torch.ones_like(square)[:, None]], 1) / spacing[:, None]
-    _, found = cells.assign(points, planes.to(codes.dtype), -square / spacing, k + 1)
+    _, found = top_k(points, planes.to(codes.dtype), -square / spacing, k + 1)
     own = torch.arange(len(codes), device=codes.device)[:, None]
     order = (found != own).to(torch.int8).argsort(dim=1, descending=True, stable=True)
     return found.gather(1, order[:, :k])

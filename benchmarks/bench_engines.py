@@ -1,10 +1,10 @@
-"""Which backend assigns points to cells fastest, for n sites in d dimensions.
+"""Which engine finds the cells of points fastest, for n sites in d dimensions.
 
 Prints one JSON line per case: microseconds of process time per point (the least of the repeats),
-beside those of the bare matrix product that any dense method needs. `choose_backend` in
-`aeot/transport/cells.py` follows these figures.
+beside those of the bare matrix product that numba and torch need. `choose_engine` in
+`aeot/scores/engines.py` follows these figures.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_cells.py
+    OMP_NUM_THREADS=1 python benchmarks/bench_engines.py
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import aeot
-from aeot.scores import cells
+from aeot.scores.engines import top_k
 
 CASES = [(n, d) for d in (2, 3, 4, 6, 10, 32, 64) for n in (100, 1000, 10_000)]
 
@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--keops", action="store_true", help="also keops, which compiles first")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "cells.jsonl"
+        "--out", type=Path, default=Path(__file__).parent / "results" / "engines.jsonl"
     )
     options = parser.parse_args()
     rows = []
@@ -68,20 +68,22 @@ def main():
         bare = least(lambda: [b @ sites.T for b in blocks], options.repeats)  # noqa: B023
         row["product"] = bare / options.points * 1e6
         for k in (1, 8):
-            for backend in ("dense", "kdtree", "keops"):
-                if backend == "keops" and (not options.keops or k > 1 or kind != "voronoi"):
+            for engine in ("numba", "torch", "kdtree", "keops"):
+                if engine == "keops" and (not options.keops or k > 1 or kind != "voronoi"):
                     continue
-                if backend == "kdtree" and (options.device != "cpu" or (d > 10 and n > 1000)):
+                if engine == "numba" and options.device != "cpu":
+                    continue
+                if engine == "kdtree" and (options.device != "cpu" or (d > 10 and n > 1000)):
                     continue
 
-                def run(backend=backend, k=k):
-                    cells.assign(points, sites, heights, k, backend)  # noqa: B023
+                def run(engine=engine, k=k):
+                    top_k(points, sites, heights, k, engine=engine)  # noqa: B023
 
-                if backend == "keops":
+                if engine == "keops":
                     start = time.perf_counter()
                     run()
                     row["keops compile seconds"] = round(time.perf_counter() - start, 1)
-                row[f"{backend} k={k}"] = least(run, options.repeats) / options.points * 1e6
+                row[f"{engine} k={k}"] = least(run, options.repeats) / options.points * 1e6
         rows.append({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
         print(json.dumps(rows[-1]), flush=True)
     about = {

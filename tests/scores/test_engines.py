@@ -1,12 +1,12 @@
-import builtins
+import sys
 
 import pytest
 import torch
 
 from aeot import generator
-from aeot.scores import cells
+from aeot.scores.engines import choose_engine, top_k
 
-BACKENDS = ["dense", "kdtree", pytest.param("keops", marks=pytest.mark.keops)]
+ENGINES = ["numba", "torch", "kdtree", pytest.param("keops", marks=pytest.mark.keops)]
 
 
 def problem(n, d, m=300, *, seed=0, dtype=torch.float64, shift=0.0, scale=1.0):
@@ -22,17 +22,17 @@ def brute(points, sites, heights, k):
     return scores.sort(1, descending=True).values[:, :k]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("n", "d", "k"), [(1, 1, 1), (2, 3, 2), (17, 2, 5), (100, 3, 1), (333, 5, 20), (40, 2, 40)]
 )
-def test_values_are_those_of_brute_force(backend, n, d, k, dtype):
+def test_values_are_those_of_brute_force(engine, n, d, k, dtype):
     points, sites, heights = problem(n, d, dtype=dtype)
-    values, indices = cells.assign(points, sites, heights, k, backend)
+    values, indices = top_k(points, sites, heights, k, engine=engine)
     assert values.dtype == dtype
     assert indices.dtype == torch.int64
     assert values.shape == indices.shape == (300, k)
-    # a backend may pick the other of two planes that tie within its own rounding
+    # an engine may pick the other of two planes that tie within its own rounding
     tolerance = 1e-12 if dtype == torch.float64 else 2e-5
     assert torch.allclose(values.double(), brute(points, sites, heights, k), atol=tolerance, rtol=0)
     assert (indices.sort(1).values.diff(dim=1) > 0).all()  # k different planes
@@ -40,45 +40,47 @@ def test_values_are_those_of_brute_force(backend, n, d, k, dtype):
     assert torch.allclose(values.double(), attained, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_far_and_large_sites_lose_nothing_in_float32(backend):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_far_and_large_sites_lose_nothing_in_float32(engine):
     points, sites, heights = problem(200, 3, dtype=torch.float32, shift=1000.0, scale=50.0)
-    values, indices = cells.assign(points, sites, heights, 1, backend)
+    values, indices = top_k(points, sites, heights, 1, engine=engine)
     exact = points.double() @ sites.double().T + heights
     lost = exact.amax(1) - exact.gather(1, indices)[:, 0]
     # the rounding of products of centred sites; uncentred ones lose 30 times as much
     assert float(lost.max()) < 50 * 4 * 3 * torch.finfo(torch.float32).eps
 
 
-def test_a_point_is_answered_alone_as_in_company():
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+def test_a_point_is_answered_alone_as_in_company(engine):
     points, sites, heights = problem(500, 8, m=9000, dtype=torch.float32)
-    together = cells.assign(points, sites, heights, 3)
+    together = top_k(points, sites, heights, 3, engine=engine)
     some = [0, 1, 4095, 4096, 8999]
     for row in some:
-        alone = cells.assign(points[row : row + 1], sites, heights, 3)
+        alone = top_k(points[row : row + 1], sites, heights, 3, engine=engine)
         assert torch.equal(alone[0][0], together[0][row])
         assert torch.equal(alone[1][0], together[1][row])
 
 
 def test_no_points_give_no_answers():
     points, sites, heights = problem(5, 2)
-    values, indices = cells.assign(points[:0], sites, heights, 2)
+    values, indices = top_k(points[:0], sites, heights, 2)
     assert values.shape == indices.shape == (0, 2)
 
 
-def test_keops_without_pykeops_says_how_to_install_it(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.startswith("pykeops"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+@pytest.mark.parametrize(("engine", "package"), [("keops", "pykeops"), ("numba", "numba")])
+def test_an_engine_without_its_package_says_how_to_install_it(monkeypatch, engine, package):
+    monkeypatch.setitem(sys.modules, package, None)
     points, sites, heights = problem(5, 2)
-    with pytest.raises(ImportError, match="pip install pykeops"):
-        cells.assign(points, sites, heights, 1, "keops")
-    cells.assign(points, sites, heights, 1, "auto")  # passes over it
+    with pytest.raises(ImportError, match=f"pip install {package}"):
+        top_k(points, sites, heights, 1, engine=engine)
+    top_k(points, sites, heights, 1)  # passes over it
+
+
+def test_auto_is_numba_on_a_cpu_that_has_it():
+    found = {
+        x: choose_engine(9, 2, x[0], has_numba=x[1]) for x in [("cpu", 1), ("cpu", 0), ("cuda", 1)]
+    }
+    assert found == {("cpu", 1): "numba", ("cpu", 0): "torch", ("cuda", 1): "torch"}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_keops_without_pykeops_says_how_to_install_it(monkeypatch):
     [
         ({"k": 0}, "k must be a whole number >= 1, got 0"),
         ({"k": 6}, "k must be at most the number of sites 5, got 6"),
-        ({"backend": "faiss"}, "backend must be one of 'auto', 'dense', 'keops', 'kdtree'"),
+        ({"engine": "faiss"}, "engine must be one of 'auto', 'numba', 'torch', 'keops'"),
         ({"points": torch.zeros(3, 4)}, r"points must have shape \(rows, 2\)"),
         ({"points": torch.full((1, 2), torch.nan)}, "points must be finite"),
     ],
@@ -94,13 +96,13 @@ def test_keops_without_pykeops_says_how_to_install_it(monkeypatch):
 def test_bad_arguments_are_named(change, words):
     points, sites, heights = problem(5, 2)
     with pytest.raises(ValueError, match=words):
-        cells.assign(**{"points": points, "sites": sites, "heights": heights, **change})
+        top_k(**{"points": points, "sites": sites, "heights": heights, **change})
 
 
 @pytest.mark.gpu
 def test_the_answer_stays_on_the_gpu():
     points, sites, heights = (t.cuda() for t in problem(50, 3))
-    values, indices = cells.assign(points, sites, heights, 2)
+    values, indices = top_k(points, sites, heights, 2)
     assert values.is_cuda
     assert indices.is_cuda
     assert torch.allclose(values.cpu(), brute(points.cpu(), sites.cpu(), heights.cpu(), 2))

@@ -1,0 +1,138 @@
+"""Which engine scores points against sites, and the highest planes at every point."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from aeot import _check
+from aeot.scores import kdtree_engine, torch_engine
+
+ENGINES = ("auto", "numba", "torch", "keops", "kdtree")
+_TILE = 1 << 20  # numbers held at once; a constant, so that no setting changes a result
+
+
+def choose_engine(n: int, d: int, device: torch.device | str, *, has_numba: bool) -> str:
+    """Return the engine that ``engine="auto"`` stands for.
+
+    ======  =======  =====  =====  ======
+    device  numba    d      n      engine
+    ======  =======  =====  =====  ======
+    cpu     there    any    any    numba
+    cpu     missing  any    any    torch
+    other   any      any    any    torch
+    ======  =======  =====  =====  ======
+
+    The kd-tree is up to three times faster on Voronoi-like cells (d <= 6), but many times slower
+    on the transport cells of 10 000 clustered codes, and nothing in n and d tells the two apart;
+    KeOps is slower throughout on a CPU. GPUs were not measured. ``benchmarks/bench_engines.py``
+    makes the figures, ``docs/engines.md`` shows them.
+
+    Args:
+        n: Number of sites.
+        d: Dimension.
+        device: Where the sites are.
+        has_numba: Whether numba can be imported.
+
+    Returns:
+        "numba" or "torch".
+
+    Example:
+        >>> choose_engine(5000, 2, "cpu", has_numba=True)
+        'numba'
+    """
+    del n, d  # no rule needs them yet
+    return "numba" if torch.device(device).type == "cpu" and has_numba else "torch"
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported (it is not imported to find out)."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # ValueError: blocked by sys.modules[package] = None
+        return False
+
+
+def bind(engine: str, n: int, d: int, device: torch.device):  # noqa: ANN201
+    """Return the module of an engine, chosen for n sites in d dimensions where it is "auto".
+
+    Raises:
+        ValueError: If there is no such engine, or it does not work on the device.
+        ImportError: If its package is missing.
+    """
+    name = _check.choice("engine", engine, ENGINES)
+    if name == "auto":
+        name = choose_engine(n, d, device, has_numba=installed("numba"))
+    if name in ("numba", "kdtree") and device.type != "cpu":
+        raise _check.fail("engine", f"be 'torch' or 'keops' on {device}", repr(name))
+    package = {"numba": "numba", "keops": "pykeops"}.get(name)
+    if package and not installed(package):
+        raise ImportError(f"engine={name!r} needs {package}: pip install {package}")
+    if name == "numba":
+        from aeot.scores import numba_engine
+
+        return numba_engine
+    if name == "keops":
+        from aeot.scores import keops_engine
+
+        return keops_engine
+    return kdtree_engine if name == "kdtree" else torch_engine
+
+
+def top_k(
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int = 1,
+    *,
+    engine: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k highest planes <x, y_i> + h_i at every point, best first.
+
+    The first column is the potential and the power cell. Ties are decided by rounding, so compare
+    engines by the values. The score matrix (m, n) is never held: memory is a few MiB beside the
+    result, and a point's answer does not depend on the other points.
+
+    Args:
+        points: (m, d) floating; its dtype is that of the values.
+        sites: (n, d), on the same device.
+        heights: (n,).
+        k: How many planes, 1 <= k <= n.
+        engine: "auto" (see `choose_engine`), "numba" (CPU), "torch", "keops" (needs pykeops and a
+            C++ compiler) or "kdtree" (CPU; for small d).
+
+    Returns:
+        values (m, k) in the dtype of the points and indices (m, k) int64.
+
+    Raises:
+        ValueError: For wrong shapes, k, devices or an unknown engine.
+        ImportError: For an engine whose package is missing.
+
+    Example:
+        >>> import torch
+        >>> sites = torch.tensor([[0.0], [1.0]])
+        >>> top_k(torch.tensor([[0.2], [0.9]]), sites, torch.tensor([0.25, -0.25]))[1].T
+        tensor([[0, 1]])
+    """
+    points = _check.array("points", points)
+    n, d = sites.shape
+    if points.ndim != 2 or points.shape[1] != d:
+        raise _check.fail("points", f"have shape (rows, {d})", f"shape {tuple(points.shape)}")
+    if _check.integer("k", k) > n:
+        raise _check.fail("k", f"be at most the number of sites {n}", k)
+    if points.device != sites.device:
+        got = f"{points.device} against {sites.device}"
+        raise _check.fail("points", "be on the device of the sites", got)
+    found = bind(engine, n, d, sites.device)
+    if points.shape[0] == 0:
+        return points.new_empty(0, k), torch.empty(0, k, dtype=torch.int64, device=points.device)
+    indices = found.top_k(points.detach(), sites.detach(), heights.detach(), k)
+    # From the winners alone and in float64: the same for every engine, block and thread count.
+    h = heights.to(torch.float64)
+    values = []
+    rows = max(1, _TILE // (k * d))
+    for x, near in zip(points.split(rows), indices.split(rows), strict=True):
+        products = x.to(torch.float64)[:, None] * sites[near].to(torch.float64)  # (rows, k, d)
+        values.append((products.sum(2) + h[near]).to(points.dtype))
+    return torch.cat(values), indices
