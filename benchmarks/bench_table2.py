@@ -1,28 +1,28 @@
 """Mode collapse in two dimensions: the GAN family against AE-OT on the grid and the ring.
 
 Rows GAN, ALI, MD, PacGAN2/3/4 (the networks and settings of the PacGAN experiments), WGAN and
-WGAN-GP (those of WGAN-GP's toy examples, on the same points divided by the published scale), and
-AE-OT with 512 supports: exact heights with each of three extensions, and Monte-Carlo heights. An
-epoch is 1000 updates of the first six, each on 100 real rows (or packs of rows), and 390 critic
-and 78 generator steps of the Wasserstein pair, whose 390 batches of 256 are as many real rows.
+WGAN-GP (those of WGAN-GP's toy examples, on the same points divided by the published scale), all
+of them the library's classes, and AE-OT with 512 supports: exact heights with each of three
+extensions, and Monte-Carlo heights. An epoch is 1000 updates of the first six, each on 100 real
+rows (or packs of rows), and 390 critic and 78 generator steps of the Wasserstein pair, whose 390
+batches of 256 are as many real rows.
 
     python benchmarks/bench_table2.py --minutes 20          # go on from where the last call ended
     python benchmarks/bench_table2.py --rows "AE-OT exact linear" --seeds 10       # seconds
     python benchmarks/bench_table2.py --report              # only write the tables and figures
     python benchmarks/bench_table2.py --pace                # seconds of every row on one thread
-    python benchmarks/bench_table2.py --device cuda --seeds 10 --epochs 400   # seeds as one batch
+    python benchmarks/bench_table2.py --device cuda --workers 8 --seeds 10 --epochs 400
 
 Work goes in rounds of growing length, so that every row has been trained equally long when time
-runs out. State is kept per row and seed at the end of every epoch (on a GPU, of every minute): a
-run that was killed and resumed equals one that was not (on a GPU with the same seeds together:
-rounding depends on how many share a product). Several calls may share a folder: a row and seed
-that another process trains is left to it. A row whose numbers stop being finite is reported by
-name, the others go on, and the exit code is 1. The report keeps every record of the JSON it
-replaces that the folder lacks. The full protocol is ``--epochs 400 --seeds 10``.
+runs out. State is kept per row and seed at the end of every epoch and of every minute, by the
+library's checkpoints: a run that was killed and resumed equals one that was not. Several calls
+may share a folder: a row and seed that another process trains is left to it. A row whose numbers
+stop being finite is reported by name, the others go on, and the exit code is 1. The report keeps
+every record of the JSON it replaces that the folder lacks. The full protocol is
+``--epochs 400 --seeds 10``.
 """
 
 import argparse
-import contextlib
 import heapq
 import json
 import multiprocessing
@@ -30,10 +30,9 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
-import numpy as np
 import torch
 from table2_report import report
 from table2_training import (
@@ -42,15 +41,13 @@ from table2_training import (
     SAMPLES,
     SHOWN,
     alone,
-    epoch,
-    initialise,
+    estimator,
     judge,
     mixture,
-    prepare,
+    save_record,
     single_threaded,
-    stand,
     train,
-    train_together,
+    updates,
 )
 
 import aeot
@@ -121,17 +118,16 @@ def transport(name, row, seed, folder):
     seconds, wall = time.process_time() - clock, time.perf_counter() - wall
     supports = chosen.labels.bincount(minlength=len(data.info["modes"]))
     record = {
-        "set": name, "row": row, "seed": seed, "seconds": seconds, "wall_seconds": wall,
-        "solve_seconds": solved, "converged": solution.converged,
-        "mass_error": solution.mass_error, "acceptance": drawn.acceptance,
+        "set": name, "row": row, "seed": seed, "aeot": aeot.__version__,
+        "seconds": seconds, "wall_seconds": wall, "solve_seconds": solved,
+        "converged": solution.converged, "mass_error": solution.mass_error,
+        "acceptance": drawn.acceptance,
         **judge(samples, data, supports),
         "reverse_kl_data": judge(samples, data, data.labels.bincount())["reverse_kl"],
         "support_variance": judge(chosen.values, data)["variance_ratio"],
         "nearest_support": float(torch.cdist(samples.double(), chosen.values.double()).min()),
     }  # fmt: skip
-    fresh = folder / f"{name}-{row}-{seed}.writing.npz"
-    np.savez(fresh, record=np.array(json.dumps(record)), samples=samples.numpy())
-    os.replace(fresh, folder / f"{name}-{row}-{seed}.npz")
+    save_record(folder / f"{name}-{row}-{seed}.npz", record, samples=samples.numpy())
     return record
 
 
@@ -142,7 +138,7 @@ def failure(key, folder, error):
     return facts
 
 
-def work(key, epochs, folder, deadline, points=POINTS):
+def work(key, epochs, folder, deadline, points=POINTS, device="cpu"):
     """Train a row and seed; None if time is over or another process has it."""
     torch.set_num_threads(1)
     name, row, seed = key
@@ -155,37 +151,11 @@ def work(key, epochs, folder, deadline, points=POINTS):
             if row in EXTENSIONS:
                 record = transport(name, row, seed, folder)
             else:
-                record = train(name, row, seed, epochs, folder, deadline, points)
+                record = train(name, row, seed, epochs, folder, deadline, points, device)
         except FloatingPointError as error:
             return failure(key, folder, error)
         path.with_name(path.name + ".failed.json").unlink(missing_ok=True)
         return record
-
-
-def work_together(key, epochs, folder, deadline, points=POINTS, device="cuda", seeds=3):
-    """Train all seeds of a row as one; None if time is over or another process has one."""
-    name, row = key
-    if row in EXTENSIONS:
-        found = [work((*key, seed), None, folder, deadline) for seed in range(seeds)]
-        return found[-1]
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}-{row}-{seed}" for seed in range(seeds)]
-    with contextlib.ExitStack() as locks:
-        mine = [locks.enter_context(alone(p.with_name(p.name + ".lock"))) for p in paths]
-        if time.time() > deadline or not all(mine):
-            return None
-        records, failed = train_together(
-            name, row, list(range(seeds)), epochs, folder, deadline, points, device
-        )
-        for seed, path in enumerate(paths):
-            path.with_name(path.name + ".failed.json").unlink(missing_ok=True)
-            if seed in failed:
-                failure((*key, seed), folder, failed[seed])
-        stopped = {"error": "; ".join(failed.values())} if failed else {}
-        if not records:
-            return {"set": name, "row": row} | stopped
-        modes = float(np.mean([r["history"][-1]["modes"] for r in records]))
-        return {"set": name, "row": row, "epochs": records[0]["epochs"], "modes": modes} | stopped
 
 
 def in_rounds(submit, plan, workers):
@@ -215,22 +185,21 @@ def in_rounds(submit, plan, workers):
 def pace(_=None):
     """Processor seconds on one thread: of an epoch of every game, and of AE-OT's runs."""
     torch.set_num_threads(1)
-    found, data = {}, {True: mixture("grid", "WGAN"), False: mixture("grid")}
+    found = {}
     for row in GAMES:
-        game, times = GAMES[row](), []
-        initialise(game, row, 0)
-        rows = data[row.startswith("WGAN")].values.numpy()
-        for number in range(3):  # fifths, the fastest of which was disturbed the least
+        model, data, times = estimator(row), mixture("grid", row), []
+        for _ in range(3):  # fifths, the fastest of which was disturbed the least
             begun = time.process_time()
-            epoch(game, row, rows, 0, number, POINTS // 5)
+            model.fit(data, steps=updates(model, POINTS // 5))
             times.append(time.process_time() - begun)
-        found[row] = 5 * min(times)
+        found[row] = min(times) * updates(model) / updates(model, POINTS // 5)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("grid", "ring"):
             for row in EXTENSIONS:
                 runs = [transport(name, row, seed, Path(folder)) for seed in range(3)]
                 found[f"{name} {row}"] = min(run["seconds"] for run in runs)
-    return found | {"load_average": os.getloadavg()[0], "processor": environment()["processor"]}
+    where = {"processor": environment()["processor"], "aeot": aeot.__version__}
+    return found | where | {"load_average": os.getloadavg()[0]}
 
 
 def main():
@@ -241,12 +210,12 @@ def main():
     parser.add_argument("--epochs", type=int, default=100, help="the last horizon")
     parser.add_argument("--points", type=int, default=POINTS, help="rows of an epoch, for tests")
     parser.add_argument("--minutes", type=float, default=20, help="stop at an epoch after this")
-    parser.add_argument("--workers", type=int, default=2, help="processes; on a GPU, rows at once")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--folder", type=Path, default=HERE.parent / "out" / "table2")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "table2.json")
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--pace", action="store_true", help="train nothing, time every row")
-    parser.add_argument("--device", default="cpu", help="elsewhere seeds are trained as one batch")
+    parser.add_argument("--device", default="cpu", help="where the GANs are trained")
     args = parser.parse_args()
     single_threaded()
     facts = {"published": PUBLISHED}
@@ -259,31 +228,20 @@ def main():
     elif not args.report:
         deadline = time.time() + 60 * args.minutes
         stages = [e for e in SHOWN if e < args.epochs] + [args.epochs]
-        together = args.device != "cpu"
-        keys = [(name, row) for name in args.sets for row in args.rows]
-        if not together:
-            keys = [(*key, seed) for key in keys for seed in range(args.seeds)]
+        keys = [(n, r, seed) for n in args.sets for r in args.rows for seed in range(args.seeds)]
         plan = {key: stages if key[1] in GAMES else [None] for key in keys}
-        for name, row in [key for key in plan if together and key[1] in GAMES]:
-            at = {
-                stand(name, row, s, args.folder, args.points)[1]["epochs"]
-                for s in range(args.seeds)
-            }
-            if len(at) == 1:
-                prepare(name, row, range(args.seeds), args.folder, args.points, args.device)
         context = multiprocessing.get_context("spawn")
-        executor = ThreadPoolExecutor if together else ProcessPoolExecutor
-        with executor(args.workers, *([] if together else [context])) as pool:
+        with ProcessPoolExecutor(args.workers, context) as pool:
 
             def submit(key, epochs):
-                task = work_together if together else work
-                more = (args.device, args.seeds) if together else ()
-                return pool.submit(task, key, epochs, args.folder, deadline, args.points, *more)
+                more = (args.folder, deadline, args.points, args.device)
+                return pool.submit(work, key, epochs, *more)
 
             for record in in_rounds(submit, plan, args.workers):
                 failed |= "error" in record
                 short = {k: v for k, v in record.items() if k != "history"}
-                print(json.dumps(short | (record.get("history") or [{}])[-1]), flush=True)
+                last = (record.get("history") or [{}])[-1]
+                print(json.dumps({"device": args.device} | short | last), flush=True)
     report(args.folder, args.output, facts, ROWS, WHY)
     if failed:
         sys.exit(1)

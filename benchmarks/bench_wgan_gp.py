@@ -1,10 +1,10 @@
 """WGAN-GP on 8 Gaussians and the swiss roll, in the setting of its authors' toy examples.
 
-512-512-512 ReLU networks, batches of 256 from an endless stream, penalty 0.1, Adam(1e-4, 0.5, 0.9),
-five critic steps; their runs take 100 000 generator steps. Prints one JSON line per record: modes
-and quality (8 Gaussians), how much of the roll is covered and how far samples lie from it, the
-critic's mean slope on segments and its own estimate of the distance. State is kept, call it again
-to go on; a killed run that is resumed equals one that was not.
+512-512-512 ReLU networks, batches of 256, penalty 0.1, Adam(1e-4, 0.5, 0.9), five critic steps;
+their runs take 100 000 generator steps and draw fresh data, this one shuffles 2^20 points. Prints
+one JSON line per mark: modes and quality (8 Gaussians), how much of the roll is covered and how far
+samples lie from it, the critic's mean slope on segments and its own estimate of the distance.
+State is kept, call it again to go on; a killed run that is resumed equals one that was not.
 
 At the end the slope is set beside 1 + W / (2 penalty), with the distance W of samples and data
 measured without the critic (`distance`), and W between two samples of the data as its floor. That
@@ -13,42 +13,44 @@ moving one: so the slope stands there as the game left it, and once more after t
 trained on alone (`settle`). One JSON and a Markdown table are written.
 
     python benchmarks/bench_wgan_gp.py --minutes 10 --steps 5000
-    python benchmarks/bench_wgan_gp.py --device cuda --steps 100000     # both sets as one batch
+    python benchmarks/bench_wgan_gp.py --device cuda --steps 100000
 """
 
 import argparse
+import copy
 import json
 import multiprocessing
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import ot
-import planar
 import torch
-from planar_together import Together
-from table2_training import alone, initialise, load_state, save_state, single_threaded
+from table2_training import alone, estimator, single_threaded
 
 import aeot
 from aeot._environment import environment
 from aeot._io import write_text
-from aeot._rng import stream_seed
-from aeot.metrics.formulas import mode_coverage
+from aeot.diagnostics import critics
+from aeot.gan import losses
+from aeot.metrics import mode_coverage
 
 HERE = Path(__file__).parent
-PENALTY = 0.1
 STEPS = 100_000  # of the authors' run
+POINTS = 1 << 20  # to train on
 BLOCKS, SAMPLES, REFERENCE = 4, 1 << 19, 1 << 21  # of the distance
 SIDE = {"ring": 0.01, "swissroll": 0.06}  # of its squares
 MARKS = 10  # of the history that the table sums up
+EVERY = 250  # generator steps from mark to mark
 ALONE = 3000  # steps of the critic while the generator is held
 
 
-def stream(name, n, seed):
-    """Fresh data, as many as wanted; `seed` names the block."""
-    return aeot.data.toy(name, n, scaling="wgan-gp", balanced=False, seed=seed)
+def stream(name, n, *keys, balanced=False):
+    """Fresh data, as many as wanted; the keys name the block."""
+    draw = aeot.generator(0, "toys", name, *keys)
+    seed = int(torch.randint(1 << 62, (), generator=draw))
+    return aeot.data.toy(name, n, scaling="wgan-gp", balanced=balanced, seed=seed)
 
 
 def curve():
@@ -91,12 +93,10 @@ def distance(draw_samples, name, seed, samples=SAMPLES, blocks=BLOCKS):
         blocks: Independent repetitions.
     """
     # Equally many points in every mode of the reference: what its counts leave to chance is gone.
-    place = {"scaling": "wgan-gp", "balanced": True, "seed": stream_seed(seed, name) >> 2}
-    reference = aeot.data.toy(name, 4 * samples, **place).values.double().numpy()
+    reference = stream(name, 4 * samples, seed, "reference", balanced=True).values.double().numpy()
     pairs = []
     for block in range(blocks):
-        other = stream(name, samples, stream_seed(seed, "distance", name, block) >> 2)
-        other = other.values.double().numpy()
+        other = stream(name, samples, seed, "distance", block).values.double().numpy()
         fake = np.asarray(draw_samples(samples, block), dtype=float)
         pairs.append([binned_distance(ours, reference, SIDE[name]) for ours in (fake, other)])
     mean = np.mean(pairs, axis=0)
@@ -104,70 +104,74 @@ def distance(draw_samples, name, seed, samples=SAMPLES, blocks=BLOCKS):
     return {"w": mean[0], "w_se": error[0], "w_floor": mean[1], "w_floor_se": error[1]}
 
 
-def slopes(game, name, seed, samples=2500, blocks=BLOCKS):
-    """The critic's mean slope between samples and data: mean and standard error of blocks."""
+def on_segments(critic, real, fake, seed):
+    """Slopes (n,) of the critic at points between data and samples (n, 2)."""
+    share = torch.rand(len(real), 1, generator=aeot.generator(seed, "segments"))
+    points = torch.lerp(fake.cpu(), real, share)
+    return critics.slopes(critic, points.to(next(critic.parameters()).device)).norm(dim=1)
+
+
+def slopes(critic, model, name, seed, samples=2500, blocks=BLOCKS):
+    """A critic's mean slope between samples and data: mean and standard error of blocks."""
     means = []
     for block in range(blocks):
-        draw = np.random.Generator(np.random.SFC64(stream_seed(seed, "slopes", block)))
-        fake = game.generator.evaluate(draw.standard_normal((samples, 2), dtype=np.float32))
-        real = stream(name, samples, stream_seed(seed, "slopes", name, block) >> 2).values.numpy()
-        share = draw.random((samples, 1), dtype=np.float32)
-        means.append(float(game.critic.slopes_at(fake + share * (real - fake)).mean()))
+        real = stream(name, samples, seed, "slopes", block).values
+        fake = model.sample(samples, seed=block)
+        means.append(float(on_segments(critic, real, fake, block).mean()))
     return {
         "gradient_norm": float(np.mean(means)),
         "gradient_norm_se": float(np.std(means, ddof=1) / np.sqrt(blocks)),
     }
 
 
-def settle(game, name, seed, steps=ALONE):
-    """Train the critic on, against a generator that is held, at a rate that falls to zero."""
-    rate = game.rate
-    for first in range(0, steps, 250):
-        turns = min(250, steps - first)
-        real = stream(name, turns * game.batch, stream_seed(seed, "settle", name, first) >> 2)
-        draw = np.random.Generator(np.random.SFC64(stream_seed(seed, "settle", first)))
-        noise = draw.standard_normal((turns, game.batch, 2), dtype=np.float32)
-        share = draw.random((turns, game.batch), dtype=np.float32)
-        real = real.values.numpy().reshape(noise.shape)
-        for turn, batch in enumerate(zip(real, noise, share, strict=True)):
-            game.rate = rate * (1 - (first + turn) / steps)
-            game.critic_step(*batch)
-    game.rate = rate
+def settle(model, name, seed, steps=ALONE):
+    """Train a copy of the critic on, against a generator that is held, at a falling rate."""
+    data, critic = training_data(name).values, copy.deepcopy(model.critic_).cpu()
+    mover = torch.optim.Adam(critic.parameters(), lr=model.learning_rate, betas=model.betas)
+    schedule = torch.optim.lr_scheduler.LinearLR(mover, 1.0, 0.0, steps)
+    for step in range(steps):
+        draw = aeot.generator(seed, "settle", step)
+        real = data[torch.randint(len(data), (model.batch_size,), generator=draw)]
+        fake = model.sample(model.batch_size, seed=step).cpu()
+        norms = losses.gradient_norms(critic, losses.interpolate(real, fake, generator=draw))
+        loss = losses.wasserstein_critic_loss(critic(real), critic(fake))
+        mover.zero_grad()
+        (loss + losses.slope_penalty(norms, weight=model.penalty)).backward()
+        mover.step()
+        schedule.step()
+    return critic
 
 
-def verdict(game, name, seed, samples=SAMPLES, blocks=BLOCKS, steps=ALONE):
-    """The slope beside what the distance demands of the best critic; `settle` changes the game."""
-
-    def draw_samples(n, block):
-        draw = np.random.Generator(np.random.SFC64(stream_seed(seed, "generated", block)))
-        return game.generator.evaluate(draw.standard_normal((n, 2), dtype=np.float32))
-
-    facts = distance(draw_samples, name, seed, samples, blocks)
-    facts |= slopes(game, name, seed, blocks=blocks)
-    settle(game, name, seed, steps)
-    settled = slopes(game, name, seed, blocks=blocks)
+def verdict(model, name, seed, samples=SAMPLES, blocks=BLOCKS, steps=ALONE):
+    """The slope beside what the distance demands of the best critic."""
+    facts = distance(
+        lambda n, block: model.sample(n, seed=block).cpu(), name, seed, samples, blocks
+    )
+    facts |= slopes(model.critic_, model, name, seed, blocks=blocks)
+    settled = slopes(settle(model, name, seed, steps), model, name, seed, blocks=blocks)
     facts |= {f"settled_{key}": value for key, value in settled.items()}
-    facts["expected"] = 1 + facts["w"] / (2 * PENALTY)
-    facts["expected_se"] = facts["w_se"] / (2 * PENALTY)
+    facts["expected"] = 1 + facts["w"] / (2 * model.penalty)
+    facts["expected_se"] = facts["w_se"] / (2 * model.penalty)
     return {key: float(value) for key, value in facts.items()}
 
 
 # Training
-def judge(game, name, seed):
+def training_data(name):
+    return stream(name, POINTS, "training")
+
+
+def judge(model, name, seed):
     """Scores of 2500 samples, and what the critic says of them."""
-    draw = np.random.Generator(np.random.SFC64(stream_seed(seed, "judge")))
-    samples = game.generator.evaluate(draw.standard_normal((2500, 2), dtype=np.float32))
-    data = stream(name, 2500, 10**9 + seed)
-    real = data.values.numpy()
-    share = draw.random((2500, 1), dtype=np.float32)
-    norms = game.critic.slopes_at(samples + share * (real - samples))
-    gap = game.critic.evaluate(real).mean() - game.critic.evaluate(samples).mean()
-    facts = {"gradient_norm": float(norms.mean()), "gap": float(gap)}
+    samples, data = model.sample(2500, seed=seed), stream(name, 2500, seed, "judge")
+    facts = {
+        "gradient_norm": float(on_segments(model.critic_, data.values, samples, seed).mean()),
+        "gap": critics.estimate(model.critic_, data.values.to(samples), samples),
+    }
+    samples, real = samples.cpu(), data.values
     if name == "ring":
         return facts | mode_coverage(samples, data.info["modes"], data.info["std"])
     line = torch.from_numpy(curve()).float()
-    apart = torch.cdist(line, torch.from_numpy(samples))
-    spread = torch.cdist(line, torch.from_numpy(real))
+    apart, spread = torch.cdist(line, samples), torch.cdist(line, real)
     return facts | {
         # a stretch is covered if a sample lies within three noise deviations of it
         "covered": float((apart.min(1).values < 0.1).float().mean()),
@@ -177,82 +181,34 @@ def judge(game, name, seed):
     }
 
 
-def stand(name, seed, folder):
-    """The game and its record: as last saved, or the beginning."""
-    path, game = folder / f"wgan-gp-{name}-{seed}.npz", planar.Wasserstein(PENALTY)
+def train(name, steps, folder, deadline=float("inf"), seed=0, every=EVERY, device="cpu"):
+    """Train to `steps`, from the last checkpoint; return the model and its record.
+
+    Raises:
+        FloatingPointError: If numbers cease to be finite; the last good state is kept.
+    """
+    path = folder / f"wgan-gp-{name}-{seed}.json"
+    record = {"set": name, "seed": seed, "aeot": aeot.__version__, "history": []}
     if path.exists():
-        return game, load_state(path, game)[0]
-    initialise(game, "WGAN-GP", seed)
-    return game, {"set": name, "seed": seed, "steps": 0, "seconds": 0.0, "history": []}
+        record = json.loads(path.read_text())
+    history, model = record["history"], estimator("WGAN-GP", seed)
+
+    def mark(step, measured):
+        # A run that was killed comes to its last marks a second time.
+        if step % every == 0 and (not history or history[-1]["step"] < step):
+            history.append({"step": step} | judge(model, name, seed))
+            print(json.dumps({"set": name, "device": device} | history[-1]), flush=True)
+            write_text(path, json.dumps(record))
+        return step % every == 0 and time.time() > deadline
+
+    steps = max([steps] + [line["step"] for line in history])
+    data = training_data(name).to(device)
+    model.fit(data, steps=steps, checkpoint=path.with_suffix(""), on_step=mark)
+    last = model.history_[-1]
+    return model, record | {"steps": last["step"], "seconds": last["seconds"]}
 
 
-def drawn(game, name, seed, block, every):
-    """What `every` steps after the first `block` are trained on, as `planar.play` takes it."""
-    turns = every * game.critic_steps
-    real = stream(name, turns * game.batch, stream_seed(seed, name, block) >> 2).values.numpy()
-    draw = np.random.Generator(np.random.SFC64(stream_seed(seed, "noise", name, block)))
-    noise = draw.standard_normal((turns, 2 * game.batch, 2), dtype=np.float32)
-    share = draw.random((turns, game.batch), dtype=np.float32)
-    return real.reshape(turns, game.batch, 2), noise, share
-
-
-def enter(game, record, folder, name, seed):
-    """Judge a game, write that into its record, print and save it."""
-    scores = judge(game, name, seed)
-    line = {"step": record["steps"], "seconds": record["seconds"], **scores}
-    record["history"].append(line)
-    print(json.dumps({"set": name, **line}), flush=True)
-    save_state(folder / f"wgan-gp-{name}-{seed}.npz", game, record)
-
-
-def train(name, steps, folder, deadline=float("inf"), seed=0, every=250):
-    """Train to at least `steps`, `every` at a time, from the last state; return game, record."""
-    game, record = stand(name, seed, folder)
-    while record["steps"] < steps and time.time() < deadline:
-        begun, block = time.process_time(), record["steps"]
-        where = f"{name}, after {block} generator steps"
-        planar.play(game, *drawn(game, name, seed, block, every), where)
-        record["steps"] += every
-        record["seconds"] += time.process_time() - begun
-        enter(game, record, folder, name, seed)
-    return game, record
-
-
-def train_together(names, steps, folder, deadline, device, seed=0, every=250, judged=4):
-    """Train several sets as one batch, all of which stand equally far; save every fourth block."""
-    folder.mkdir(parents=True, exist_ok=True)
-    games, records = zip(*(stand(name, seed, folder) for name in names), strict=True)
-    at = {record["steps"] for record in records}
-    if len(at) > 1:
-        raise ValueError(f"--sets must stand equally far to be trained together, got {at} steps")
-    player, done, saved = Together(games, 5 * every, device), *at, *at
-    seconds = 0.0
-
-    def ahead(block):
-        parts = [drawn(games[0], name, seed, block, every) for name in names]
-        return [np.stack(same, 1) for same in zip(*parts, strict=True)]
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(ahead, done)
-        while done < steps and time.time() < deadline:
-            begun, batch = time.perf_counter(), coming.result()
-            coming = pool.submit(ahead, done + every)
-            _, faults = player.play(*batch)
-            if faults:
-                told = [f"{names[i]}, after {done} generator steps, {f}" for i, f in faults.items()]
-                raise FloatingPointError("; ".join(told))
-            done += every
-            seconds += (time.perf_counter() - begun) / len(names)
-            if done >= saved + judged * every or done >= steps or time.time() > deadline:
-                player.store()
-                for name, game, record in zip(names, games, records, strict=True):
-                    record |= {"steps": done, "device": f"{player.name}, {len(names)} sets as one"}
-                    record["seconds"] += seconds
-                    enter(game, record, folder, name, seed)
-                saved, seconds = done, 0.0
-
-
-def work(name, steps, folder, deadline, samples=SAMPLES):
+def work(name, steps, folder, deadline, samples=SAMPLES, device="cpu"):
     """Train one set and measure it; an error instead, if its numbers cease to be finite.
 
     Nothing is measured if `samples` is 0.
@@ -263,11 +219,11 @@ def work(name, steps, folder, deadline, samples=SAMPLES):
         if not mine:
             return {"set": name, "steps": 0, "error": "another process trains it"}
         try:
-            game, record = train(name, steps, folder, deadline)
+            model, record = train(name, steps, folder, deadline, device=device)
         except FloatingPointError as error:
-            return {"set": name, "steps": 0, "error": str(error)}
-    if record["steps"] and samples:
-        record["verdict"] = verdict(game, name, record["seed"], samples)
+            return {"set": name, "steps": 0, "error": f"{name}: {error}"}
+    if samples:
+        record["verdict"] = verdict(model, name, record["seed"], samples)
     return record
 
 
@@ -300,19 +256,19 @@ def markdown(runs):
         "samples and data; at its optimum that is 1 + W / (2 penalty), or more where the mass goes",
         "by detours. In the game the critic lags behind a generator that moves; settled: after",
         f"{ALONE} more steps of it alone. ± are standard errors. Found: mean and range over the",
-        f"last {MARKS} marks of the run, one every 250 steps, of 2500 samples each.",
+        f"last {MARKS} marks of the run, one every {EVERY} steps, of 2500 samples each.",
         "",
-        "| set | generator steps (minutes) | W | floor | 1 + W / 0.2 | settled slope | in the game "
-        "| found |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| set | aeot | generator steps (minutes) | W | floor | 1 + W / 0.2 | settled slope "
+        "| in the game | found |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for run in runs:
         if "verdict" not in run:
-            lines.append(f"| {run['set']} | {run['steps']} | {run.get('error', '-')} | | | | | |")
+            lines.append(f"| {run['set']} | | {run['steps']} | {run.get('error', '-')} | | | | | |")
             continue
         v = run["verdict"]
         lines.append(
-            f"| {run['set']} | {run['steps']} ({run['seconds'] / 60:.0f}) "
+            f"| {run['set']} | {run['aeot']} | {run['steps']} ({run['seconds'] / 60:.0f}) "
             f"| {v['w']:.4f} ± {v['w_se']:.4f} "
             f"| {v['w_floor']:.4f} ± {v['w_floor_se']:.4f} "
             f"| {v['expected']:.3f} ± {v['expected_se']:.3f} "
@@ -342,21 +298,15 @@ def main():
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--folder", type=Path, default=HERE.parent / "out" / "table2")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "table2_wgan_gp.json")
-    parser.add_argument("--device", default="cpu", help="elsewhere both sets are trained as one")
+    parser.add_argument("--device", default="cpu", help="where to train")
     parser.add_argument("--train-only", action="store_true", help="measure no distance")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of W, for each block")
     args = parser.parse_args()
     single_threaded()  # workers are started anew, so that their libraries see it
     deadline = time.time() + 60 * args.minutes
-    if args.device != "cpu":
-        try:
-            train_together(args.sets, args.steps, args.folder / "toys", deadline, args.device)
-        except FloatingPointError as error:
-            sys.exit(str(error))
-        if args.train_only:
-            return
     samples = 0 if args.train_only else args.samples
-    tasks = [(name, args.steps, args.folder / "toys", deadline, samples) for name in args.sets]
+    rest = (args.steps, args.folder / "toys", deadline, samples, args.device)
+    tasks = [(name, *rest) for name in args.sets]
     with multiprocessing.get_context("spawn").Pool(len(tasks)) as pool:
         runs = {run["set"]: run for run in pool.starmap(work, tasks, chunksize=1)}
     failed = [run["error"] for run in runs.values() if "error" in run]

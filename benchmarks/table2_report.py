@@ -8,9 +8,8 @@ import math
 import os
 
 import numpy as np
-import planar
 from table2_figures import LIMITS, draw, last_of, trajectory
-from table2_training import SAMPLES, judge, mixture
+from table2_training import SAMPLES, estimator, judge, mixture, updates
 
 from aeot._io import write_text
 
@@ -107,6 +106,7 @@ def lines_of(trials):
 
 def line_of(records, last, epochs):
     line = {"seeds": [r["seed"] for r in records], "epochs": epochs, "seconds": {}}
+    line["aeot"] = ", ".join(sorted({r["aeot"] for r in records}))
     for record in records:  # of an epoch or of AE-OT, the fastest of each machine
         place, each = record.get("device", "one thread"), record["seconds"]
         each /= record.get("epochs", 1)
@@ -120,10 +120,10 @@ def line_of(records, last, epochs):
     for metric, found in values.items():
         line[metric], line[metric + "_se"] = summary(found)
     line["values"] = values
-    extras = ("gap", "gradient_norm", "reverse_kl_high_quality", "support_variance", "acceptance")
+    extras = ("gradient_norm", "reverse_kl_high_quality", "support_variance", "acceptance")
     for extra in (*extras, "solve_seconds", "mass_error", "nearest_support"):
-        if extra in last[0]:
-            line[extra], _ = summary([r[extra] for r in last])
+        if any(extra in r for r in last):
+            line[extra], _ = summary([r.get(extra) for r in last])
     if "converged" in records[0]:
         line["converged"] = all(r["converged"] for r in records)
     return line
@@ -191,8 +191,7 @@ def chance(name):
 
 
 def markdown(tables, published, why, failures, pace):
-    pair, minibatch = planar.Wasserstein, planar.Game(kernels=20).critic
-    steps = EPOCHS * (100_000 // pair.batch // pair.critic_steps)
+    pair = estimator("WGAN-GP")
     lines = [
         "Written by `benchmarks/bench_table2.py`. Mean ± standard error over seeds, 2500 samples",
         "per seed. The published protocol is 400 epochs and 10 seeds. A row stands once for the",
@@ -211,21 +210,22 @@ def markdown(tables, published, why, failures, pace):
         "",
         "Seconds of a row on one thread are the fastest fifth of an epoch times five (for AE-OT",
         "the fastest of three runs), all measured in one call; a full run is 400 epochs. Beside",
-        "them stand the seconds of an epoch and seed where the row was trained: there seeds may",
-        "share each product of a GPU, and several rows the GPU.",
+        "them stand the seconds of an epoch and seed where the row was trained.",
+        "Version 0.1.0 trained networks written by hand for this benchmark, on a GPU several seeds",
+        "as one; later versions train the library's classes, by the clock on the wall.",
     ]
     if pace:
-        lines += [f"Machine: {pace['processor']}, load average {pace['load_average']:.1f}."]
+        machine = f"{pace['processor']}, load average {pace['load_average']:.1f}"
+        lines += [f"Machine: {machine}, version {pace['aeot']}."]
     lines += [
         "",
         "WGAN and WGAN-GP are hybrids: networks, batches of "
-        f"{pair.batch} and {pair.critic_steps} critic steps of WGAN-GP's",
+        f"{pair.batch_size} and {pair.critic_steps} critic steps of WGAN-GP's",
         "toy examples for both, the clipped one with its authors' RMSprop and clipping but not",
         "their batches of 64 nor their 100 critic steps in early and every 500th round. "
         f"{EPOCHS} epochs are",
-        f"{steps} of their generator steps, where the toy examples take 100 000. MD: "
-        f"{minibatch.kernels} kernels (B)",
-        f"of size {minibatch.kernel_size} (C); the published ones are not known.",
+        f"{EPOCHS * updates(pair)} of their generator steps, where the toy examples take 100 000.",
+        f"MD: {estimator('MD').kernels} kernels (B) of size 5 (C); the published are not known.",
         "",
     ]
     for name, table in tables.items():
@@ -234,10 +234,10 @@ def markdown(tables, published, why, failures, pace):
             "",
             chance(name),
             "",
-            "| row | seeds × epochs | modes | quality % | KL to its training set | KL to the data "
-            "| variance | published: modes / quality / KL | s per epoch where trained "
-            "| one thread: s per epoch | s per full run | / AE-OT |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| row | aeot | seeds × epochs | modes | quality % | KL to its training set "
+            "| KL to the data | variance | published: modes / quality / KL "
+            "| s per epoch where trained | one thread: s per epoch | s per full run | / AE-OT |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         seconds = pace or {}
         ours = seconds.get(f"{name} AE-OT exact linear")
@@ -255,7 +255,7 @@ def markdown(tables, published, why, failures, pace):
                     f"{run / ours:,.0f}" if run and ours else "-",
                 )
                 lines.append(
-                    f"| {row} | {len(line['seeds'])} × {line['epochs'] or '-'} "
+                    f"| {row} | {line['aeot']} | {len(line['seeds'])} × {line['epochs'] or '-'} "
                     f"| {cell(line['modes'], line['modes_se'], 1)} "
                     f"| {cell(line['high_quality'], line['high_quality_se'], 1)} "
                     f"| {cell(line['reverse_kl'], line['reverse_kl_se'], 3)} "

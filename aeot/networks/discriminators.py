@@ -140,10 +140,10 @@ class MinibatchDiscrimination(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, features) to (B, features + kernels)."""
-        rows = self.linear(x).view(len(x), self.kernels, self.kernel_dim)
-        distances = (rows[:, None] - rows[None]).abs().sum(3)  # (B, B, kernels)
+        rows = self.linear(x).view(len(x), self.kernels, self.kernel_dim).transpose(0, 1)
+        distances = torch.cdist(rows, rows, p=1)  # (kernels, B, B)
         # A sample is at distance 0 from itself: subtracting its 1 leaves the others.
-        return torch.cat([x, torch.exp(-distances).sum(1) - 1], dim=1)
+        return torch.cat([x, torch.exp(-distances).sum(2).T - 1], dim=1)
 
 
 class MaxoutDiscriminator(nn.Module):
