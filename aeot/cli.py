@@ -3,21 +3,23 @@
 ``aeot --help`` reads the table below and nothing else. A subcommand is one line of it: the function
 that does the work, and one sentence. jsonargparse makes options of the function's signature; what
 it returns is printed. A third entry names an estimator class: its constructor's options are
-offered too, and the function gets the instance as ``model``.
+offered too, and the function gets the instance as ``model``. Signatures are read from the source:
+what is imported is only what runs, so ``--help`` and a mistyped option need no torch.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
-import importlib.util
+import importlib
 import inspect
 import json
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import aeot
@@ -29,15 +31,18 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "fit a model and write a run directory",
         "aeot.models.aeot:AEOT",
     ),
-    "sample": ("aeot.commands.fit:sample", "draw new images from a finished run"),
+    "sample": ("aeot.commands.sample:sample", "draw new images from a finished run"),
     "compare": ("aeot.commands.compare:compare", "train, measure and compare generators"),
-    "report": ("aeot.commands.compare:report", "write one HTML page about runs and comparisons"),
+    "report": ("aeot.commands.report:report", "write one HTML page about runs and comparisons"),
     "translate": (
         "aeot.commands.translate:translate",
         "train a translator between two collections of images",
         "aeot.gan.translate:CycleGAN",
     ),
-    "doctor": ("aeot.cli:doctor", "show versions, devices, compilers and data sets found"),
+    "doctor": (
+        "aeot.commands.doctor:doctor",
+        "show versions, devices, compilers and data sets found",
+    ),
 }
 _HELP = """\
 usage: aeot COMMAND [options]
@@ -98,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, argv: list[str]) -> None:
     import jsonargparse
 
-    function = _load(COMMANDS[command][0])
-    estimator = _load(COMMANDS[command][2]) if len(COMMANDS[command]) > 2 else None
+    places = COMMANDS[command][::2]
+    function, *estimators = map(_signature, places)
     parser = jsonargparse.ArgumentParser(
         prog=f"aeot {command}",
         description=COMMANDS[command][1],
@@ -107,25 +112,75 @@ def _run(command: str, argv: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    own = parser.add_function_arguments(
-        function, as_group=False, as_positional=True, skip={"model"}
-    )
-    theirs = parser.add_class_arguments(estimator, as_group=False) if estimator else []
+    own = parser.add_function_arguments(function, as_group=False, as_positional=True)
+    theirs = [parser.add_function_arguments(e, as_group=False) for e in estimators]
     try:
         chosen = parser.parse_args(_gathered(function, _flagged(function, argv)))
     except jsonargparse.ArgumentError as error:
         raise _Refused(f"{error}; see aeot {command} --help") from error
     plain = chosen.as_dict()
     arguments = {name: plain[name] for name in own}
-    if estimator:
-        arguments["model"] = estimator(**{name: plain[name] for name in theirs})
-    if told := str(function(**arguments) or ""):
+    run, *kinds = map(_load, places)
+    for kind, names in zip(kinds, theirs, strict=True):
+        arguments["model"] = kind(**{name: plain[name] for name in names})
+    if told := str(run(**arguments) or ""):
         print(told)
 
 
 def _load(place: str) -> Callable[..., Any]:
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _signature(place: str) -> Callable[..., None]:
+    """Return an empty function with the options and the docstring of the one, or class, named.
+
+    Its source is parsed and nothing in it is run: options have plain defaults.
+    """
+    found, arguments = _definition(*place.split(":"))
+    docstring = ast.Expr(ast.Constant(ast.get_docstring(found)))
+    header = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
+    empty = ast.FunctionDef(found.name, arguments, [docstring], [])
+    space: dict[str, Any] = {"__name__": "builtins"}  # where types are looked up
+    tree = ast.fix_missing_locations(ast.Module([header, empty], []))
+    exec(compile(tree, place, "exec"), space)
+    return space[found.name]
+
+
+def _definition(module: str, name: str) -> tuple[ast.FunctionDef | ast.ClassDef, ast.arguments]:
+    """Find a function or a dataclass of keywords in its source; return it and its arguments."""
+    path = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = next(node for node in tree.body if getattr(node, "name", "") == name)
+    if isinstance(found, ast.FunctionDef):
+        found.args.args = [
+            arg for arg in found.args.args if arg.arg != "model"
+        ]  # made from options
+        return found, found.args
+    assert isinstance(found, ast.ClassDef)
+    for node in found.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            return found, ast.arguments(
+                [], [], None, node.args.kwonlyargs, node.args.kw_defaults, None, []
+            )
+    fields: dict[str, tuple[ast.arg, ast.expr]] = {}
+    imported = {
+        alias.name: node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    for base in map(ast.unparse, found.bases):
+        theirs = _definition(imported.get(base, module), base)[1]
+        fields |= {
+            a.arg: (a, d) for a, d in zip(theirs.kwonlyargs, theirs.kw_defaults, strict=True)
+        }
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign) and node.value is not None:
+            field = ast.arg(ast.unparse(node.target), node.annotation)
+            fields[field.arg] = (field, node.value)
+    names, defaults = zip(*fields.values(), strict=True) if fields else ((), ())
+    return found, ast.arguments([], [], None, list(names), list(defaults), None, [])
 
 
 def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
@@ -201,40 +256,3 @@ def _quiet_messages() -> Iterator[None]:
         finally:
             log.removeHandler(handler)
             log.setLevel(level)
-
-
-def doctor() -> None:
-    """Print what this installation can use: versions, devices, compilers, data sets."""
-    from aeot._environment import environment
-    from aeot.data.named import NAMES
-
-    facts = environment()
-    print(f"aeot {aeot.__version__}, Python {facts['python']}, {facts['platform']}")
-    print(f"processor   {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads")
-    print(f"memory      {facts['memory_gib']} GiB")
-    print(f"GPUs        {', '.join(facts['gpus']) or 'none'}")
-    print(f"KeOps       {_keops()}")
-    print("versions    " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()))
-    print("data sets")
-    for name in NAMES:
-        print(f"  {name:<14}{_found(name)}")
-
-
-def _found(name: str) -> str:
-    from aeot.data import dataset
-
-    if name == "celeba":  # reading it takes minutes
-        return "not looked for; pass root=FOLDER when you use it"
-    try:
-        count = len(dataset(name, split="train"))
-    except ValueError as error:
-        return "not found; " + str(error).partition("; ")[2]
-    return f"{count} training images"
-
-
-def _keops() -> str:
-    # Not imported: the first import compiles for half a minute.
-    if importlib.util.find_spec("pykeops") is None:
-        return "not installed; the other engines do without"
-    compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
-    return f"installed, compiler {shutil.which(compiler)}" if compiler else "installed, no compiler"

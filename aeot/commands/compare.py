@@ -1,30 +1,46 @@
-"""The commands ``aeot compare`` and ``aeot report``."""
+"""The command `aeot compare`: generators trained under one budget and measured alike."""
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 import aeot
 from aeot import _check, _io
-from aeot.commands import plans
+from aeot.commands.directory import RunDirectory
 from aeot.commands.fit import open_data
 from aeot.comparison import budget
 from aeot.comparison.compare import compare as _compare
 from aeot.comparison.compare import default_features
-from aeot.comparison.contestants import opened
-from aeot.comparison.result import Comparison, check_metrics
+from aeot.comparison.contestants import check_name, opened
+from aeot.comparison.result import check_metrics
 from aeot.data import Dataset
 from aeot.data.named import NAMES
 from aeot.features import Classifier, extract
-from aeot.models.aeot import AEOT
 from aeot.plotting import comparison as pictures
 from aeot.report.build import write_page
 
 _LOG = logging.getLogger(__name__)
+TRAINABLE = (  # the public generators of images
+    "AEOT",
+    "ALI",
+    "BEGAN",
+    "ConditionalWGANGP",
+    "DRAGAN",
+    "GAN",
+    "GLANN",
+    "GLO",
+    "LSGAN",
+    "PacGAN",
+    "VAE",
+    "WGAN",
+    "WGANGP",
+)
+_LONGEST = 200  # a file's name has at most 255 bytes, and more than the label goes into it
 
 
 def compare(
@@ -85,122 +101,102 @@ def compare(
         raise _check.fail("seconds", "be the only budget", got, "leave one of them out")
     else:
         limit = {"images_seen": _check.integer("images_seen", images_seen)}
-    plan = plans.planned(models)
+    plan = _planned(models)
     training, reference = _data(data, size, root, seed)
+    if n_samples is not None and _check.integer("n_samples", n_samples) > len(reference):
+        must = f"keep {n_samples} images apart to compare with"
+        way_out = f"pass n_samples={len(reference)} or less"
+        raise _check.fail("data", must, str(len(reference)), way_out)
+    classes = {label: thing for label, thing in plan.items() if isinstance(thing, type)}
+    contestants: dict[str, Any] = {k: v for k, v in plan.items() if k not in classes}
+    if contestants:
+        contestants = opened(contestants, reference, n_samples)
+    _rehearse(classes, training, latent_dim, images_seen)
     options = {"data": data, **limit, "latent_dim": latent_dim, "size": size, "seed": seed}
-    options["images"] = plans.digest(training, reference)
-    if n_samples is not None:
-        _check.integer("n_samples", n_samples)
-        if n_samples > len(reference):
-            got, way_out = str(len(reference)), f"pass n_samples={len(reference)} or less"
-            raise _check.fail(
-                "data", f"keep {n_samples} images apart to compare with", got, way_out
-            )
-    entries: dict[str, Any] = {k: v for k, v in plan.items() if not isinstance(v, type)}
-    if entries:
-        entries = opened(entries, reference, n_samples)
-    plans.rehearse(plan, training, latent_dim, images_seen)
-    folder = Path(out).expanduser().absolute()
-    empty = folder.is_dir()
-    fresh = plans.begin(folder, options)
-    plans.check_labels(plan, folder)
-    plans.check_kept(plan, folder, reference, n_samples, range(seed, seed + seeds))
-    try:
-        extractor = _extractor(features, training, reference, folder / "classifier", seed)
-        if extractor is not None:
-            extract(extractor, reference.subset(slice(2)))  # fits images of this size
-        if metrics or n_samples:  # what cannot be measured is said before training
-            some = training.subset(slice(n_samples or min(10_000, len(reference))))
-            real = {"training images, as a trial": some}
-            how = {"metrics": metrics, "features": extractor, "training": training, "seed": seed}
-            _compare(real, reference, n_samples=n_samples, **how)
-    except ValueError:
-        if fresh:
-            shutil.rmtree(folder)
-            if empty:
-                folder.mkdir()
-        raise
+    options["images"] = _digest(training, reference)
+    run = RunDirectory(out, options, record="compare.json")
+    places = {
+        label: [run.path / "models" / f"{label}-{seed + k}" for k in range(seeds)]
+        for label in classes
+    }
+    _check_labels(plan, run.path / "models")
+    _check_kept(places, reference, n_samples)
+    classifier = run.path / "classifier"
+    extractor = _extractor(features, training, reference, classifier, seed)
+    if extractor is not None:
+        extract(extractor, reference.subset(slice(2)))  # fits images of this size
+    how = {"metrics": metrics, "features": extractor, "training": training, "seed": seed}
+    if metrics or n_samples:  # what cannot be measured is said before training
+        some = training.subset(slice(n_samples or min(10_000, len(reference))))
+        _compare({"training images, as a trial": some}, reference, n_samples=n_samples, **how)
+    run.begin()
+    if features is None and extractor is not None and not _io.holds_save(classifier):
+        extractor.save(classifier)
     facts: dict[str, dict[str, Any]] = {}
-    for label, thing in plan.items():
-        if not isinstance(thing, type):
-            continue
-        places = [folder / "models" / f"{label}-{seed + k}" for k in range(seeds)]
+    for label, kind in classes.items():
         try:
             costs = [
-                _fitted(plans.untrained(thing, latent_dim, seed + k), training, limit, place)
-                for k, place in enumerate(places)
+                _fitted(kind(latent_dim=latent_dim, seed=seed + k), training, limit, place)
+                for k, place in enumerate(places[label])
             ]
         except KeyboardInterrupt:
             _LOG.warning("the models finished are kept: the same command goes on with %s", label)
             raise
-        entries[label], facts[label] = places, _mean(costs)
-    entries = {label: entries[label] for label in plan}
+        facts[label] = _mean(costs)
+    contestants |= places
     found = _compare(
-        entries,
+        {label: contestants[label] for label in plan},
         reference,
-        metrics=metrics,
-        features=extractor,
-        training=training,
         n_samples=n_samples,
         repeats=repeats,
         facts=facts,
-        seed=seed,
+        **how,
     )
     if facts:
         told = f"{images_seen} images" if images_seen else f"{limit['seconds']:g} s of wall clock"
         found.protocol["budget"] = f"{told} for each training; what it took is in its row of costs"
-    found.save(folder)
-    for old in folder.glob("*.png"):  # of an earlier call, perhaps of other models
+    found.save(run.path)
+    for old in run.path.glob("*.png"):  # of an earlier call, perhaps of other models
         old.unlink()
     if any(row["curve"] for row in found.rows):
-        pictures.prd_curves(found, path=folder / "prd.png")
+        pictures.prd_curves(found, path=run.path / "prd.png")
     if {"f8", "f1_8"} <= set(found[next(iter(found))]):
-        pictures.precision_recall(found, path=folder / "precision_recall.png")
-    pictures.sample_rows(found, path=folder / "samples.png")
-    write_page({f"comparison on {training.name}": found}, folder / "report.html")
-    return f"{found.markdown()}\ntables, figures, models and report.html are in {folder}"
+        pictures.precision_recall(found, path=run.path / "precision_recall.png")
+    pictures.sample_rows(found, path=run.path / "samples.png")
+    write_page({f"comparison on {training.name}": found}, run.path / "report.html")
+    return f"{found.markdown()}\ntables, figures, models and report.html are in {run.path}"
 
 
-def report(
-    runs: list[str],
-    *,
-    out: str = "report.html",
-    data: str | None = None,
-    picture: str = "tsne",
-    shown: int = 900,
-) -> str:
-    """Write one self-contained HTML page about finished runs and comparisons.
-
-    Args:
-        runs: Run directories, saved `AEOT` models and directories of comparisons.
-        out: The file to write; replaced if it is there.
-        data: Training data of saved models, as in aeot fit; runs know theirs.
-        picture: How codes are drawn in the plane: "tsne" or "pca".
-        shown: Codes in the picture.
-
-    Returns:
-        Where the page is.
-
-    Raises:
-        ValueError: If one of `runs` is neither, or `out` cannot be written.
-    """
-    _check.integer("shown", shown)
-    target = Path(out).expanduser()
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise _check.fail("out", "be a file in a folder that exists", str(target))
-    sources: dict[str, AEOT | Comparison] = {}
-    training: dict[str, Dataset] = {}
-    for run in runs:
-        source, rows = _read(Path(run).expanduser(), data)
-        name = _unused(Path(run).absolute().name, sources)
-        sources[name] = source
-        if rows is not None:
-            training[name] = rows
-    write_page(sources, target, training=training, picture=picture, shown=shown)
-    return f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"
-
-
-# ---- compare
+def _planned(models: list[str]) -> dict[str, Any]:
+    """Return label -> class to be trained, or path."""
+    if not models:
+        raise _check.fail("models", "name at least one generator", "none")
+    plan: dict[str, Any] = {}
+    for text in models:
+        label, equals, thing = text.partition("=")
+        thing = str(Path(thing).expanduser())
+        if not equals or Path(text).expanduser().exists():
+            thing = str(Path(text).expanduser())
+            label = Path(thing).absolute().name
+        if not label or label in (".", "..") or "/" in label or "\\" in label:
+            raise _check.fail("models", "have labels that can name a folder", repr(label))
+        if len(label.encode()) > _LONGEST:
+            raise _check.fail("models", f"have labels of at most {_LONGEST} bytes", repr(label))
+        check_name(label)
+        if label in plan:
+            raise _check.fail("models", "have different labels", f"{label!r} twice")
+        if thing in TRAINABLE and Path(thing).exists():
+            got, way_out = f"{thing!r}, a class and a path", f"write ./{thing} for the path"
+            raise _check.fail("models", "be either", got, way_out)
+        if Path(thing).exists():
+            plan[label] = thing
+        elif thing in TRAINABLE:
+            plan[label] = getattr(aeot, thing)
+        else:
+            got = f"{thing!r}"
+            way_out = f"classes are {', '.join(TRAINABLE)}"
+            raise _check.fail("models", "be classes, or paths that exist", got, way_out)
+    return plan
 
 
 def _data(data: str, size: int | None, root: str | None, seed: int) -> tuple[Dataset, Dataset]:
@@ -216,18 +212,75 @@ def _data(data: str, size: int | None, root: str | None, seed: int) -> tuple[Dat
     return every.subset(rows[cut:]), every.subset(rows[:cut])
 
 
+def _rehearse(
+    classes: dict[str, type], training: Dataset, latent_dim: int, images_seen: int | None
+) -> None:
+    """Have every class that is to be trained build its networks for a few images."""
+    few = training.subset(slice(min(len(training), 64)))
+    for label, kind in classes.items():
+        model = kind(latent_dim=latent_dim)
+        try:
+            if images_seen is not None:
+                budget.steps(model, training, images_seen)
+            fit = getattr(model, "fit_autoencoder", model.fit)
+            fit(few, steps=0 if getattr(model, "_open_ended", False) else 2)
+        except ValueError as error:
+            got = f"{label!r}, {kind.__name__}, which says: {error}"
+            raise _check.fail("models", "be trainable on these images", got) from error
+
+
+def _check_labels(plan: dict[str, Any], folder: Path) -> None:
+    """Refuse a label under which an earlier call trained another class."""
+    for label, thing in plan.items():
+        now = thing.__name__ if isinstance(thing, type) else f"the path {thing}"
+        for costs in folder.glob(f"{glob.escape(label)}-*.json"):
+            before = _io.read_json(costs, dict).get("class")
+            if before != now and costs.stem[len(label) + 1 :].isdigit():
+                got = f"{label!r} for {now}, which was {before} before in {folder.parent}"
+                way_out = "choose another label or another out"
+                raise _check.fail("models", "keep their labels", got, way_out)
+
+
+def _check_kept(places: dict[str, list[Path]], reference: Dataset, n: int | None) -> None:
+    """Refuse models of an earlier call that have been damaged since."""
+    for label, place in ((k, p) for k, group in places.items() for p in group):
+        costs = _costs(place)
+        try:
+            if costs.is_file():
+                opened({label: place}, reference, n)
+        except ValueError as error:
+            way_out = f"delete {costs} to have it trained again"
+            raise _check.fail("out", "hold whole models", str(error), way_out) from error
+
+
+def _costs(place: Path) -> Path:
+    """The file beside a model that says what it cost; written last."""
+    return place.with_name(f"{place.name}.json")
+
+
+def _digest(*parts: Dataset) -> str:
+    """Return a hash of images and labels, to know them again."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for rows in (part.values, part.labels):
+            if rows is not None:
+                digest.update(rows.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _extractor(
     features: str | None, training: Dataset, reference: Dataset, place: Path, seed: int
 ) -> Classifier | None:
+    """Return the classifier named, the one an earlier call kept, or, with labels, a new one."""
     if features is not None:
         return Classifier.load(features)
     if training.labels is None:
         return None
-    if (place / "manifest.json").is_file():
+    if _io.holds_save(place):
         return Classifier.load(place)
-    net = default_features(training, reference, seed=seed)
-    net.save(place)
-    return net
+    trained = default_features(training, reference, seed=seed)
+    assert isinstance(trained, Classifier)
+    return trained
 
 
 def _fitted(
@@ -240,7 +293,7 @@ def _fitted(
 
     The model is let go, so that the memory of the next does not hold it, too.
     """
-    costs = place.parent / f"{place.name}.json"
+    costs = _costs(place)
     if costs.is_file():
         return _io.read_json(costs)
     _LOG.info("training %s, %s", place.name, limit)
@@ -258,39 +311,3 @@ def _mean(costs: list[dict[str, Any]]) -> dict[str, Any]:
     numbers = {k: v for k, v in first.items() if isinstance(v, (int, float))}
     means = {k: sum(c[k] for c in costs) / len(costs) for k in numbers}
     return {**first, **{k: round(v) if isinstance(first[k], int) else v for k, v in means.items()}}
-
-
-# ---- report
-
-
-def _unused(name: str, taken: dict[str, Any]) -> str:
-    return name if name not in taken else _unused(f"{name}'", taken)
-
-
-def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | None]:
-    """Open a run, a saved model or a comparison, and the training data if they can be found."""
-    if (path / "data" / "manifest.json").is_file():
-        return Comparison.load(path), None
-    if not any((p / "manifest.json").is_file() for p in (path, path / "model")):
-        got = f"{path}, which " + ("holds neither" if path.is_dir() else "is no directory")
-        raise _check.fail("runs", "be runs, saved models or comparisons", got)
-    model = AEOT.load(path)
-    options = _options(path / "config.yaml")
-    name = data or options.get("data")
-    if name is None:
-        _LOG.warning("%s does not say what it was fitted to; pass --data for real images", path)
-        return model, None
-    try:
-        rows = open_data(name, size=options.get("size"), root=options.get("root"))
-    except ValueError as error:
-        _LOG.warning("without the training data of %s: %s", path, error)
-        return model, None
-    return model, rows
-
-
-def _options(path: Path) -> dict[str, Any]:
-    """Read ``name: value`` lines whose values are JSON, as runs write them."""
-    if not path.is_file():
-        return {}
-    pairs = (line.split(": ", 1) for line in path.read_text().splitlines() if ": " in line)
-    return {name: json.loads(value) for name, value in pairs}

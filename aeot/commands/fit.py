@@ -1,39 +1,28 @@
-"""Runs: one model fitted on one data set, and everything worth keeping, in one directory.
+"""The commands `aeot fit` and `aeot demo`: one model fitted on one data set, in a run directory.
 
-A run directory holds ``config.yaml`` (the options, to be used again with ``--config``),
-``environment.json``, ``log.jsonl`` (one line a record), ``model/``, ``pictures/*.png`` and, at
-last, ``summary.json``. It is created when training starts: a refused run leaves nothing behind.
+It holds ``config.yaml`` (the options, to be used again with ``--config``), ``environment.json``,
+``log.jsonl`` (one line a record), ``model/``, ``pictures/*.png`` and, at last, ``summary.json``.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from aeot import _check, _environment, _io
+from aeot import _check, _environment
 from aeot._rng import generator
-from aeot.data import Dataset, dataset, images, tensors, to_uint8
+from aeot.commands.directory import RunDirectory
+from aeot.data import Dataset, dataset, images, tensors
 from aeot.data.named import NAMES
 from aeot.models.aeot import AEOT
-from aeot.plotting.images import image_grid
 from aeot.plotting.runs import by_class, draw_run
 
-_SHOWN = 100  # images in the grid
-_WRITTEN = re.compile(  # all that runs and `sample` write, and what a kill can leave of it
-    r"\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-\d+)?"
-    r"|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
-    r"|(\.?model|checkpoint/\.?\w+)(\.writing-\d+|\.previous)?/(model\.safetensors|\w+\.json)"
-)
+_DRAWN = 100  # samples of the finished model, for its pictures
 
 
 def open_data(
@@ -112,7 +101,7 @@ class Summary(dict):
             "error": "; ".join(errors) + " (mean squared; before -> after refining the decoder)",
             "transport": f"{state}: {certificate['message']}",
             "singular set": f"{self['singular_facets']} facets cut, {self['modes']} modes left",
-            "acceptance": f"{drawn['acceptance']:.1%} of the points drawn for {_SHOWN} samples",
+            "acceptance": f"{drawn['acceptance']:.1%} of the points drawn for {_DRAWN} samples",
             "nearest": f"{far} (RMS distance of the samples to the training data)",
             "seconds": f"{sum(seconds.values()):.0f}: {parts}",
             "memory": f"{self['peak_memory_gib']:.2f} GiB at the peak",
@@ -160,11 +149,24 @@ def fit(
         return Summary()
     path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
-    run = _Directory(path, {**options, "out": str(path), **model.arguments()}, overwrite)
+    kept = {**options, "out": str(path), **model.arguments()}
+    run = RunDirectory(path, kept, last="summary.json", overwrite=overwrite)
     training, held_out, nu = _rows(options, model.seed, download)
     read = time.perf_counter() - begun
     if overwrite:  # else its training would go on
         shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+    losses: list[tuple[int, float]] = []
+    solved: list[dict[str, Any]] = []
+
+    def on_step(step: int, record: dict[str, float]) -> None:
+        losses.append((step, record["loss"]))
+        run.begin()
+        if not (run.path / "environment.json").is_file():
+            run.write("environment.json", _environment.environment(model.device or "auto"))
+
+    def on_solver_step(record: dict[str, Any]) -> None:
+        solved.append(record)
+        run.log("transport", record)
 
     model.fit_autoencoder(
         training,
@@ -172,24 +174,25 @@ def fit(
         held_out=held_out if len(held_out) else 0.0,
         checkpoint=run.path / "checkpoint",
         log=run.path / "log.jsonl",
-        on_step=run.on_step,
+        on_step=on_step,
     )
-    model.fit_transport(training, nu, on_step=lambda record: run.log("transport", record))
-    if not run.logged:  # a solver without samples reports all its steps at the end
+    model.fit_transport(training, nu, on_step=on_solver_step)
+    if not solved:  # a solver without samples reports all its steps at the end
         for record in model.history_["transport"]:
             run.log("transport", record)
 
     begun = time.perf_counter()
-    generated = model.sample(_SHOWN, seed=model.seed)
+    generated = model.sample(_DRAWN, seed=model.seed)
     sampled = time.perf_counter() - begun
     model.save(run.path / "model")
-    near = draw_run(run.path / "pictures", model, training, held_out, generated, run.losses)
+    near = draw_run(run.path / "pictures", model, training, held_out, generated, losses)
     summary = {"data": training.name, "rows": len(training), "held_out_rows": len(held_out)}
     summary |= {"shape": list(training.shape), "latent_dim": model.latent_dim, **model.summary()}
     summary["seconds"] = {"reading": read, **summary["seconds"], "sampling": sampled}
     summary["seconds"]["pictures"] = time.perf_counter() - begun - sampled
     summary |= {"nearest": near, "peak_memory_gib": _environment.peak_memory()}
-    run.finish(summary)
+    run.write("summary.json", summary)
+    shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
     return Summary(summary, run.path)
 
 
@@ -209,74 +212,6 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
         path = Path(out) / "pictures" / "by_class.png"
         by_class(model, dataset("digits"), seed=seed, path=path)
     return summary
-
-
-def sample(
-    run: str,
-    *,
-    n: int = 64,
-    seed: int = 0,
-    out: str | None = None,
-    device: str | None = None,
-) -> str:
-    """Draw new images from a finished run.
-
-    Args:
-        run: The run directory, or a saved model.
-        n: How many.
-        seed: The same seed and n give the same images.
-        out: A new folder for the images; by default samples-SEED in the run directory.
-        device: Where to compute; by default the first GPU, else the CPU.
-
-    Returns:
-        A line that says what was done.
-
-    Raises:
-        ValueError: If there is no model in `run`, or `out` cannot be used.
-    """
-    model = AEOT.load(run, device=device)
-    path = check_new(out or Path(run) / f"samples-{seed}")
-    rows = model.sample(_check.integer("n", n), seed=seed)
-    path.mkdir(parents=True, exist_ok=True)
-    if rows.ndim == 4:
-        for k, image in enumerate(to_uint8(rows).movedim(1, -1).squeeze(-1).numpy()):
-            Image.fromarray(image).save(path / f"{k:06d}.png")
-        image_grid(rows[:_SHOWN], path=path / "grid.png")
-    else:
-        np.save(path / "samples.npy", rows.numpy())
-    accepted = model.sampled_["acceptance"]
-    return f"{n} samples in {path}; {accepted:.1%} of the points drawn were accepted"
-
-
-def check_new(out: str | os.PathLike) -> Path:
-    """Check, before any work, that the folder `out` can be created.
-
-    Args:
-        out: A path at which nothing or an empty folder is.
-
-    Returns:
-        The absolute path.
-
-    Raises:
-        ValueError: If something is there, or no folder can be made there.
-    """
-    path = Path(out).expanduser().absolute()
-    if path.exists() and not path.is_dir():
-        raise _check.fail("out", "be a folder", f"the file {path}", "choose another name")
-    # A run killed before its first step leaves an empty log.
-    if path.is_dir() and any(p.name != "log.jsonl" or p.stat().st_size for p in path.iterdir()):
-        raise _check.fail("out", "be new or empty", f"{path} with files in it", "choose another")
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise _check.fail("out", "be writable", str(path), f"{parent} is a file")
-    try:  # trying is the only sure test: permissions say nothing to root or of a read-only disk
-        tempfile.TemporaryDirectory(prefix=".aeot-", dir=parent).cleanup()
-    except OSError as error:
-        reason = f"{parent} takes no new folder ({error.strerror})"
-        raise _check.fail("out", "be writable", str(path), reason) from error
-    return path
 
 
 def _rows(
@@ -305,69 +240,3 @@ def _array(name: str, path: Path) -> np.ndarray:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise _check.fail(name, "be a NumPy file of numbers", f"{path}: {error}") from error
-
-
-class _Directory:
-    """A run directory that comes into being with the first training step."""
-
-    def __init__(self, path: Path, options: dict[str, Any], overwrite: bool) -> None:
-        self.path = path.expanduser().absolute()
-        self.device = str(options["device"] or "auto")
-        # Scalars look the same in JSON and in YAML.
-        self.config = "".join(f"{name}: {json.dumps(v)}\n" for name, v in options.items())
-        self.begun = self.logged = False
-        self.losses: list[tuple[int, float]] = []
-        config, facts = self.path / "config.yaml", self.path / "environment.json"
-        same = config.is_file() and config.read_bytes() == self.config.encode()
-        finished = (self.path / "summary.json").is_file()
-        self.resumed = same and not finished and not overwrite
-        if self.resumed:
-            return
-        if not (config.is_file() and facts.is_file()):
-            check_new(self.path)
-        elif not overwrite:
-            got, way_out = f"{self.path} with a finished run", "add --overwrite to replace it"
-            if not finished:
-                got = f"{self.path} with an unfinished run that has other options"
-                way_out = "give the same options to go on, or --overwrite to start anew"
-            raise _check.fail("out", "be new", got, way_out)
-        else:  # of a folder that holds more, nothing is taken away
-            files = {p for p in self.path.rglob("*") if p.is_symlink() or not p.is_dir()}
-            if others := sorted(files - set(self._written())):
-                got = f"{self.path} with {others[0].relative_to(self.path)} beside the run"
-                raise _check.fail("out", "hold a run alone", got, "move it, or choose another out")
-
-    def on_step(self, step: int, record: dict[str, float]) -> None:
-        """Take the record of a training step; the first one creates the directory."""
-        self.losses.append((step, record["loss"]))
-        self.begin()
-
-    def begin(self) -> None:
-        if self.begun:
-            return
-        (self.path / "pictures").mkdir(parents=True, exist_ok=True)
-        if not self.resumed:
-            for file in self._written():
-                if file.name not in ("config.yaml", "environment.json"):  # these are replaced
-                    file.unlink()
-            _io.write_text(self.path / "config.yaml", self.config)
-        if not self.resumed or not (self.path / "environment.json").is_file():
-            self._write("environment.json", _environment.environment(self.device))
-        self.begun = True
-
-    def log(self, name: str, record: dict[str, Any]) -> None:
-        self.logged = True
-        with (self.path / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"name": name, **record}, default=str) + "\n")
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        self._write("summary.json", summary)
-        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
-
-    def _write(self, name: str, values: dict[str, Any]) -> None:
-        _io.write_text(self.path / name, json.dumps(values, indent=1, default=str) + "\n")
-
-    def _written(self) -> list[Path]:
-        """The files there that runs, and `sample`, write."""
-        files = (p for p in self.path.rglob("*") if p.is_file() and not p.is_symlink())
-        return [p for p in files if _WRITTEN.fullmatch(p.relative_to(self.path).as_posix())]

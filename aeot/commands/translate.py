@@ -1,15 +1,14 @@
-"""The command `aeot translate`: a translator between two collections of images, and its run."""
+"""The command `aeot translate`: a translator between two collections of images."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
-from aeot import _check, _io
+from aeot import _check
 from aeot._environment import environment
-from aeot.commands.fit import check_new
+from aeot.commands.directory import RunDirectory
 from aeot.data import Dataset, dataset, images, unpaired
 from aeot.gan.translate import CycleGAN
 from aeot.plotting import translation as pictures
@@ -62,9 +61,10 @@ def translate(
         first, second = _colour(first), _colour(second)
     data = unpaired(first, second)
     options = {"a": a, "b": b, "size": size, "root": root, **dataclasses.asdict(model)}
+    del options["device"]
     if model.decay:  # a constant rate can be prolonged; a falling one depends on the steps
         options["steps"] = steps
-    run = _Directory(Path(out), options)
+    run = RunDirectory(out, options)
     shown = (first[:8], second[:8])
     grids = pictures.snapshots(model, *shown, run.path / "pictures", every=every)
 
@@ -74,12 +74,11 @@ def translate(
 
     places = {"checkpoint": run.path / "checkpoint", "log": run.path / "log.jsonl"}
     model.fit(data, steps=steps, on_step=on_step, **places)
-    run.begin()
     model.save(run.path / "model")
     pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
     facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
     facts |= {"environment": environment(model.device), "history": model.history_}
-    _io.write_text(run.path / "run.json", json.dumps(facts, indent=1, default=str) + "\n")
+    run.write("run.json", facts)
     return f"{out}: the model in model/, grids of translations in pictures/"
 
 
@@ -99,27 +98,3 @@ def _colour(side: Dataset) -> Dataset:
         return side
     values = side.values.expand(-1, 3, -1, -1).contiguous()
     return Dataset(values, side.name, side.labels, side.classes)
-
-
-class _Directory:
-    """A run directory that comes into being with the first training step."""
-
-    def __init__(self, path: Path, options: dict[str, object]) -> None:
-        self.path = path.expanduser().absolute()
-        kept = {name: value for name, value in options.items() if name != "device"}
-        # Scalars look the same in JSON and in YAML.
-        self.text = "".join(f"{name}: {json.dumps(v)}\n" for name, v in kept.items())
-        self.begun = False
-        config = self.path / "config.yaml"
-        if not config.is_file():
-            check_new(self.path)
-        elif config.read_bytes() != self.text.encode():
-            got = f"{self.path} with a run of other options"
-            way_out = "give the same options to go on, or choose another folder"
-            raise _check.fail("out", "be new", got, way_out)
-
-    def begin(self) -> None:
-        if not self.begun:
-            self.path.mkdir(parents=True, exist_ok=True)
-            _io.write_text(self.path / "config.yaml", self.text)
-            self.begun = True

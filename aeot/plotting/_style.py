@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,9 +71,9 @@ def plot_axes(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def save(figure: Figure, path: str | os.PathLike | None) -> Figure:
-    """Write the figure if there is a path, making its folder."""
+def save(figure: Figure, path: str | os.PathLike | None, *, dpi: float | None = 130) -> Figure:
+    """Write the figure if there is a path, making its folder; None: at the figure's own dpi."""
     if path is not None:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        figure.savefig(path, dpi=130)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=dpi or figure.dpi)
     return figure

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from aeot import _check
 from aeot.comparison.result import Comparison
 from aeot.plotting import images
+from aeot.plotting._style import save
 
 _COLOURS = (
     "#0b62c4",
@@ -74,7 +75,7 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
     low = max(0.0, min([*xs, *ys]) - 0.05)
     axes.set(xlim=(low, 1.01), ylim=(low, 1.01), xlabel="F8 (recall)", ylabel="F1/8 (precision)")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return _write(figure, path)
+    return save(figure, path)
 
 
 def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> Figure:
@@ -103,7 +104,7 @@ def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> F
         )
     axes.set(xlim=(0, 1.01), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return _write(figure, path)
+    return save(figure, path)
 
 
 def sample_rows(
@@ -133,8 +134,7 @@ def sample_rows(
     for name in names:
         tiles = found.shown[name][: columns * rows].to(torch.float32)
         blocks[name] = tiles / 127.5 - 1
-    figure = images.side_by_side(blocks, columns=columns, across=3)
-    return _write(figure, path)
+    return images.side_by_side(blocks, columns=columns, across=3, path=path)
 
 
 def _look(found: Comparison, row: dict[str, Any]) -> tuple[str, Any]:
@@ -153,9 +153,3 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     axes.grid(color="#e3e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
-
-
-def _write(figure: Figure, path: str | os.PathLike | None) -> Figure:
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 from aeot import _check
 from aeot.data import to_uint8
+from aeot.plotting._style import INK, save
 
 _DPI = 100
 _MARGIN = 12  # pixels around and between blocks
 _CAPTION = 22  # pixels above each block
-_INK = "#1f2933"
 
 
 def image_grid(
@@ -191,7 +191,7 @@ def training_curves(
             color="#52606d",
             fontsize=9,
         )
-    return _write(figure, path)
+    return save(figure, path, dpi=None)
 
 
 def point_clouds(
@@ -219,10 +219,10 @@ def point_clouds(
     axes = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (name, points) in zip(axes, clouds.items(), strict=True):
         ax.scatter(points[:, 0], points[:, 1], s=4, linewidths=0, alpha=0.6, color="#2266aa")
-        ax.set_title(name, fontsize=10, loc="left", color=_INK)
+        ax.set_title(name, fontsize=10, loc="left", color=INK)
         ax.set_aspect("equal")
         ax.tick_params(labelsize=8)
-    return _write(figure, path)
+    return save(figure, path, dpi=None)
 
 
 def _tiles(name: str, images: torch.Tensor) -> np.ndarray:
@@ -279,13 +279,7 @@ def _canvas(
             axes.imshow(block, interpolation="nearest", aspect="auto")
             axes.set_axis_off()
             at = (left / width, 1 - (first - 7) / height)
-            figure.text(*at, name, fontsize=9, color=_INK, va="bottom")
+            figure.text(*at, name, fontsize=9, color=INK, va="bottom")
             left += w + _MARGIN
         top += down
-    return _write(figure, path)
-
-
-def _write(figure: Figure, path: str | os.PathLike | None) -> Figure:
-    if path is not None:
-        figure.savefig(path)
-    return figure
+    return save(figure, path, dpi=None)

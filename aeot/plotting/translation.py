@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from aeot import _check
 from aeot.data import to_uint8
+from aeot.plotting._style import INK, save
 
-_INK, _MUTED = "#1f2933", "#7b8794"
+_MUTED = "#7b8794"
 _COLOURS = ("#1f77b4", "#d1495b", "#2a9d8f", "#e9a03b", "#6d597a")
 
 
@@ -65,7 +66,7 @@ def image_rows(
     figure = Figure(figsize=(total[0] / 100, total[1] / 100), dpi=100, facecolor="white")
     if title:
         y = 1 - 20 / total[1]
-        figure.text(margin / total[0], y, title, color=_INK, fontsize=11, va="center")
+        figure.text(margin / total[0], y, title, color=INK, fontsize=11, va="center")
     for (name, images), top in zip(rows.items(), tops, strict=True):
         pixels = to_uint8(images).cpu().permute(0, 2, 3, 1).numpy()
         pixels = np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
@@ -79,8 +80,8 @@ def image_rows(
         axes.set_axis_off()
         middle = bottom + size[1] / 2
         x = left - 8 / total[0]
-        figure.text(x, middle, name.strip(), color=_INK, fontsize=9, ha="right", va="center")
-    return _written(figure, path)
+        figure.text(x, middle, name.strip(), color=INK, fontsize=9, ha="right", va="center")
+    return save(figure, path, dpi=None)
 
 
 def translations(
@@ -186,22 +187,15 @@ def hiding(
     for axes in (bars, curve):
         axes.set_ylim(bottom=0)
     bars.set_xticks(range(len(kinds)), kinds)
-    bars.set_title("cycle error after handling", fontsize=10, color=_INK)
-    noise.set_title("change by noise on the translation", fontsize=10, color=_INK)
+    bars.set_title("cycle error after handling", fontsize=10, color=INK)
+    noise.set_title("change by noise on the translation", fontsize=10, color=INK)
     noise.set_xlabel("noise, 8-bit levels")
     noise.set_yscale("log")
-    curve.set_title("cycle error behind a low-pass", fontsize=10, color=_INK)
+    curve.set_title("cycle error behind a low-pass", fontsize=10, color=INK)
     curve.set_xlabel("cut-off, cycles per pixel")
     curve.legend(frameon=False, fontsize=8)
     for axes in (bars, noise, curve):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=_INK, labelsize=8)
-    figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left")
-    return _written(figure, path)
-
-
-def _written(figure: Figure, path: str | os.PathLike | None) -> Figure:
-    if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    return figure
+        axes.tick_params(colors=INK, labelsize=8)
+    figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
+    return save(figure, path, dpi=None)

@@ -70,9 +70,9 @@ def test_another_run_is_not_taken_for_this_one(tmp_path, capsys):
     assert main(["translate", a, b, *options]) == 0
     before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
     for other, message in [
-        ([a, c, *options], "with a run of other options; give the same options to go on"),
-        ([a, b, *options, "--seed", "1"], "with a run of other options"),
-        ([a, b, *options, "--steps", "2"], "with a run of other options"),
+        ([a, c, *options], "with a run, made with another b; give the same options to go on"),
+        ([a, b, *options, "--seed", "1"], "with a run, made with another seed"),
+        ([a, b, *options, "--steps", "2"], "with a run, made with another steps"),
         ([a, b, *options, "--out", str(tmp_path / "a")], "be new or empty"),
         ([a, b, *options, "--out", str(tmp_path / "a" / "0.png")], "out must be a folder"),
     ]:

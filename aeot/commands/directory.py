@@ -1,0 +1,156 @@
+"""The directory of a run: its options, its log, what it came to, and who may write there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from aeot import _check, _io
+
+_WRITTEN = re.compile(  # all that `fit` and `sample` write, and what a kill can leave of it
+    r"\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-\d+)?"
+    r"|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
+    r"|(\.?model|checkpoint/\.?\w+)(\.writing-\d+|\.previous)?/(model\.safetensors|\w+\.json)"
+)
+
+
+class RunDirectory:
+    """A folder that belongs to one run and records its options.
+
+    Nothing is written before `begin`, so a refused run leaves nothing behind. A run of the same
+    options goes on where it stopped; one of other options is refused, or replaced if asked to.
+
+    Args:
+        out: The folder: new, empty, or of the same run.
+        options: Plain values that the run depends on.
+        record: The file that keeps them, YAML or JSON.
+        last: The file that a finished run leaves; it does not go on then. None: it may.
+        overwrite: Whether an earlier run is replaced; None where that is not offered.
+
+    Raises:
+        ValueError: If `out` cannot be written, or holds anything else.
+    """
+
+    def __init__(
+        self,
+        out: str | os.PathLike,
+        options: dict[str, Any],
+        *,
+        record: str = "config.yaml",
+        last: str | None = None,
+        overwrite: bool | None = None,
+    ) -> None:
+        self.path = Path(out).expanduser().absolute()
+        self._record, self._last = self.path / record, last
+        self._options = json.loads(json.dumps(options))  # as they will be read
+        self._begun = self._replaces = False
+        finished = last is not None and (self.path / last).is_file()
+        before = read_options(self._record)
+        self._resumed = before == self._options and not finished and not overwrite
+        if self._resumed:
+            return
+        # A config.yaml alone may be the user's own.
+        marked = overwrite is None or (self.path / "environment.json").is_file()
+        if not self._record.is_file() or not marked:
+            check_new(self.path)
+        elif overwrite:
+            self._check_alone()
+            self._replaces = True
+        else:
+            got, way_out = f"{self.path} with a finished run", "add --overwrite to replace it"
+            if before is None:
+                got, way_out = f"{self._record}, which is damaged", "choose another folder"
+            elif not finished:
+                both = self._options | before
+                changed = [k for k in both if before.get(k) != self._options.get(k)]
+                got = f"{self.path} with an unfinished run" if last else f"{self.path} with a run"
+                got += f", made with another {', '.join(changed)}"
+                other = (
+                    "choose another folder" if overwrite is None else "--overwrite to start anew"
+                )
+                way_out = f"give the same options to go on, or {other}"
+            raise _check.fail("out", "be new or of the same run", got, way_out)
+
+    def begin(self) -> None:
+        """Create the folder and record the options; of a run that is replaced, delete the rest."""
+        if self._begun:
+            return
+        self._begun = True
+        self.path.mkdir(parents=True, exist_ok=True)
+        for file in self._written() if self._replaces else ():
+            if file != self._record:  # replaced in one step
+                file.unlink()
+        if not self._resumed:
+            # Scalars look the same in JSON and in YAML.
+            lines = "".join(f"{name}: {json.dumps(v)}\n" for name, v in self._options.items())
+            plain = json.dumps(self._options) + "\n"
+            _io.write_text(self._record, lines if self._record.suffix == ".yaml" else plain)
+
+    def write(self, name: str, values: dict[str, Any]) -> None:
+        """Write plain values as a JSON file."""
+        self.begin()
+        _io.write_text(self.path / name, json.dumps(values, indent=1, default=str) + "\n")
+
+    def log(self, name: str, record: dict[str, Any]) -> None:
+        """Append a record to log.jsonl."""
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"name": name, **record}, default=str) + "\n")
+
+    def _written(self) -> list[Path]:
+        """The files there that a fit, and `sample`, write."""
+        files = (p for p in self.path.rglob("*") if p.is_file() and not p.is_symlink())
+        return [p for p in files if _WRITTEN.fullmatch(p.relative_to(self.path).as_posix())]
+
+    def _check_alone(self) -> None:
+        """Refuse to replace a run beside which there are other files."""
+        files = {p for p in self.path.rglob("*") if p.is_symlink() or not p.is_dir()}
+        if others := sorted(files - set(self._written())):
+            got = f"{self.path} with {others[0].relative_to(self.path)} beside the run"
+            raise _check.fail("out", "hold a run alone", got, "move it, or choose another out")
+
+
+def read_options(record: Path) -> dict[str, Any] | None:
+    """Return the options that a run recorded; None if the file is missing or damaged."""
+    try:
+        text = record.read_text(encoding="utf-8")
+        if record.suffix == ".yaml":
+            return {k: json.loads(v) for k, v in (x.split(": ", 1) for x in text.splitlines())}
+        options = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    return options if isinstance(options, dict) else None
+
+
+def check_new(out: str | os.PathLike) -> Path:
+    """Check, before any work, that the folder `out` can be created.
+
+    Args:
+        out: A path at which nothing or an empty folder is.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ValueError: If something is there, or no folder can be made there.
+    """
+    path = Path(out).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise _check.fail("out", "be a folder", f"the file {path}", "choose another name")
+    # A run killed before its first step leaves an empty log.
+    if path.is_dir() and any(p.name != "log.jsonl" or p.stat().st_size for p in path.iterdir()):
+        raise _check.fail("out", "be new or empty", f"{path} with files in it", "choose another")
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise _check.fail("out", "be writable", str(path), f"{parent} is a file")
+    try:  # trying is the only sure test: permissions say nothing to root or of a read-only disk
+        tempfile.TemporaryDirectory(prefix=".aeot-", dir=parent).cleanup()
+    except OSError as error:
+        reason = f"{parent} takes no new folder ({error.strerror})"
+        raise _check.fail("out", "be writable", str(path), reason) from error
+    return path

@@ -1,0 +1,81 @@
+"""The command `aeot report`: one HTML page about finished runs and comparisons."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from aeot import _check
+from aeot.commands.directory import read_options
+from aeot.commands.fit import open_data
+from aeot.comparison.result import Comparison
+from aeot.data import Dataset
+from aeot.models.aeot import AEOT
+from aeot.report.build import write_page
+
+_LOG = logging.getLogger(__name__)
+
+
+def report(
+    runs: list[str],
+    *,
+    out: str = "report.html",
+    data: str | None = None,
+    picture: str = "tsne",
+    shown: int = 900,
+) -> str:
+    """Write one self-contained HTML page about finished runs and comparisons.
+
+    Args:
+        runs: Run directories, saved `AEOT` models and directories of comparisons.
+        out: The file to write; replaced if it is there.
+        data: Training data of saved models, as in aeot fit; runs know theirs.
+        picture: How codes are drawn in the plane: "tsne" or "pca".
+        shown: Codes in the picture.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        ValueError: If one of `runs` is neither, or `out` cannot be written.
+    """
+    _check.integer("shown", shown)
+    target = Path(out).expanduser()
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise _check.fail("out", "be a file in a folder that exists", str(target))
+    sources: dict[str, AEOT | Comparison] = {}
+    training: dict[str, Dataset] = {}
+    for run in runs:
+        source, rows = _read(Path(run).expanduser(), data)
+        name = _unused(Path(run).absolute().name, sources)
+        sources[name] = source
+        if rows is not None:
+            training[name] = rows
+    write_page(sources, target, training=training, picture=picture, shown=shown)
+    return f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"
+
+
+def _unused(name: str, taken: dict[str, Any]) -> str:
+    return name if name not in taken else _unused(f"{name}'", taken)
+
+
+def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | None]:
+    """Open a run, a saved model or a comparison, and the training data if they can be found."""
+    if (path / "data" / "manifest.json").is_file():
+        return Comparison.load(path), None
+    if not any((p / "manifest.json").is_file() for p in (path, path / "model")):
+        got = f"{path}, which " + ("holds neither" if path.is_dir() else "is no directory")
+        raise _check.fail("runs", "be runs, saved models or comparisons", got)
+    model = AEOT.load(path)
+    options = read_options(path / "config.yaml") or {}
+    name = data or options.get("data")
+    if name is None:
+        _LOG.warning("%s does not say what it was fitted to; pass --data for real images", path)
+        return model, None
+    try:
+        rows = open_data(name, size=options.get("size"), root=options.get("root"))
+    except ValueError as error:
+        _LOG.warning("without the training data of %s: %s", path, error)
+        return model, None
+    return model, rows

@@ -1,0 +1,53 @@
+"""The command `aeot sample`: new images from a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aeot import _check
+from aeot.commands.directory import check_new
+from aeot.data import to_uint8
+from aeot.models.aeot import AEOT
+from aeot.plotting.images import image_grid
+
+_SHOWN = 100  # images in the grid
+
+
+def sample(
+    run: str,
+    *,
+    n: int = 64,
+    seed: int = 0,
+    out: str | None = None,
+    device: str | None = None,
+) -> str:
+    """Draw new images from a finished run.
+
+    Args:
+        run: The run directory, or a saved model.
+        n: How many.
+        seed: The same seed and n give the same images.
+        out: A new folder for the images; by default samples-SEED in the run directory.
+        device: Where to compute; by default the first GPU, else the CPU.
+
+    Returns:
+        A line that says what was done.
+
+    Raises:
+        ValueError: If there is no model in `run`, or `out` cannot be used.
+    """
+    model = AEOT.load(run, device=device)
+    path = check_new(out or Path(run) / f"samples-{seed}")
+    rows = model.sample(_check.integer("n", n), seed=seed)
+    path.mkdir(parents=True, exist_ok=True)
+    if rows.ndim == 4:
+        for k, image in enumerate(to_uint8(rows).movedim(1, -1).squeeze(-1).numpy()):
+            Image.fromarray(image).save(path / f"{k:06d}.png")
+        image_grid(rows[:_SHOWN], path=path / "grid.png")
+    else:
+        np.save(path / "samples.npy", rows.numpy())
+    accepted = model.sampled_["acceptance"]
+    return f"{n} samples in {path}; {accepted:.1%} of the points drawn were accepted"
