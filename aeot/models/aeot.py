@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import os
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sklearn.exceptions import NotFittedError
 
 from aeot import _check, _io
+from aeot._check import ArrayLike
+from aeot._estimator import positive
 from aeot._rng import generator
-from aeot.data import Dataset, distinct, tensors
-from aeot.data.arrays import BYTES
+from aeot.data import Dataset, distinct
+from aeot.data.arrays import BYTES, domain
 from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.measures import UniformBox
-from aeot.models.autoencoder import Autoencoder
+from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
 from aeot.models.sharpening import sharpen, spectral_gain
 from aeot.singular import singular_set
 from aeot.solvers.solve import solve_semidiscrete
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class AEOT:
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class AEOT(AutoencoderOptions):
     """Generate by decoding what optimal transport makes of a simple source.
 
     An `Autoencoder` learns codes; `solve_semidiscrete` transports the uniform law of the unit
@@ -80,47 +86,27 @@ class AEOT:
         torch.Size([4, 5])
     """
 
-    def __init__(
-        self,
-        *,
-        latent_dim: int = 64,
-        architecture: str = "auto",
-        width: int | None = None,
-        learning_rate: float = 3e-3,
-        decoder_rate: float = 1e-3,
-        batch_size: int = 128,
-        precision: str = "auto",
-        tol: float = 0.05,
-        max_angle: float | None = None,
-        extension: str = "affine",
-        sharpen: bool = True,
-        device: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.latent_dim = latent_dim
-        self.architecture = architecture
-        self.width = width
-        self.learning_rate = learning_rate
-        self.decoder_rate = decoder_rate
-        self.batch_size = batch_size
-        self.precision = precision
-        self.tol = tol
-        self.max_angle = max_angle
-        self.extension = extension
-        self.sharpen = sharpen
-        self.device = device
-        self.seed = seed
+    tol: float = 0.05
+    max_angle: float | None = None
+    extension: str = "affine"
+    sharpen: bool = True
+
+    _fitted_by = "brenier_"
+    _checks = AutoencoderOptions._checks | {
+        "max_angle": positive,
+        "extension": partial(_check.choice, options=METHODS),
+    }
 
     def fit(
         self,
-        data: Dataset | Any,  # noqa: ANN401 - or an array-like
+        data: Dataset | ArrayLike,
         *,
         steps: int | None = None,
         held_out: Dataset | float = 0.05,
         checkpoint: str | os.PathLike | None = None,
         log: str | os.PathLike | None = None,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
-    ) -> AEOT:
+    ) -> Self:
         """Fit the autoencoder, then the transport onto the codes of all of `data`.
 
         Args:
@@ -138,7 +124,7 @@ class AEOT:
         Raises:
             ValueError: If an argument is out of range or the data does not fit.
         """
-        data = data if isinstance(data, Dataset) else tensors(data)
+        data = domain("data", data)
         self.fit_autoencoder(
             data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
         )
@@ -147,35 +133,34 @@ class AEOT:
 
     def fit_autoencoder(
         self,
-        data: Dataset | Any,  # noqa: ANN401 - or an array-like
+        data: Dataset | ArrayLike,
         *,
         steps: int | None = None,
         held_out: Dataset | float = 0.05,
         checkpoint: str | os.PathLike | None = None,
         log: str | os.PathLike | None = None,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
-    ) -> AEOT:
+    ) -> Self:
         """Fit the autoencoder alone, as `fit` does; a fitted one can be set as ``autoencoder_``."""
         self._check_arguments()
         begun = time.perf_counter()
-        names = inspect.signature(Autoencoder).parameters
-        fitted = Autoencoder(**{name: getattr(self, name) for name in names})
-        fitted.fit(
+        shared = {field.name for field in dataclasses.fields(AutoencoderOptions)}
+        options = {name: value for name, value in self.arguments().items() if name in shared}
+        fitted = self.autoencoder_ = Autoencoder(**options).fit(
             data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
         )
-        self.autoencoder_ = fitted
         self.history_ = {"autoencoder": fitted.history_}
         self.seconds_ = {"autoencoder": time.perf_counter() - begun}
         return self
 
     def fit_transport(
         self,
-        data: Dataset | Any,  # noqa: ANN401 - or an array-like
-        masses: Any = None,  # noqa: ANN401 - array-like
+        data: Dataset | ArrayLike,
+        masses: ArrayLike | None = None,
         *,
         checkpoint: str | os.PathLike | None = None,
         on_step: Callable[[dict[str, Any]], bool | None] | None = None,
-    ) -> AEOT:
+    ) -> Self:
         """Encode `data`, solve the transport onto its codes and find where the map jumps.
 
         Rows that are exact copies of another, and rows with equal codes, are merged and their
@@ -195,9 +180,8 @@ class AEOT:
             ValueError: If the rows have another shape or the masses do not fit.
         """
         self._check_arguments()
-        if not hasattr(self, "autoencoder_"):
-            raise NotFittedError("the autoencoder is not fitted yet; call fit_autoencoder first")
-        data = data if isinstance(data, Dataset) else tensors(data)
+        self._check_fitted("autoencoder_")
+        data = domain("data", data)
         if len(data) < 2:
             raise _check.fail("data", "hold at least 2 rows", str(len(data)))
         begun = time.perf_counter()
@@ -211,7 +195,7 @@ class AEOT:
             tol=self.tol,
             seed=self.seed,
             on_step=on_step,
-            **({} if checkpoint is None else {"checkpoint": checkpoint}),
+            checkpoint=checkpoint,
         )
         solved = time.perf_counter()
         self.brenier_ = solution.map()
@@ -229,12 +213,12 @@ class AEOT:
         }
         return self
 
-    def encode(self, data: Dataset | torch.Tensor) -> torch.Tensor:
+    def encode(self, data: Dataset | ArrayLike) -> torch.Tensor:
         """Return the codes (m, latent_dim) of images (m, ...), uint8 or in [-1, 1], or vectors."""
         self._check_fitted("autoencoder_")
         return self.autoencoder_.encode(data)
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode(self, codes: ArrayLike) -> torch.Tensor:
         """Return the images, in [-1, 1] and sharpened, or vectors of codes (m, latent_dim).
 
         ``autoencoder_.decode`` returns them as least squares would have them.
@@ -258,7 +242,7 @@ class AEOT:
 
     def draw(self, n: int, *, seed: int = 0) -> Draw:
         """Generate `n` codes with the account of where they come from; see `sample`."""
-        self._check_fitted("brenier_")
+        self._check_fitted()
         n = _check.integer("n", n)
         seed = _check.integer("seed", seed, minimum=0)
         drawn = self.brenier_.draw(
@@ -276,7 +260,7 @@ class AEOT:
         }
         return drawn
 
-    def interpolate(self, start: Any, end: Any, n: int = 9) -> torch.Tensor:  # noqa: ANN401
+    def interpolate(self, start: ArrayLike, end: ArrayLike, n: int = 9) -> torch.Tensor:
         """Walk from one image to another on a straight line in the source of the transport.
 
         The line joins the centres of the cells of the training codes nearest to both images. Where
@@ -296,13 +280,10 @@ class AEOT:
         References:
             Lei et al., 2020, section 6.2 and figure 12.
         """
-        self._check_fitted("brenier_")
+        self._check_fitted()
         n = _check.integer("n", n, minimum=2)
-        ends = [
-            value if getattr(value, "dtype", None) in BYTES else _check.array(name, value)
-            for name, value in (("start", start), ("end", end))
-        ]
-        codes = torch.cat([self.encode(end[None]) for end in ends]).to(self.brenier_.sites)
+        rows = [_row(name, value) for name, value in (("start", start), ("end", end))]
+        codes = torch.cat([self.encode(row) for row in rows]).to(self.brenier_.sites)
         cells = torch.cdist(codes, self.brenier_.sites).argmin(1)
         if self.brenier_.centroids is None:
             self.brenier_.estimate_moments()
@@ -316,7 +297,7 @@ class AEOT:
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers that say how good the fitted model is, as plain values."""
-        self._check_fitted("brenier_")
+        self._check_fitted()
         return {
             "reconstruction": dict(self.autoencoder_.losses_),
             "precision": self.autoencoder_.precision_,
@@ -329,91 +310,22 @@ class AEOT:
             "seconds": dict(self.seconds_),
         }
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the fitted model to a directory, whole or not at all; see `load`.
+    def state(self) -> dict[str, Any]:
+        """Return what makes up the fitted model; see `Autoencoder.state`."""
+        state = super().state()
+        cut = _io.take_apart(self.singular_, leave_out=BrenierMap)
+        return state | {"learned": state["learned"] | {"singular_": cut}}
 
-        Raises:
-            ValueError: If `path` cannot be written or holds something else.
-        """
-        _io.save(path, *self.state(), kind="AEOT")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, *, device: str | None = None) -> AEOT:
-        """Read a model that `save` wrote; it samples the same images.
-
-        Args:
-            path: The directory, or a run directory with the model in ``model``.
-            device: Where to compute; None: the first GPU, else the CPU.
-
-        Raises:
-            ValueError: If there is none, or a byte of it changed.
-        """
-        return cls.from_state(*_io.load(path, kind="AEOT"), device=device)
-
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Return what makes up the fitted model: tensors by name, and plain values."""
-        self._check_fitted("brenier_")
-        stored, autoencoder = self.autoencoder_.state()
-        brenier, brenier_shape = _io.pack(dict(self.brenier_.state_dict()))
-        cut, cut_shape = _io.pack(_io.take_apart(self.singular_, leave_out=BrenierMap))
-        stored = {f"autoencoder.{name}": tensor for name, tensor in stored.items()}
-        stored |= {f"brenier.{name}": tensor for name, tensor in brenier.items()}
-        stored |= {f"singular.{name}": tensor for name, tensor in cut.items()}
-        if self.gain_ is not None:
-            stored["gain"] = self.gain_
-        config = {
-            "arguments": self.arguments(),
-            "autoencoder": autoencoder,
-            "brenier": brenier_shape,
-            "singular": cut_shape,
-            "certificate": self.certificate_,
-            "merged": self.merged_,
-            "history": {"transport": self.history_["transport"]},
-            "seconds": self.seconds_,
+    def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
+        parts: dict[str, Any] = {
+            "autoencoder_": Autoencoder.from_state(learned["autoencoder_"], device=self.device),
+            "brenier_": BrenierMap(UniformBox(dim=self.latent_dim), **learned["brenier_"]),
         }
-        return stored, config
-
-    @classmethod
-    def from_state(
-        cls, stored: dict[str, torch.Tensor], config: dict[str, Any], *, device: str | None = None
-    ) -> AEOT:
-        """Make the model of which `state` returned the parts."""
-        self = cls(**config["arguments"] | {"device": device})
-        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, tensor in stored.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        self.gain_ = parts["gain"][""] if "gain" in parts else None
-        self.autoencoder_ = Autoencoder.from_state(
-            parts["autoencoder"], config["autoencoder"], device=device
+        brenier = parts["brenier_"].to(device)
+        parts["singular_"] = _io.put_together(
+            learned["singular_"], vars(singular_set), brenier=brenier
         )
-        buffers = _io.unpack(parts["brenier"], config["brenier"])
-        self.brenier_ = BrenierMap(UniformBox(dim=self.latent_dim), **buffers)
-        self.brenier_.to(self.autoencoder_.compute_device)
-        plain = _io.unpack(parts["singular"], config["singular"])
-        self.singular_ = _io.put_together(plain, vars(singular_set), brenier=self.brenier_)
-        self.certificate_, self.merged_ = config["certificate"], config["merged"]
-        self.history_ = {"autoencoder": self.autoencoder_.history_, **config["history"]}
-        self.seconds_ = config["seconds"]
-        return self
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the constructor's arguments, as stored."""
-        return {n: getattr(self, n) for n in inspect.signature(AEOT).parameters}
-
-    def _check_arguments(self) -> None:
-        _check.integer("latent_dim", self.latent_dim)
-        _check.real("tol", self.tol, above=0, maximum=1)
-        if self.max_angle is not None:
-            _check.real("max_angle", self.max_angle, above=0)
-        _check.choice("extension", self.extension, METHODS)
-        if not isinstance(self.sharpen, bool):
-            raise _check.fail("sharpen", "be True or False", repr(self.sharpen))
-        _check.integer("seed", self.seed, minimum=0)
-
-    def _check_fitted(self, name: str) -> None:
-        if not hasattr(self, name):
-            raise NotFittedError("this AEOT is not fitted yet; call fit(data) first")
+        super()._restore(learned | parts, device)
 
     def _gain(self, data: Dataset) -> torch.Tensor | None:
         """Return what decoded images of the data must be amplified by, from 5000 of them."""
@@ -441,3 +353,9 @@ class AEOT:
         if len(kept) < 2:
             raise _check.fail("data", "have at least 2 different codes", str(len(kept)))
         return codes[kept].to(self.autoencoder_.compute_device), masses
+
+
+def _row(name: str, value: ArrayLike) -> torch.Tensor:
+    """Return one image or vector as the only row of a batch; bytes stay bytes."""
+    is_bytes = getattr(value, "dtype", None) in BYTES
+    return (torch.as_tensor(value) if is_bytes else _check.array(name, value))[None]

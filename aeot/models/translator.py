@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sklearn.exceptions import NotFittedError
 
-from aeot import _check, _io
+from aeot import _check
+from aeot._check import ArrayLike
+from aeot._estimator import Estimator, positive
 from aeot.data.arrays import Dataset, Domains
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Sampler
 from aeot.models.autoencoder import Autoencoder
 from aeot.solvers.solve import solve_semidiscrete
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class TransportTranslator:
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TransportTranslator(Estimator):
     """Translates by semi-discrete optimal transport between the codes of two domains.
 
     One autoencoder learns both domains. Its codes of domain A, smoothed, are the source measure
@@ -54,22 +61,18 @@ class TransportTranslator:
         torch.Size([4, 1, 16, 16])
     """
 
-    def __init__(
-        self,
-        *,
-        latent_dim: int = 32,
-        smoothing: float = 0.5,
-        max_sites: int | None = None,
-        tol: float = 0.05,
-        device: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.latent_dim = latent_dim
-        self.smoothing = smoothing
-        self.max_sites = max_sites
-        self.tol = tol
-        self.device = device
-        self.seed = seed
+    latent_dim: int = 32
+    smoothing: float = 0.5
+    max_sites: int | None = None
+    tol: float = 0.05
+    device: str | None = None
+    seed: int = 0
+
+    _fitted_by = "maps_"
+    _checks = Estimator._checks | {
+        "smoothing": positive,
+        "max_sites": partial(_check.integer, minimum=2),
+    }
 
     def fit(
         self,
@@ -79,7 +82,7 @@ class TransportTranslator:
         autoencoder: Autoencoder | None = None,
         checkpoint: str | os.PathLike | None = None,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
-    ) -> TransportTranslator:
+    ) -> Self:
         """Train the autoencoder on both domains and solve both transports.
 
         Args:
@@ -95,10 +98,7 @@ class TransportTranslator:
         Raises:
             ValueError: If an argument is out of range or does not fit the data.
         """
-        _check.integer("latent_dim", self.latent_dim)
-        _check.real("smoothing", self.smoothing, above=0)
-        if self.max_sites is not None:
-            _check.integer("max_sites", self.max_sites, minimum=2)
+        self._check_arguments()
         if not isinstance(data, Domains):
             raise _check.fail("data", "be made by aeot.unpaired(a, b)", type(data).__name__)
         if data.a.shape != data.b.shape:
@@ -110,9 +110,9 @@ class TransportTranslator:
             same = data.a.values.dtype == data.b.values.dtype
             sides = [side.values if same else side[:] for side in (data.a, data.b)]
             both = Dataset(torch.cat(sides), data.name)
-            options = {"latent_dim": self.latent_dim, "device": self.device, "seed": self.seed}
-            autoencoder = Autoencoder(**options)
-            autoencoder.fit(both, steps=steps, checkpoint=checkpoint, on_step=on_step)
+            autoencoder = Autoencoder(
+                latent_dim=self.latent_dim, device=self.device, seed=self.seed
+            ).fit(both, steps=steps, checkpoint=checkpoint, on_step=on_step)
         elif autoencoder.latent_dim != self.latent_dim:
             got = f"{self.latent_dim} against {autoencoder.latent_dim}"
             raise _check.fail("latent_dim", "be that of the autoencoder", got)
@@ -140,7 +140,7 @@ class TransportTranslator:
             self.certificates_[there] = {name: getattr(solution, name) for name in names}
         return self
 
-    def translate(self, x: Any, *, to: str = "b") -> torch.Tensor:  # noqa: ANN401
+    def translate(self, x: Dataset | ArrayLike, *, to: str = "b") -> torch.Tensor:
         """Translate images to the other domain.
 
         Args:
@@ -159,44 +159,13 @@ class TransportTranslator:
         codes = self.autoencoder_.encode(x)
         return self.autoencoder_.decode(self.maps_[to].extend(codes).to(torch.float32))
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the autoencoder and both maps to a directory; nothing is pickled.
-
-        Raises:
-            NotFittedError: Before `fit`.
-        """
-        self._check_fitted()
-        tensors, config = self.autoencoder_.state()
-        tree = {"autoencoder": dict(tensors)}
-        tree |= {f"to_{name}": dict(brenier.state_dict()) for name, brenier in self.maps_.items()}
-        tensors, skeleton = _io.pack(tree)
-        names = ["latent_dim", "smoothing", "max_sites", "tol", "device", "seed"]
-        config = {
-            "arguments": {name: getattr(self, name) for name in names},
-            "autoencoder": config,
-            "certificates": self.certificates_,
-            "tree": skeleton,
-        }
-        _io.save(path, tensors, config, kind="TransportTranslator")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, *, device: str | None = None) -> TransportTranslator:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If nothing is there, it is damaged, or holds another class.
-        """
-        tensors, config = _io.load(path, kind="TransportTranslator")
-        self = cls(**config["arguments"] | {"device": device})
-        tree = _io.unpack(tensors, config["tree"])
-        parts = (tree["autoencoder"], config["autoencoder"])
-        self.autoencoder_ = Autoencoder.from_state(*parts, device=device)
-        self.certificates_ = config["certificates"]
-        self.maps_ = {}
+    def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
+        stored, maps = learned["maps_"], {}
         for there, back in (("b", "a"), ("a", "b")):
-            source = self._source(tree[f"to_{back}"]["sites"], tree[f"to_{back}"]["masses"])
-            self.maps_[there] = BrenierMap(source, **tree[f"to_{there}"])
-        return self
+            source = self._source(stored[back]["sites"], stored[back]["masses"])
+            maps[there] = BrenierMap(source, **stored[there])
+        autoencoder = Autoencoder.from_state(learned["autoencoder_"], device=self.device)
+        super()._restore(learned | {"autoencoder_": autoencoder, "maps_": maps}, device)
 
     def _source(self, codes: torch.Tensor, masses: torch.Tensor) -> Sampler:
         """Return the measure of codes drawn by their masses and moved by a little noise."""
@@ -210,7 +179,3 @@ class TransportTranslator:
             return codes[rows] + width * noise
 
         return Sampler(draw, dim=codes.shape[1])
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "maps_"):
-            raise NotFittedError("this TransportTranslator is not fitted yet; call fit first")

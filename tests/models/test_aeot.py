@@ -172,7 +172,7 @@ def test_unfitted_models_say_so(digits, tmp_path):
         ({"max_angle": -1.0}, "max_angle must be"),
         ({"extension": "spline"}, "extension must be one of"),
         ({"seed": 1.5}, "seed must be a whole number"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"batch_size": 1}, "batch_size must be a whole number >= 2"),
     ],
 )
 def test_bad_arguments_are_named_before_any_work(digits, options, words):
