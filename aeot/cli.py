@@ -158,11 +158,6 @@ def _definition(module: str, name: str) -> tuple[ast.FunctionDef | ast.ClassDef,
         ]  # made from options
         return found, found.args
     assert isinstance(found, ast.ClassDef)
-    for node in found.body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            return found, ast.arguments(
-                [], [], None, node.args.kwonlyargs, node.args.kw_defaults, None, []
-            )
     fields: dict[str, tuple[ast.arg, ast.expr]] = {}
     imported = {
         alias.name: node.module
@@ -176,7 +171,9 @@ def _definition(module: str, name: str) -> tuple[ast.FunctionDef | ast.ClassDef,
             a.arg: (a, d) for a, d in zip(theirs.kwonlyargs, theirs.kw_defaults, strict=True)
         }
     for node in found.body:
-        if isinstance(node, ast.AnnAssign) and node.value is not None:
+        if not isinstance(node, ast.AnnAssign) or node.value is None:
+            continue
+        if not ast.unparse(node.annotation).startswith("ClassVar"):
             field = ast.arg(ast.unparse(node.target), node.annotation)
             fields[field.arg] = (field, node.value)
     names, defaults = zip(*fields.values(), strict=True) if fields else ((), ())
