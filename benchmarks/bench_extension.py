@@ -23,8 +23,8 @@ import torch
 import aeot
 from aeot.features import Classifier, extract
 from aeot.maps import extension
-from aeot.maps.extension import nearest
 from aeot.metrics.formulas import frechet_distance
+from aeot.scores.nearest import nearest
 
 RESULTS = Path(__file__).parent / "results"
 # name -> arguments of `extend`; "cut": False leaves the singular set out, "plain": True what

@@ -13,8 +13,8 @@ import torch
 from sklearn.decomposition import PCA
 
 import aeot
-from aeot.metrics.distances import nearest
 from aeot.plotting import images as pictures
+from aeot.scores.nearest import nearest
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 

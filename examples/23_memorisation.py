@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 import aeot
-from aeot.maps.extension import nearest
 from aeot.metrics.formulas import memorisation
 from aeot.plotting import images as plots
+from aeot.scores.nearest import nearest
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 

@@ -20,7 +20,8 @@ from aeot.comparison.budget import Peak
 from aeot.comparison.result import COSTS, METRICS, REAL, RESTORED, Comparison, check_metrics
 from aeot.data import Dataset, to_uint8
 from aeot.features import Classifier, Pixels, describe, extract
-from aeot.metrics import distances, formulas, precision_recall
+from aeot.metrics import formulas, precision_recall
+from aeot.scores.nearest import nearest
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 64  # samples kept for pictures
@@ -154,12 +155,12 @@ def _add(
             seconds.append(time.perf_counter() - begun)
             if repeat == 0 and "peak_gib" not in facts:
                 facts = {**facts, "peak_gib": memory.gib()}
-            measured, drawn, nearest = judge(batch)
+            measured, drawn, alike = judge(batch)
             for metric, value in measured.items():
                 values.setdefault(metric, []).append(value)
             if curve is None:
                 curve = drawn
-                result.shown[name], result.nearest[name] = batch[:_SHOWN].cpu(), nearest
+                result.shown[name], result.nearest[name] = batch[:_SHOWN].cpu(), alike
         sets.append(values)
     table = {
         metric: _summary([values[metric] for values in sets])
@@ -281,9 +282,9 @@ class _Judge:
                 self.left_out = dict.fromkeys(names, str(error)) | self.left_out
                 continue
             found |= zip(names, value if len(names) > 1 else (value,), strict=True)
-        _, rows = distances.nearest(ours[:_SHOWN], self.known_features)
-        nearest = to_uint8(self.known[rows[:, 0]]).cpu()
-        return {name: found[name] for name in self.names if name in found}, curve, nearest
+        _, rows = nearest(ours[:_SHOWN], self.known_features)
+        alike = to_uint8(self.known[rows[:, 0]]).cpu()
+        return {name: found[name] for name in self.names if name in found}, curve, alike
 
 
 def default_features(

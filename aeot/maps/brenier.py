@@ -17,6 +17,7 @@ from aeot.maps import extension, triangulation
 from aeot.measures import Measure
 from aeot.scores import heights as conversions
 from aeot.scores.engines import top_k
+from aeot.scores.nearest import nearest
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _MOST = 1 << 16  # points drawn at once
@@ -347,11 +348,11 @@ class BrenierMap(nn.Module):
         x = self.source.sample(2048, generator=_generator(0, "scale")).to(self.sites.device)
         owner = self.cell(x)
         if held_out is not None:
-            target = float(extension.nearest(held_out, self.sites, 1)[0].median())
+            target = float(nearest(held_out, self.sites, 1)[0].median())
         elif self.sites.shape[0] < 2:
             target = 0.0
         else:
-            apart = extension.nearest(self.sites[owner], self.sites, 2)[0][:, 1]
+            apart = nearest(self.sites[owner], self.sites, 2)[0][:, 1]
             target = extension.NEWNESS * float(apart.median())
         start, move = self._affine(x, owner, singular, neighbours)
         labels = self._cut(singular)[0]

@@ -14,33 +14,9 @@ from collections.abc import Callable
 
 import torch
 
-from aeot.scores.engines import top_k
+from aeot.scores.nearest import nearest
 
 Cut = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (i, j) -> is that pair separated
-
-
-def nearest(
-    queries: torch.Tensor, codes: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k nearest codes of every query, nearest first, by exact blocked search.
-
-    Args:
-        queries: (m, d).
-        codes: (n, d).
-        k: 1 <= k <= n.
-
-    Returns:
-        distances (m, k) and indices (m, k) int64.
-    """
-    middle = codes.mean(0)
-    x, y = queries - middle, codes - middle
-    # The nearest code is the highest plane of the Voronoi heights.
-    _, found = top_k(x, y, -(y.to(torch.float64) ** 2).sum(1) / 2, k)
-    distances = [
-        (a[:, None] - y[b]).norm(dim=2)
-        for a, b in zip(x.split(4096), found.split(4096), strict=True)
-    ]
-    return torch.cat(distances), found
 
 
 def compatible(owners: torch.Tensor, candidates: torch.Tensor, cut: Cut) -> torch.Tensor:

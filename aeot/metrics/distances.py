@@ -1,4 +1,4 @@
-"""Rows of features: their checks, their distances, and an exact search for neighbours."""
+"""Rows of features: their checks and their distances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from aeot import _check
 from aeot._check import ArrayLike
 
 BLOCK = 1 << 23  # entries of one block of distances: 64 MiB in float64
-PLAIN = "donot_use_mm_for_euclid_dist"  # torch's name for distances by differences
 
 
 def features(
@@ -65,53 +64,3 @@ def squares(
         own = block.square().sum(dim=1, keepdim=True)
         squared += own
         yield rows, squared, eps * own, eps * norms
-
-
-def nearest(
-    points: ArrayLike,
-    reference: ArrayLike,
-    k: int = 1,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the k nearest reference rows of every point, by exact search.
-
-    Args:
-        points: (m, width).
-        reference: (n, width); a point that is itself among them is its own nearest.
-        k: How many, at most n.
-
-    Returns:
-        Euclidean distances (m, k), ascending, and row numbers (m, k).
-
-    Raises:
-        ValueError: If the widths differ or k exceeds n.
-
-    Example:
-        >>> distances, rows = nearest([[0.0], [2.2]], [[0.0], [1.0], [2.0]], k=2)
-        >>> rows.tolist()
-        [[0, 1], [2, 1]]
-    """
-    points, reference = pair(points, reference, name="points")
-    k = _check.integer("k", k)
-    if k > len(reference):
-        raise _check.fail("k", f"be at most the {len(reference)} reference rows", str(k))
-    rows_found = []
-    for part, block, own, other in squares(points, reference):
-        found = block.min(dim=1).indices[:, None] if k == 1 else None
-        found = block.topk(k, dim=1, largest=False).indices if found is None else found
-        # Others that rounding may have put behind: these rows are searched without products.
-        reach = (block.gather(1, found) + other[found]).amax(dim=1, keepdim=True) + 2 * own
-        unsure = ((block - other <= reach).sum(dim=1) > k).nonzero()[:, 0]
-        for some in unsure.split(max(1, BLOCK // len(reference))):
-            exact = torch.cdist(points[part][some], reference, compute_mode=PLAIN)
-            found[some] = exact.topk(k, dim=1, largest=False).indices
-        rows_found.append(found)
-    rows = torch.cat(rows_found)
-    # Anew from differences: a copy is then at distance 0, not at the square root of rounding.
-    exact = torch.cat(
-        [
-            torch.linalg.vector_norm(p[:, None] - reference[r], dim=-1)
-            for p, r in zip(points.split(1024), rows.split(1024), strict=True)
-        ]
-    )
-    exact, order = exact.sort(dim=1, stable=True)
-    return exact, rows.gather(1, order)

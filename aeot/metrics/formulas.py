@@ -14,8 +14,9 @@ import torch
 
 from aeot import _check, _rng
 from aeot._check import ArrayLike
-from aeot.metrics.distances import BLOCK, PLAIN, nearest, pair
+from aeot.metrics.distances import BLOCK, pair
 from aeot.metrics.distances import features as _features
+from aeot.scores.nearest import PLAIN, nearest
 
 
 def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:

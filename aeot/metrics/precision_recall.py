@@ -13,7 +13,8 @@ from sklearn.cluster import MiniBatchKMeans
 
 from aeot import _check, _rng
 from aeot._check import ArrayLike
-from aeot.metrics.distances import nearest, pair, squares
+from aeot.metrics.distances import pair, squares
+from aeot.scores.nearest import nearest
 
 
 def prdc(

@@ -24,6 +24,7 @@ from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.measures import UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
 from aeot.models.sharpening import sharpen, spectral_gain
+from aeot.scores.nearest import nearest
 from aeot.singular import singular_set
 from aeot.solvers.solve import solve_semidiscrete
 
@@ -284,7 +285,7 @@ class AEOT(AutoencoderOptions):
         n = _check.integer("n", n, minimum=2)
         rows = [_row(name, value) for name, value in (("start", start), ("end", end))]
         codes = torch.cat([self.encode(row) for row in rows]).to(self.brenier_.sites)
-        cells = torch.cdist(codes, self.brenier_.sites).argmin(1)
+        cells = nearest(codes, self.brenier_.sites)[1][:, 0]
         if self.brenier_.centroids is None:
             self.brenier_.estimate_moments()
         first, last = self.brenier_.centroids[cells]

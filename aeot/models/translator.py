@@ -17,6 +17,7 @@ from aeot.data.arrays import Dataset, Domains
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Sampler
 from aeot.models.autoencoder import Autoencoder
+from aeot.scores.nearest import nearest
 from aeot.solvers.solve import solve_semidiscrete
 
 if TYPE_CHECKING:
@@ -170,8 +171,8 @@ class TransportTranslator(Estimator):
     def _source(self, codes: torch.Tensor, masses: torch.Tensor) -> Sampler:
         """Return the measure of codes drawn by their masses and moved by a little noise."""
         some = codes[:: max(1, len(codes) // 500)]
-        nearest = torch.cdist(some, codes).topk(2, largest=False).values[:, 1].median()
-        width = self.smoothing * float(nearest) / codes.shape[1] ** 0.5
+        apart = nearest(some, codes, 2)[0][:, 1].median()
+        width = self.smoothing * float(apart) / codes.shape[1] ** 0.5
 
         def draw(n: int, generator: torch.Generator | None) -> torch.Tensor:
             rows = torch.multinomial(masses, n, replacement=True, generator=generator)

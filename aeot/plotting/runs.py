@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as pictures
+from aeot.scores.nearest import nearest
 
 _SHOWN = 100  # rows whose nearest training row is looked for
 
@@ -39,7 +40,7 @@ def draw_run(
         How near the generated rows lie to the training rows: the ``smallest`` and the ``median``
         root mean square distance, of images in [0, 1] units, and ``median_held_out``.
     """
-    distances, nearest = nearest_rows(generated, training)
+    distances, found = nearest_rows(generated, training)
     near = {"smallest": float(distances.min()), "median": float(distances.median())}
     unseen = held_out[:_SHOWN]
     if len(unseen):
@@ -65,7 +66,7 @@ def draw_run(
     )
     pictures.nearest_images(
         generated[:20],
-        training[nearest[:20]],
+        training[found[:20]],
         distances=distances[:20].tolist(),
         path=folder / "nearest.png",
     )
@@ -91,12 +92,13 @@ def nearest_rows(rows: torch.Tensor, data: Dataset) -> tuple[torch.Tensor, torch
         Root mean square distances (m,), of images in [0, 1] units, and row numbers (m,).
     """
     flat = rows.flatten(1)
-    best, index = torch.full((len(rows),), torch.inf), torch.zeros(len(rows), dtype=torch.int64)
+    best = torch.full((len(rows),), torch.inf, dtype=torch.float64)
+    index = torch.zeros(len(rows), dtype=torch.int64)
     for start in range(0, len(data), 4096):
-        block = torch.cdist(flat, data[start : start + 4096].flatten(1)).min(1)
-        closer = block.values < best
-        best = torch.where(closer, block.values, best)
-        index = torch.where(closer, block.indices + start, index)
+        gaps, found = nearest(flat, data[start : start + 4096].flatten(1))
+        closer = gaps[:, 0] < best
+        best = torch.where(closer, gaps[:, 0], best)
+        index = torch.where(closer, found[:, 0] + start, index)
     unit = 0.5 if rows.ndim == 4 else 1.0
     return best * unit / flat.shape[1] ** 0.5, index
 

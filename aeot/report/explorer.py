@@ -13,9 +13,9 @@ from sklearn.manifold import TSNE
 from aeot import _check
 from aeot._rng import generator, stream_seed
 from aeot.data import Dataset
-from aeot.metrics import distances
 from aeot.models.aeot import AEOT
 from aeot.report.pictures import sprite
+from aeot.scores.nearest import nearest
 
 _NEIGHBOURS = 6
 _FRAMES = 11
@@ -58,10 +58,10 @@ def explorer(
     labels, images = _known(model, training, codes)
     plane = _plane(codes, picture, seed)
     k = min(_NEIGHBOURS + 1, len(index))
-    near = distances.nearest(codes, codes, k)[1][:, 1:]
+    near = nearest(codes, codes, k)[1][:, 1:]
     apart = model.singular_.crosses(index.repeat_interleave(k - 1), index[near.flatten()])
     chosen = _anchors(codes, labels, min(anchors, len(index)), seed)
-    snap = distances.nearest(codes, codes[chosen])[1][:, 0]
+    snap = nearest(codes, codes[chosen])[1][:, 0]
     frames, jumps, largest = _paths(model, index[chosen])
     classes = training.classes if labels is not None and training is not None else ()
     return {
@@ -106,7 +106,7 @@ def _known(
     if training is None:
         return None, model.decode(codes)
     every = model.encode(training)
-    rows = distances.nearest(codes, every)[1][:, 0]  # the row whose code it is
+    rows = nearest(codes, every)[1][:, 0]  # the row whose code it is
     labels = None if training.labels is None else training.labels[rows].cpu()
     return labels, training[rows]
 
@@ -138,7 +138,7 @@ def _anchors(
         k = min(count // len(groups), len(group))
         fitted = KMeans(k, n_init=1, random_state=state).fit(group.double().numpy())
         centres.append(torch.from_numpy(fitted.cluster_centers_).to(codes))
-    return distances.nearest(torch.cat(centres), codes)[1][:, 0].unique()
+    return nearest(torch.cat(centres), codes)[1][:, 0].unique()
 
 
 def _paths(

@@ -8,13 +8,14 @@ from scipy import stats
 
 from aeot._rng import generator
 from aeot.data import Dataset
-from aeot.metrics import distances
 from aeot.models.aeot import AEOT
+from aeot.plotting.runs import nearest_rows
 from aeot.report import page
 from aeot.report.charts import Series, chart
 from aeot.report.explorer import explorer
 from aeot.report.page import Page, facts, note, subheading, table, told
 from aeot.report.pictures import sprite
+from aeot.scores.nearest import nearest
 
 _SHOWN = 64
 _ERRORS = {  # keys of `Autoencoder.losses_`
@@ -95,17 +96,9 @@ def _nearest(
 ) -> tuple[torch.Tensor, str]:
     """Return the training image nearest to each sample by pixels; without data, decoded codes."""
     if training is None:
-        rows = distances.nearest(model.encode(samples), model.brenier_.sites.cpu())[1][:, 0]
+        rows = nearest(model.encode(samples), model.brenier_.sites.cpu())[1][:, 0]
         return model.decode(model.brenier_.sites.cpu()[rows]), "nearest code, decoded"
-    best = torch.full((len(samples),), torch.inf, dtype=torch.float64)
-    found = torch.zeros(len(samples), dtype=torch.int64)
-    for start in range(0, len(training), 4096):
-        block = training[start : start + 4096].flatten(1)
-        gaps, rows = distances.nearest(samples.flatten(1), block)
-        closer = gaps[:, 0] < best
-        best = torch.where(closer, gaps[:, 0], best)
-        found = torch.where(closer, rows[:, 0] + start, found)
-    return training[found], "nearest training image, by pixels"
+    return training[nearest_rows(samples, training)[1]], "nearest training image, by pixels"
 
 
 def _curves(model: AEOT) -> list[str]:

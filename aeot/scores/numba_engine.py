@@ -163,7 +163,7 @@ def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: i
     right[:, :n] = (y - y.mean(0)).T
     h = torch.full((1, columns), float(LOWEST), dtype=dtype)
     h[0, :n] = heights
-    rows = max(64, _TILE // columns)
+    rows = max(64, _TILE // columns, d // 2)  # wide sites are worth reading for many points
     indices = torch.empty(m, k, dtype=torch.int64)
 
     def work(block: int) -> None:

@@ -18,7 +18,8 @@ def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: i
     y = torch.nn.functional.pad((y - y.mean(0)).to(points.dtype).T, (0, groups * _GROUPS - n))
     h = heights.to(points.dtype)
     h = torch.nn.functional.pad(h, (0, groups * _GROUPS - n), value=-torch.inf)
-    rows = max(8, min(4096, _TILE // (groups * _GROUPS)))
+    # Wide sites are worth reading for many points.
+    rows = max(8, min(4096, _TILE // (groups * _GROUPS)), points.shape[1] // 2)
     indices = torch.empty(m, k, dtype=torch.int64, device=points.device)
     for start in range(0, m, rows):
         x = points[start : start + rows]

@@ -21,8 +21,8 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, dijkstra
 
-from aeot.maps.extension import nearest
 from aeot.scores.engines import top_k
+from aeot.scores.nearest import nearest
 
 LINKS = 8  # nearest codes that a code is linked to
 _SMOOTH = 10  # nearest codes in the mean, and in the estimate of the dimension
@@ -36,7 +36,7 @@ _NEAR = 3  # links within which two codes may always be mixed
 
 def _distances(codes: torch.Tensor, k: int) -> torch.Tensor:
     k = min(k, codes.shape[0] - 1)
-    return nearest(codes, codes, k + 1)[0][:, 1:].to(torch.float64)
+    return nearest(codes, codes, k + 1)[0][:, 1:]
 
 
 def _dimension(distances: torch.Tensor) -> float:
@@ -109,7 +109,7 @@ def _bridged(codes: torch.Tensor, graph: csr_matrix) -> csr_matrix:
         gap, found = nearest(codes[inside], codes[outside], 1)
         other = outside[found[:, 0]]
         join = gap[:, 0] <= _GAP * torch.maximum(spacing[inside], spacing[other])
-        i, j, w = (t[join].cpu().numpy() for t in (inside, other, gap[:, 0].to(torch.float64)))
+        i, j, w = (t[join].cpu().numpy() for t in (inside, other, gap[:, 0]))
         bridge = csr_matrix((w.clip(1e-30), (i, j)), shape=(n, n))
         graph = graph.maximum(bridge).maximum(bridge.T)
     return graph.tocsr()

@@ -6,6 +6,7 @@ import aeot
 from aeot import BrenierMap, UniformBox, generator
 from aeot.data.toys import toy
 from aeot.maps import extension
+from aeot.scores.nearest import nearest
 
 METHODS = ["affine", "linear", "pair", "inverse-distance"]
 
@@ -26,15 +27,6 @@ def cut_map(request):
     solution = aeot.solve_semidiscrete(UniformBox(dim=d), sites, tol=0.05)
     brenier = solution.map()
     return brenier, aeot.find_singularities(brenier, n_points=8000 if d > 3 else None), labels
-
-
-def test_nearest_is_that_of_all_distances():
-    g = generator(0)
-    x, y = (100 + torch.randn(n, 6, generator=g, dtype=torch.float64) for n in (50, 70))
-    distances, indices = extension.nearest(x, y, 5)
-    brute = torch.cdist(x, y).sort(1)
-    assert torch.allclose(distances, brute.values[:, :5], atol=1e-9)
-    assert torch.equal(indices, brute.indices[:, :5])
 
 
 def test_compatible_keeps_no_separated_pair():
@@ -157,11 +149,11 @@ def test_the_matched_scale_makes_codes_as_new_as_held_out_ones():
     codes = torch.randn(1200, 8, generator=g)
     train, held = codes[:600], codes[600:]
     brenier = aeot.solve_semidiscrete(UniformBox(dim=8), train, tol=0.05).map()
-    distance = float(extension.nearest(held, train, 1)[0].median())
+    distance = float(nearest(held, train, 1)[0].median())
     for kwargs, wanted in (({}, 0.92 * distance), ({"held_out": held}, distance)):
         scale = brenier.match_scale(**kwargs)
         x = brenier.source.sample(4000, generator=generator(7))
-        got = extension.nearest(brenier.extend(x, scale=scale), train, 1)[0].median()
+        got = nearest(brenier.extend(x, scale=scale), train, 1)[0].median()
         # medians over 600 and 2048 distances that vary by about a tenth
         assert abs(float(got) / wanted - 1) < 0.05
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import linalg, spatial, stats
+from scipy import linalg, stats
 
 from aeot import metrics
 from aeot.metrics import distances
@@ -233,52 +233,6 @@ def test_features_whose_squares_overflow_are_refused_and_large_ones_are_not():
     assert small == pytest.approx(1e-78 * metrics.frechet_distance(3 * x, 2 * x), rel=1e-9)
     # A list keeps its double precision.
     assert metrics.sliced_wasserstein([[0.1]], [[0.3]]) == pytest.approx(0.2, rel=1e-14)
-
-
-@pytest.mark.parametrize("k", [1, 4])
-def test_nearest_agrees_with_a_tree(k, monkeypatch):
-    points, reference = normal(70, 3, 19) + 50, normal(90, 3, 20) + 50
-    gaps, rows = distances.nearest(points, reference, k)
-    expected, tree_rows = spatial.cKDTree(reference).query(points, k=[*range(1, k + 1)])
-    np.testing.assert_allclose(gaps, expected, rtol=1e-9)
-    np.testing.assert_array_equal(rows, tree_rows)
-    monkeypatch.setattr(distances, "BLOCK", 200)  # blocks of two points
-    again, rows_again = distances.nearest(points, reference, k)
-    assert torch.equal(rows, rows_again)
-    torch.testing.assert_close(gaps, again, rtol=1e-12, atol=0)
-
-
-def test_nearest_finds_a_copy_at_distance_zero():
-    reference = normal(50, 20, 21, torch.float32) * 100
-    gaps, rows = distances.nearest(reference, reference)
-    assert float(gaps.max()) == 0
-    assert torch.equal(rows[:, 0], torch.arange(50))
-
-
-def test_nearest_is_exact_where_products_of_rows_are_not():
-    near = torch.cat([1e-2 * normal(50, 4, 26) + far for far in (1e7, -1e7)])
-    rows = distances.nearest(near, near)[1][:, 0]
-    assert torch.equal(rows, torch.arange(100))
-    expected, tree_rows = spatial.cKDTree(near).query(near, k=3)
-    found, found_rows = distances.nearest(near, near, 3)
-    np.testing.assert_allclose(found, expected, rtol=1e-7)
-    np.testing.assert_array_equal(found_rows, tree_rows)
-    copies = metrics.memorisation(near, near, near + 1e-2 * normal(100, 4, 27))
-    assert copies == {"ratio": 0.0, "copied": 1.0}
-
-
-@pytest.mark.parametrize("k", [1, 3, 50])  # of the 50 near ones, only the order is in question
-def test_nearest_tells_apart_what_products_confuse(k):
-    # Two far groups: squares of rows are 1e14, squared distances 4 and closer than 1e-3.
-    lengths = 2 + 1e-5 * torch.arange(50.0).double()
-    directions = normal(50, 3, 0)
-    ring = lengths[:, None] * directions / directions.norm(dim=1, keepdim=True)
-    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
-    far = torch.tensor([[1e7, 0, 0]]).double()
-    reference = torch.cat([far + ring[order], ring - far])
-    gaps, rows = distances.nearest(far, reference, k)
-    assert rows[0].tolist() == order.argsort()[:k].tolist()
-    np.testing.assert_allclose(gaps[0], lengths[:k], rtol=1e-8)
 
 
 def test_whole_numbers_keep_their_digits():

@@ -12,12 +12,12 @@ from PIL import Image
 
 import aeot
 from aeot import cli
-from aeot.metrics import distances
 from aeot.report import write_page
 from aeot.report.explorer import explorer
 from aeot.report.models import _grouped, _ideal_counts
 from aeot.report.page import Page, table
 from aeot.report.pictures import sprite
+from aeot.scores.nearest import nearest
 
 
 class Document(html.parser.HTMLParser):
@@ -140,7 +140,7 @@ def test_pairs_neighbours_and_classes(fitted, prepared):
     labels = np.array(prepared["labels"])
     assert (labels[modes == modes[0]] == labels[0]).all()  # one class a mode
     codes = model.encode(torch.tensor(decoded(prepared["thumbs"])[:, None] / 127.5 - 1).float())
-    least = distances.nearest(codes, codes, 2)[0][:, 1]
+    least = nearest(codes, codes, 2)[0][:, 1]
     first = torch.tensor([row[0] for row in prepared["near"]])
     # 8 bits move the 32 equal pixels of a coordinate together, at both ends of a distance
     rounding = 2 * (2 * 32) ** 0.5 / 255
