@@ -121,8 +121,7 @@ def run(
         raise _check.fail("steps", f"be at least {step}, where {checkpoint} stands", steps, way_out)
     if log is not None:
         _append(log)
-    elapsed = history[-1]["seconds"] if history else 0.0
-    elapsed = begun_record.get("seconds", elapsed)
+    elapsed = begun_record.get("seconds", history[-1]["seconds"] if history else 0.0)
     begun = time.perf_counter()
     sums: dict[str, float] = begun_record.get("sums", {})
     counts: dict[str, int] = begun_record.get("counts", {})  # a step may miss a measurement
@@ -136,20 +135,18 @@ def run(
             step += 1
             for key, value in measured.items():
                 if not math.isfinite(value):
-                    raise _diverged(keeper, f"{key!r} became {value}", step)
+                    raise keeper.diverged(f"{key!r} became {value}", step)
                 sums[key] = sums.get(key, 0.0) + value
                 counts[key] = counts.get(key, 0) + 1
             if bad := keeper.bad_weight():
-                raise _diverged(keeper, f"{bad} became NaN or infinite", step)
+                raise keeper.diverged(f"{bad} became NaN or infinite", step)
             bar.update()
             stop = bool(on_step and on_step(step, {"step": step, **measured})) or step == steps
             seconds = round(elapsed + time.perf_counter() - begun, 3)
             if step % every == 0 or stop:
                 means = {key: value / counts[key] for key, value in sums.items()}
                 record = {"step": step, "seconds": seconds, **means}
-                bad = keeper.take(step, [*history, record])
-                if bad:
-                    raise _diverged(keeper, f"{bad} became NaN or infinite", step)
+                keeper.take(step, [*history, record])
                 history.append(record)
                 sums, counts = {}, {}
                 bar.set_postfix({key: f"{value:.4g}" for key, value in means.items()})
@@ -157,9 +154,7 @@ def run(
                     _append(log, {"name": name, **record})
             elif keeper.due():  # steps may take half a minute each
                 part = {"seconds": seconds, "sums": dict(sums), "counts": dict(counts)}
-                bad = keeper.take(step, list(history), part)
-                if bad:
-                    raise _diverged(keeper, f"{bad} became NaN or infinite", step)
+                keeper.take(step, list(history), part)
         if not stop and step < steps:
             raise _check.fail("batches", f"last for {steps} steps", f"{step} batches")
     finally:
@@ -183,12 +178,6 @@ def _append(log: str | os.PathLike, *records: dict[str, Any]) -> None:
         raise _check.fail("log", "be a file that can be written", f"{log} ({error})") from error
 
 
-def _diverged(keeper: _Keeper, what: str, step: int) -> Diverged:
-    back = keeper.step_back()
-    kept = f"the state of step {back} was restored" if back is not None else "no state was kept"
-    return Diverged(f"{what} at step {step}; {kept}; lower the learning rate or check the data")
-
-
 class _Keeper:
     """Snapshots of the state at records, in memory and now and then on disk."""
 
@@ -204,9 +193,8 @@ class _Keeper:
         self.state: dict[str, Stateful] = dict(state or {})
         self.directory = directory
         self.seconds = seconds
-        self.facts = json.loads(
-            json.dumps(dict(facts or {}), default=_io.plain)
-        )  # as they come back from a file
+        # As they come back from a file.
+        self.facts = json.loads(json.dumps(dict(facts or {}), default=_io.plain))
         self.snapshot: tuple[int, dict[str, torch.Tensor], dict[str, Any]] | None = None
         self.written = True
         self.last_write = time.monotonic()
@@ -237,10 +225,9 @@ class _Keeper:
         if not weights:
             return None
         with torch.no_grad():  # a sum loses neither NaN nor infinity, and is the cheapest pass
-            if bool(
-                torch.isfinite(torch.stack([w.sum(dtype=torch.float32) for w in weights])).all()
-            ):
-                return None
+            sums = torch.stack([w.sum(dtype=torch.float32) for w in weights])
+        if bool(torch.isfinite(sums).all()):
+            return None
         for name, part in modules.items():
             for key, weight in part.named_parameters():
                 if not bool(torch.isfinite(weight).all()):
@@ -253,29 +240,30 @@ class _Keeper:
 
     def take(
         self, step: int, history: list[dict[str, float]], part: dict[str, Any] | None = None
-    ) -> str | None:
-        """Keep the present state, unless a tensor of it is not finite: then return its name."""
+    ) -> None:
+        """Keep the present state, unless a tensor of it is not finite: then raise `Diverged`."""
         if not self.state:
-            return None
+            return
         tree = {name: part.state_dict() for name, part in self.state.items()}
         tensors, skeleton = _io.pack(tree)
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                return name
+                raise self.diverged(f"{name} became NaN or infinite", step)
         copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
         config = {"step": step, "history": history, "part": part or {}, "state": skeleton}
         config["facts"] = self.facts
         self.snapshot, self.written = (step, copies, config), False
         if self.due():
             self.write()
-        return None
 
-    def step_back(self) -> int | None:
-        if self.snapshot is None:
-            return None
-        step, tensors, config = self.snapshot
-        _load(self.state, tensors, config["state"])
-        return step
+    def diverged(self, what: str, step: int) -> Diverged:
+        """Go back to the last state kept, and return the error that says so."""
+        kept = "no state was kept"
+        if self.snapshot is not None:
+            back, tensors, config = self.snapshot
+            _load(self.state, tensors, config["state"])
+            kept = f"the state of step {back} was restored"
+        return Diverged(f"{what} at step {step}; {kept}; lower the learning rate or check the data")
 
     def write(self) -> None:
         if self.directory is None or self.snapshot is None or self.written:

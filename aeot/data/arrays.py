@@ -35,11 +35,22 @@ class Dataset:
             ``files`` and ``skipped``.
     """
 
-    values: torch.Tensor = field(repr=False)
+    values: torch.Tensor
     name: str = "tensors"
-    labels: torch.Tensor | None = field(default=None, repr=False)
+    labels: torch.Tensor | None = None
     classes: tuple[str, ...] = ()
-    info: dict[str, Any] = field(default_factory=dict, repr=False)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        kind = "images" if len(self.shape) == 3 else "vectors"
+        told = f"{self.name!r}: {len(self)} {kind} of shape {self.shape}, "
+        told += str(self.values.dtype).removeprefix("torch.")
+        if len(self):
+            low, high = self.values.aminmax()
+            told += f" from {low:g} to {high:g}"
+        if self.labels is not None:
+            told += f", {len(self.classes) or len(self.labels.unique())} classes"
+        return f"{type(self).__name__}({told})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,9 +136,8 @@ def tensors(
             the labels do not fit.
 
     Example:
-        >>> data = tensors([[0.0, 1.0], [2.0, 3.0]])
-        >>> len(data), data.shape
-        (2, (2,))
+        >>> tensors([[0.0, 1.0], [2.0, 3.0]], labels=[0, 1])
+        Dataset('tensors': 2 vectors of shape (2,), float32 from 0 to 3, 2 classes)
         >>> gray = tensors(torch.zeros(5, 8, 8), value_range=(0, 1))
         >>> gray.shape, float(gray[0].max())
         ((1, 8, 8), -1.0)

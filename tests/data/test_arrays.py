@@ -272,3 +272,16 @@ def test_the_roll_has_scikit_learns_shape():
 def test_the_module_offers_what_it_lists():
     for name in data_module.__all__:
         assert callable(getattr(data_module, name))
+
+
+def test_printed_data_says_what_it_is():
+    images = torch.zeros(3, 1, 4, 5, dtype=torch.uint8)
+    images[1, 0, 2, 2] = 200
+    told = "images of shape (1, 4, 5), uint8 from 0 to 200"
+    plain = aeot.tensors(images, name="dots")
+    assert repr(plain) == f"Dataset('dots': 3 {told})"
+    named = aeot.tensors(images, [0, 2, 0], classes=("a", "b", "c"), name="dots")
+    assert repr(named) == f"Dataset('dots': 3 {told}, 3 classes)"
+    assert repr(named.subset([])).startswith("Dataset('dots': 0 images of shape")
+    both = aeot.unpaired(plain, named)
+    assert repr(both) == f"Domains(a={plain!r}, b={named!r}, paired=False)"
