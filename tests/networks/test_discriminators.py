@@ -46,6 +46,21 @@ def test_maxout_is_the_largest_of_its_pieces():
     torch.testing.assert_close(layer(x), torch.maximum(first, second))
 
 
+def test_maxout_has_the_slopes_of_a_maximum():
+    torch.manual_seed(0)
+    layer = Maxout(3, 4, pieces=2)
+    with torch.no_grad():  # of the third unit both pieces are equal, and share its slope
+        layer.linear.weight[2], layer.linear.bias[2] = layer.linear.weight[6], layer.linear.bias[6]
+    x = torch.randn(5, 3, requires_grad=True)
+
+    def slopes(y):  # of the length of a slope, as in a gradient penalty
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.norm(dim=1).sum(), list(layer.parameters()))
+
+    largest = layer.linear(x).unflatten(1, (2, 4)).amax(1)
+    torch.testing.assert_close(slopes(layer(x)), slopes(largest))
+
+
 def test_minibatch_discrimination_by_hand():
     layer = MinibatchDiscrimination(2, kernels=2, kernel_dim=1)
     with torch.no_grad():
