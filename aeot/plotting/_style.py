@@ -1,18 +1,36 @@
-"""One look for the figures of transport: colours, axes, saving."""
+"""One look for all figures: colours, axes, legends, saving."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 
 INK = "#1f2933"
 LINE = "#9aa5b1"
+GRID = "#e4e7eb"
+GRAY = "#66717d"
 SINGULAR = "#c81e3a"
 ACCENT = "#1d5c9c"
+COLOURS = (  # of curves; all as dark as text must be on white
+    "#0b62c4",
+    "#c2571c",
+    "#14804a",
+    "#8a3ab9",
+    "#a3202f",
+    "#7a6100",
+    "#0f7f8c",
+    "#b02a7a",
+    "#4d5a8a",
+    "#566b1e",
+)
+CHART = (4.8, 3.2)  # inches; legible on a phone
 
 
 def colour_sites(sites: np.ndarray, *, lightness: float = 0.86) -> np.ndarray:
@@ -52,23 +70,45 @@ def _oklch(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.nda
 
 
 def panel(
-    ax: Axes | None, *, size: tuple[float, float] = (5.0, 5.0), equal: bool = True
+    ax: Axes | None = None, *, size: tuple[float, float] = (5.0, 5.0), equal: bool = True
 ) -> tuple[Figure, Axes]:
-    """Return the axes given, or those of a new figure; for pictures in the plane without ticks."""
+    """Return the axes given, or those of a new figure.
+
+    Args:
+        ax: Axes to draw on, or None.
+        size: Of the new figure, in inches.
+        equal: For pictures in the plane, without ticks; else for curves, on a faint grid.
+    """
     if ax is None:
         figure = Figure(figsize=size, layout="constrained")
         ax = figure.add_subplot()
     if equal:
         ax.set_aspect("equal")
         ax.set_axis_off()
-    return ax.figure, ax
+    else:
+        ax.set_prop_cycle(color=COLOURS)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(visible=True, color=GRID, linewidth=0.6)
+        ax.set_axisbelow(True)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure, ax
 
 
-def plot_axes(ax: Axes) -> None:
-    """Quiet axes for curves: no box, faint grid."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(visible=True, color="#e4e7eb", linewidth=0.6)
-    ax.set_axisbelow(True)
+def add_legend(
+    place: Figure | Axes,
+    artists: Sequence[Artist | Container],
+    names: Sequence[str],
+    *,
+    loc: str = "best",
+    columns: int = 1,
+) -> None:
+    """Add a legend with any names: dollars are no mathematics, and none is left out for its `_`."""
+    blank = [" "] * len(names)
+    legend = place.legend(artists, blank, loc=loc, ncols=columns, frameon=False, fontsize=9)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name if len(name) <= 60 else f"{name[:59]}…")
+        text.set_parse_math(False)
 
 
 def save(figure: Figure, path: str | os.PathLike | None, *, dpi: float | None = 130) -> Figure:

@@ -10,29 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aeot import _check
 from aeot.comparison.result import Comparison
 from aeot.plotting import images
-from aeot.plotting._style import save
+from aeot.plotting._style import COLOURS, GRAY, add_legend, panel, save
 
-_COLOURS = (
-    "#0b62c4",
-    "#c2571c",
-    "#14804a",
-    "#8a3ab9",
-    "#a3202f",
-    "#7a6100",
-    "#0f7f8c",
-    "#b02a7a",
-    "#4d5a8a",
-    "#566b1e",
-)
-_DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))  # as in the HTML report
+_DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
 _BASELINES = {"real": "--", "reconstructions": (0, (1, 1))}  # no generator has these lines
-_GRAY = "#66717d"
+_SIZE = (4.8, 3.7)  # inches, without the names
 
 
 def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None) -> Figure:
@@ -54,14 +41,15 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
     rows = [r for r in found.rows if {"f8", "f1_8"} <= set(r["metrics"])]
     if not rows:
         raise _check.fail("found", "hold f8 and f1_8", ", ".join(found.protocol) or "nothing")
-    figure, axes = _canvas(5.6, 4.6)
+    figure, axes = panel(size=_SIZE, equal=False)
     xs = [r["metrics"]["f8"]["mean"] for r in rows]
     ys = [r["metrics"]["f1_8"]["mean"] for r in rows]
     places = found.contestants()
+    dots = []
     for row, x, y in zip(rows, xs, ys, strict=True):
         colour, _ = _look(found, row)
         errors = [row["metrics"][name]["error"] or 0 for name in ("f8", "f1_8")]
-        axes.errorbar(
+        dot = axes.errorbar(
             x,
             y,
             xerr=errors[0],
@@ -72,9 +60,10 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
             markersize=7,
             label=row["model"],
         )
+        dots.append(dot)
     low = max(0.0, min([*xs, *ys]) - 0.05)
     axes.set(xlim=(low, 1.01), ylim=(low, 1.01), xlabel="F8 (recall)", ylabel="F1/8 (precision)")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    _name(figure, dots, rows)
     return save(figure, path)
 
 
@@ -91,10 +80,11 @@ def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> F
     rows = [r for r in found.rows if r["curve"]]
     if not rows:
         raise _check.fail("found", "hold PRD curves", "none; compare with the metric f8")
-    figure, axes = _canvas(5.6, 4.6)
+    figure, axes = panel(size=_SIZE, equal=False)
+    lines = []
     for row in rows:
         colour, style = _look(found, row)
-        axes.plot(
+        lines += axes.plot(
             row["curve"]["recall"],
             row["curve"]["precision"],
             linestyle=style,
@@ -103,7 +93,7 @@ def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> F
             label=row["model"],
         )
     axes.set(xlim=(0, 1.01), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    _name(figure, lines, rows)
     return save(figure, path)
 
 
@@ -137,19 +127,18 @@ def sample_rows(
     return images.side_by_side(blocks, columns=columns, across=3, path=path)
 
 
+def _name(figure: Figure, artists: list[Any], rows: list[dict[str, Any]]) -> None:
+    """Name the rows below the axes, which keep their size however many they are."""
+    names = [row["model"] for row in rows]
+    columns = 2 if max(map(len, names)) <= 30 else 1
+    figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(rows) // columns))
+    add_legend(figure, artists, names, loc="outside lower center", columns=columns)
+
+
 def _look(found: Comparison, row: dict[str, Any]) -> tuple[str, Any]:
     """Return colour and line of a row: the same in both figures and in the HTML report."""
     place = found.place(row)
-    colour = _GRAY if place is None else _COLOURS[place % len(_COLOURS)]
+    colour = GRAY if place is None else COLOURS[place % len(COLOURS)]
     if row["kind"] in _BASELINES:
         return colour, _BASELINES[row["kind"]]
     return colour, _DASHES[(place + place // 10) % 4]
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e3e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torchvision.utils import make_grid
 
 from aeot import _check
 from aeot.data import to_uint8
-from aeot.plotting._style import INK, save
+from aeot.plotting._style import CHART, COLOURS, GRAY, INK, LINE, add_legend, panel, save
 
 _DPI = 100
 _MARGIN = 12  # pixels around and between blocks
@@ -80,11 +81,11 @@ def side_by_side(
     """
     if not groups:
         raise _check.fail("groups", "hold at least one batch of images", "none")
-    tiles = {name: _tiles(name or "images", images) for name, images in groups.items()}
-    blocks = []
-    for name, group in tiles.items():
-        width = columns or math.ceil(math.sqrt(len(group)))
-        blocks.append((name, _mosaic(group, min(width, len(group)))))
+    tiles = {name: as_tiles(name or "images", images) for name, images in groups.items()}
+    blocks = [
+        (name, mosaic(group, columns or math.ceil(math.sqrt(len(group)))))
+        for name, group in tiles.items()
+    ]
     return _canvas(blocks, _scale(next(iter(tiles.values()))), path, across)
 
 
@@ -114,14 +115,14 @@ def nearest_images(
     if generated.shape != nearest.shape:
         shapes = f"{tuple(nearest.shape)} and {tuple(generated.shape)}"
         raise _check.fail("nearest", "have the shape of generated", shapes)
-    above, below = _tiles("generated", generated), _tiles("nearest", nearest)
-    seam = np.full_like(above[:, :1], 255)
-    pairs = np.concatenate([above, seam, below], axis=1)
+    above, below = as_tiles("generated", generated), as_tiles("nearest", nearest)
+    seam = torch.full_like(above[:, :, :1], 255)
+    pairs = torch.cat([above, seam, below], dim=2)
     caption = "generated, and under each its nearest training image"
     if distances is not None:
         caption += f"   (RMS distance {min(distances):.3f} to {max(distances):.3f})"
-    mosaic = _mosaic(pairs, min(columns, len(pairs)), gap=max(3, above.shape[1] // 5))
-    return _canvas([(caption, mosaic)], _scale(above), path)
+    block = mosaic(pairs, columns, gap=max(3, above.shape[2] // 5))
+    return _canvas([(caption, block)], _scale(above), path)
 
 
 def path_strips(
@@ -150,6 +151,7 @@ def training_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
     marks: Mapping[str, float] | None = None,
+    xlabel: str = "training step",
     ylabel: str = "mean squared error",
     path: str | os.PathLike | None = None,
 ) -> Figure:
@@ -158,6 +160,7 @@ def training_curves(
     Args:
         curves: Name -> (steps, values); values that are not positive are left out.
         marks: Name -> step: vertical lines, such as the step at which the encoder was frozen.
+        xlabel: What is counted.
         ylabel: What the values are.
         path: Where to write the figure as well.
 
@@ -167,20 +170,18 @@ def training_curves(
     Example:
         >>> figure = training_curves({"training": ([0, 1, 2], [0.2, 0.1, 0.05])})
     """
-    figure = Figure(figsize=(6.4, 3.6), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = panel(size=CHART, equal=False)
+    lines = {}
     for name, (steps, values) in curves.items():
         known = [(s, v) for s, v in zip(steps, values, strict=True) if v > 0 and math.isfinite(v)]
-        if not known:
-            continue
-        few = "o" if len(known) < 40 else ""
-        axes.plot(*zip(*known, strict=True), label=name, linewidth=1.4, marker=few, markersize=3)
-    axes.set(yscale="log", xlabel="training step", ylabel=ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
-        axes.legend(frameon=False)
+        if known:
+            few = "o" if len(known) < 40 else ""
+            (lines[name],) = axes.plot(*zip(*known, strict=True), marker=few, markersize=3)
+    axes.set(yscale="log", xlabel=xlabel, ylabel=ylabel)
+    if any(lines):
+        add_legend(axes, list(lines.values()), list(lines))
     for name, step in (marks or {}).items():
-        axes.axvline(step, color="#9aa5b1", linewidth=1, linestyle="--")
+        axes.axvline(step, color=LINE, linewidth=1, linestyle="--")
         axes.annotate(
             name,
             (step, 0.98),
@@ -188,10 +189,10 @@ def training_curves(
             xytext=(4, 0),
             textcoords="offset points",
             va="top",
-            color="#52606d",
+            color=GRAY,
             fontsize=9,
         )
-    return save(figure, path, dpi=None)
+    return save(figure, path)
 
 
 def point_clouds(
@@ -218,38 +219,32 @@ def point_clouds(
     figure = Figure(figsize=(3.4 * len(clouds), 3.6), dpi=_DPI, layout="constrained")
     axes = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (name, points) in zip(axes, clouds.items(), strict=True):
-        ax.scatter(points[:, 0], points[:, 1], s=4, linewidths=0, alpha=0.6, color="#2266aa")
+        ax.scatter(points[:, 0], points[:, 1], s=4, linewidths=0, alpha=0.6, color=COLOURS[0])
         ax.set_title(name, fontsize=10, loc="left", color=INK)
         ax.set_aspect("equal")
         ax.tick_params(labelsize=8)
     return save(figure, path, dpi=None)
 
 
-def _tiles(name: str, images: torch.Tensor) -> np.ndarray:
-    """Return images as bytes (B, H, W, 3)."""
+def as_tiles(name: str, images: torch.Tensor) -> torch.Tensor:
+    """Return images as bytes in colour (B, 3, H, W)."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         shape = f"shape {tuple(images.shape)}"
         raise _check.fail(name, "have shape (B, C, H, W) with 1 or 3 channels", shape)
-    tiles = to_uint8(images.detach().cpu()).movedim(1, -1).numpy()
-    return np.repeat(tiles, 3, axis=-1) if tiles.shape[-1] == 1 else tiles
+    return to_uint8(images.detach().cpu()).expand(-1, 3, -1, -1)
 
 
-def _mosaic(tiles: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Lay tiles (B, H, W, 3) out row by row on white, `gap` pixels apart."""
-    count, height, width, _ = tiles.shape
-    rows = math.ceil(count / columns)
-    mosaic = np.full(
-        (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8
-    )
-    for k, tile in enumerate(tiles):
-        top, left = (k // columns) * (height + gap), (k % columns) * (width + gap)
-        mosaic[top : top + height, left : left + width] = tile
-    return mosaic
+def mosaic(tiles: torch.Tensor, columns: int, gap: int = 1) -> np.ndarray:
+    """Lay tiles (B, 3, H, W) out row by row on white, `gap` pixels apart: (rows, columns, 3)."""
+    grid = make_grid(tiles, columns, padding=gap, pad_value=255)
+    if len(tiles) > 1 and gap:  # there is a margin all around, too
+        grid = grid[:, gap:-gap, gap:-gap]
+    return grid.permute(1, 2, 0).numpy()
 
 
-def _scale(tiles: np.ndarray) -> int:
+def _scale(tiles: torch.Tensor) -> int:
     """Screen pixels for one image pixel: small images are enlarged to about 56 pixels."""
-    return max(1, round(56 / tiles.shape[2]))
+    return max(1, round(56 / tiles.shape[3]))
 
 
 def _canvas(

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from aeot import _check
 from aeot.geometry.diagram import power_diagram
-from aeot.plotting._style import ACCENT, INK, LINE, SINGULAR, colour_sites, panel, plot_axes, save
+from aeot.plotting._style import ACCENT, CHART, INK, LINE, SINGULAR, colour_sites, panel, save
+from aeot.plotting.images import as_tiles, mosaic
 from aeot.plotting.transport import power_diagram as draw_diagram
 from aeot.singular.singular_set import SingularSet
 
@@ -87,9 +88,7 @@ def crossing(
     figure = Figure(figsize=(0.75 * count + 1.1, 2.1), layout="constrained")
     axes = figure.subplots(2, 1)
     for ax, row, name in zip(axes, (broken, blended), ("cut map", "blend"), strict=True):
-        strip = row.detach().cpu().float().permute(2, 0, 3, 1).reshape(high, count * wide, -1)
-        strip = ((strip + 1) / 2).clamp(0, 1).numpy()
-        ax.imshow(strip.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(mosaic(as_tiles(name, row), count, gap=0), interpolation="nearest")
         ax.set_xticks([])
         ax.set_yticks([high / 2], [name], fontsize=9, color=INK)
         ax.tick_params(length=0)
@@ -117,8 +116,7 @@ def jumps(singular: SingularSet, *, path: str | os.PathLike | None = None) -> Fi
     cut = singular.crosses(*facets.pairs.T).cpu().numpy()
     jump = facets.jumps.cpu().numpy()
     mass = facets.mass.cpu().numpy()
-    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
-    ax = figure.add_subplot()
+    figure, ax = panel(size=CHART, equal=False)
     if len(jump):
         low, high = max(jump.min(), 1e-3 * jump.max()), jump.max()
         bins = np.geomspace(low, high * 1.001, 60)
@@ -128,5 +126,4 @@ def jumps(singular: SingularSet, *, path: str | os.PathLike | None = None) -> Fi
     ax.set_xlabel("jump $|y_i - y_j|$ across the facet")
     ax.set_ylabel("facet mass")
     ax.legend(frameon=False)
-    plot_axes(ax)
     return save(figure, path)

@@ -12,11 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot import _check
-from aeot.data import to_uint8
-from aeot.plotting._style import INK, save
-
-_MUTED = "#7b8794"
-_COLOURS = ("#1f77b4", "#d1495b", "#2a9d8f", "#e9a03b", "#6d597a")
+from aeot.plotting._style import COLOURS, GRAY, INK, save
+from aeot.plotting.images import as_tiles, mosaic
 
 
 class Translates(Protocol):
@@ -68,13 +65,9 @@ def image_rows(
         y = 1 - 20 / total[1]
         figure.text(margin / total[0], y, title, color=INK, fontsize=11, va="center")
     for (name, images), top in zip(rows.items(), tops, strict=True):
-        pixels = to_uint8(images).cpu().permute(0, 2, 3, 1).numpy()
-        pixels = np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
-        pixels = pixels.repeat(zoom, 1).repeat(zoom, 2)
-        pixels = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
-        strip = np.concatenate(list(pixels), axis=1)
+        strip = mosaic(as_tiles(name, images), len(images), gap=2)
         left, bottom = label / total[0], 1 - (top + height * zoom) / total[1]
-        size = [strip.shape[1] / total[0], strip.shape[0] / total[1]]
+        size = [zoom * strip.shape[1] / total[0], zoom * strip.shape[0] / total[1]]
         axes = figure.add_axes([left, bottom, *size])
         axes.imshow(strip, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
@@ -170,7 +163,7 @@ def hiding(
     kinds = ("clean", "8-bit", "jpeg", "blur")
     width = 0.8 / len(reports)
     for k, (name, report) in enumerate(reports.items()):
-        colour = _COLOURS[k % len(_COLOURS)]
+        colour = COLOURS[k % len(COLOURS)]
         drops = report["drops"]
         places = np.arange(len(kinds)) + (k - (len(reports) - 1) / 2) * width
         bars.bar(places, [drops[kind] for kind in kinds], width, color=colour)
@@ -181,9 +174,9 @@ def hiding(
         curve.plot(low["cutoffs"], low["cycle"], "o-", color=colour, markersize=3, label=label)
     chance = float(np.mean([report["drops"]["chance"] for report in reports.values()]))
     for axes in (bars, curve):
-        axes.axhline(chance, color=_MUTED, linestyle=":", linewidth=1)
+        axes.axhline(chance, color=GRAY, linestyle=":", linewidth=1)
     bars.annotate("mean image", (0.02, chance), (0, 3), xycoords=("axes fraction", "data"),
-                  textcoords="offset points", color=_MUTED, fontsize=8)  # fmt: skip
+                  textcoords="offset points", color=GRAY, fontsize=8)  # fmt: skip
     for axes in (bars, curve):
         axes.set_ylim(bottom=0)
     bars.set_xticks(range(len(kinds)), kinds)

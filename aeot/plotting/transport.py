@@ -14,7 +14,17 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from aeot import _check
 from aeot.geometry.diagram import PowerDiagram
-from aeot.plotting._style import ACCENT, INK, LINE, SINGULAR, colour_sites, panel, plot_axes, save
+from aeot.plotting._style import (
+    ACCENT,
+    CHART,
+    COLOURS,
+    INK,
+    LINE,
+    SINGULAR,
+    colour_sites,
+    panel,
+    save,
+)
 from aeot.singular.curves import singular_curves
 from aeot.solvers.solution import Solution
 
@@ -251,8 +261,7 @@ def convergence(
     errors = [record["mass_error"] for record in solution.history if "mass_error" in record]
     if not errors:
         raise _check.fail("solution", "have a history of mass errors", "an empty one")
-    figure, ax = panel(ax, size=(5.5, 3.4), equal=False)
-    plot_axes(ax)
+    figure, ax = panel(ax, size=CHART, equal=False)
     shown = np.maximum(errors, 1e-17)
     ax.semilogy(range(len(shown)), shown, "-o", color=ACCENT, markersize=4, linewidth=1.5)
     ax.set_xlabel("step")
@@ -279,10 +288,36 @@ def masses(
     if solution.cell_masses is None:
         raise _check.fail("solution", "hold cell masses", "none")
     ratio = (solution.cell_masses / solution.masses).cpu().numpy()
-    figure, ax = panel(ax, size=(5.5, 3.4), equal=False)
-    plot_axes(ax)
+    figure, ax = panel(ax, size=CHART, equal=False)
     width = max(float(np.abs(ratio - 1).max()), 1e-15)
     ax.hist((ratio - 1) / width, bins=41, range=(-1, 1), color=ACCENT)
     ax.set_xlabel(f"cell mass / target mass - 1, in units of {width:.1e}")
     ax.set_ylabel("cells")
+    return save(figure, path)
+
+
+def cell_hits(
+    hits: np.ndarray,
+    cells: np.ndarray,
+    expected: np.ndarray,
+    *,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw how many cells were hit how often by random points, beside what exact masses give.
+
+    Args:
+        hits: Numbers of hits, evenly spaced (k,).
+        cells: Cells that were hit so often (k,).
+        expected: How many that would be if every mass were exact (k,).
+        path: Where to write the figure.
+
+    Returns:
+        The figure.
+    """
+    figure, ax = panel(size=CHART, equal=False)
+    width = 0.9 * (hits[1] - hits[0] if len(hits) > 1 else 1)
+    ax.bar(hits, cells, width, color=COLOURS[0], label="cells")
+    ax.plot(hits, expected, color=COLOURS[1], marker="." if len(hits) < 3 else "", label="if exact")
+    ax.set(xlabel="hits of a cell", ylabel="cells")
+    ax.legend(frameon=False)
     return save(figure, path)

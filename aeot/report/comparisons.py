@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aeot.comparison.result import COSTS, METRICS, Comparison
-from aeot.report import page
-from aeot.report.charts import GRAY, Series, chart, look
+from aeot.plotting import comparison as pictures
 from aeot.report.page import Page, facts, note, subheading, table, told
 from aeot.report.pictures import sprite
 
@@ -28,46 +27,13 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
             "show what the protocol gives perfect samples, reconstructions what a decoder allows."
         ),
     )
-    looks = {}
-    for row in found.rows:
-        place = found.place(row)
-        looks[row["model"]] = f"{GRAY} d1" if place is None else look(place)
-        if row["kind"] == "reconstructions":  # hollow and dotted, in the colour of their model
-            looks[row["model"]] = f"{looks[row['model']].split()[0]} r2"
-    curves = [
-        Series(r["model"], r["curve"]["recall"], r["curve"]["precision"], look=looks[r["model"]])
-        for r in found.rows
-        if r["curve"]
-    ]
-    points = [
-        Series(
-            r["model"],
-            [r["metrics"]["f8"]["mean"]],
-            [r["metrics"]["f1_8"]["mean"]],
-            "points",
-            looks[r["model"]],
-        )
-        for r in found.rows
-        if {"f8", "f1_8"} <= set(r["metrics"])
-    ]
-    unit = {"x_range": (0.0, 1.0), "y_range": (0.0, 1.0)}
-    figures = []
-    if curves:
-        figures.append(
-            chart(curves, title="PRD curves", x_label="recall", y_label="precision", **unit)
-        )
-    if points:
-        figures.append(
-            chart(
-                points,
-                title="Best is upper right",
-                x_label="F8 (recall)",
-                y_label="F1/8 (precision)",
-                **unit,
-            )
-        )
+    figures = {}
+    if any(row["curve"] for row in found.rows):
+        figures["PRD curves"] = pictures.prd_curves(found)
+    if {"f8", "f1_8"} <= set(used):
+        figures["Best is upper right"] = pictures.precision_recall(found)
     if figures:
-        built.add(f"{before}precision and recall", page.charts(*figures))
+        built.add(f"{before}precision and recall", built.charts(figures))
     known = "training" if found.protocol.get("training") != "none" else "reference"
     known = f"nearest {known} image, by features"
     pieces = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy import stats
@@ -9,9 +11,9 @@ from scipy import stats
 from aeot._rng import generator
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
+from aeot.plotting import images as curves
+from aeot.plotting import singular, transport
 from aeot.plotting.runs import nearest_rows
-from aeot.report import page
-from aeot.report.charts import Series, chart
 from aeot.report.explorer import explorer
 from aeot.report.page import Page, facts, note, subheading, table, told
 from aeot.report.pictures import sprite
@@ -60,8 +62,8 @@ def add_model(
             }
         ),
     )
-    built.add(f"{before}training", page.charts(*_curves(model)))
-    built.add(f"{before}transport", *_transport(model, by_mode))
+    built.add(f"{before}training", built.charts(_curves(model)))
+    built.add(f"{before}transport", *_transport(built, model, by_mode))
     if len(model.autoencoder_.shape_) != 3:
         built.add(
             f"{before}latent space", note("The data are vectors: there are no images to show.")
@@ -101,18 +103,16 @@ def _nearest(
     return training[nearest_rows(samples, training)[1]], "nearest training image, by pixels"
 
 
-def _curves(model: AEOT) -> list[str]:
+def _curves(model: AEOT) -> dict[str, Any]:
     history = model.history_.get("autoencoder", [])
-    lines, offset = [], 0
+    lines, offset = {}, 0
     for phase, name in ((1, "both parts"), (2, "decoder alone")):
         records = [r for r in history if r.get("phase") == phase]
         if records:
             steps = [offset + r["step"] for r in records]
-            lines.append(Series(name, steps, [r["loss"] for r in records]))
+            lines[name] = (steps, [r["loss"] for r in records])
             offset = steps[-1]
-    figures = [
-        chart(lines, title="Autoencoder", x_label="step", y_label="mean squared error", log_y=True)
-    ]
+    figures = {"Autoencoder": curves.training_curves(lines)} if lines else {}
     solver = model.history_.get("transport", [])
     names = {
         "mass_error": "mass error (total variation)",
@@ -122,21 +122,13 @@ def _curves(model: AEOT) -> list[str]:
     for key, label in names.items():
         pairs = [(k + 1, r[key]) for k, r in enumerate(solver) if r.get(key)]
         if pairs:
-            xs, ys = zip(*pairs, strict=True)
-            figures.append(
-                chart(
-                    [Series("", xs, ys)],
-                    title=f"Transport: {label}",
-                    x_label="step of the solver",
-                    y_label=label,
-                    log_y=True,
-                )
-            )
-            break
+            line = {"": tuple(zip(*pairs, strict=True))}
+            figure = curves.training_curves(line, xlabel="step of the solver", ylabel=label)
+            return figures | {f"Transport: {label}": figure}
     return figures
 
 
-def _transport(model: AEOT, by_mode: list[float]) -> list[str]:
+def _transport(built: Page, model: AEOT, by_mode: list[float]) -> list[str]:
     """Draw cell masses, jump sizes, and the modes."""
     brenier, cut = model.brenier_, model.singular_
     n = len(brenier.sites)
@@ -146,33 +138,14 @@ def _transport(model: AEOT, by_mode: list[float]) -> list[str]:
     for start in range(0, m, 16384):
         points = brenier.source.sample(min(16384, m - start), generator=stream)
         counts += brenier.cell(points.to(brenier.sites)).cpu().bincount(minlength=n)
-    edges = torch.bincount(counts).double().numpy()
-    ideal = _ideal_counts(m, brenier.masses.cpu().numpy(), len(edges))
-    edges, ideal, at = _grouped(edges, ideal)
-    masses = chart(
-        [Series("cells", at, edges, "bars"), Series("if every mass were exact", at, ideal)],
-        title=f"Cell masses: how often {m:,} fresh points hit a cell",
-        x_label="hits of a cell",
-        y_label="cells",
-    )
-    found = [masses]
-    jumps, broken = cut.facets.jumps.cpu().numpy(), cut.jumps.cpu().numpy()
-    if len(jumps):
-        bins = np.linspace(0, float(jumps.max()), 31)
-        every, _ = np.histogram(jumps, bins)
-        singular, _ = np.histogram(broken, bins)
-        middle = (bins[1:] + bins[:-1]) / 2
-        found.append(
-            chart(
-                [
-                    Series("all", middle, every, "bars"),
-                    Series("singular", middle, singular, "bars"),
-                ],
-                title="Facets: how far the map jumps across them",
-                x_label="distance between the codes on either side",
-                y_label="facets found",
-            )
-        )
+    cells = torch.bincount(counts).double().numpy()
+    ideal = _ideal_counts(m, brenier.masses.cpu().numpy(), len(cells))
+    cells, ideal, hits = _grouped(cells, ideal)
+    title = f"Cell masses: how often {m:,} fresh points hit a cell"
+    figures = {title: transport.cell_hits(hits, cells, ideal)}
+    found = len(cut.facets.pairs)
+    if found:
+        figures["Facets: how far the map jumps across them"] = singular.jumps(cut)
     share = torch.bincount(cut.components.cpu(), weights=brenier.masses.cpu()).tolist()
     rows = [
         [
@@ -185,12 +158,12 @@ def _transport(model: AEOT, by_mode: list[float]) -> list[str]:
     ]
     more = len(share) - len(rows)
     text = (
-        f"{len(cut.pairs):,} of {len(jumps):,} facets found are singular; cutting them leaves "
+        f"{len(cut.pairs):,} of {found:,} facets found are singular; cutting them leaves "
         f"{len(share):,} mode{'s' if len(share) != 1 else ''}."
     )
     pieces = [
         note(text),
-        page.charts(*found),
+        built.charts(figures),
         subheading("Modes"),
         table(["mode", "mass", "codes", "points accepted"], rows),
     ]

@@ -6,11 +6,13 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 from typing import Any
+
+from aeot.plotting.svg import svg
 
 
 @dataclass
@@ -22,10 +24,21 @@ class Page:
     sections: list[tuple[str, str]] = field(default_factory=list)
     galleries: list[dict[str, Any]] = field(default_factory=list)
     explorers: list[dict[str, Any]] = field(default_factory=list)
+    drawn: int = 0
 
     def add(self, heading: str, *pieces: str) -> None:
         """Add a section: a heading (plain text) and pieces of HTML."""
         self.sections.append((heading, "\n".join(pieces)))
+
+    def charts(self, figures: Mapping[str, Any]) -> str:
+        """Return figures by title, side by side where there is room."""
+        parts = []
+        for title, figure in figures.items():
+            self.drawn += 1
+            drawn = svg(figure, label=title, key=f"chart{self.drawn}")
+            caption = f"<figcaption>{escape(title)}</figcaption>"
+            parts.append(f'<figure class="chart">{caption}{drawn}</figure>')
+        return f'<div class="charts">{"".join(parts)}</div>'
 
     def gallery(
         self, name: str, samples: dict[str, Any], nearest: dict[str, Any], known: str
@@ -93,11 +106,6 @@ def note(text: str) -> str:
 def subheading(text: str) -> str:
     """Return a heading below the section's."""
     return f"<h3>{escape(text)}</h3>"
-
-
-def charts(*figures: str) -> str:
-    """Put charts side by side where there is room."""
-    return f'<div class="charts">{"".join(figures)}</div>'
 
 
 def table(

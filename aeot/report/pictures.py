@@ -6,9 +6,9 @@ import base64
 import io
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
+from torchvision.utils import make_grid
 
 from aeot.data import to_uint8
 
@@ -24,14 +24,9 @@ def sprite(images: torch.Tensor, columns: int) -> dict[str, Any]:
         ``uri``, ``width`` and ``height`` of one image in pixels, ``columns``, ``count``.
     """
     images = images if images.dtype == torch.uint8 else to_uint8(images)
-    tiles = images.permute(0, 2, 3, 1).cpu().numpy()
-    count, height, width, channels = tiles.shape
+    count, channels, height, width = images.shape
     columns = max(1, min(columns, count))
-    rows = -(-count // columns)
-    full = np.zeros((rows * columns, height, width, channels), np.uint8)
-    full[:count] = tiles
-    sheet = full.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * height, columns * width, channels)
+    sheet = make_grid(images.cpu(), columns, padding=0)[:channels].permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
     Image.fromarray(sheet.squeeze(2) if channels == 1 else sheet).save(buffer, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

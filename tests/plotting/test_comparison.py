@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -39,17 +41,21 @@ def test_curves_are_those_of_the_rows(found):
     np.testing.assert_allclose(lines["b"], [[1, 0], [0.6, 0.7], [0, 1]])
 
 
-def test_twelve_rows_look_different_and_alike_in_both_figures(found):
-    rows = [row("real", "real", 0.9, 0.9)] + [row(f"m{k}", "GAN", 0.5, 0.5) for k in range(12)]
+def test_forty_rows_look_different_and_alike_in_both_figures_and_are_named(found):
+    names = ["real", "_hidden", "a$b$", *(f"m{k}" for k in range(38))]
+    rows = [row(name, "real" if name == "real" else "GAN", 0.5, 0.5) for name in names]
     many = Comparison(rows, {"features": {}}, {})
-    lines = pictures.prd_curves(many).axes[0].lines
-    looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in lines}
-    patterns = {line.get_label(): str(line._dash_pattern) for line in lines}
-    assert len({(looks[name][0], patterns[name]) for name in looks}) == 13
-    dots = pictures.precision_recall(many).axes[0].containers
-    assert {c.get_label(): c.lines[0].get_color() for c in dots} == {
-        name: look[0] for name, look in looks.items()
-    }
+    curves, dots = pictures.prd_curves(many), pictures.precision_recall(many)
+    lines = curves.axes[0].lines
+    looks = {line.get_label(): (line.get_color(), str(line._dash_pattern)) for line in lines}
+    assert len(set(looks.values())) == 41
+    marks = {c.get_label(): c.lines[0] for c in dots.axes[0].containers}
+    assert {n: m.get_color() for n, m in marks.items()} == {n: look[0] for n, look in looks.items()}
+    assert len({(m.get_color(), m.get_marker()) for m in marks.values()}) == 41
+    for figure in (curves, dots):
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+        figure.savefig(io.BytesIO())  # dollars are no mathematics
+        assert figure.axes[0].get_position().height > 0.2  # the names leave room
 
 
 def test_samples_are_drawn_with_their_very_pixels(found):

@@ -75,21 +75,20 @@ def test_the_page_fits_its_window_and_strings_stay_strings(view):
         ".map(t => t.getBoundingClientRect().height).reduce((a, b) => Math.min(a, b))"
     )
     assert small > 8  # pixels: legible
-    keys = view.run(
-        "return [...document.querySelectorAll('.legend svg')]"
-        ".map(k => k.getBoundingClientRect().width)"
-    )
-    assert keys
-    assert max(keys) < 30
 
 
 def test_dark_and_light(view):
-    paper = "return getComputedStyle(document.body).backgroundColor"
-    before = view.run(paper)
+    seen = (
+        "return [getComputedStyle(document.body).backgroundColor,"
+        " ...['text', 'use'].map(t => document.querySelector('.chart svg ' + t))"
+        " .flatMap(n => [getComputedStyle(n).fill, getComputedStyle(n).stroke])]"
+    )
+    before = view.run(seen)
     view.run("document.getElementById('theme').click()")
-    assert view.run(paper) != before
+    after = view.run(seen)
+    assert [x != y for x, y in zip(before, after, strict=True)] == [True, True, False, False, True]
     view.run("document.getElementById('theme').click()")
-    assert view.run(paper) == before
+    assert view.run(seen) == before
 
 
 def test_grids_show_the_nearest_image_by_mouse_and_keyboard(view):

@@ -40,6 +40,7 @@ class Document(html.parser.HTMLParser):
 
     def handle_startendtag(self, tag, attributes):
         self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attributes]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -183,10 +184,20 @@ def test_grouping_keeps_every_cell():
 def test_the_page_is_closed_and_loads_nothing(written):
     found = Document(written)
     links = [value for _, name, value in found.attributes if name in ("src", "href", "action")]
-    assert all(link.startswith("#section-") for link in links)
+    assert all(link.startswith(("#section-", "#chart")) for link in links)
     assert not {"img", "link", "iframe", "object"} & set(found.tags)
     assert not re.search(r"https?://(?!www\.w3\.org)", written)
     assert not [name for _, name, _ in found.attributes if name.startswith("on")]
+
+
+def test_ids_are_different_and_what_is_referred_to_is_there(written):
+    found = Document(written).attributes
+    ids = [value for _, name, value in found if name == "id"]
+    assert len(ids) == len(set(ids))
+    links = [value[1:] for _, name, value in found if name == "href"]
+    links += re.findall(r"url\(#([^)]*)\)", written)
+    assert len(links) > 50
+    assert set(links) <= set(ids)
 
 
 def test_only_our_own_script_may_run(written):
