@@ -195,11 +195,20 @@ def lower_hull(sites: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.n
 def laplacian(
     rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, n: int
 ) -> scipy.sparse.csr_matrix:
-    """Graph Laplacian: -weight off the diagonal, rows summing to zero, (n, n)."""
-    i = np.concatenate([rows, columns, rows, columns])
-    j = np.concatenate([columns, rows, rows, columns])
-    data = np.concatenate([-weights, -weights, weights, weights])
-    return scipy.sparse.coo_matrix((data, (i, j)), shape=(n, n)).tocsr()
+    """Graph Laplacian (n, n): minus the sum of a pair's weights, and rows summing to zero.
+
+    Args:
+        rows: One site of each pair, (k,) integers; a pair may come many times.
+        columns: The other, (k,).
+        weights: (k,).
+        n: Number of sites.
+    """
+    index = np.int32 if n < 1 << 31 else np.int64
+    pairs = rows.astype(index), columns.astype(index)
+    half = scipy.sparse.coo_matrix((weights, pairs), shape=(n, n)).tocsr()
+    both = half + half.T
+    degree = np.asarray(both.sum(1)).ravel()
+    return (scipy.sparse.diags(degree) - both).tocsr()
 
 
 def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  # noqa: ANN401

@@ -69,7 +69,7 @@ class AEOT(AutoencoderOptions):
         gain_: How much each frequency of decoded images is amplified, (C, 2 H, W + 1); None for
             vectors.
         certificate_: What the solver promises: ``converged``, ``mass_error``,
-            ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``backend``.
+            ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``engine``.
         merged_: How many rows were ``images`` equal to another one, or had equal ``codes``.
         sampled_: Account of the last `sample`: ``accepted``, ``rejected``, ``acceptance``,
             ``conceded`` (border points kept all the same, see `Draw`) and ``acceptance_by_mode``.
@@ -203,7 +203,7 @@ class AEOT(AutoencoderOptions):
         self.singular_ = singular_set.find_singularities(
             self.brenier_, self.max_angle, seed=self.seed
         )
-        names = "converged mass_error mass_error_upper message n_samples method backend"
+        names = "converged mass_error mass_error_upper message n_samples method engine"
         self.certificate_ = {name: getattr(solution, name) for name in names.split()}
         self.history_ = {**getattr(self, "history_", {}), "transport": solution.history}
         self.seconds_ = {

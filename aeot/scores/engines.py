@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from aeot import _check
 from aeot.scores import kdtree_engine, torch_engine
+from aeot.scores.planes import Block, CandidateLists, Edges, Listed, Planes, Winners
+
+T = TypeVar("T")
 
 ENGINES = ("auto", "numba", "torch", "keops", "kdtree")
 _TILE = 1 << 20  # numbers held at once; a constant, so that no setting changes a result
@@ -54,7 +60,137 @@ def installed(package: str) -> bool:
         return False
 
 
-def bind(engine: str, n: int, d: int, device: torch.device):  # noqa: ANN201
+class Engine(Protocol):
+    """What the module of every engine has: for callers with points, and for a solve in blocks.
+
+    A solve calls `arrange` once, `raised` for every vector of heights, and then the others for
+    every block of samples. Heights that are `raised` are the engine's own affair.
+
+    Attributes:
+        NAME: Of the engine.
+        HALVES: Whether blocks of shared half points save it anything.
+    """
+
+    NAME: str
+    HALVES: bool
+
+    def top_k(
+        self, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+    ) -> torch.Tensor:
+        """Return the k highest planes at every point (m, d), best first: indices (m, k) int64."""
+
+    def arrange(
+        self, sites: torch.Tensor, *, split: int, rows: int, memory: int, threads: int = 1
+    ) -> Planes:
+        """Hold the sites for a solve.
+
+        Args:
+            sites: (n, d) float32, columns in the order of the coordinates of blocks.
+            split: Second halves that each first half meets; 1 for whole points.
+            rows: Rows of a block.
+            memory: Bytes that the scores in flight may take.
+            threads: How many threads work on blocks.
+        """
+
+    def raised(self, planes: Planes, heights: torch.Tensor) -> Any:  # noqa: ANN401
+        """Prepare heights (n,) for the passes over blocks that follow."""
+
+    def each(self, work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
+        """Yield ``work(block)`` for every block in turn, the same bits for any `threads`."""
+
+    def winners(
+        self,
+        planes: Planes,
+        heights: Any,  # noqa: ANN401
+        block: Block,
+        *,
+        runners: bool,
+    ) -> Winners:
+        """Find the best site of every sample of a block, and the next if `runners`."""
+
+    def candidates(
+        self,
+        planes: Planes,
+        heights: Any,  # noqa: ANN401
+        block: Block,
+        *,
+        radius: float,
+        least: int,
+        longest: int,
+    ) -> list[Listed]:
+        """List, for every sample of a block, the sites within a radius of the best.
+
+        Args:
+            planes: The sites.
+            heights: Raised.
+            block: The samples.
+            radius: How far below the best score a listed site may be.
+            least: Double the radius, at most three times, where less is in reach: groups of
+                sixteen sites, or sites, as the engine counts.
+            longest: The most entries of a list; one that is full keeps the highest scores.
+
+        Returns:
+            Lists of consecutive parts of the block.
+        """
+
+    def cluster_maxima(
+        self,
+        planes: Planes,
+        heights: Any,  # noqa: ANN401
+        block: Block,
+        edges: np.ndarray,
+    ) -> torch.Tensor:
+        """Find every sample's best score in each cluster of consecutive sites, (rows, clusters).
+
+        Cluster g holds the sites from edges[g] to edges[g + 1]; the block is of whole points.
+        """
+
+    def relist(
+        self, lists: CandidateLists, heights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+        """Find winner and runner-up (-1 for none), (m,) int32, of every list at other heights.
+
+        Also the gap between them, (m,) float32, and the sum of the winners' values.
+        """
+
+    def close_pairs(
+        self,
+        sites: torch.Tensor,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        gap: torch.Tensor,
+        window: float,
+        near: float,
+    ) -> Edges:
+        """Collect the samples in the band along their facet.
+
+        Args:
+            sites: (n, d) float32.
+            first: (m,) int32, winners.
+            second: (m,) int32, runners-up, -1 for none.
+            gap: (m,) float32.
+            window: Width of the band.
+            near: The band is at most this times the distance of the two sites.
+
+        Returns:
+            The samples in it, each with weight 1 / (2 band).
+        """
+
+    def count(self, site: np.ndarray, first: int, per_group: int, counts: np.ndarray) -> None:
+        """Count winners, groups of samples going to the rows of `counts` in turn.
+
+        Args:
+            site: (m,) int32.
+            first: Index of the first group.
+            per_group: Samples per group.
+            counts: (batches, n) int64, added to.
+        """
+
+    def add_points(self, block: Block, site: np.ndarray, sums: np.ndarray) -> None:
+        """Add every sample of a block to the row of its cell in `sums` (n, d) float64."""
+
+
+def bind(engine: str, n: int, d: int, device: torch.device) -> Engine:
     """Return the module of an engine, chosen for n sites in d dimensions where it is "auto".
 
     Raises:

@@ -1,18 +1,43 @@
-"""Scores by SciPy's k-d tree on lifted sites: for few dimensions and cells near their sites."""
+"""Scores by SciPy's k-d tree on lifted sites: for few dimensions and cells near their sites.
+
+Winners and candidate lists are its k highest planes; the rest is that of the torch engine.
+`aeot.scores.engines.Engine` says what every function does.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from aeot.scores import torch_engine
 from aeot.scores.heights import power_weights
+from aeot.scores.planes import Block, Listed, Planes, Winners
+from aeot.scores.torch_engine import add_points, arrange, close_pairs, count, each, relist
 
+__all__ = [
+    "HALVES",
+    "NAME",
+    "add_points",
+    "arrange",
+    "candidates",
+    "close_pairs",
+    "cluster_maxima",
+    "count",
+    "each",
+    "raised",
+    "relist",
+    "top_k",
+    "winners",
+]
 NAME = "kdtree"
+HALVES = False
 
 
 def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the k highest planes at every point, best first: indices (m, k) int64."""
+    """Return the k highest planes at every point, best first."""
     x, y = points.to(torch.float64), sites.to(torch.float64)
     # Cells are those of any shifted and scaled copy of the sites (with the heights to match);
     # the tree prunes well where the sites lie among the points.
@@ -22,7 +47,7 @@ def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: i
     factor = spread[0] / spread[1] if min(spread) > 0 else 1.0
     y = factor * y
     h = factor * heights.to(torch.float64) + y @ middle
-    return torch.from_numpy(_query(_tree(y, h), x - middle, k))
+    return _query(_tree(y, h), x - middle, k)
 
 
 def _tree(sites: torch.Tensor, heights: torch.Tensor) -> cKDTree:
@@ -32,6 +57,53 @@ def _tree(sites: torch.Tensor, heights: torch.Tensor) -> cKDTree:
     return cKDTree(lifted.numpy())
 
 
-def _query(tree: cKDTree, points: torch.Tensor, k: int) -> np.ndarray:
+def _query(tree: cKDTree, points: torch.Tensor, k: int) -> torch.Tensor:
     flat = torch.nn.functional.pad(points, (0, 1)).numpy()
-    return tree.query(flat, k=np.arange(1, k + 1))[1].astype(np.int64)
+    return torch.from_numpy(tree.query(flat, k=np.arange(1, k + 1))[1].astype(np.int64))
+
+
+class Raised(NamedTuple):
+    """Heights with the tree of the sites that they lift; (columns,) float32, `Planes.padded`."""
+
+    heights: torch.Tensor
+    tree: cKDTree
+
+
+def raised(planes: Planes, heights: torch.Tensor) -> Raised:
+    """Prepare heights for the passes over blocks that follow."""
+    h = heights.to(torch.float64)
+    return Raised(planes.padded(heights), _tree(planes.sites.to(torch.float64), h))
+
+
+def _top(
+    planes: Planes, heights: Raised, block: Block, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = block.points(), planes.sites
+    site = _query(heights.tree, x.to(torch.float64), min(k, y.shape[0]))
+    return torch.stack([(x * y[i]).sum(1) + heights.heights[i] for i in site.T], 1), site
+
+
+def winners(planes: Planes, heights: Raised, block: Block, *, runners: bool) -> Winners:
+    """Find the best site of every sample of a block."""
+    return torch_engine.winners_of(block, *_top(planes, heights, block, 1 + runners), runners)
+
+
+def candidates(
+    planes: Planes,
+    heights: Raised,
+    block: Block,
+    *,
+    radius: float,
+    least: int,
+    longest: int,
+) -> list[Listed]:
+    """List, for every sample of a block, the sites within a radius of the best."""
+    value, site = _top(planes, heights, block, longest + 1)
+    return [torch_engine.lists_of(value, site, value, radius, least, longest)]
+
+
+def cluster_maxima(
+    planes: Planes, heights: Raised, block: Block, edges: np.ndarray
+) -> torch.Tensor:
+    """Find the best score of every sample within each cluster of consecutive sites."""
+    return torch_engine.cluster_maxima(planes, heights.heights, block, edges)

@@ -1,20 +1,86 @@
-"""Scores by a reduction that KeOps compiles: no score is ever written to memory."""
+"""Scores by a reduction that KeOps compiles: no score is ever written to memory.
+
+Winners and candidate lists are its k highest planes; the rest is that of the torch engine.
+`aeot.scores.engines.Engine` says what every function does.
+"""
 
 from __future__ import annotations
 
 import torch
 from pykeops.torch import LazyTensor
 
+from aeot.scores.planes import Block, Listed, Planes, Winners
+from aeot.scores.torch_engine import (
+    add_points,
+    arrange,
+    close_pairs,
+    cluster_maxima,
+    count,
+    each,
+    lists_of,
+    raised,
+    relist,
+    winners_of,
+)
+
+__all__ = [
+    "HALVES",
+    "NAME",
+    "add_points",
+    "arrange",
+    "candidates",
+    "close_pairs",
+    "cluster_maxima",
+    "count",
+    "each",
+    "raised",
+    "relist",
+    "top_k",
+    "winners",
+]
 NAME = "keops"
+HALVES = False
 
 
 def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the k highest planes at every point, best first: indices (m, k) int64."""
+    """Return the k highest planes at every point, best first."""
     # A shift of all sites changes no cell and keeps float32 products accurate far from zero.
     y = sites.to(torch.float64)
-    y = (y - y.mean(0)).to(points.dtype).contiguous()
-    x_i = LazyTensor(points.contiguous()[:, None, :])
-    y_j = LazyTensor(y[None, :, :])
-    h_j = LazyTensor(heights.to(points.dtype)[None, :, None].contiguous())
+    y = (y - y.mean(0)).to(points.dtype)
+    return _highest(points, y, heights.to(points.dtype), k)
+
+
+def _highest(x: torch.Tensor, y: torch.Tensor, h: torch.Tensor, k: int) -> torch.Tensor:
+    x_i = LazyTensor(x.contiguous()[:, None, :])
+    y_j = LazyTensor(y.contiguous()[None, :, :])
+    h_j = LazyTensor(h.contiguous()[None, :, None])
     costs = -((x_i * y_j).sum(-1) + h_j)
-    return costs.argKmin(k, dim=1).view(points.shape[0], k).to(torch.int64)
+    return costs.argKmin(k, dim=1).view(x.shape[0], k).to(torch.int64)
+
+
+def _top(
+    planes: Planes, heights: torch.Tensor, block: Block, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = block.points(), planes.sites
+    h = heights[: y.shape[0]]
+    site = _highest(x, y, h, min(k, y.shape[0]))
+    return torch.stack([(x * y[i]).sum(1) + h[i] for i in site.T], 1), site
+
+
+def winners(planes: Planes, heights: torch.Tensor, block: Block, *, runners: bool) -> Winners:
+    """Find the best site of every sample of a block."""
+    return winners_of(block, *_top(planes, heights, block, 1 + runners), runners)
+
+
+def candidates(
+    planes: Planes,
+    heights: torch.Tensor,
+    block: Block,
+    *,
+    radius: float,
+    least: int,
+    longest: int,
+) -> list[Listed]:
+    """List, for every sample of a block, the sites within a radius of the best."""
+    value, site = _top(planes, heights, block, longest + 1)
+    return [lists_of(value, site, value, radius, least, longest)]

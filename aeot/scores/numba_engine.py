@@ -1,9 +1,10 @@
-"""The hot loops, compiled by numba at first use: group maxima, winners, candidate lists.
+"""Scores in loops that numba compiles at first use: the fastest engine on a CPU.
 
-Every function works on one block of scores and lets go of the interpreter lock, so that a thread
+Every kernel works on one slice of a block and lets go of the interpreter lock, so that a thread
 pool scales; results do not depend on the number of threads. A score is the sum of one row of `a`
 and one row of `b`; columns are handled in groups of sixteen, whose maxima are what a search for the
-winner, or for all scores near it, descends through. `aeot.solvers.scorer` holds the same in torch.
+winner, or for all scores near it, descends through. `aeot.scores.engines.Engine` says what every
+function does; the kernel of each stands above it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numba import njit
 from threadpoolctl import ThreadpoolController
+
+from aeot._compile import njit
+from aeot.scores import planes as _planes
+from aeot.scores.planes import Block, CandidateLists, Edges, Listed, Planes, Winners, padded_columns
 
 T = TypeVar("T")
 NAME = "numba"
-_OPTIONS = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
-LOW = np.float32(-1e30)  # the height of padding columns; fastmath wants no infinities
+HALVES = True
+_compiled = njit(fastmath=True, error_model="numpy")
+LOW = np.float32(_planes.LOW)  # fastmath wants no infinities
 LOWEST = np.float32(-3e38)  # below every height of any size
-WIDTH = 32  # of a tile: sixteen times as many columns
+WIDTH = _planes.WIDTH  # of a tile: sixteen times as many columns
 _TILE = 1 << 18  # scores held at once by `top_k`; a constant, so that no setting changes a result
 
 
@@ -34,11 +39,9 @@ def _threads() -> ThreadpoolController:
 
 
 def each(work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
-    """Yield ``work(block)`` for every block in turn, worked on by several threads.
-
-    One thread per block with single-threaded products: no barriers, and the same bits for any
-    number of threads.
-    """
+    """Yield ``work(block)`` for every block in turn, worked on by several threads."""
+    # One thread per block with single-threaded products: no barriers, and the same bits for any
+    # number of threads.
     with _threads().limit(limits=1, user_api="blas"):
         if threads == 1 or len(blocks) == 1:
             yield from map(work, blocks)
@@ -53,7 +56,7 @@ def each(work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
                 yield running.popleft().result()
 
 
-@njit(**_OPTIONS)
+@_compiled
 def _largest(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):  # noqa: ANN001, ANN202, E741
     a, c = a if a > b else b, c if c > d else d
     e, g = e if e > f else f, g if g > h else h
@@ -65,7 +68,7 @@ def _largest(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):  # noqa: ANN001, A
     return a if a > i else i
 
 
-@njit(**_OPTIONS)
+@_compiled
 def _group_maxima(first, second, rows, groups):  # noqa: ANN001, ANN202
     # first, second (columns,), rows (m, columns), groups (2, m, columns / 16). Group w t + c holds
     # the columns 16 w t + w s + c, s = 0..15, of the sum of `first` (or `second`) and a row. The
@@ -99,7 +102,7 @@ def _group_maxima(first, second, rows, groups):  # noqa: ANN001, ANN202
                 )
 
 
-@njit(**_OPTIONS)
+@_compiled
 def _fold(groups, coarse):  # noqa: ANN001, ANN202
     # coarse[c] = max over t of groups[w t + c]
     w = WIDTH
@@ -111,7 +114,7 @@ def _fold(groups, coarse):  # noqa: ANN001, ANN202
             coarse[c] = part[c] if part[c] > coarse[c] else coarse[c]
 
 
-@njit(**_OPTIONS)
+@_compiled
 def _highest(values):  # noqa: ANN001, ANN202
     best = LOW
     for value in values:
@@ -119,7 +122,7 @@ def _highest(values):  # noqa: ANN001, ANN202
     return best
 
 
-@njit(**_OPTIONS)
+@_compiled
 def _top_k(scores, heights, values, sites):  # noqa: ANN001, ANN202
     # scores (rows, columns), heights (1, columns), added to every row; values and sites (rows, k),
     # filled: the k highest, best first. Most groups are below the k-th best so far: their maximum
@@ -153,10 +156,10 @@ def _top_k(scores, heights, values, sites):  # noqa: ANN001, ANN202
 
 
 def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the k highest planes at every point, best first: indices (m, k) int64."""
+    """Return the k highest planes at every point, best first."""
     m, n, d = points.shape[0], *sites.shape
     dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
-    columns = 16 * WIDTH * -(-n // (16 * WIDTH))
+    columns = padded_columns(n)
     # A shift of all sites changes no cell and keeps float32 products accurate far from zero.
     y = sites.to(torch.float64)
     right = torch.zeros(d, columns, dtype=dtype)
@@ -179,7 +182,55 @@ def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: i
     return indices
 
 
-@njit(**_OPTIONS)
+def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads: int = 1) -> Planes:
+    """Hold the sites for a solve."""
+    n, d = sites.shape
+    cut = (d + 1) // 2 if split > 1 else d
+    padded = torch.zeros(d, padded_columns(n))
+    padded[:, :n] = sites.T
+    held = 4 * padded.shape[1]  # bytes in a row of scores
+    share = memory // (held * (2 if split > 1 else 1) * threads)
+    # Narrow products cost less than the way of their results to memory and back; wide ones want
+    # 64 rows.
+    cached = (5 << 17 if cut <= 12 else 1 << 22) // held
+    share = min(share, 2 ** int(np.log2(max(cached, 1 if cut <= 12 else 64))))
+    rows = min(rows, max(split, share // split * split))
+    return Planes(sites, padded[:cut].contiguous(), padded[cut:].contiguous(), rows, threads)
+
+
+def raised(planes: Planes, heights: torch.Tensor) -> np.ndarray:
+    """Prepare heights for the passes over blocks that follow."""
+    return planes.padded(heights).numpy()
+
+
+def _scores(
+    planes: Planes, heights: np.ndarray, block: Block
+) -> Iterator[tuple[np.ndarray, np.ndarray, int, slice]]:
+    # What the kernels call `a`, `b` and `per_block`, for one slice of the rows after the other.
+    whole = block.left.shape[0]
+    for first in range(0, whole, planes.slice):
+        rows = slice(first, min(first + planes.slice, whole))
+        a = _buffer(planes, "a", rows.stop - first)
+        np.matmul(block.left[rows].numpy(), planes.left.numpy(), out=a)
+        if block.split == 1:
+            yield a, heights[None], rows.stop - first, rows
+        else:
+            b = _buffer(planes, "b", rows.stop - first)
+            np.matmul(block.right[rows].numpy(), planes.right.numpy(), out=b)
+            b += heights
+            yield a, b, block.group, rows
+
+
+def _buffer(planes: Planes, name: str, rows: int) -> np.ndarray:
+    # Fresh megabytes for every block would cost more in page faults than the product itself.
+    held = getattr(planes.scratch, name, None)
+    if held is None:
+        held = np.empty((planes.slice, planes.columns), np.float32)
+        setattr(planes.scratch, name, held)
+    return held[:rows]
+
+
+@_compiled
 def _find(best, coarse, groups, a, b):  # noqa: ANN001, ANN202
     # Where a score stands that is known: its column and tile among the groups, its slot in the
     # group. Selected without branches, which would be guessed wrongly most of the time.
@@ -195,19 +246,11 @@ def _find(best, coarse, groups, a, b):  # noqa: ANN001, ANN202
     return column, tile, slot
 
 
-@njit(**_OPTIONS)
-def winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN201
-    """Find the best site of every sample of a block of scores.
-
-    Args:
-        a: (rows, columns) float32; columns is a multiple of 16 * WIDTH.
-        b: (blocks * m, columns); row k of `a` meets the m rows of block ``k // per_block``.
-        per_block: Rows of `a` per block, even if there are several blocks.
-        site: (rows * m,) int32, filled: the winning column.
-        value: (rows * m,) float32, filled: its score.
-        second: (rows * m,) int32, filled: the runner-up; empty if not wanted.
-        gap: (rows * m,) float32, filled: how far it is behind; empty if not wanted.
-    """
+@_compiled
+def _winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN202
+    # a (rows, columns) float32, columns a multiple of 16 * WIDTH; b (groups * m, columns): row k of
+    # `a` meets the m rows of group k // per_block, an even number if there are several. Filled,
+    # (rows * m,): the winning column, its score, and if wanted the runner-up and its distance.
     m = b.shape[0] // (a.shape[0] // per_block)
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
     coarse = np.empty(WIDTH, np.float32)
@@ -242,25 +285,34 @@ def winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN201
             gap[k * m + r] = best - max(own, other)
 
 
-@njit(**_OPTIONS)
-def candidates(a, b, per_block, radius, least, start, site, value, lead, bound):  # noqa: ANN001, ANN201
-    """List, for every sample of a block of scores, the sites within a radius of the best.
+def winners(planes: Planes, heights: np.ndarray, block: Block, *, runners: bool) -> Winners:
+    """Find the best site of every sample of a block."""
+    m = block.split
+    whole = block.left.shape[0] * m
+    site, value = torch.empty(whole, dtype=torch.int32), torch.empty(whole)
+    second = torch.empty(whole if runners else 0, dtype=torch.int32)
+    gap = torch.empty(whole if runners else 0)
+    for a, b, group, rows in _scores(planes, heights, block):
+        part = slice(rows.start * m, rows.stop * m)
+        _winners(a, b, group, *(x.numpy()[part] for x in (site, value, second, gap)))
+    return Winners(block, site, value, second, gap)
 
-    The radius doubles (at most three times) for a sample with fewer than `least` groups in reach;
-    a list that is full keeps the highest scores.
 
-    Args:
-        a: (rows, columns) float32; columns is a multiple of 16 * WIDTH.
-        b: (blocks * m, columns).
-        per_block: Rows of `a` per block, even if there are several blocks.
-        radius: How far below the best score a site may be.
-        least: Wanted number of groups of sixteen in reach.
-        start: (rows * m + 1,) int64, filled: where each list starts.
-        site: (rows * m * longest,) int32, filled up to ``start[-1]``.
-        value: The same length, float32: score minus the best score, <= 0.
-        lead: (rows * m,) float32, filled: the best score.
-        bound: (rows * m,) float32, filled: no site outside the list scores above ``lead + bound``.
-    """
+class _Lists(NamedTuple):
+    """What `_candidates` fills in; m samples, at most `longest` entries each."""
+
+    start: np.ndarray  # (m + 1,) int64, where each list starts
+    site: np.ndarray  # (m * longest,) int32, filled up to start[-1]
+    value: np.ndarray  # the same length, float32: score minus the best score, <= 0
+    lead: np.ndarray  # (m,) float32, the best score
+    bound: np.ndarray  # (m,) float32: no site outside the list scores above lead + bound
+
+
+@_compiled
+def _candidates(a, b, per_block, radius, least, out):  # noqa: ANN001, ANN202
+    # a, b and per_block as for `_winners`. The radius doubles (at most three times) for a sample
+    # with fewer than `least` groups in reach; a list that is full keeps the highest scores.
+    start, site, value, lead, bound = out
     m = b.shape[0] // (a.shape[0] // per_block)
     longest = site.size // (a.shape[0] * m)
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
@@ -335,22 +387,38 @@ def candidates(a, b, per_block, radius, least, start, site, value, lead, bound):
             bound[k * m + r] = outside
 
 
-@njit(**_OPTIONS)
-def relist(start, site, value, shift, first, second, gap):  # noqa: ANN001, ANN201
-    """Find winner and runner-up of every list after the heights moved by `shift`.
+def candidates(
+    planes: Planes,
+    heights: np.ndarray,
+    block: Block,
+    *,
+    radius: float,
+    least: int,
+    longest: int,
+) -> list[Listed]:
+    """List, for every sample of a block, the sites within a radius of the best."""
+    parts = []
+    for a, b, group, _ in _scores(planes, heights, block):
+        m = a.shape[0] * block.split
+        out = _Lists(
+            np.empty(m + 1, np.int64),
+            np.empty(m * longest, np.int32),
+            np.empty(m * longest, np.float32),
+            np.empty(m, np.float32),
+            np.empty(m, np.float32),
+        )
+        _candidates(a, b, group, radius, least, out)
+        used = out.start[-1]
+        out = out._replace(site=out.site[:used].copy(), value=out.value[:used].copy())
+        start, site, value, lead, bound = (torch.from_numpy(x) for x in out)
+        parts.append((start, site, value, lead, bound))
+    return parts
 
-    Args:
-        start: (m + 1,) int64.
-        site: (entries,) int32.
-        value: (entries,) float32.
-        shift: (n,) float32, what each site's height gained since the lists were made.
-        first: (m,) int32, filled: the winner.
-        second: (m,) int32, filled: the runner-up, or -1 in a list of one.
-        gap: (m,) float32, filled: how far the runner-up is behind.
 
-    Returns:
-        The sum over samples of the winner's value.
-    """
+@_compiled
+def _relist(start, site, value, shift, first, second, gap):  # noqa: ANN001, ANN202
+    # start, site and value of `CandidateLists` and its shift (n,) float32. Filled, (m,): winner,
+    # runner-up, or -1 in a list of one, and how far it is behind. Returns the sum of best values.
     total = 0.0
     for k in range(first.size):
         best = LOW
@@ -374,17 +442,21 @@ def relist(start, site, value, shift, first, second, gap):  # noqa: ANN001, ANN2
     return total
 
 
-@njit(**_OPTIONS)
-def add_points(site, left, right, per_block, sums):  # noqa: ANN001, ANN201
-    """Add every sample's point to the sums of its cell.
+def relist(
+    lists: CandidateLists, heights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Find winner and runner-up of every list at other heights."""
+    first, second = torch.empty(2, lists.n_samples, dtype=torch.int32)
+    gap = torch.empty(lists.n_samples)
+    arrays = lists.start, lists.site, lists.value, lists.shift(heights), first, second, gap
+    total = _relist(*(x.numpy() for x in arrays))
+    return first, second, gap, total
 
-    Args:
-        site: (rows * m,) int32, the cell of each sample.
-        left: (rows, p) float32, the first half of the coordinates.
-        right: (blocks * m, q) float32, the second half; q may be 0.
-        per_block: Rows of `left` per block.
-        sums: (n, p + q) float64, added to.
-    """
+
+@_compiled
+def _add_points(site, left, right, per_block, sums):  # noqa: ANN001, ANN202
+    # site (rows * m,), the cell of each sample; left (rows, p) and right (groups * m, q), the
+    # halves of its coordinates, q may be 0; sums (n, p + q) float64, added to.
     rows, p = left.shape
     m = site.size // rows
     for k in range(rows):
@@ -399,30 +471,22 @@ def add_points(site, left, right, per_block, sums):  # noqa: ANN001, ANN201
                 tail[c] += other[c]
 
 
-@njit(**_OPTIONS)
-def count(site, first, per_group, counts):  # noqa: ANN001, ANN201
-    """Count winners, groups of samples going to the rows of `counts` in turn.
+def add_points(block: Block, site: np.ndarray, sums: np.ndarray) -> None:
+    """Add every sample of a block to the sums of its cell."""
+    _add_points(site, block.left.numpy(), block.right.numpy(), block.group, sums)
 
-    Args:
-        site: (m,) int32.
-        first: Index of the first group.
-        per_group: Samples per group.
-        counts: (batches, n) int64, added to.
-    """
+
+@_compiled
+def count(site: np.ndarray, first: int, per_group: int, counts: np.ndarray) -> None:
+    """Count winners, groups of samples going to the rows of `counts` in turn."""
     for k in range(site.size):
         counts[(first + k // per_group) % counts.shape[0], site[k]] += 1
 
 
-@njit(**_OPTIONS)
-def cluster_maxima(a, heights, edges, out):  # noqa: ANN001, ANN201
-    """Find the best score of every sample within each cluster of consecutive sites.
-
-    Args:
-        a: (rows, columns) float32.
-        heights: (columns,) float32, added to every row.
-        edges: (clusters + 1,) int64: cluster g holds the columns from edges[g] to edges[g + 1].
-        out: (rows, clusters) float32, filled.
-    """
+@_compiled
+def _cluster_maxima(a, heights, edges, out):  # noqa: ANN001, ANN202
+    # a (rows, columns); heights (columns,), added to every row; cluster g holds the columns from
+    # edges[g] to edges[g + 1]; out (rows, clusters), filled.
     for k in range(a.shape[0]):
         for g in range(edges.size - 1):
             row = a[k, edges[g] : edges[g + 1]]
@@ -434,24 +498,28 @@ def cluster_maxima(a, heights, edges, out):  # noqa: ANN001, ANN201
             out[k, g] = best
 
 
-@njit(**_OPTIONS)
-def close_pairs(first, second, gap, sites, window, near, left, right, weight):  # noqa: ANN001, ANN201
-    """Collect winner and runner-up of the samples that lie in the band along their facet.
+def cluster_maxima(
+    planes: Planes, heights: np.ndarray, block: Block, edges: np.ndarray
+) -> torch.Tensor:
+    """Find the best score of every sample within each cluster of consecutive sites."""
+    out = torch.empty(block.left.shape[0], edges.size - 1)
+    for a, b, _, rows in _scores(planes, heights, block):
+        _cluster_maxima(a, b[0], edges, out.numpy()[rows])
+    return out
 
-    Args:
-        first: (m,) int32, winners.
-        second: (m,) int32, runners-up, -1 for none.
-        gap: (m,) float32.
-        sites: (n, d) float32.
-        window: Width of the band, at most `near` times the distance of the two sites.
-        near: See `window`.
-        left: (m,) int32, filled: winners of the close samples.
-        right: (m,) int32, filled: their runners-up.
-        weight: (m,) float64, filled: 1 / (2 band).
 
-    Returns:
-        How many samples are close.
-    """
+class _Close(NamedTuple):
+    """What `_close_pairs` fills in, (m,) each."""
+
+    left: np.ndarray  # int32, winners of the close samples
+    right: np.ndarray  # int32, their runners-up
+    weight: np.ndarray  # float64, 1 / (2 band)
+
+
+@_compiled
+def _close_pairs(first, second, gap, sites, window, near, out):  # noqa: ANN001, ANN202
+    # Returns how many samples are close.
+    left, right, weight = out
     count = 0
     for k in range(first.size):
         if gap[k] < window and second[k] >= 0:
@@ -468,3 +536,19 @@ def close_pairs(first, second, gap, sites, window, near, left, right, weight):  
                 weight[count] = 0.5 / band
                 count += 1
     return count
+
+
+def close_pairs(
+    sites: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    gap: torch.Tensor,
+    window: float,
+    near: float,
+) -> Edges:
+    """Collect the samples in the band along their facet."""
+    m = first.shape[0]
+    out = _Close(np.empty(m, np.int32), np.empty(m, np.int32), np.empty(m, np.float64))
+    winner, runner = first.numpy(), second.numpy()
+    k = _close_pairs(winner, runner, gap.numpy(), sites.numpy(), window, near, out)
+    return out.left[:k].copy(), out.right[:k].copy(), out.weight[:k].copy()

@@ -1,16 +1,37 @@
-"""Scores in plain torch: on any device, and what needs no other package."""
+"""Scores in plain torch: on any device, and with no other package.
+
+`aeot.scores.engines.Engine` says what every function does.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
 import torch
 
+from aeot.scores.planes import (
+    LOW,
+    WIDTH,
+    Block,
+    CandidateLists,
+    Edges,
+    Listed,
+    Planes,
+    Winners,
+    padded_columns,
+)
+
+T = TypeVar("T")
 NAME = "torch"
+HALVES = True
 _GROUPS = 16  # columns per group in the two-level maximum
 _TILE = 1 << 20  # scores held at once; a constant, so that no setting changes a result
 
 
 def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the k highest planes at every point, best first: indices (m, k) int64."""
+    """Return the k highest planes at every point, best first."""
     m, n = points.shape[0], sites.shape[0]
     groups = -(-n // _GROUPS)
     # A shift of all sites changes no cell and keeps float32 products accurate far from zero.
@@ -37,3 +58,178 @@ def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: i
         found = best.gather(1, picked % width) + groups * (picked // width)
         indices[start : start + count] = found[:count]
     return indices
+
+
+def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads: int = 1) -> Planes:
+    """Hold the sites for a solve."""
+    n, d = sites.shape
+    cut = (d + 1) // 2 if split > 1 else d
+    padded = torch.zeros(d, padded_columns(n), device=sites.device)
+    padded[:, :n] = sites.T
+    # The products of both halves are in memory, and so are the sums of all pairs.
+    share = memory // (4 * padded.shape[1] * (2 if split > 1 else 1) * (1 + split))
+    rows = min(rows, max(split, share // split * split))
+    return Planes(sites, padded[:cut].contiguous(), padded[cut:].contiguous(), rows, threads)
+
+
+def raised(planes: Planes, heights: torch.Tensor) -> torch.Tensor:
+    """Prepare heights for the passes over blocks that follow."""
+    return planes.padded(heights)
+
+
+def each(work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
+    """Yield ``work(block)`` for every block in turn; torch's operations have their own threads."""
+    del threads
+    return map(work, blocks)
+
+
+def _scores(
+    planes: Planes, heights: torch.Tensor, block: Block
+) -> Iterator[tuple[torch.Tensor, slice]]:
+    # The scores (samples, columns) of a slice of a block, and which of its rows they belong to.
+    m, n = block.split, planes.columns
+    for first in range(0, block.left.shape[0], planes.slice):
+        rows = slice(first, min(first + planes.slice, block.left.shape[0]))
+        a = block.left[rows] @ planes.left
+        if m == 1:
+            yield a + heights, rows
+        else:
+            b = torch.addmm(heights, block.right[rows], planes.right)
+            yield (a.view(-1, m, 1, n) + b.view(-1, 1, m, n)).reshape(-1, n), rows
+
+
+def winners(planes: Planes, heights: torch.Tensor, block: Block, *, runners: bool) -> Winners:
+    """Find the best site of every sample of a block."""
+    tops = [scores.topk(2, dim=1) for scores, _ in _scores(planes, heights, block)]
+    return winners_of(
+        block, torch.cat([t.values for t in tops]), torch.cat([t.indices for t in tops]), runners
+    )
+
+
+def winners_of(block: Block, value: torch.Tensor, site: torch.Tensor, runners: bool) -> Winners:
+    """Return the winners where the highest scores (m, k) and their sites are known, best first."""
+    site = site.to(torch.int32)
+    if not runners:
+        return Winners(block, site[:, 0], value[:, 0], site[:0, 0], value[:0, 0])
+    if site.shape[1] == 1:  # a single site has no runner-up
+        far = torch.full_like(value[:, 0], -LOW)
+        return Winners(block, site[:, 0], value[:, 0], torch.full_like(site[:, 0], -1), far)
+    return Winners(block, site[:, 0], value[:, 0], site[:, 1], value[:, 0] - value[:, 1])
+
+
+def candidates(
+    planes: Planes,
+    heights: torch.Tensor,
+    block: Block,
+    *,
+    radius: float,
+    least: int,
+    longest: int,
+) -> list[Listed]:
+    """List, for every sample of a block, the sites within a radius of the best."""
+    parts = []
+    for scores, _ in _scores(planes, heights, block):
+        groups = scores.view(scores.shape[0], -1, 16, WIDTH).amax(2).flatten(1)
+        top = scores.topk(min(longest + 1, scores.shape[1]), dim=1)
+        parts.append(lists_of(top.values, top.indices, groups, radius, least, longest))
+    return parts
+
+
+def lists_of(
+    value: torch.Tensor,
+    site: torch.Tensor,
+    near: torch.Tensor,
+    radius: float,
+    least: int,
+    longest: int,
+) -> Listed:
+    """Make lists of the highest scores.
+
+    Args:
+        value: (m, k), highest first; k > longest, or all there are.
+        site: (m, k).
+        near: (m, any), scores of which `least` shall be in reach.
+        radius: See `Engine.candidates`.
+        least: See there.
+        longest: See there.
+    """
+    lead = value[:, 0]
+    span = torch.full_like(lead, radius)
+    for _ in range(3):
+        span = torch.where((near >= (lead - span)[:, None]).sum(1) < least, 2 * span, span)
+    value = value - lead[:, None]
+    inside = value >= -span[:, None]
+    bound = -span
+    if value.shape[1] > longest:
+        bound = torch.maximum(bound, torch.where(inside, value, LOW)[:, longest:].amax(1))
+    inside, value, site = inside[:, :longest], value[:, :longest], site[:, :longest]
+    start = torch.zeros(value.shape[0] + 1, dtype=torch.int64, device=value.device)
+    start[1:] = inside.sum(1).cumsum(0)
+    return start, site[inside].to(torch.int32), value[inside], lead, bound
+
+
+def cluster_maxima(
+    planes: Planes, heights: torch.Tensor, block: Block, edges: np.ndarray
+) -> torch.Tensor:
+    """Find the best score of every sample within each cluster of consecutive sites."""
+    device = planes.left.device
+    cells = torch.from_numpy(np.repeat(np.arange(edges.size - 1), np.diff(edges))).to(device)
+    parts = []
+    for scores, _ in _scores(planes, heights, block):
+        out = torch.full((scores.shape[0], edges.size - 1), LOW, device=device)
+        index = cells.expand(scores.shape[0], -1)
+        parts.append(out.scatter_reduce(1, index, scores[:, : cells.shape[0]], "amax"))
+    return torch.cat(parts)
+
+
+def relist(
+    lists: CandidateLists, heights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Find winner and runner-up of every list at other heights."""
+    shift = lists.shift(heights)
+    m, n = lists.n_samples, heights.shape[0]
+    row = torch.repeat_interleave(torch.arange(m, device=shift.device), lists.start.diff())
+    site = lists.site.long()
+    score = lists.value + shift[site]
+
+    def best(score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        top = score.new_full((m,), LOW).scatter_reduce(0, row, score, "amax")
+        hit = torch.where((score == top[row]) & (score > LOW), site, n)
+        index = torch.full((m,), n, device=site.device).scatter_reduce(0, row, hit, "amin")
+        return top, index
+
+    top, first = best(score)
+    next_top, second = best(torch.where(site == first[row], LOW, score))
+    second = torch.where(second == n, -1, second)
+    total = float(top.sum(dtype=torch.float64))
+    return first.to(torch.int32), second.to(torch.int32), top - next_top, total
+
+
+def close_pairs(
+    sites: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    gap: torch.Tensor,
+    window: float,
+    near: float,
+) -> Edges:
+    """Collect the samples in the band along their facet."""
+    close = (gap < window) & (second >= 0)
+    i, j, gap = first[close].long(), second[close].long(), gap[close]
+    pairs = zip(i.split(1 << 16), j.split(1 << 16), strict=True)
+    apart = torch.cat([(sites[a] - sites[b]).norm(dim=1) for a, b in pairs])
+    band = (near * apart).clamp(max=window)
+    close = gap < band
+    weight = 0.5 / band[close].double()
+    return i[close].cpu().numpy(), j[close].cpu().numpy(), weight.cpu().numpy()
+
+
+def count(site: np.ndarray, first: int, per_group: int, counts: np.ndarray) -> None:
+    """Count winners, groups of samples going to the rows of `counts` in turn."""
+    batch = (np.arange(site.size) // per_group + first) % counts.shape[0]
+    np.add.at(counts, (batch, site), 1)
+
+
+def add_points(block: Block, site: np.ndarray, sums: np.ndarray) -> None:
+    """Add every sample of a block to the sums of its cell."""
+    np.add.at(sums, site, block.points().cpu().numpy().astype(np.float64))

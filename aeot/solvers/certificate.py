@@ -8,7 +8,8 @@ import numpy as np
 import scipy.stats
 import torch
 
-from aeot.solvers.oracles import close_pairs
+from aeot.scores.planes import Edges
+from aeot.solvers.oracles import NEAR
 from aeot.solvers.scorer import Scorer
 
 BATCHES = 32  # independent parts of a sample, whose spread measures its noise
@@ -22,12 +23,12 @@ class Tally:
     Attributes:
         counts: (BATCHES, n) int64.
         sums: (n, d) float64, the sum of the samples in each cell, columns in the scorer's order.
-        edges: What `oracles.close_pairs` returns, one per block, if asked for.
+        edges: The samples near facets, one entry per block, if asked for.
     """
 
     counts: np.ndarray
     sums: np.ndarray | None
-    edges: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    edges: list[Edges] = field(default_factory=list)
 
     @property
     def n_samples(self) -> int:
@@ -56,7 +57,7 @@ def tally(
         heights: (n,) float64, standard coordinates.
         stage: Key of the samples.
         blocks: Which blocks.
-        sums: (n, d) float64 to which every sample is added (`Scorer.add_points`), if given.
+        sums: (n, d) float64, columns in the order of the scorer, to which every sample is added.
         window: Collect the samples in a band of this width along the facets.
     """
     n = heights.shape[0]
@@ -64,20 +65,16 @@ def tally(
     # Samples of one group share half points, so a group goes to one batch as a whole.
     per_group = scorer.split**2 if scorer.split > 1 else 32
     per_block = scorer.block_samples // per_group
-    edges = []
+    edges: list[Edges] = []
     found = scorer.winners(heights, stage, blocks, runners=window is not None)
     for index, won in zip(blocks, found, strict=True):
         cell = won.site.cpu().numpy()
-        if scorer.kernels:
-            scorer.kernels.count(cell, index * per_block, per_group, counts)
-        else:
-            batch = (np.arange(cell.size) // per_group + index * per_block) % BATCHES
-            np.add.at(counts, (batch, cell), 1)
+        scorer.engine.count(cell, index * per_block, per_group, counts)
         if sums is not None:
-            scorer.add_points(won.block, cell, sums)
+            scorer.engine.add_points(won.block, cell, sums)
         if window is not None:
-            sites = scorer.problem.sites
-            edges.append(close_pairs(sites, won.site, won.second, won.gap, window))
+            near = won.site, won.second, won.gap, window, NEAR
+            edges.append(scorer.engine.close_pairs(scorer.problem.sites, *near))
     return Tally(counts, sums, edges)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from aeot._rng import stream_seed
+from aeot.geometry.diagram import laplacian
 from aeot.solvers.minimize import Evaluation, Trust, levenberg
-from aeot.solvers.oracles import laplacian
 from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer
 
@@ -53,7 +53,7 @@ def cluster(sites: torch.Tensor, k: int, *, seed: int, rounds: int = 6) -> np.nd
 
 
 def correct(
-    problem: Problem, heights: torch.Tensor, labels: np.ndarray, *, stage: str
+    problem: Problem, heights: torch.Tensor, labels: np.ndarray, *, stage: str, engine: str
 ) -> tuple[torch.Tensor, float, int]:
     """Raise and lower whole clusters until each holds its share of the mass.
 
@@ -62,6 +62,7 @@ def correct(
         heights: (n,) float64.
         labels: (n,) int64, the cluster of each site.
         stage: Key of the samples.
+        engine: What scores them.
 
     Returns:
         The corrected heights, the total variation over clusters before, and the samples drawn.
@@ -71,9 +72,9 @@ def correct(
     sorted_problem = replace(problem, sites=problem.sites[index.to(problem.sites.device)])
     k = int(labels.max()) + 1
     edges = np.searchsorted(labels[order], np.arange(k + 1))
-    scorer = Scorer(sorted_problem)
+    scorer = Scorer(sorted_problem, engine=engine)
     blocks = range(scorer.blocks_for(max(SAMPLES * k, 2048)))
-    scores = torch.cat(list(scorer.cluster_scores(heights[index], edges, stage, blocks)))
+    scores = torch.cat(list(scorer.cluster_maxima(heights[index], edges, stage, blocks)))
     m = scores.shape[0]
     target = torch.zeros(k, dtype=torch.float64)
     target.index_add_(0, torch.from_numpy(labels), problem.masses)
@@ -88,8 +89,8 @@ def correct(
         hessian = None
         if window is not None:
             close = gap < window
-            edge = [x[close].cpu().numpy() for x in (winner, runner)]
-            hessian = laplacian([(*edge, np.full(edge[0].size, 0.5 / window))], k, m)
+            i, j = (x[close].cpu().numpy() for x in (winner, runner))
+            hessian = laplacian(i, j, np.full(i.size, 0.5 / window / m), k)
         return Evaluation(energy, masses, masses - target, hessian)
 
     extra = torch.zeros(k, dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from aeot.scores.heights import center
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.minimize import Trust, lbfgs
-from aeot.solvers.oracles import Bank, sampled
+from aeot.solvers.oracles import sampled
 from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.stages import GROW, Stages, State
@@ -68,7 +68,6 @@ class Descent(Stages):
 
     def _adam(self, state: State) -> dict[str, Any]:
         if state.step == 0:
-            self._bank = Bank(self.problem, [])
             first = self._lists("unit", 1, radius=1e20, least=1, longest=4)
             state.unit = first.gap_scale(state.heights)
             state.weight = max(2 * self.nu.shape[0], 4096)

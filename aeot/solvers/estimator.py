@@ -26,6 +26,7 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
         source: "box" (unit cube), "ball" (unit ball), "gaussian" (standard), or a measure.
         tol: Total variation to certify; see `solve_semidiscrete`.
         method: "auto", "newton", "lbfgs", "adam" or "exact".
+        engine: "auto", "numba", "torch", "keops" or "kdtree"; see `solve_semidiscrete`.
         max_samples: Sample budget; see `solve_semidiscrete`.
         random_state: Seed of all samples, a whole number >= 0.
 
@@ -55,12 +56,14 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
         source: str | Measure = "box",
         tol: float = 0.02,
         method: str = "auto",
+        engine: str = "auto",
         max_samples: float | None = None,
         random_state: int = 0,
     ) -> None:
         self.source = source
         self.tol = tol
         self.method = method
+        self.engine = engine
         self.max_samples = max_samples
         self.random_state = random_state
 
@@ -95,6 +98,7 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
             torch.from_numpy(self.masses_),
             tol=self.tol,
             method=self.method,
+            engine=self.engine,
             seed=self.random_state,
             max_samples=self.max_samples,
         )

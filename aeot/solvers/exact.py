@@ -275,7 +275,7 @@ def _certified(
         converged=converged,
         message=message,
         method="exact",
-        backend="geometry",
+        engine="geometry",
         history=history,
         cell_masses=diagram.masses,
         cell_centroids=diagram.centroids,

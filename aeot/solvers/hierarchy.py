@@ -78,6 +78,7 @@ def solve_hierarchical(
     *,
     clusters: int | None = None,
     tol: float = 0.02,
+    engine: str = "auto",
     seed: int = 0,
 ) -> HierarchicalMap:
     """Transport onto clusters of sites, then onto the sites within each cluster.
@@ -91,6 +92,7 @@ def solve_hierarchical(
         masses: (n,), positive, summing to one; equal if left out.
         clusters: How many; about sqrt(n) if left out.
         tol: Total variation to certify, of the coarse map and of every part.
+        engine: See `solve_semidiscrete`.
         seed: Seed of clusters and samples.
 
     Returns:
@@ -122,13 +124,14 @@ def solve_hierarchical(
     means = torch.zeros(len(mass), y.shape[1], dtype=torch.float64)
     means.index_add_(0, labels, y.detach().cpu().double() * nu[:, None])
     means = (means / mass[:, None]).to(y)
-    coarse = solve_semidiscrete(source, means, mass, tol=tol, seed=seed)
+    options: dict[str, Any] = {"tol": tol, "engine": engine, "seed": seed}
+    coarse = solve_semidiscrete(source, means, mass, **options)
     brenier, parts = coarse.map(), []
     for group in range(len(mass)):
         own = torch.nonzero(labels == group)[:, 0]
         inside = _restricted(source, brenier, group, float(mass[group]))
         share = nu[own] / nu[own].sum()
-        part = solve_semidiscrete(inside, y[own.to(y.device)], share, tol=tol, seed=seed)
+        part = solve_semidiscrete(inside, y[own.to(y.device)], share, **options)
         parts.append(replace(part, source=inside))
     return HierarchicalMap(sites=y, labels=labels, coarse=coarse, parts=tuple(parts))
 

@@ -31,7 +31,8 @@ class Solution:
         history: One plain dict per iteration or stage, the same keys each time.
         n_samples: Source points drawn in all; 0 for exact geometry.
         method: The method used: "exact", "newton", "lbfgs" or "adam".
-        backend: What assigned points to cells: "dense", "keops", "kdtree", "lists", "geometry".
+        engine: What scored samples against sites: "numba", "torch", "keops" or "kdtree"; "geometry"
+            for exact cells.
         cell_masses: What the heights give each site, (n,), as measured by the certificate.
         cell_centroids: Mean of the source inside each cell, (n, d), or None if not estimated.
         cell_variance: Mean of |x - c(x)|^2 / d over the source, c(x) the centroid of the cell of
@@ -47,7 +48,7 @@ class Solution:
     converged: bool
     message: str
     method: str
-    backend: str
+    engine: str
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     n_samples: int = 0
     cell_masses: torch.Tensor | None = field(default=None, repr=False)

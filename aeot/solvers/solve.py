@@ -18,6 +18,7 @@ from tqdm import tqdm
 from aeot import _check, _io
 from aeot.geometry.tessellation import support
 from aeot.measures import Empirical, Measure
+from aeot.scores.engines import ENGINES
 from aeot.solvers.certificate import Certificate, certificate_size, certify, tally
 from aeot.solvers.descent import Descent
 from aeot.solvers.exact import reject_duplicates, solve_exact
@@ -42,6 +43,7 @@ def solve_semidiscrete(
     *,
     tol: float = 0.02,
     method: str = "auto",
+    engine: str = "auto",
     init: Any = None,  # noqa: ANN401 - array-like
     seed: int = 0,
     max_samples: float | None = None,
@@ -72,6 +74,8 @@ def solve_semidiscrete(
             certificate must not exceed, in (0, 1).
         method: "auto" (exact where possible, else "newton"); "newton"; "lbfgs"
             (quasi-Newton) on the same lists; "adam" on fresh samples, the published rule; "exact".
+        engine: What scores samples against sites: "auto" (numba on a CPU that has it, else torch),
+            "numba", "torch", "keops" or "kdtree"; exact cells need none.
         init: (n,) heights to start from, in the caller's coordinates; used where their energy is
             below that of the start made from the data.
         seed: Seed of all samples, >= 0.
@@ -114,6 +118,7 @@ def solve_semidiscrete(
     if on_step is not None and not callable(on_step):
         raise _check.fail("on_step", "be callable", repr(on_step))
     method = _check.choice("method", method, METHODS)
+    engine = _check.choice("engine", engine, ENGINES)
     seed = _check.integer("seed", seed, minimum=0)
     memory = _check.integer("memory", memory, minimum=1 << 20)
     threads = None if threads is None else _check.integer("threads", threads)
@@ -130,7 +135,7 @@ def solve_semidiscrete(
         return _exactly(source, y, nu, tol)
     reject_duplicates(y)
     problem = standardise(source, y, nu, seed)
-    run = _Run(problem, tol, "newton" if method == "auto" else method, memory, threads)
+    run = _Run(problem, tol, "newton" if method == "auto" else method, engine, memory, threads)
     run.begin(start, checkpoint)
     run.go(max_samples, checkpoint, on_step, progress)
     return run.solution(y)
@@ -188,11 +193,18 @@ class _Run:
     """One solve: the stages, and what surrounds them."""
 
     def __init__(
-        self, problem: Problem, tol: float, method: str, memory: int, threads: int | None
+        self,
+        problem: Problem,
+        tol: float,
+        method: str,
+        engine: str,
+        memory: int,
+        threads: int | None,
     ) -> None:
         self.problem, self.tol, self.method = problem, tol, method
         split = choose_split(problem.law, *problem.sites.shape)
-        self.scorer = Scorer(problem, split=split, memory=memory, threads=threads)
+        options: dict[str, Any] = {"engine": engine, "memory": memory, "threads": threads}
+        self.scorer = Scorer(problem, split=split, **options)
         self.nu = problem.masses
         self.stages: Stages
         self.best: Certificate | None = None
@@ -270,7 +282,7 @@ class _Run:
             converged=converged,
             message=message,
             method=self.method,
-            backend=f"lists ({self.scorer.engine})",
+            engine=self.scorer.engine.NAME,
             history=state.history,
             n_samples=state.n_samples,
             cell_masses=torch.from_numpy(c.cell_masses).to(sites.device),

@@ -31,7 +31,7 @@ from aeot.scores.heights import center
 from aeot.solvers.certificate import Certificate, Tally, certificate_size, certify, tally
 from aeot.solvers.clusters import cluster, correct
 from aeot.solvers.minimize import Trust, conjugate_gradient
-from aeot.solvers.oracles import Bank, best_gaps, laplacian
+from aeot.solvers.oracles import Bank, best_gaps, facet_laplacian
 from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer
 
@@ -157,7 +157,7 @@ class Stages:
         first = self._lists("unit", 1, radius=1e20, least=1, longest=4)
         state.unit = first.gap_scale(state.heights)
         c, result = self._check(state, "try", certificate_size(self.nu.numpy(), self.tol))
-        state.facets = laplacian(result.edges, self.nu.shape[0], 1)
+        state.facets = facet_laplacian(result.edges, self.nu.shape[0], 1)
         state.edged = result.n_samples
         worth = self._worth(c)
         if state.phase != "done" and worth < GROW * self.nu.shape[0]:
@@ -176,7 +176,11 @@ class Stages:
             return {}
         labels = cluster(self.problem.sites, sizes[state.step - 1], seed=self.problem.seed)
         state.heights, error, m = correct(
-            self.problem, state.heights, labels, stage=f"coarse {state.step}"
+            self.problem,
+            state.heights,
+            labels,
+            stage=f"coarse {state.step}",
+            engine=self.scorer.engine.NAME,
         )
         state.n_samples += m
         return {"error": error}
@@ -234,7 +238,7 @@ class Stages:
         if state.phase == "done":
             return record
         if result.edges:
-            state.facets = state.facets + laplacian(result.edges, nu.size, 1)
+            state.facets = state.facets + facet_laplacian(result.edges, nu.size, 1)
             state.edged += result.n_samples
         if self.scorer.split > 1 and c.inflation > break_even(self.scorer):
             # Cells that follow one half of the coordinates, such as slabs: sharing does not pay.
@@ -337,8 +341,8 @@ class Stages:
     ) -> Bank:
         heights = self.state.heights if heights is None else heights
         blocks = range(self.scorer.blocks_for(m))
-        bank = Bank(self.problem, self.scorer.candidates(heights, key, blocks, **options))
-        bank.threads = self.scorer.threads
+        lists = self.scorer.candidates(heights, key, blocks, **options)
+        bank = Bank(self.problem, self.scorer.engine, lists, self.scorer.threads)
         self.state.n_samples += bank.n_samples
         return bank
 

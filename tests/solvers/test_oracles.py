@@ -17,7 +17,8 @@ def bank_of(sites, masses=None, m=1 << 17, radius=1e9, split=1):
     scorer = Scorer(p, split=split)
     h = torch.zeros(n, dtype=torch.float64)
     blocks = range(scorer.blocks_for(m))
-    return p, scorer, Bank(p, scorer.candidates(h, "t", blocks, radius=radius, least=1, longest=n))
+    lists = scorer.candidates(h, "t", blocks, radius=radius, least=1, longest=n)
+    return p, scorer, Bank(p, scorer.engine, lists)
 
 
 def test_masses_and_energy_of_lists_are_those_of_fresh_scores():
@@ -103,7 +104,9 @@ def test_clusters_cover_and_correction_balances_them():
     labels = cluster(p.sites, 8, seed=0)
     assert set(labels) == set(range(labels.max() + 1))
     assert not set(labels[:60]) & set(labels[60:])
-    h, before, _ = correct(p, torch.zeros(80, dtype=torch.float64), labels, stage="c")
+    h, before, _ = correct(
+        p, torch.zeros(80, dtype=torch.float64), labels, stage="c", engine="torch"
+    )
     counts = tally(scorer, h, "check", range(scorer.blocks_for(1 << 14))).cell_counts
     far = counts[60:].sum() / counts.sum()
     assert before > 0.2

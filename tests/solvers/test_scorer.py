@@ -6,6 +6,9 @@ from aeot.measures import Gaussian, Sampler, UniformBall, UniformBox
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
 
+KEOPS = pytest.param("keops", 1, marks=pytest.mark.keops)
+ENGINES = [("numba", 1), ("numba", 8), ("torch", 1), ("torch", 8), ("kdtree", 1), KEOPS]
+
 
 def problem(n=300, d=8, law="box", seed=0):
     g = torch.Generator().manual_seed(seed)
@@ -34,18 +37,12 @@ def samples_of(scorer, block):
     return torch.cat([left, right], 1)[:, torch.argsort(scorer.order)]
 
 
-def torch_scorer(monkeypatch, *args, **options):
-    monkeypatch.setenv("AEOT_NUMBA", "0")
-    scorer = Scorer(*args, **options)
-    assert scorer.engine == "torch"
-    return scorer
-
-
-@pytest.mark.parametrize("split", [1, 8])
+@pytest.mark.parametrize(("engine", "split"), ENGINES)
 @pytest.mark.parametrize("n", [1, 2, 37, 300, 1500])
-def test_winners_are_the_best_of_all_scores(n, split):
+def test_winners_are_the_best_of_all_scores(n, engine, split):
     p = problem(n)
-    scorer, h = Scorer(p, split=split), heights_of(p)
+    scorer, h = Scorer(p, engine=engine, split=split), heights_of(p)
+    assert (scorer.engine.NAME, scorer.split) == (engine, split)
     won = next(scorer.winners(h, "test", range(3, 4), runners=n > 1))
     x = samples_of(scorer, won.block)
     scores = x @ p.sites.T + h.float()
@@ -60,43 +57,47 @@ def test_winners_are_the_best_of_all_scores(n, split):
         assert torch.allclose(scores[rows, won.second.long()], top[:, 1], atol=tolerance)
 
 
-@pytest.mark.parametrize("split", [1, 8])
-def test_lists_hold_exactly_the_sites_in_reach(split):
+@pytest.mark.parametrize(("engine", "split"), ENGINES)
+def test_lists_hold_exactly_the_sites_in_reach(engine, split):
     p = problem(300)
-    scorer, h = Scorer(p, split=split), heights_of(p)
-    segment = scorer.candidates(h, "test", range(1), radius=0.4, least=1, longest=300)[0]
+    scorer, h = Scorer(p, engine=engine, split=split), heights_of(p)
+    longest = 60 if engine == "keops" else 300  # compiled for each length
+    lists = scorer.candidates(h, "test", range(1), radius=0.4, least=1, longest=longest)[0]
     x = samples_of(scorer, scorer.draw("test", 0))
     scores = (x @ p.sites.T + h.float()).double()
     gap = scores.amax(1, keepdim=True) - scores
     found = torch.zeros_like(gap, dtype=torch.bool)
-    row = torch.repeat_interleave(torch.arange(len(x)), segment.start.diff())
-    found[row, segment.site.long()] = True
+    row = torch.repeat_interleave(torch.arange(len(x)), lists.start.diff())
+    assert int(lists.start.diff().max()) < longest
+    found[row, lists.site.long()] = True
     assert found[gap < 0.4 - 1e-4].all()
     assert not found[gap > 0.4 + 1e-4].any()
-    assert torch.allclose(segment.value.double(), -gap[row, segment.site.long()], atol=1e-4)
-    assert (segment.bound >= -0.4 - 1e-6).all()
+    assert torch.allclose(lists.value.double(), -gap[row, lists.site.long()], atol=1e-4)
+    assert (lists.bound >= -0.4 - 1e-6).all()
 
 
-def test_full_lists_keep_the_best_and_know_what_they_lost():
+@pytest.mark.parametrize(("engine", "split"), ENGINES)
+def test_full_lists_keep_the_best_and_know_what_they_lost(engine, split):
     p = problem(300)
-    scorer, h = Scorer(p, split=8), heights_of(p)
-    segment = scorer.candidates(h, "test", range(1), radius=2.0, least=1, longest=6)[0]
+    scorer, h = Scorer(p, engine=engine, split=split), heights_of(p)
+    lists = scorer.candidates(h, "test", range(1), radius=2.0, least=1, longest=6)[0]
     x = samples_of(scorer, scorer.draw("test", 0))
     scores = (x @ p.sites.T + h.float()).double()
     top = (scores - scores.amax(1, keepdim=True)).topk(7, 1).values
-    assert int(segment.start.diff().max()) == 6
-    value = segment.value.view(-1, 6) if len(segment.value) == 6 * len(x) else None
+    assert int(lists.start.diff().max()) == 6
+    value = lists.value.view(-1, 6) if len(lists.value) == 6 * len(x) else None
     if value is not None:
         assert torch.allclose(value.double().sort(1, descending=True).values, top[:, :6], atol=1e-4)
     # The bound is the seventh score where that is in reach.
-    full = segment.start.diff() == 6
+    full = lists.start.diff() == 6
     expected = top[:, 6].clamp(min=-2.0)
-    assert torch.allclose(segment.bound[full].double(), expected[full], atol=1e-4)
+    assert torch.allclose(lists.bound[full].double(), expected[full], atol=1e-4)
 
 
-def test_short_lists_widen_their_radius():
+@pytest.mark.parametrize("engine", ["numba", "torch", "kdtree"])
+def test_short_lists_widen_their_radius(engine):
     p = problem(1500)
-    scorer, h = Scorer(p, split=1), heights_of(p)
+    scorer, h = Scorer(p, engine=engine), heights_of(p)
     args = {"radius": 1e-4, "least": 4, "longest": 16}
     few = scorer.candidates(h, "test", range(1), radius=1e-4, least=1, longest=16)[0]
     many = scorer.candidates(h, "test", range(1), **args)[0]
@@ -104,36 +105,44 @@ def test_short_lists_widen_their_radius():
     assert float(many.bound.min()) == pytest.approx(-8e-4, rel=1e-3)
 
 
-@pytest.mark.parametrize("split", [1, 8])
-def test_torch_and_numba_make_the_same_lists(monkeypatch, split):
+@pytest.mark.parametrize(("engine", "split"), ENGINES[2:])
+def test_every_engine_makes_the_lists_of_numba(engine, split):
     p = problem(700)
-    h, args = heights_of(p), {"radius": 0.5, "least": 4, "longest": 16}
+    # Groups of sites are counted by one engine, sites by another: one of either is always there.
+    h, args = heights_of(p), {"radius": 0.5, "least": 1, "longest": 16}
     fast = Scorer(p, split=split)
-    assert fast.engine == "numba"
-    a = fast.candidates(h, "test", range(2), **args)
+    a = fast.candidates(h, "test", range(2), **args)[0]
     moved = h + 0.05 * torch.randn(len(h), generator=torch.Generator().manual_seed(2))
-    a_won = a[0].winners(moved)
-    slow = torch_scorer(monkeypatch, p, split=split, memory=1 << 20)
-    b = slow.candidates(h, "test", range(2), **args)
-    b_won = b[0].winners(moved)
+    slow = Scorer(p, engine=engine, split=split, memory=1 << 20)
+    b = slow.candidates(h, "test", range(2), **args)[0]
     # Rounding may list a site at the very edge in one and not in the other.
-    assert abs(int(a[0].start[-1]) - int(b[0].start[-1])) <= 2 + len(a[0].site) // 1000
-    assert (a_won[0] != b_won[0]).double().mean() < 1e-3
-    assert torch.allclose(a_won[2], b_won[2], atol=1e-4)
-    assert a_won[3] == pytest.approx(b_won[3], rel=1e-4, abs=1e-2)
-    sums = np.zeros((2, 700, 8))
-    for out, scorer in zip(sums, (fast, slow), strict=True):
-        for won in scorer.winners(h, "test", range(1)):
-            scorer.add_points(won.block, won.site.numpy(), out)
-    assert np.abs(sums[0] - sums[1]).sum() <= 0.01 * np.abs(sums[0]).sum()
+    assert abs(int(a.start[-1]) - int(b.start[-1])) <= 2 + len(a.site) // 1000
+    assert a.lead == pytest.approx(b.lead, rel=1e-6)
+    found = [x.engine.relist(y, moved) for x, y in ((fast, a), (slow, b), (fast, b))]
+    for other in found[1:]:
+        assert (found[0][0] != other[0]).double().mean() < 1e-3
+        assert torch.allclose(found[0][2], other[2], atol=1e-4)
+        assert found[0][3] == pytest.approx(other[3], rel=1e-4, abs=1e-2)
+    edges = [x.engine.close_pairs(p.sites, *found[0][:3], 0.2, 0.5) for x in (fast, slow)]
+    assert len(edges[0][0]) == len(edges[1][0]) > 100
+    for i, j in zip(*edges, strict=True):
+        assert np.allclose(i, j, rtol=1e-5)
+    sums, counts = np.zeros((2, 700, 8)), np.zeros((2, 32, 700), np.int64)
+    for k, scorer in enumerate((fast, slow)):
+        won = next(fast.winners(h, "test", range(1)))
+        scorer.engine.add_points(won.block, won.site.numpy(), sums[k])
+        scorer.engine.count(won.site.numpy(), 5, 64, counts[k])
+    assert np.allclose(sums[0], sums[1], rtol=1e-5, atol=1e-3)
+    assert (counts[0] == counts[1]).all()
+    assert counts[0].sum() == fast.block_samples
 
 
 def test_lists_give_the_winner_after_a_move_they_are_exact_for():
     p = problem(300)
     scorer, h = Scorer(p, split=8), heights_of(p)
-    segment = scorer.candidates(h, "test", range(1), radius=0.6, least=4, longest=64)[0]
+    lists = scorer.candidates(h, "test", range(1), radius=0.6, least=4, longest=64)[0]
     moved = h + 0.1 * torch.rand(len(h), generator=torch.Generator().manual_seed(3)).double()
-    first, second, gap, _ = segment.winners(moved)
+    first, second, gap, _ = scorer.engine.relist(lists, moved)
     x = samples_of(scorer, scorer.draw("test", 0))
     top = (x @ p.sites.T + moved.float()).topk(2, 1)
     clear = gap > 1e-4
@@ -169,11 +178,12 @@ def test_memory_and_threads_change_nothing(memory, threads):
     assert (base != other).double().mean() < (1e-3 if memory == 1 << 20 else 1e-12)
 
 
-def test_cluster_scores_are_maxima_over_clusters():
+@pytest.mark.parametrize("engine", ["numba", "torch", "kdtree"])
+def test_cluster_maxima_are_maxima_over_clusters(engine):
     p = problem(100)
-    scorer, h = Scorer(p), heights_of(p)
+    scorer, h = Scorer(p, engine=engine), heights_of(p)
     edges = np.array([0, 10, 11, 60, 100])
-    scores = next(scorer.cluster_scores(h, edges, "t", range(1)))
+    scores = next(scorer.cluster_maxima(h, edges, "t", range(1)))
     full = scorer.draw("t", 0).left @ p.sites.T + h.float()
     for g in range(4):
         expected = full[:, edges[g] : edges[g + 1]].amax(1)
