@@ -33,7 +33,6 @@ ONLY = {  # a package that one place alone may import
 LAZY = {  # imports inside a function: what compiles, or is asked for by name
     "data.named": {"torchvision"},
     "scores.engines": {"aeot.scores.numba_engine", "aeot.scores.keops_engine"},
-    "scores.candidates": {"aeot.scores.numba_engine"},
 }
 FREE = {"cli", "__init__"}
 
