@@ -21,19 +21,19 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.data import tensors as tensors
     from aeot.data import to_uint8 as to_uint8
     from aeot.data import unpaired as unpaired
-    from aeot.gan.flow import FlowMatching as FlowMatching
-    from aeot.gan.generate import BEGAN as BEGAN
-    from aeot.gan.generate import DRAGAN as DRAGAN
-    from aeot.gan.generate import GAN as GAN
-    from aeot.gan.generate import LSGAN as LSGAN
-    from aeot.gan.generate import PacGAN as PacGAN
-    from aeot.gan.implicit import GLANN as GLANN
-    from aeot.gan.implicit import IMLE as IMLE
-    from aeot.gan.inference import ALI as ALI
-    from aeot.gan.likelihood import GLO as GLO
-    from aeot.gan.likelihood import VAE as VAE
-    from aeot.gan.paired import Pix2Pix as Pix2Pix
-    from aeot.gan.translate import CycleGAN as CycleGAN
+    from aeot.gan.ali import ALI as ALI
+    from aeot.gan.cyclegan import CycleGAN as CycleGAN
+    from aeot.gan.flow_matching import FlowMatching as FlowMatching
+    from aeot.gan.gan import BEGAN as BEGAN
+    from aeot.gan.gan import DRAGAN as DRAGAN
+    from aeot.gan.gan import GAN as GAN
+    from aeot.gan.gan import LSGAN as LSGAN
+    from aeot.gan.gan import PacGAN as PacGAN
+    from aeot.gan.glo import GLO as GLO
+    from aeot.gan.imle import GLANN as GLANN
+    from aeot.gan.imle import IMLE as IMLE
+    from aeot.gan.pix2pix import Pix2Pix as Pix2Pix
+    from aeot.gan.vae import VAE as VAE
     from aeot.gan.wasserstein import WGAN as WGAN
     from aeot.gan.wasserstein import WGANGP as WGANGP
     from aeot.gan.wasserstein import ConditionalWGANGP as ConditionalWGANGP
@@ -78,20 +78,20 @@ _PUBLIC = {
     "tensors": "data",
     "to_uint8": "data",
     "unpaired": "data",
-    "ALI": "gan.inference",
-    "BEGAN": "gan.generate",
+    "ALI": "gan.ali",
+    "BEGAN": "gan.gan",
     "ConditionalWGANGP": "gan.wasserstein",
-    "CycleGAN": "gan.translate",
-    "DRAGAN": "gan.generate",
-    "FlowMatching": "gan.flow",
-    "GAN": "gan.generate",
-    "GLANN": "gan.implicit",
-    "GLO": "gan.likelihood",
-    "IMLE": "gan.implicit",
-    "LSGAN": "gan.generate",
-    "PacGAN": "gan.generate",
-    "Pix2Pix": "gan.paired",
-    "VAE": "gan.likelihood",
+    "CycleGAN": "gan.cyclegan",
+    "DRAGAN": "gan.gan",
+    "FlowMatching": "gan.flow_matching",
+    "GAN": "gan.gan",
+    "GLANN": "gan.imle",
+    "GLO": "gan.glo",
+    "IMLE": "gan.imle",
+    "LSGAN": "gan.gan",
+    "PacGAN": "gan.gan",
+    "Pix2Pix": "gan.pix2pix",
+    "VAE": "gan.vae",
     "WGAN": "gan.wasserstein",
     "WGANGP": "gan.wasserstein",
     "power_diagram": "geometry.diagram",

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "translate": (
         "aeot.commands.translate:translate",
         "train a translator between two collections of images",
-        "aeot.gan.translate:CycleGAN",
+        "aeot.gan.cyclegan:CycleGAN",
     ),
     "doctor": (
         "aeot.commands.doctor:doctor",

@@ -40,7 +40,7 @@ def estimator(row, seed=0):
 
 def updates(model, points=POINTS):
     """Steps of `fit` in an epoch of `points` real rows; a pack of rows counts as one of them."""
-    return points // (model.batch_size * model.critic_steps)
+    return points // (model.batch_size * getattr(model, "critic_steps", 1))
 
 
 def mixture(name, row="GAN"):

@@ -10,7 +10,7 @@ from aeot import _check
 from aeot._environment import environment
 from aeot.commands.directory import RunDirectory
 from aeot.data import Dataset, dataset, images, unpaired
-from aeot.gan.translate import CycleGAN
+from aeot.gan.cyclegan import CycleGAN
 from aeot.plotting import translation as pictures
 
 _LOG = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from aeot import _check
 from aeot._check import ArrayLike
 from aeot._rng import forked, generator
-from aeot.gan import constraints, losses
+from aeot.gan import losses
 from aeot.networks.discriminators import MLPCritic
 from aeot.training import Diverged
 
@@ -114,7 +114,7 @@ def fit_critic(
         loss.backward()
         mover.step()
         if clip is not None:
-            constraints.clip_weights(critic, clip)
+            losses.clip_weights(critic, clip)
     if not bool(torch.isfinite(critic(first)).all()):
         raise Diverged("the critic became NaN or infinite in its last step; lower rate or penalty")
     return critic.eval()

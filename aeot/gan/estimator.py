@@ -1,52 +1,149 @@
-"""What every trained generator here shares: fitting on the one loop, sampling, storage."""
+"""What all models here share: a fit on the one loop that can fail without loss, and sampling."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
-from aeot import _check
-from aeot._rng import generator
+from aeot import _check, training
+from aeot._check import ArrayLike
+from aeot._estimator import Check, Estimator
+from aeot._rng import forked, generator
 from aeot.data.arrays import Dataset, digest, domain, indices
-from aeot.gan.fitted import Fitted
+from aeot.networks.blocks import count_parameters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+OnStep = Callable[[int, dict[str, float]], "bool | None"]
 
-@dataclass(kw_only=True, eq=False)
-class Estimator(Fitted):
-    """A generator in the making: subclasses supply networks, optimisers and the update.
+_BLOCK = 500  # rows made at a time, which bounds the memory
 
-    Attributes set by `fit`: ``history_``, one dict per hundred steps, and ``shape_``, the shape
-    of one sample.
-    """
 
-    latent_dim: int = 64
+def _betas(name: str, value: object) -> None:
+    pair = value if isinstance(value, (tuple, list)) else ()
+    if len(pair) != 2 or not all(0 <= _check.real(name, beta) < 1 for beta in pair):
+        raise _check.fail(name, "be two numbers in [0, 1)", repr(value))
+
+
+natural: Check = partial(_check.integer, minimum=0)
+not_negative: Check = partial(_check.real, minimum=0)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Trained(Estimator):
+    """Networks that are trained together: subclasses supply them, optimisers and the update."""
+
     seed: int = 0
     batch_size: int = 64
     precision: str = "float32"
 
+    _fitted_by = "history_"
+    _checks = Estimator._checks | {
+        "precision": partial(_check.choice, options=("float32", "bfloat16")),
+        "betas": _betas,
+        "hidden": _check.integer,
+    }
+
+    def _states(self) -> dict[str, Any]:
+        """Make the optimisers, and whatever else beside the networks a checkpoint must hold."""
+        raise NotImplementedError
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        """The networks, by their attributes' names without the underscore at the end."""
+        return {k[:-1]: value for k, value in vars(self).items() if isinstance(value, nn.Module)}
+
+    def _train(
+        self,
+        update: Callable[[Any], dict[str, float]],
+        batches: Callable[[int], Iterator[Any]],
+        *,
+        device: torch.device,
+        note: Callable[[], None],
+        **options: Any,  # noqa: ANN401 - those of training.run
+    ) -> Self:
+        """Make the networks and train them; what is refused before the first step leaves no trace.
+
+        Args:
+            update: Does a step on what `batches` yields.
+            batches: A function from the first step to an iterator.
+            device: Where to compute.
+            note: Sets what the networks are made for: attributes such as ``shape_``.
+            options: Of `aeot.training.run`.
+        """
+        before, begun = vars(self).copy(), False
+
+        def step(item: Any) -> dict[str, float]:  # noqa: ANN401
+            nonlocal begun
+            begun = True
+            # No cache: it would keep the casts of weights that the optimisers of one update move.
+            low = self.precision == "bfloat16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+                return update(item)
+
+        try:
+            for name in [name for name in before if name.endswith("_")]:  # of an earlier fit
+                delattr(self, name)
+            self.history_: list[dict[str, float]] = []
+            note()
+            with forked(self.seed, "networks"):
+                vars(self).update(self._build())
+            parts = [part for module in self._modules.values() for part in module.modules()]
+            if self.batch_size == 1 and any(isinstance(part, nn.BatchNorm1d) for part in parts):
+                way_out = "batch statistics need two rows"
+                raise _check.fail("batch_size", "be at least 2", "1", way_out)
+            for module in self._modules.values():
+                module.to(device).train()
+            training.run(
+                step,
+                batches,
+                state=self._modules | self._states(),
+                history=self.history_,
+                name=type(self).__name__,
+                **options,
+            )
+        except BaseException:
+            if not begun:
+                vars(self).clear()
+                vars(self).update(before)
+            raise
+        finally:
+            for module in self._modules.values():
+                module.eval()
+        return self
+
+    def count_parameters(self) -> dict[str, int]:
+        """Return the number of trainable numbers of each network."""
+        self._check_fitted()
+        return {name: count_parameters(module) for name, module in self._modules.items()}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class GenerativeModel(Trained):
+    """What learns from a data set and samples more of it.
+
+    Attributes set by `fit`: ``history_``, one dict per hundred steps, and of the data ``shape_``,
+    the shape of a row, ``n_rows_`` and ``n_classes_``.
+    """
+
     _multiple: ClassVar[int] = 1  # batches of real rows that one update takes
     _open_ended: ClassVar[bool] = True  # no step depends on how many will follow
 
-    # What a subclass supplies.
-    def _check_arguments(self, data: Dataset) -> None:
-        super()._check_arguments()
-        _check.integer("latent_dim", self.latent_dim)
-        if len(data) == 0:
-            raise _check.fail("data", "hold at least one row", "none")
+    def _note(self, data: Dataset) -> None:
+        self.shape_: tuple[int, ...] = data.shape
+        self.n_rows_: int = len(data)
+        self.n_classes_: int = 0 if data.labels is None else int(data.labels.max()) + 1
 
-    def _optimizers(self) -> dict[str, Any]:
-        """Make the optimisers, and whatever else a checkpoint must hold."""
-        raise NotImplementedError
+    def _check_data(self, data: Dataset) -> None:
+        """Raise a ValueError if the arguments do not fit the data or each other."""
 
     def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
         """Do step `step` on the rows of the data set numbered `rows`."""
@@ -56,14 +153,13 @@ class Estimator(Fitted):
         """Draw n samples with networks in eval mode."""
         raise NotImplementedError
 
-    # What all have.
     def fit(
         self,
-        data: Any,  # noqa: ANN401 - a data set or anything array-like
+        data: Dataset | ArrayLike,
         *,
         steps: int = 20_000,
         checkpoint: str | os.PathLike | None = None,
-        on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+        on_step: OnStep | None = None,
         log: str | os.PathLike | None = None,
     ) -> Self:
         """Train on a data set, on the device where it lies.
@@ -86,41 +182,34 @@ class Estimator(Fitted):
             aeot.training.Diverged: If a loss or a weight is no longer finite.
         """
         data = domain("data", data)
-        self._check_arguments(data)
+        self._check_arguments()
+        if len(data) == 0:
+            raise _check.fail("data", "hold at least one row", "none")
+        self._check_data(data)
         steps = _check.integer("steps", steps, minimum=0)
-        classes = 0 if data.labels is None else int(data.labels.max()) + 1
-        facts = {"class": type(self).__name__, **dataclasses.asdict(self), **digest(data)}
+        facts = {"class": type(self).__name__, **self.arguments(), **digest(data)}
         if not self._open_ended:
             facts["steps"] = steps
-        with self._refusable():
-            self._start({"shape": list(data.shape), "n": len(data), "classes": classes})
-            parts = [part for module in self._modules.values() for part in module.modules()]
-            if self.batch_size == 1 and any(isinstance(part, nn.BatchNorm1d) for part in parts):
-                way_out = "batch statistics need two rows"
-                raise _check.fail("batch_size", "be at least 2", "1", way_out)
-            self._data, self._steps = data, steps
-            for module in self._modules.values():
-                module.to(data.values.device)
+        size = self.batch_size * self._multiple
 
-            def batches(step: int) -> Iterator[tuple[int, torch.Tensor]]:
-                size = self.batch_size * self._multiple
-                return enumerate(indices(len(data), size, seed=self.seed, start=step), step)
+        def batches(step: int) -> Iterator[tuple[int, torch.Tensor]]:
+            return enumerate(indices(len(data), size, seed=self.seed, start=step), step)
 
-            try:
-                self._run(
-                    lambda item: self._update(*item, data[item[1]]),
-                    batches,
-                    data.values.device,
-                    steps=steps,
-                    state=self._modules | self._optimizers(),
-                    checkpoint=checkpoint,
-                    facts=facts,
-                    on_step=on_step,
-                    log=log,
-                )
-            finally:
-                del self._data, self._steps
-        return self
+        self._data, self._steps = data, steps
+        try:
+            return self._train(
+                lambda item: self._update(item[0], item[1], data[item[1]]),
+                batches,
+                device=data.values.device,
+                note=lambda: self._note(data),
+                steps=steps,
+                checkpoint=checkpoint,
+                facts=facts,
+                on_step=on_step,
+                log=log,
+            )
+        finally:
+            del self._data, self._steps
 
     def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
         """Generate.
@@ -136,17 +225,21 @@ class Estimator(Fitted):
             NotFittedError: Before `fit`.
         """
         self._check_fitted()
-        return self._in_blocks(n, seed)
+        return self._in_blocks(n, seed, "sample", lambda part, s: self._generate(len(part), s))
 
-    def _in_blocks(self, n: int, seed: int, **given: Any) -> torch.Tensor:  # noqa: ANN401
+    def _in_blocks(
+        self,
+        n: int,
+        seed: int,
+        key: str,
+        make: Callable[[range, torch.Generator], torch.Tensor],
+    ) -> torch.Tensor:
+        """Join what `make(rows, stream)` returns for one block of row numbers after another."""
         _check.integer("n", n)
         _check.integer("seed", seed, minimum=0)
-        with self._evaluated():  # 500 at a time bound the memory; each block has its own stream
-            parts = [
-                self._block(start, min(start + 500, n), generator(seed, "sample", start), **given)
-                for start in range(0, n, 500)
-            ]
-        return torch.cat(parts)
+        blocks = (range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
+        with self._evaluated():
+            return torch.cat([make(part, generator(seed, key, part.start)) for part in blocks])
 
     @contextlib.contextmanager
     def _evaluated(self) -> Iterator[None]:
@@ -160,25 +253,6 @@ class Estimator(Fitted):
         finally:
             for module, was in modes:
                 module.train(was)
-
-    def _block(self, start: int, stop: int, stream: torch.Generator) -> torch.Tensor:
-        return self._generate(stop - start, stream)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Self:
-        """Read what `save` wrote.
-
-        Args:
-            path: The directory.
-            device: Where the networks go.
-
-        Returns:
-            The fitted generator.
-
-        Raises:
-            ValueError: If nothing is there, it is damaged, or holds another class.
-        """
-        return cls._loaded(path, device)
 
 
 def noise(
@@ -201,10 +275,10 @@ def noise(
     return torch.randn(shape, generator=stream).to(device)
 
 
-def descend(
-    loss: torch.Tensor, parameters: list[nn.Parameter], *, retain_graph: bool = False
+def set_gradient(
+    loss: torch.Tensor, optimizer: torch.optim.Optimizer, *, retain_graph: bool = False
 ) -> None:
-    """Put the gradient of `loss` in exactly these parameters where an optimiser looks for it."""
-    slopes = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
-    for parameter, slope in zip(parameters, slopes, strict=True):
-        parameter.grad = slope
+    """Put the gradient of `loss` in the optimiser's parameters and in no others."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.zero_grad()
+    loss.backward(inputs=parameters, retain_graph=retain_graph)

@@ -1,10 +1,11 @@
-"""The adversarial objectives: losses, Lipschitz penalties, packing. Everything is minimised."""
+"""The parts of a GAN: losses, Lipschitz penalties and constraints, packing. All are minimised."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.nn.functional import relu, softplus
 
 from aeot import _check
@@ -138,9 +139,13 @@ def perturb(real: torch.Tensor, *, generator: torch.Generator | None = None) -> 
         (B, ...), detached.
     """
     real = real.detach()
-    kind = {"dtype": real.dtype, "device": real.device if generator is None else generator.device}
-    noise = torch.rand(real.shape, generator=generator, **kind)
-    share = torch.rand((len(real), *[1] * (real.ndim - 1)), generator=generator, **kind)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        # On the stream's device: one seed then draws the same numbers wherever the samples are.
+        device = real.device if generator is None else generator.device
+        return torch.rand(shape, generator=generator, dtype=real.dtype, device=device)
+
+    noise, share = uniform(*real.shape), uniform(len(real), *[1] * (real.ndim - 1))
     return real + (share * 0.5 * noise).to(real.device) * real.std(correction=0)
 
 
@@ -205,120 +210,46 @@ def slope_penalty(
 
 def gradient_penalty(
     critic: Critic,
-    real: torch.Tensor,
-    fake: torch.Tensor,
-    *,
+    points: torch.Tensor,
+    *fixed: torch.Tensor,
     weight: float = 10.0,
-    where: str = "mixed",
     one_sided: bool = False,
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:
-    """Return the gradient penalty of WGAN-GP.
+    groups: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the penalty on a critic's slope at given points, and the mean slopes found there.
+
+    One penalty over all samples lets frequent conditions hide the steep critic of a rare one:
+    with `groups` every group counts alike.
 
     Args:
-        critic: Maps (B, ...) to one score per sample.
-        real: (B, ...).
-        fake: (B, ...).
+        critic: Maps (B, ...) and `fixed` to one score per sample.
+        points: (B, ...), from `interpolate` or `perturb`.
+        fixed: Inputs in which no gradient is taken, such as conditions.
         weight: Lambda, >= 0.
-        where: See `interpolate`.
         one_sided: See `slope_penalty`.
-        generator: Where the fractions are drawn from.
+        groups: (B,) whole numbers, or None for one penalty over all samples.
 
     Returns:
-        A scalar.
+        The penalty; ``gradient_norm`` and, for each group k that is present, ``gradient_norm_k``.
 
     Example:
         A linear critic has the same slope everywhere, so the penalty is weight (|w| - 1)^2:
 
         >>> import torch
-        >>> w, x = torch.tensor([3.0, 4.0]), torch.zeros(5, 2)
-        >>> gradient_penalty(lambda x: x @ w, x, x + 1, weight=10.0)
-        tensor(160.)
+        >>> w = torch.tensor([3.0, 4.0])
+        >>> gradient_penalty(lambda x: x @ w, torch.zeros(5, 2), weight=10.0)
+        (tensor(160.), {'gradient_norm': 5.0})
     """
-    _check.real("weight", weight, minimum=0)
-    points = interpolate(real, fake, where=where, generator=generator)
-    return slope_penalty(gradient_norms(critic, points), weight=weight, one_sided=one_sided)
-
-
-def grouped_penalty(
-    norms: torch.Tensor,
-    groups: torch.Tensor,
-    *,
-    weight: float = 10.0,
-    one_sided: bool = False,
-    worst: bool = False,
-) -> tuple[torch.Tensor, dict[int, float]]:
-    """Return a slope penalty in which every group counts alike, and each group's mean slope.
-
-    One penalty over all samples lets frequent conditions hide the steep critic of a rare one.
-
-    Args:
-        norms: (B,), from `gradient_norms`.
-        groups: (B,) whole numbers: the condition or the group of each sample.
-        weight: Lambda, >= 0.
-        one_sided: See `slope_penalty`.
-        worst: Take the largest group's penalty instead of the mean over groups.
-
-    Returns:
-        The penalty, and the mean gradient norm of each group that is present.
-    """
-    parts, slopes = [], {}
+    norms = gradient_norms(critic, points, *fixed)
+    facts = {"gradient_norm": norms.detach().mean().item()}
+    if groups is None:
+        return slope_penalty(norms, weight=weight, one_sided=one_sided), facts
+    parts = []
     for group in groups.unique().tolist():
         inside = norms[groups == group]
         parts.append(slope_penalty(inside, weight=weight, one_sided=one_sided))
-        slopes[int(group)] = float(inside.detach().mean())
-    stacked = torch.stack(parts)
-    return (stacked.max() if worst else stacked.mean()), slopes
-
-
-def conditional_gradient_penalty(
-    critic: Critic,
-    real: torch.Tensor,
-    fake: torch.Tensor,
-    condition: torch.Tensor,
-    *,
-    weight: float = 10.0,
-    one_sided: bool = False,
-    condition_weight: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> tuple[torch.Tensor, dict[int, float]]:
-    """Return the penalty that makes critic(., y) 1-Lipschitz for each condition y by itself.
-
-    Segments join a real and a generated sample of the same condition; the gradient is in the
-    sample alone. With integer conditions every condition counts alike.
-
-    Args:
-        critic: Maps (B, ...) and conditions to one score per sample.
-        real: (B, ...), row b under condition b.
-        fake: (B, ...), row b generated under condition b.
-        condition: (B,) whole numbers, or (B,) or (B, k) real numbers, which then form one group.
-        weight: Lambda of the slope in the sample, >= 0.
-        one_sided: See `slope_penalty`.
-        condition_weight: Weight of the mean squared gradient in a real-valued condition, for a
-            critic that varies smoothly over it; 0 leaves it out.
-        generator: Where the fractions are drawn from.
-
-    Returns:
-        The penalty, and the mean slope per condition.
-
-    Raises:
-        ValueError: If `condition` has another length, or `condition_weight` meets whole numbers.
-    """
-    if len(condition) != len(real):
-        raise _check.fail("condition", f"have one row per sample, {len(real)}", str(len(condition)))
-    points = interpolate(real, fake, generator=generator)
-    discrete = not condition.is_floating_point()
-    if condition_weight and discrete:
-        raise _check.fail(
-            "condition_weight", "be 0 for whole-number conditions", f"{condition_weight:g}"
-        )
-    norms = gradient_norms(critic, points, condition)
-    groups = condition if discrete else torch.zeros(len(real), dtype=torch.long)
-    penalty, slopes = grouped_penalty(norms, groups, weight=weight, one_sided=one_sided)
-    if condition_weight:
-        slope = gradient_norms(lambda y: critic(points, y), condition)
-        penalty = penalty + slope_penalty(slope, weight=condition_weight, target=0.0)
-    return penalty, slopes
+        facts[f"gradient_norm_{int(group)}"] = inside.detach().mean().item()
+    return torch.stack(parts).mean(), facts
 
 
 def edge_penalty(
@@ -340,6 +271,39 @@ def edge_penalty(
     _check.real("weight", weight, minimum=0)
     steps = (values[edges[:, 0]] - values[edges[:, 1]]).abs()
     return weight * relu(steps - lengths).square().mean()
+
+
+# Constraints on the weights of a critic, in place of a penalty on its slopes.
+@torch.no_grad()
+def clip_weights(module: nn.Module, bound: float) -> None:
+    """Clamp every parameter to [-bound, bound] in place: WGAN's first Lipschitz constraint.
+
+    References:
+        Arjovsky et al., Wasserstein GAN, 2017, algorithm 1.
+    """
+    for parameter in module.parameters():
+        parameter.clamp_(-bound, bound)
+
+
+def spectral_normalise(module: nn.Module) -> nn.Module:
+    """Divide the weight of each linear and convolution layer by its largest singular value.
+
+    One power iteration per forward pass. For a convolution the matrix is (out, in * kh * kw):
+    that bounds the matrix, not quite the convolution as an operator.
+
+    Args:
+        module: Changed in place.
+
+    Returns:
+        The same module.
+
+    References:
+        Miyato et al., Spectral normalization for generative adversarial networks, 2018, eq. 8.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            nn.utils.parametrizations.spectral_norm(layer)
+    return module
 
 
 # What is done to samples, and BEGAN's balance.

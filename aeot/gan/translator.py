@@ -1,24 +1,31 @@
-"""What both translators share: fitting on the one loop, translating in blocks, storage."""
+"""What both translators share: fitting on the one loop, past images, crops, blocks."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from aeot import _check
+from aeot._check import ArrayLike
+from aeot._environment import resolve_device
 from aeot._rng import forked, generator
-from aeot.data.arrays import Domains, digest, loader
-from aeot.gan import losses, updates
-from aeot.gan.fitted import Fitted
+from aeot.data.arrays import Dataset, Domains, check_range, digest, loader
+from aeot.gan import losses
+from aeot.gan.estimator import OnStep, Trained, natural, not_negative, set_gradient
 from aeot.networks import blocks
 from aeot.networks.discriminators import PatchDiscriminator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _BLOCK = 32  # images translated at a time
 
@@ -36,12 +43,12 @@ ADVERSARIES = {
 }
 
 
-@dataclass(kw_only=True, eq=False)
-class Translator(Fitted):
+@dataclass(kw_only=True, eq=False, repr=False)
+class Translator(Trained):
     """A translator in the making: subclasses supply networks, optimisers and the update.
 
-    Attributes set by `fit`: ``history_``, one dict per hundred steps; ``shape_``, (C, H, W) of
-    domain A; and the networks, by their names with an underscore at the end.
+    Attributes set by `fit`: ``history_``, one dict per hundred steps; ``shape_`` and
+    ``out_shape_``, (C, H, W) of both domains; and the networks.
     """
 
     filters: int = 64
@@ -52,30 +59,41 @@ class Translator(Fitted):
     decay: float = 0.5
     enlarge: float = 286 / 256
     flip: bool = True
-    precision: str = "float32"
-    device: str = "cpu"
-    seed: int = 0
+    device: str | None = None
+
+    _checks = Trained._checks | {
+        "filters": _check.integer,
+        "n_layers": natural,
+        "decay": partial(_check.real, minimum=0, maximum=1),
+        "enlarge": partial(_check.real, minimum=1),
+        "device": _check.device,
+        **dict.fromkeys(("cycle", "identity", "cycle_noise", "l1", "diversity"), not_negative),
+    }
 
     # What a subclass supplies.
     def _check_data(self, data: Domains) -> None:
         raise NotImplementedError
 
-    def _networks(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
+    def _networks(self) -> dict[str, nn.Module]:
         raise NotImplementedError
 
-    def _states(self) -> dict[str, Any]:
-        """Make the optimisers, and whatever else a checkpoint must hold."""
+    def _movers(self) -> dict[str, list[str]]:
+        """Return which networks each optimiser moves."""
         raise NotImplementedError
 
     def _update(self, step: int, a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
         raise NotImplementedError
 
     # What all have.
-    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
-        modules = self._networks(facts)
-        for module in modules.values():
-            blocks.init_normal(module)
-        return modules
+    def _note(self, data: Domains) -> None:
+        self.shape_: tuple[int, ...] = data.a.shape
+        self.out_shape_: tuple[int, ...] = data.b.shape
+
+    def _build(self) -> dict[str, nn.Module]:
+        networks = self._networks()
+        for network in networks.values():
+            blocks.init_normal(network)
+        return networks
 
     def fit(
         self,
@@ -83,9 +101,9 @@ class Translator(Fitted):
         *,
         steps: int | None = None,
         checkpoint: str | os.PathLike | None = None,
-        on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+        on_step: OnStep | None = None,
         log: str | os.PathLike | None = None,
-    ) -> Translator:
+    ) -> Self:
         """Train on two domains.
 
         Args:
@@ -93,7 +111,8 @@ class Translator(Fitted):
             steps: Batches in all, at least 1; None for the published 200 passes over the larger
                 domain.
             checkpoint: Directory to resume from, if it exists, and to write to. A run that was
-                cut short and resumed equals one that was not.
+                cut short and resumed equals one that was not; steps and `decay` must be those it
+                began with, except that a constant rate can be prolonged.
             on_step: Called with the step and what it measured; returning True ends the run. It
                 may call `translate`, for instance to save sample grids while training.
             log: File that gets one JSON line per record.
@@ -119,11 +138,11 @@ class Translator(Fitted):
         self._check_data(data)
         if steps is None:
             steps = 200 * math.ceil(len(data) / self.batch_size)
-        facts = {"class": type(self).__name__, **dataclasses.asdict(self)}
-        # Any device may go on, and the schedule compares the decay.
-        del facts["device"], facts["decay"]
-        for side, images in (("a", data.a), ("b", data.b)):
-            facts |= {f"{key} of {side}": value for key, value in digest(images).items()}
+        facts = {"class": type(self).__name__, **self.arguments()}
+        del facts["device"]  # any may go on
+        facts["steps"] = steps if self.decay else None
+        for name, side in (("a", data.a), ("b", data.b)):
+            facts |= {f"{key} of {name}": value for key, value in digest(side).items()}
 
         def batches(step: int) -> Iterator[Any]:
             return enumerate(loader(data, self.batch_size, seed=self.seed, start=step), step)
@@ -131,69 +150,40 @@ class Translator(Fitted):
         def update(item: tuple[int, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
             step, (a, b) = item
             stream = generator(self.seed, "jitter", step)
-            options = {"enlarge": self.enlarge, "flip": self.flip, "generator": stream}
-            if data.paired:
-                a, b = updates.jitter([a, b], **options)
-            else:
-                a, b = (updates.jitter([side], **options)[0] for side in (a, b))
+            alter = partial(jitter, enlarge=self.enlarge, flip=self.flip, generator=stream)
+            a, b = alter([a, b]) if data.paired else (alter([a])[0], alter([b])[0])
             with forked(self.seed, "dropout", step):
-                return self._update(step, a.to(self.device), b.to(self.device))
+                return self._update(step, a.to(device), b.to(device))
 
-        with self._refusable():
-            self._schedule = updates.Schedule(steps, self.decay)
-            self._start({"shape": list(data.a.shape), "out_shape": list(data.b.shape)})
-            for module in self._modules.values():
-                module.to(self.device)
-            self._run(
-                update,
-                batches,
-                self.device,
-                steps=steps,
-                state=self._modules | self._states() | {"schedule": self._schedule},
-                checkpoint=checkpoint,
-                facts=facts,
-                on_step=on_step,
-                log=log,
-            )
-        return self
+        device, self._steps = resolve_device(self.device), steps
+        return self._train(
+            update,
+            batches,
+            device=device,
+            note=lambda: self._note(data),
+            steps=steps,
+            checkpoint=checkpoint,
+            facts=facts,
+            on_step=on_step,
+            log=log,
+        )
 
-    @classmethod
-    def load(cls, path: str | os.PathLike, *, device: str = "cpu") -> Translator:
-        """Read what `save` wrote.
+    def _states(self) -> dict[str, Any]:
+        falling = round(self._steps * self.decay)
+        factor = partial(linear_decay, constant=self._steps - falling, decay=falling)
+        self._optimizers, self._schedules = {}, {}
+        for mover, names in self._movers().items():
+            parameters = [p for name in names for p in self._modules[name].parameters()]
+            adam = torch.optim.Adam(parameters, lr=self.learning_rate, betas=self.betas)
+            self._optimizers[mover] = adam
+            self._schedules[f"{mover}_schedule"] = LambdaLR(adam, lambda step: factor(step))
+        return self._optimizers | self._schedules
 
-        Args:
-            path: The directory.
-            device: Where the networks go.
-
-        Returns:
-            The fitted translator.
-
-        Raises:
-            ValueError: If nothing is there, it is damaged, or holds another class; if this
-                machine has no such device.
-        """
-        return cls._loaded(path, device, device=str(device))
-
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        _check.integer("filters", self.filters)
-        _check.integer("n_layers", self.n_layers, minimum=0)
-        _check.real("decay", self.decay, minimum=0, maximum=1)
-        _check.real("enlarge", self.enlarge, minimum=1)
-        _check.device("device", self.device)
-
-    def _adam(self, *names: str) -> torch.optim.Adam:
-        parameters = [p for name in names for p in self._modules[name].parameters()]
-        return torch.optim.Adam(parameters, lr=self.learning_rate, betas=self.betas)
-
-    def _descend(self, loss: torch.Tensor, optimizer: torch.optim.Adam, step: int) -> None:
+    def _descend(self, loss: torch.Tensor, mover: str) -> None:
         """Step down, with gradients for this optimiser's parameters only: the rest is frozen."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        slopes = torch.autograd.grad(loss, parameters)
-        for parameter, slope in zip(parameters, slopes, strict=True):
-            parameter.grad = slope
-        self._schedule.set(optimizer, step, self.learning_rate)
-        optimizer.step()
+        set_gradient(loss, self._optimizers[mover])
+        self._optimizers[mover].step()
+        self._schedules[f"{mover}_schedule"].step()
 
     @torch.no_grad()
     def _in_blocks(
@@ -205,7 +195,7 @@ class Translator(Fitted):
         noise_channels: int = 0,
     ) -> torch.Tensor:
         """Translate block by block; `seed` switches the noise on (dropout, extra channels)."""
-        was = network.training
+        was, device = network.training, next(network.parameters()).device
         network.eval()
         if seed is not None:
             for layer in network.modules():
@@ -214,7 +204,7 @@ class Translator(Fitted):
         parts = []
         try:
             for start in range(0, len(images), _BLOCK):
-                block = images[start : start + _BLOCK].to(self.device, torch.float32)
+                block = images[start : start + _BLOCK].to(device, torch.float32)
                 count = len(block)
                 if seed is not None and count < _BLOCK:
                     # Dropout draws for the whole block: a full one keeps image i's noise the same.
@@ -228,13 +218,139 @@ class Translator(Fitted):
                     parts.append(network(block)[:count])
         finally:
             network.train(was)
-        return torch.cat(parts) if parts else images.new_empty(0, *self._facts["out_shape"])
+        return torch.cat(parts) if parts else images.new_empty(0, *self.out_shape_)
 
 
 def with_noise(images: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """Add a noise vector (B, k) to images (B, C, H, W) as k constant channels."""
     planes = z[:, :, None, None].expand(-1, -1, *images.shape[-2:])
     return torch.cat([images, planes], dim=1)
+
+
+class ImagePool:
+    """Up to `size` past fakes, so that a discriminator does not forget them.
+
+    While it fills, images go in and come straight out. Afterwards each image comes straight out
+    with probability one half; otherwise a stored one comes out and the new one takes its place.
+
+    Args:
+        size: How many images to keep; 0 switches the pool off.
+
+    References:
+        A. Shrivastava and others, "Learning from simulated and unsupervised images through
+        adversarial training", 2017, section 2.3.
+    """
+
+    def __init__(self, size: int = 50) -> None:
+        self.size = _check.integer("pool_size", size, minimum=0)
+        self.images = torch.empty(0)
+
+    def query(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Exchange new fakes (B, C, H, W) for as many new or past ones.
+
+        Images are taken in their order in the batch; each draws one uniform number in [0, 1): from
+        one half on it is stored, in the slot that the rest of the number points to.
+        """
+        images = images.detach()
+        if self.size == 0:
+            return images
+        if len(self.images) == 0:
+            self.images = images.new_empty(0, *images.shape[1:])
+        self.images = self.images.to(images.device)  # a checkpoint gives them back on the CPU
+        out = []
+        for image, draw in zip(images, torch.rand(len(images), generator=generator), strict=True):
+            if len(self.images) < self.size:
+                self.images = torch.cat([self.images, image[None]])
+                out.append(image)
+            elif draw < 0.5:
+                out.append(image)
+            else:
+                slot = int((2 * float(draw) - 1) * self.size)
+                out.append(self.images[slot].clone())
+                self.images[slot] = image
+        return torch.stack(out)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stored images."""
+        return {"images": self.images.cpu()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back the stored images."""
+        self.images = state["images"].clone()
+
+
+def linear_decay(step: int, *, constant: int, decay: int) -> float:
+    """Return the factor on the learning rate: one for `constant` steps, then a line to zero.
+
+    ``1 - max(0, step + 1 - constant) / (decay + 1)`` for steps counted from zero: the published
+    schedule, which counts epochs (100 and 100), at the resolution of steps.
+
+    Example:
+        >>> [round(linear_decay(step, constant=2, decay=3), 2) for step in range(5)]
+        [1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    return 1 - max(0, step + 1 - constant) / (decay + 1) if decay else 1.0
+
+
+def jitter(
+    images: list[torch.Tensor],
+    *,
+    enlarge: float,
+    flip: bool,
+    generator: torch.Generator,
+) -> list[torch.Tensor]:
+    """Enlarge, crop back at random and mirror at random, several batches in the same way.
+
+    Args:
+        images: Batches (B, C, H, W); row i of each gets the same crop and flip.
+        enlarge: Factor on the sides before the crop, >= 1; 286 / 256 is the published one.
+        flip: Whether to mirror every other image on average.
+        generator: Source of the randomness.
+
+    Returns:
+        Batches of the same shapes, in [-1, 1].
+    """
+    count, _, height, width = images[0].shape
+    draws = torch.rand(count, 3, generator=generator)
+    tall, wide = round(height * enlarge), round(width * enlarge)
+    tops = (draws[:, 0] * (tall - height + 1)).long().tolist()
+    lefts = (draws[:, 1] * (wide - width + 1)).long().tolist()
+    mirrored = (draws[:, 2] < 0.5).tolist() if flip else [False] * count
+    out = []
+    for batch in images:
+        if (tall, wide) != (height, width):
+            batch = F.interpolate(batch, (tall, wide), mode="bicubic", antialias=True).clamp(-1, 1)
+        rows = [
+            image[:, top : top + height, left : left + width]
+            for image, top, left in zip(batch, tops, lefts, strict=True)
+        ]
+        rows = [row.flip(-1) if mirror else row for row, mirror in zip(rows, mirrored, strict=True)]
+        out.append(torch.stack(rows))
+    return out
+
+
+def check_images(
+    x: Dataset | ArrayLike, shape: tuple[int, ...], *, multiple: int = 4
+) -> torch.Tensor:
+    """Return images to translate as a float tensor, or say what is wrong with them.
+
+    Args:
+        x: A tensor or array (B, C, H, W) in [-1, 1], or a data set.
+        shape: (C, H, W) of the images a network was made for; only C must agree.
+        multiple: What the sides must be multiples of.
+
+    Raises:
+        ValueError: If the channels, the sides or the range do not fit.
+    """
+    images = _check.array("x", x[:] if isinstance(x, Dataset) else x)
+    if images.ndim != 4 or images.shape[1] != shape[0]:
+        requirement = f"have shape (B, {shape[0]}, H, W)"
+        raise _check.fail("x", requirement, f"shape {tuple(images.shape)}")
+    if images.shape[2] % multiple or images.shape[3] % multiple:
+        got = f"{images.shape[2]} x {images.shape[3]}"
+        raise _check.fail("x", f"have sides that are multiples of {multiple}", got, "resize it")
+    check_range("x", images)
+    return images
 
 
 def check_depth(critic: PatchDiscriminator, sides: tuple[int, int]) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from aeot import _io
 from aeot.cli import main
-from aeot.gan.translate import CycleGAN
+from aeot.gan.cyclegan import CycleGAN
 
 QUICK = ["--size", "16", "--filters", "4", "--n-blocks", "0", "--n-layers", "1"]
 

@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
-from aeot.gan import constraints, losses
+from aeot.gan import losses
 
 REAL = torch.tensor([2.0, -0.5, 0.3], dtype=torch.float64)
 FAKE = torch.tensor([-1.0, 0.7], dtype=torch.float64)
@@ -70,9 +70,9 @@ def test_linear_critic_has_the_closed_form_penalty(where, shape):
     w = torch.tensor([3.0, 0.0, 4.0, 12.0])
     stream = torch.Generator().manual_seed(0)
     real, fake = torch.randn(2, *shape, generator=stream)
-    penalty = losses.gradient_penalty(
-        lambda x: x.flatten(1) @ w, real, fake, weight=10, where=where, generator=stream
-    )
+    points = losses.interpolate(real, fake, where=where, generator=stream)
+    penalty, facts = losses.gradient_penalty(lambda x: x.flatten(1) @ w, points, weight=10)
+    assert facts == {"gradient_norm": pytest.approx(13)}
     assert float(penalty) == pytest.approx(10 * (13 - 1) ** 2)
 
 
@@ -115,7 +115,7 @@ def test_penalty_has_the_right_derivative():
 def test_zero_gradient_has_a_finite_penalty_and_derivative():
     critic = nn.Linear(3, 1)
     nn.init.zeros_(critic.weight)
-    penalty = losses.gradient_penalty(critic, torch.zeros(4, 3), torch.ones(4, 3))
+    penalty, _ = losses.gradient_penalty(critic, torch.zeros(4, 3))
     penalty.backward()
     assert penalty.item() == pytest.approx(10, rel=1e-4)
     assert bool(torch.isfinite(critic.weight.grad).all())
@@ -144,7 +144,7 @@ def test_slopes_of_points_that_are_numbers():
 def test_a_constant_critic_has_slope_zero(constant):
     x = torch.randn(6, 3)
     assert float(losses.gradient_norms(constant, x).max()) == pytest.approx(0, abs=1e-5)
-    penalty = losses.gradient_penalty(constant, x, x + 1, weight=7.0)
+    penalty, _ = losses.gradient_penalty(constant, x, weight=7.0)
     assert float(penalty) == pytest.approx(7, rel=1e-4)  # weight (0 - 1)^2
 
 
@@ -152,9 +152,8 @@ def test_a_constant_critic_has_slope_zero(constant):
 def test_a_penalty_has_no_negative_weight(weight):
     x, edges = torch.randn(6, 3), torch.tensor([[0, 1]])
     calls = [
-        lambda: losses.gradient_penalty(lambda x: x.sum(1), x, x + 1, weight=weight),
+        lambda: losses.gradient_penalty(lambda x: x.sum(1), x, weight=weight),
         lambda: losses.slope_penalty(x[:, 0], weight=weight),
-        lambda: losses.grouped_penalty(x[:, 0], torch.zeros(6), weight=weight),
         lambda: losses.edge_penalty(x[:, 0], edges, torch.ones(1), weight=weight),
     ]
     for call in calls:
@@ -162,44 +161,21 @@ def test_a_penalty_has_no_negative_weight(weight):
             call()
 
 
-def test_conditional_penalty_counts_conditions_alike_and_reports_them():
-    # f(x, y) = s_y <w, x>: the penalty is the mean over conditions of (|s_y| |w| - 1)^2.
+def test_groups_count_alike_and_are_reported():
+    # f(x, y) = s_y <w, x>: the penalty is the mean over groups of (|s_y| |w| - 1)^2.
     w, scale = torch.tensor([0.6, 0.8]), torch.tensor([1.0, 3.0, -2.0])
-    condition = torch.tensor([0] * 6 + [1] + [2] * 3)
+    group = torch.tensor([0] * 6 + [1] + [2] * 3)
     x = torch.randn(10, 2)
 
     def critic(x, y):
         return scale[y] * (x @ w)
 
-    penalty, slopes = losses.conditional_gradient_penalty(critic, x, x + 1, condition, weight=5)
+    penalty, facts = losses.gradient_penalty(critic, x, group, weight=5, groups=group)
     assert float(penalty) == pytest.approx(5 * (0 + 4 + 1) / 3, rel=1e-5)
-    assert slopes == pytest.approx({0: 1, 1: 3, 2: 2}, rel=1e-5)
-    # One penalty for all hides the rare steep condition.
-    norms = losses.gradient_norms(critic, x, condition)
-    assert float(losses.slope_penalty(norms, weight=5)) < float(penalty)
-    worst, _ = losses.grouped_penalty(norms, condition, weight=5, worst=True)
-    assert float(worst) == pytest.approx(20, rel=1e-5)
-    # Only segments inside a condition: a penalty in the label itself is an error.
-    with pytest.raises(ValueError, match="condition_weight"):
-        losses.conditional_gradient_penalty(critic, x, x, condition, condition_weight=1.0)
-
-
-def test_penalty_in_a_real_condition_is_the_mean_squared_slope_in_it():
-    # f = <w, x> + 3 y: slope 1 in x (|w| = 1) and 3 in y.
-    w = torch.tensor([0.6, 0.8])
-    x, y = torch.randn(8, 2), torch.rand(8, 1)
-
-    def critic(x, y):
-        return x @ w + 3 * y[:, 0]
-
-    penalty, _ = losses.conditional_gradient_penalty(critic, x, x + 1, y, condition_weight=2.0)
-    assert float(penalty) == pytest.approx(2 * 9, rel=1e-5)
-    # One number per sample may come without an axis of its own.
-    penalty, slopes = losses.conditional_gradient_penalty(
-        lambda x, y: x @ w + 3 * y, x, x + 1, y[:, 0], condition_weight=2.0
-    )
-    assert float(penalty) == pytest.approx(2 * 9, rel=1e-5)
-    assert slopes == pytest.approx({0: 1}, rel=1e-5)
+    names = ("gradient_norm_0", "gradient_norm_1", "gradient_norm_2", "gradient_norm")
+    assert facts == pytest.approx(dict(zip(names, (1, 3, 2, 1.5), strict=True)), rel=1e-5)
+    # One penalty for all hides the rare steep group.
+    assert float(losses.gradient_penalty(critic, x, group, weight=5)[0]) < float(penalty)
 
 
 def test_dragan_points_stay_above_the_data_by_at_most_half_a_deviation():
@@ -231,11 +207,11 @@ def test_packing_joins_rows_of_equal_parts():
 def test_clipping_and_spectral_norm_bound_what_they_say():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 3))
-    constraints.clip_weights(net, 0.01)
+    losses.clip_weights(net, 0.01)
     assert max(float(p.abs().max()) for p in net.parameters()) == pytest.approx(0.01)
     for p in net.parameters():
         nn.init.normal_(p)
-    constraints.spectral_normalise(net)
+    losses.spectral_normalise(net)
     net(torch.randn(1, 2, 4, 4))
     for _ in range(200):  # one power iteration each
         net(torch.randn(1, 2, 4, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,17 +12,19 @@ from torch import nn
 from torch.nn.functional import l1_loss
 
 from aeot import _check
+from aeot._check import ArrayLike
+from aeot._estimator import positive
 from aeot._rng import generator
-from aeot.data.arrays import Domains
+from aeot.data.arrays import Dataset, Domains
 from aeot.data.filters import STEP
+from aeot.gan.estimator import natural
 from aeot.gan.sinkhorn import sinkhorn_divergence
-from aeot.gan.translator import ADVERSARIES, Translator, check_depth
-from aeot.gan.updates import ImagePool, check_images
+from aeot.gan.translator import ADVERSARIES, ImagePool, Translator, check_depth, check_images
 from aeot.networks.discriminators import PatchDiscriminator
 from aeot.networks.generators import ResNetGenerator
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class CycleGAN(Translator):
     """Two generators that translate between two collections of images, and back.
 
@@ -57,7 +60,7 @@ class CycleGAN(Translator):
         enlarge: Images are enlarged by this factor and cropped back at random; 1 for not at all.
         flip: Whether to mirror images at random.
         precision: "float32", or "bfloat16" for the networks' arithmetic.
-        device: Where to train.
+        device: Where to train; None: the first GPU, else the CPU.
         seed: Fixes everything.
 
     References:
@@ -84,7 +87,13 @@ class CycleGAN(Translator):
     cycle_noise: float = 0.0
     pool_size: int = 50
 
-    def translate(self, x: Any, *, to: str = "b") -> torch.Tensor:  # noqa: ANN401
+    _checks = Translator._checks | {
+        "adversary": partial(_check.choice, options=(*ADVERSARIES, "sinkhorn")),
+        "blur": positive,
+        "pool_size": natural,
+    }
+
+    def translate(self, x: Dataset | ArrayLike, *, to: str = "b") -> torch.Tensor:
         """Translate images to the other domain.
 
         Args:
@@ -111,43 +120,42 @@ class CycleGAN(Translator):
         if height % 4 or width % 4:
             got = f"{height} x {width}"
             raise _check.fail("data", "have sides that are multiples of 4", got, "resize it")
-        _check.choice("adversary", self.adversary, (*ADVERSARIES, "sinkhorn"))
-        for name in ("cycle", "identity", "cycle_noise"):
-            _check.real(name, getattr(self, name), minimum=0)
-        _check.real("blur", self.blur, above=0)
-        _check.integer("pool_size", self.pool_size, minimum=0)
         if self.adversary == "sinkhorn" and self.batch_size < 2:
             way_out = "64 is a good size"
             raise _check.fail("batch_size", "be >= 2 for 'sinkhorn'", self.batch_size, way_out)
         check_depth(PatchDiscriminator(channels, self.n_layers, filters=1), (height, width))
 
-    def _networks(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
-        channels, height, width = facts["shape"]
+    def _networks(self) -> dict[str, nn.Module]:
+        channels, height, width = self.shape_
         n_blocks = self.n_blocks
         if n_blocks is None:
             n_blocks = 9 if min(height, width) >= 256 else 6
 
         def network() -> nn.Module:
-            options = {"filters": self.filters, "norm": self.norm}
-            return ResNetGenerator(channels, channels, n_blocks, **options)
+            return ResNetGenerator(
+                channels, channels, n_blocks, filters=self.filters, norm=self.norm
+            )
 
-        modules = {"to_b": network(), "to_a": network()}
+        def critic() -> nn.Module:
+            return PatchDiscriminator(channels, self.n_layers, filters=self.filters, norm=self.norm)
+
+        self.to_b_: nn.Module = network()
+        self.to_a_: nn.Module = network()
+        modules = {"to_b_": self.to_b_, "to_a_": self.to_a_}
         if self.adversary != "sinkhorn":
-            for name in ("critic_a", "critic_b"):
-                modules[name] = PatchDiscriminator(
-                    channels, self.n_layers, filters=self.filters, norm=self.norm
-                )
+            modules |= {"critic_a_": critic(), "critic_b_": critic()}
         return modules
 
+    def _movers(self) -> dict[str, list[str]]:
+        generators = {"generators": ["to_b", "to_a"]}
+        if self.adversary == "sinkhorn":
+            return generators
+        return generators | {"critics": ["critic_a", "critic_b"]}
+
     def _states(self) -> dict[str, Any]:
-        self._generators = self._adam("to_b", "to_a")
-        states = {"generators": self._generators}
-        if self.adversary != "sinkhorn":
-            self._critics = self._adam("critic_a", "critic_b")
-            self._pools = {"a": ImagePool(self.pool_size), "b": ImagePool(self.pool_size)}
-            states |= {"critics": self._critics}
-            states |= {f"pool_{name}": pool for name, pool in self._pools.items()}
-        return states
+        self._pools = {name: ImagePool(self.pool_size) for name in "ab"}
+        pools = {f"pool_{name}": pool for name, pool in self._pools.items()}
+        return super()._states() | (pools if self.adversary != "sinkhorn" else {})
 
     def _update(self, step: int, a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
         fake_b, fake_a = self.to_b_(a), self.to_a_(b)
@@ -166,7 +174,7 @@ class CycleGAN(Translator):
             losses["identity_b"] = l1_loss(self.to_b_(b), b)
             same = losses["identity_a"] + losses["identity_b"]
             total = total + self.cycle * self.identity * same
-        self._descend(total, self._generators, step)
+        self._descend(total, "generators")
         if self.adversary != "sinkhorn":
             stream = generator(self.seed, "pool", step)
             critic_loss, _ = ADVERSARIES[self.adversary]
@@ -174,7 +182,7 @@ class CycleGAN(Translator):
                 critic = self._modules[f"critic_{name}"]
                 past = self._pools[name].query(fake, stream)
                 losses[f"critic_{name}"] = critic_loss(critic(real).float(), critic(past).float())
-            self._descend(losses["critic_a"] + losses["critic_b"], self._critics, step)
+            self._descend(losses["critic_a"] + losses["critic_b"], "critics")
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def _fool(self, name: str, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

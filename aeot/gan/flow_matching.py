@@ -12,12 +12,16 @@ from torch import nn
 from aeot import _check
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
-from aeot.gan.estimator import Estimator, descend, noise
+from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
 from aeot.networks.blocks import mlp
 
 
 class Velocity(nn.Module):
     """An MLP of the point and a few waves of the time, both in units of the data."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    waves: torch.Tensor
 
     def __init__(self, dim: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -32,15 +36,14 @@ class Velocity(nn.Module):
         return self.body(torch.cat([x, time, waves.sin(), waves.cos()], dim=1))
 
 
-@dataclass(kw_only=True, eq=False)
-class FlowMatching(Estimator):
+@dataclass(kw_only=True, eq=False, repr=False)
+class FlowMatching(GenerativeModel):
     """Straight paths from Gaussian noise to data, and the velocity that realises them on average.
 
     The data are standardised by their mean and one common deviation. Fit it to the codes of an
     autoencoder and decode its samples to have a latent flow model of images.
 
     Args:
-        latent_dim: Not used: the noise has the width of the data.
         seed: Of network, noise, times and the order of the data.
         batch_size: Rows per step.
         precision: "float32" or "bfloat16" (autocast).
@@ -66,18 +69,18 @@ class FlowMatching(Estimator):
     learning_rate: float = 1e-3
     integration_steps: int = 40
 
-    def _check_arguments(self, data: Dataset) -> None:
-        super()._check_arguments(data)
-        for name in ("hidden", "layers", "integration_steps"):
-            _check.integer(name, getattr(self, name))
+    _checks = Trained._checks | {"layers": _check.integer, "integration_steps": _check.integer}
+
+    def _check_data(self, data: Dataset) -> None:
         if len(data.shape) != 1:
             way_out = "fit it to the codes of an autoencoder"
             raise _check.fail("data", "be vectors", f"rows of shape {data.shape}", way_out)
 
-    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
-        return {"velocity": Velocity(self.shape_[0], self.hidden, self.layers)}
+    def _build(self) -> dict[str, nn.Module]:
+        self.velocity_ = Velocity(self.shape_[0], self.hidden, self.layers)
+        return {"velocity_": self.velocity_}
 
-    def _optimizers(self) -> dict[str, Any]:
+    def _states(self) -> dict[str, Any]:
         values = self._data.values
         self.velocity_.mean.copy_(values.mean(0))
         self.velocity_.std.copy_((values - values.mean(0)).square().mean().sqrt().clamp(min=1e-12))
@@ -91,7 +94,7 @@ class FlowMatching(Estimator):
         time = torch.rand((len(end), 1), generator=stream).to(end)
         out = self.velocity_(torch.lerp(start, end, time), time).float()
         loss = (out - (end - start)).square().mean()
-        descend(loss, list(self.velocity_.parameters()))
+        set_gradient(loss, self._mover)
         self._mover.step()
         return {"misfit": loss.item()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -10,10 +11,11 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from aeot import _check
+from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
-from aeot.gan.estimator import Estimator, descend, noise
-from aeot.gan.likelihood import GLO
+from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
+from aeot.gan.glo import GLO
 from aeot.networks.blocks import init_normal
 
 
@@ -24,7 +26,7 @@ def nearest_rows(queries: torch.Tensor, pool: torch.Tensor, block: int = 4096) -
     return torch.cat([torch.cdist(q - middle, pool).argmin(1) for q in queries.split(block)])
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class GLANN(GLO):
     """GLO, then a small network from noise to codes trained by implicit maximum likelihood.
 
@@ -47,25 +49,26 @@ class GLANN(GLO):
 
     _open_ended: ClassVar[bool] = False  # the second stage begins at a share of all steps
 
-    def _check_arguments(self, data: Dataset) -> None:
-        super()._check_arguments(data)
-        _check.integer("noise_dim", self.noise_dim)
-        _check.real("mapping_share", self.mapping_share, above=0, maximum=1)
+    _checks = GLO._checks | {
+        "noise_dim": _check.integer,
+        "mapping_rate": positive,
+        "mapping_share": partial(_check.real, above=0, maximum=1),
+    }
 
-    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
-        mapping = _mapping(self.noise_dim, self.latent_dim)
-        return super()._build(facts) | {"mapping": mapping, "choice": _Choice(facts["n"])}
+    def _build(self) -> dict[str, nn.Module]:
+        self.mapping_ = _mapping(self.noise_dim, self.latent_dim)
+        self.choice_ = _Choice(self.n_rows_)
+        return super()._build() | {"mapping_": self.mapping_, "choice_": self.choice_}
 
-    def _optimizers(self) -> dict[str, Any]:
+    def _states(self) -> dict[str, Any]:
         self._mapper = _mapping_optimizer(self.mapping_, self.mapping_rate)
-        return super()._optimizers() | {"mapping_optimizer": self._mapper}
+        return super()._states() | {"mapping_optimizer": self._mapper}
 
     def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
         turn = round(self._steps * (1 - self.mapping_share))
         if step < turn:
             return super()._update(step, rows, real)
-        n = self._facts["n"]
-        epoch = (step - turn) // max(1, n // self.batch_size)
+        epoch = (step - turn) // max(1, self.n_rows_ // self.batch_size)
         codes = normalize(self.codes_.weight.detach(), dim=1)
         misfit = _implicit_step(self, codes, rows, epoch)
         return {"mapping_misfit": misfit}
@@ -74,12 +77,14 @@ class GLANN(GLO):
         return self.mapping_(noise((n, self.noise_dim), stream, self.mapping_))
 
 
-@dataclass(kw_only=True, eq=False)
-class IMLE(Estimator):
+@dataclass(kw_only=True, eq=False, repr=False)
+class IMLE(GenerativeModel):
     """Implicit maximum likelihood on vectors, such as codes: for every datum its nearest sample.
 
     Args:
-        latent_dim: Not used: samples have the width of the data.
+        seed: Of the network, the noise and the order of the data.
+        batch_size: Rows per step.
+        precision: "float32" or "bfloat16" (autocast).
         noise_dim: Width of the noise.
         mapping_rate: Adam's rate.
 
@@ -97,22 +102,23 @@ class IMLE(Estimator):
     noise_dim: int = 32
     mapping_rate: float = 1e-3
 
-    def _check_arguments(self, data: Dataset) -> None:
-        super()._check_arguments(data)
-        _check.integer("noise_dim", self.noise_dim)
+    _checks = Trained._checks | {"noise_dim": _check.integer, "mapping_rate": positive}
+
+    def _check_data(self, data: Dataset) -> None:
         if len(data.shape) != 1:
             raise _check.fail("data", "be vectors", f"rows of shape {data.shape}", "use GLANN")
 
-    def _build(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
-        mapping = _mapping(self.noise_dim, self.shape_[0])
-        return {"mapping": mapping, "choice": _Choice(facts["n"])}
+    def _build(self) -> dict[str, nn.Module]:
+        self.mapping_ = _mapping(self.noise_dim, self.shape_[0])
+        self.choice_ = _Choice(self.n_rows_)
+        return {"mapping_": self.mapping_, "choice_": self.choice_}
 
-    def _optimizers(self) -> dict[str, Any]:
+    def _states(self) -> dict[str, Any]:
         self._mapper = _mapping_optimizer(self.mapping_, self.mapping_rate)
         return {"mapping_optimizer": self._mapper}
 
     def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
-        epoch = step // max(1, self._facts["n"] // self.batch_size)
+        epoch = step // max(1, self.n_rows_ // self.batch_size)
         return {"mapping_misfit": _implicit_step(self, self._data.values, rows, epoch)}
 
     def _generate(self, n: int, stream: torch.Generator) -> torch.Tensor:
@@ -136,6 +142,9 @@ def _mapping_optimizer(mapping: nn.Module, rate: float) -> torch.optim.Optimizer
 
 class _Choice(nn.Module):
     """Which of an epoch's noises is each datum's; state, because it was chosen when it began."""
+
+    nearest: torch.Tensor
+    epoch: torch.Tensor
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -164,6 +173,6 @@ def _implicit_step(
         choice.noise, choice.drawn = drawn[choice.nearest], epoch
     out = mapping(choice.noise[rows]).float()
     misfit = (out - targets[rows]).square().mean()
-    descend(misfit, list(mapping.parameters()))
+    set_gradient(misfit, model._mapper)
     model._mapper.step()
     return misfit.item()

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.functional import l1_loss
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._rng import generator
-from aeot.data.arrays import Domains
-from aeot.gan.translator import ADVERSARIES, Translator, check_depth, with_noise
-from aeot.gan.updates import check_images
+from aeot.data.arrays import Dataset, Domains
+from aeot.gan.estimator import natural
+from aeot.gan.translator import ADVERSARIES, Translator, check_depth, check_images, with_noise
 from aeot.networks.discriminators import PatchDiscriminator
 from aeot.networks.generators import ResNetGenerator, UNetGenerator
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Pix2Pix(Translator):
     """A generator that learns from pairs, judged by a discriminator that sees input and output.
 
@@ -55,7 +57,7 @@ class Pix2Pix(Translator):
         enlarge: Pairs are enlarged by this factor and cropped back at random; 1 for not at all.
         flip: Whether to mirror pairs at random.
         precision: "float32", or "bfloat16" for the networks' arithmetic.
-        device: Where to train.
+        device: Where to train; None: the first GPU, else the CPU.
         seed: Fixes everything.
 
     References:
@@ -80,9 +82,15 @@ class Pix2Pix(Translator):
     noise_channels: int = 0
     diversity: float = 0.0
 
+    _checks = Translator._checks | {
+        "generator": partial(_check.choice, options=("unet", "resnet")),
+        "adversary": partial(_check.choice, options=ADVERSARIES),
+        "noise_channels": natural,
+    }
+
     def translate(
         self,
-        x: Any,  # noqa: ANN401 - a data set or an array-like
+        x: Dataset | ArrayLike,
         *,
         to: str = "b",
         seed: int = 0,
@@ -121,42 +129,36 @@ class Pix2Pix(Translator):
         if not data.paired:
             raise _check.fail("data", "be paired", "unpaired domains", "use CycleGAN for those")
         height, width = data.a.shape[1:]
-        _check.choice("generator", self.generator, ("unet", "resnet"))
         multiple = 8 if self.generator == "unet" else 4
         if height % multiple or width % multiple:
             got = f"{height} x {width}"
             requirement = f"have sides that are multiples of {multiple} for {self.generator!r}"
             raise _check.fail("data", requirement, got, "resize it")
-        _check.choice("adversary", self.adversary, ADVERSARIES)
-        for name in ("l1", "diversity"):
-            _check.real(name, getattr(self, name), minimum=0)
-        _check.integer("noise_channels", self.noise_channels, minimum=0)
         if self.diversity and not self.noise_channels:
             way_out = "8 is a good number"
             raise _check.fail("noise_channels", "be >= 1 with diversity", 0, way_out)
         check_depth(PatchDiscriminator(1, self.n_layers, filters=1), (height, width))
 
-    def _networks(self, facts: dict[str, Any]) -> dict[str, nn.Module]:
-        (channels, height, width), outside = facts["shape"], facts["out_shape"][0]
+    def _networks(self) -> dict[str, nn.Module]:
+        (channels, height, width), outside = self.shape_, self.out_shape_[0]
         inside = channels + self.noise_channels
-        options = {"filters": self.filters, "norm": self.norm, "dropout": self.dropout}
         if self.generator == "unet":
             side = math.gcd(height, width)
             size = min(side & -side, 256)  # the largest power of two that divides both sides
-            network = UNetGenerator(inside, outside, size, **options)
+            kind: Callable[..., nn.Module] = partial(UNetGenerator, inside, outside, size)
         else:
             n_blocks = self.n_blocks
             if n_blocks is None:
                 n_blocks = 9 if min(height, width) >= 256 else 6
-            network = ResNetGenerator(inside, outside, n_blocks, **options)
-        critic = PatchDiscriminator(
+            kind = partial(ResNetGenerator, inside, outside, n_blocks)
+        self.to_b_: nn.Module = kind(filters=self.filters, norm=self.norm, dropout=self.dropout)
+        self.critic_: nn.Module = PatchDiscriminator(
             channels + outside, self.n_layers, filters=self.filters, norm=self.norm
         )
-        return {"to_b": network, "critic": critic}
+        return {"to_b_": self.to_b_, "critic_": self.critic_}
 
-    def _states(self) -> dict[str, Any]:
-        self._generators, self._critics = self._adam("to_b"), self._adam("critic")
-        return {"generators": self._generators, "critics": self._critics}
+    def _movers(self) -> dict[str, list[str]]:
+        return {"generators": ["to_b"], "critics": ["critic"]}
 
     def _update(self, step: int, a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
         critic_loss, generator_loss = ADVERSARIES[self.adversary]
@@ -170,7 +172,7 @@ class Pix2Pix(Translator):
         real_scores = self.critic_(torch.cat([a, b], 1)).float()
         fake_scores = self.critic_(torch.cat([a, fake.detach()], 1)).float()
         losses = {"critic": critic_loss(real_scores, fake_scores)}
-        self._descend(losses["critic"], self._critics, step)
+        self._descend(losses["critic"], "critics")
         losses["adversary"] = generator_loss(self.critic_(torch.cat([a, fake], 1)).float())
         losses["l1"] = l1_loss(fake, b)
         total = losses["adversary"] + self.l1 * losses["l1"]
@@ -179,5 +181,5 @@ class Pix2Pix(Translator):
             moved = (fake - other).float().abs().mean() / (z - other_z).abs().mean()
             losses["sameness"] = 1 / (moved + 1e-5)
             total = total + self.diversity * losses["sameness"]
-        self._descend(total, self._generators, step)
+        self._descend(total, "generators")
         return {name: float(loss.detach()) for name, loss in losses.items()}

@@ -11,9 +11,9 @@ from torch import nn
 
 import aeot
 from aeot.data import loader, paired, tensors, unpaired
-from aeot.gan.paired import Pix2Pix
-from aeot.gan.translate import CycleGAN
-from aeot.gan.updates import Schedule, linear_decay
+from aeot.gan.cyclegan import CycleGAN
+from aeot.gan.pix2pix import Pix2Pix
+from aeot.gan.translator import ImagePool, jitter, linear_decay
 
 SMALL = {"filters": 4, "n_layers": 1}
 
@@ -51,7 +51,7 @@ class Adam:
 def test_four_steps_of_cyclegan_by_hand(monkeypatch):
     start = {"to_b": 0.7, "to_a": 1.2, "critic_a": 0.4, "critic_b": -0.3}
     monkeypatch.setattr(
-        CycleGAN, "_build", lambda self, facts: {k: Gain(v) for k, v in start.items()}
+        CycleGAN, "_build", lambda self: {f"{k}_": Gain(v) for k, v in start.items()}
     )
     data = unpaired(pictures(3, seed=1), pictures(3, seed=2))
     rate, weight, share, steps = 0.05, 10.0, 0.5, 4
@@ -99,7 +99,7 @@ def test_four_steps_of_cyclegan_by_hand(monkeypatch):
 def test_three_steps_of_pix2pix_by_hand(monkeypatch):
     start = {"to_b": 0.7, "critic": 0.4}
     monkeypatch.setattr(
-        Pix2Pix, "_build", lambda self, facts: {k: Gain(v) for k, v in start.items()}
+        Pix2Pix, "_build", lambda self: {f"{k}_": Gain(v) for k, v in start.items()}
     )
     data = paired(pictures(3, seed=1), pictures(3, seed=2))
     rate, weight, steps = 0.05, 0.3, 3
@@ -142,7 +142,7 @@ def test_each_optimiser_moves_its_own_networks_in_turn(model, order, monkeypatch
             k for k, m in model._modules.items()
             if any(not torch.equal(x, y) for x, y in zip(before[k], m.parameters(), strict=True))
         }  # fmt: skip
-        name = "generators" if self is model._generators else "critics"
+        name = "generators" if self is model._optimizers["generators"] else "critics"
         assert moved == {k for k in model._modules if k.startswith("to_") == (name == "generators")}
         events.append(name)
 
@@ -159,18 +159,22 @@ def test_schedule_is_the_published_one():
     assert factors[199] == pytest.approx(1 / 101)
     steps = [b - a for a, b in zip(factors[99:], factors[100:], strict=False)]
     assert steps == pytest.approx([-1 / 101] * 100)
-    rates = []
+
+
+def test_only_a_constant_rate_can_be_prolonged(tmp_path):
     x = pictures()
-    model = CycleGAN(**SMALL, n_blocks=0, learning_rate=1.0e-3, decay=0.5)
-    model.fit(
-        unpaired(x, -x), steps=4,
-        on_step=lambda *_: rates.append(
-            (model._generators.param_groups[0]["lr"], model._critics.param_groups[0]["lr"])
-        ),
-    )  # fmt: skip
-    wanted = [1e-3, 1e-3, 1e-3 * 2 / 3, 1e-3 / 3]
-    np.testing.assert_allclose(rates, np.stack([wanted, wanted], 1))
-    Schedule(10, 0.0).load_state_dict({"steps": 5, "decay": 0.0})  # a constant rate goes on
+    data, small = unpaired(x, -x), SMALL | {"n_blocks": 0}
+    for decay in (0.0, 0.5):
+        place = tmp_path / str(decay)
+        CycleGAN(**small, decay=decay).fit(data, steps=2, checkpoint=place)
+        other = CycleGAN(**small, decay=0.5 - decay)
+        with pytest.raises(ValueError, match="decay must be"):
+            other.fit(data, steps=2, checkpoint=place)
+    longer = CycleGAN(**small, decay=0.0).fit(data, steps=4, checkpoint=tmp_path / "0.0")
+    straight = CycleGAN(**small, decay=0.0).fit(data, steps=4)
+    assert all(torch.equal(v, weights(longer)[k]) for k, v in weights(straight).items())
+    with pytest.raises(ValueError, match="steps must be 2 as when"):
+        CycleGAN(**small, decay=0.5).fit(data, steps=4, checkpoint=tmp_path / "0.5")
 
 
 def estimators():
@@ -204,7 +208,7 @@ def test_resumed_training_equals_uninterrupted(kind, tmp_path, monkeypatch):
 
     # Written after each step, as if each took a minute.
     loop = partial(aeot.training.run, checkpoint_seconds=0)
-    monkeypatch.setattr("aeot.gan.fitted.training.run", loop)
+    monkeypatch.setattr("aeot.gan.estimator.training.run", loop)
     with pytest.raises(KeyboardInterrupt):
         make().fit(data, steps=7, checkpoint=tmp_path / "c", on_step=killed)
     assert aeot._io.load(tmp_path / "c", kind="checkpoint")[1]["step"] == 4
@@ -217,8 +221,6 @@ def test_resumed_training_equals_uninterrupted(kind, tmp_path, monkeypatch):
         for name, value in weights(whole).items():
             assert torch.equal(value, weights(other)[name]), name
     assert again.history_[-1] == whole.history_[-1] | {"seconds": again.history_[-1]["seconds"]}
-    with pytest.raises(ValueError, match="steps must be as when the checkpoint began"):
-        make().fit(data, steps=9, checkpoint=tmp_path / "d")
 
 
 def test_checkpoint_holds_pools_and_schedule(tmp_path):
@@ -228,7 +230,7 @@ def test_checkpoint_holds_pools_and_schedule(tmp_path):
     assert tensors_["pool_a.images"].shape == (3, 1, 16, 16)
     assert tensors_["pool_b.images"].shape == (3, 1, 16, 16)
     state = aeot._io.unpack(tensors_, config["state"])
-    assert state["schedule"] == {"steps": 2, "decay": 0.5}
+    assert state["generators_schedule"]["last_epoch"] == 2
     assert len(state["generators"]["state"]) == len(
         state["generators"]["param_groups"][0]["params"]
     )
@@ -239,7 +241,7 @@ def test_save_load_and_same_seed(kind, tmp_path):
     make, data = estimators()[kind]
     model, twin = make().fit(data, steps=2), make().fit(data, steps=2)
     model.save(tmp_path / "m")
-    back = type(model).load(tmp_path / "m")
+    back = type(model).load(tmp_path / "m", device="cpu")
     x = pictures(5, seed=9)
     assert torch.equal(model.translate(x), back.translate(x))
     assert torch.equal(model.translate(x), twin.translate(x))
@@ -368,3 +370,61 @@ def test_an_empty_domain_is_named(empty):
     domains = {name: torch.zeros(0 if name == empty else 4, 1, 16, 16) for name in "ab"}
     with pytest.raises(ValueError, match=f"{empty} must hold at least one row"):
         unpaired(domains["a"], domains["b"])
+
+
+def test_pool_against_a_list():
+    pool, reference = ImagePool(3), []
+    draws = torch.rand(40, generator=torch.Generator().manual_seed(5)).tolist()
+    stream = torch.Generator().manual_seed(5)
+    for k in range(20):
+        batch = torch.tensor([2.0 * k, 2.0 * k + 1]).view(2, 1, 1, 1)
+        wanted = []
+        for value in batch.flatten().tolist():
+            draw = draws.pop(0)
+            if len(reference) < 3:
+                reference.append(value)
+                wanted.append(value)
+            elif draw < 0.5:
+                wanted.append(value)
+            else:
+                slot = int((draw - 0.5) * 2 * 3)
+                wanted.append(reference[slot])
+                reference[slot] = value
+        assert pool.query(batch, stream).flatten().tolist() == wanted
+        assert pool.images.flatten().tolist() == reference
+    assert ImagePool(0).query(batch, stream) is not None
+
+
+def test_pool_statistics():
+    pool, stream = ImagePool(10), torch.Generator().manual_seed(0)
+    ages = []
+    for k in range(20_000):
+        out = pool.query(torch.full((1, 1, 1, 1), float(k)), stream)
+        ages.append(k - int(out))
+    ages = np.array(ages[1000:])
+    assert np.mean(ages == 0) == pytest.approx(0.5, abs=0.015)  # deviation 0.0036
+    # A stored image leaves with probability 1/2 * 1/10 a query: its age is geometric, mean 20.
+    assert ages[ages > 0].mean() == pytest.approx(20, rel=0.05)
+
+
+def test_jitter_crops_and_flips_both_of_a_pair_alike():
+    x = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    stream = torch.Generator().manual_seed(0)
+    one, two = jitter([x, -x], enlarge=1.25, flip=True, generator=stream)
+    assert one.shape == x.shape
+    torch.testing.assert_close(one, -two)
+    assert not torch.allclose(one, x)
+    same = jitter([x], enlarge=1, flip=False, generator=stream)[0]
+    assert torch.equal(same, x)
+    mirrored = jitter([x], enlarge=1, flip=True, generator=stream)[0]
+    kept = [torch.equal(m, i) for m, i in zip(mirrored, x, strict=True)]
+    flipped = [torch.equal(m, i.flip(-1)) for m, i in zip(mirrored, x, strict=True)]
+    assert sum(kept) + sum(flipped) == 8
+    assert 0 < sum(kept) < 8
+
+
+def test_a_restored_pool_follows_the_device_of_its_images():
+    pool = ImagePool(3)
+    pool.load_state_dict({"images": torch.zeros(3, 1, 2, 2)})
+    out = pool.query(torch.zeros(2, 1, 2, 2, device="meta"), torch.Generator().manual_seed(0))
+    assert out.device.type == pool.images.device.type == "meta"
