@@ -9,21 +9,17 @@ depends on what else the machine does.
 
 import argparse
 import json
-import os
-import platform
 import time
 
 import torch
 
 import aeot
-from aeot.models.autoencoder import Autoencoder
+from aeot._environment import environment
 
 
 def report(**case):
-    machine = {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    versions = {"torch": torch.__version__, "aeot": aeot.__version__, "cpu": platform.processor()}
     rounded = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in case.items()}
-    print(json.dumps({**rounded, **machine, **versions}), flush=True)
+    print(json.dumps({**rounded, "environment": environment()}), flush=True)
 
 
 def speed(data, *, batch_size, precision, steps, seed):
@@ -33,7 +29,7 @@ def speed(data, *, batch_size, precision, steps, seed):
     def watch(step, record):
         marks.append((time.perf_counter(), time.process_time()))
 
-    model = Autoencoder(batch_size=batch_size, precision=precision, seed=seed)
+    model = aeot.Autoencoder(batch_size=batch_size, precision=precision, seed=seed)
     model.fit(data, steps=steps, held_out=0, on_step=watch)
     joint = round(steps * 2 / 3)
     per_pass = len(data) / batch_size
@@ -55,7 +51,7 @@ def speed(data, *, batch_size, precision, steps, seed):
 def fit(data, held_out, *, batch_size, precision, passes, seed):
     """Fit for a number of passes over the data and report every error."""
     wall, cpu = time.perf_counter(), time.process_time()
-    model = Autoencoder(batch_size=batch_size, precision=precision, seed=seed)
+    model = aeot.Autoencoder(batch_size=batch_size, precision=precision, seed=seed)
     steps = round(passes * -(-len(data) // batch_size))
     model.fit(data, steps=steps, held_out=held_out)
     report(

@@ -10,13 +10,13 @@ beside those of the bare matrix product that numba and torch need. `choose_engin
 import argparse
 import itertools
 import json
-import platform
 import time
 from pathlib import Path
 
 import torch
 
 import aeot
+from aeot._environment import environment
 from aeot.scores.engines import top_k
 
 CASES = [(n, d) for d in (2, 3, 4, 6, 10, 32, 64) for n in (100, 1000, 10_000)]
@@ -64,6 +64,7 @@ def main():
         sites, heights = (t.to(options.device) for t in problem(n, d, kind))
         points = torch.rand(options.points, d, generator=aeot.generator(1)).to(options.device)
         row = {"n": n, "d": d, "kind": kind, "points": options.points, "device": options.device}
+        row |= {"seed": 0, "aeot": aeot.__version__}
         blocks = points.split(max(8, min(4096, (1 << 20) // n)))
         bare = least(lambda: [b @ sites.T for b in blocks], options.repeats)  # noqa: B023
         row["product"] = bare / options.points * 1e6
@@ -87,9 +88,7 @@ def main():
         rows.append({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
         print(json.dumps(rows[-1]), flush=True)
     about = {
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "environment": environment(options.device),
         "unit": "microseconds of process time per point, float32",
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

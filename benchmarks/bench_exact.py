@@ -11,16 +11,14 @@ as the grid.
 
 import argparse
 import json
-import os
-import platform
 import time
 
 import numpy as np
 import ot
-import scipy
 import torch
 
 import aeot
+from aeot._environment import environment
 
 CASES = [
     ("grid", 2, 512),
@@ -112,14 +110,6 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="append the lines to this file as well")
     options = parser.parse_args()
-    machine = {
-        "aeot": aeot.__version__,
-        "torch": torch.__version__,
-        "scipy": scipy.__version__,
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
     # Compile first, and say what that costs where nothing is cached.
     _, compile_seconds, _ = timed(lambda: [ours(np.random.rand(50, d), 1e-10) for d in (2, 3)])
     for kind, dim, n in CASES:
@@ -137,7 +127,7 @@ def main():
             solution = aeot.solve_exact(aeot.UniformBox(dim=dim), torch.from_numpy(sites))
             diagram = aeot.power_diagram(solution.source, solution.sites, solution.heights)
             line["cost"] = diagram.cost
-        text = json.dumps({**line, "machine": machine})
+        text = json.dumps({**line, "environment": environment()})
         print(text, flush=True)
         if options.out:
             with open(options.out, "a") as file:

@@ -11,7 +11,6 @@ The model of `bench_fashion_mnist.py` will do (--model).
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import scipy.stats
 import torch
 
 import aeot
+from aeot._environment import environment
 from aeot.features import Classifier, extract
 from aeot.maps import extension
 from aeot.metrics.formulas import frechet_distance
@@ -116,6 +116,7 @@ def main():
         row = {
             "variant": name,
             "seed": seed,
+            "aeot": aeot.__version__,
             "frechet_distance": frechet_distance(found, real),
             "distance_of_means": float((found.mean(0) - real.mean(0)).square().sum()),
             "top_class_below_0.6": float((chance.amax(1) < 0.6).double().mean()),
@@ -150,10 +151,7 @@ def main():
             "largest_gain": float(model.gain_.max()),
             "facets": len(singular.facets.pairs),
             "singular_facets": len(singular.pairs),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
+            "environment": environment(sites.device),
         }
         with options.out.open("a") as file:
             file.write(json.dumps(setting) + "\n")
