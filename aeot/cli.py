@@ -158,7 +158,7 @@ def _definition(module: str, name: str) -> tuple[ast.FunctionDef | ast.ClassDef,
         ]  # made from options
         return found, found.args
     assert isinstance(found, ast.ClassDef)
-    fields: dict[str, tuple[ast.arg, ast.expr]] = {}
+    fields: dict[str, tuple[ast.arg, ast.expr | None]] = {}
     imported = {
         alias.name: node.module
         for node in tree.body

@@ -16,7 +16,7 @@ from aeot.commands.fit import open_data
 from aeot.comparison import budget
 from aeot.comparison.compare import compare as _compare
 from aeot.comparison.compare import default_features
-from aeot.comparison.contestants import check_name, opened
+from aeot.comparison.contestants import Contestant, check_name, opened
 from aeot.comparison.result import check_metrics
 from aeot.data import Dataset
 from aeot.data.named import NAMES
@@ -125,7 +125,8 @@ def compare(
     extractor = _extractor(features, training, reference, classifier, seed)
     if extractor is not None:
         extract(extractor, reference.subset(slice(2)))  # fits images of this size
-    how = {"metrics": metrics, "features": extractor, "training": training, "seed": seed}
+    how: dict[str, Any] = {"metrics": metrics, "features": extractor}
+    how |= {"training": training, "seed": seed}
     if metrics or n_samples:  # what cannot be measured is said before training
         some = training.subset(slice(n_samples or min(10_000, len(reference))))
         _compare({"training images, as a trial": some}, reference, n_samples=n_samples, **how)
@@ -284,7 +285,7 @@ def _extractor(
 
 
 def _fitted(
-    model: Any,  # noqa: ANN401 - an estimator
+    model: Contestant,
     training: Dataset,
     limit: dict[str, Any],
     place: Path,

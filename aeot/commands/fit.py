@@ -186,8 +186,9 @@ def fit(
     sampled = time.perf_counter() - begun
     model.save(run.path / "model")
     near = draw_run(run.path / "pictures", model, training, held_out, generated, losses)
-    summary = {"data": training.name, "rows": len(training), "held_out_rows": len(held_out)}
-    summary |= {"shape": list(training.shape), "latent_dim": model.latent_dim, **model.summary()}
+    summary: dict[str, Any] = {"data": training.name, "rows": len(training)}
+    summary |= {"held_out_rows": len(held_out), "shape": list(training.shape)}
+    summary |= {"latent_dim": model.latent_dim, **model.summary()}
     summary["seconds"] = {"reading": read, **summary["seconds"], "sampling": sampled}
     summary["seconds"]["pictures"] = time.perf_counter() - begun - sampled
     summary |= {"nearest": near, "peak_memory_gib": _environment.peak_memory()}

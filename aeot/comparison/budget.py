@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -49,12 +49,19 @@ class Peak:
         return _environment.peak_memory()
 
 
+class Trainable(Protocol):
+    """An estimator that can be stopped: ``fit(data, steps=, on_step=)``."""
+
+    batch_size: int
+    fit: Callable[..., Any]
+
+
 class _Enough(Exception):
     """Ends a calibration."""
 
 
 def train(
-    model: Any,  # noqa: ANN401 - an estimator with fit(data, steps=, on_step=)
+    model: Trainable,
     data: Dataset,
     *,
     seconds: float | None = None,
@@ -98,19 +105,20 @@ def train(
         got = f"{type(model).__name__}.fit({', '.join(known)})"
         raise _check.fail("model", "have fit(data, steps=, on_step=)", got)
     clock = time.process_time if processor else time.perf_counter
-    two_parts = hasattr(model, "fit_transport")
+    fit_transport = getattr(model, "fit_transport", None)
     per_step = _images(model, data)
     peak, begun, cpu = Peak(data.values.device), time.perf_counter(), time.process_time()
     if images_seen is not None:
         count = steps(model, data, images_seen)
         budget, limit = f"{images_seen} images", math.inf
     else:
-        budget = f"{_check.real('seconds', seconds, above=0):g} {'processor ' * processor}s"
-        limit = clock() + seconds * (1 - reserve * two_parts)
+        given = _check.real("seconds", seconds, above=0)
+        budget = f"{given:g} {'processor ' * processor}s"
+        limit = clock() + given * (1 - reserve * (fit_transport is not None))
         if getattr(model, "_open_ended", False):
             count = 10**9
         else:
-            pace = _pace(fit, data, max(0.03 * seconds, 0.1), clock)
+            pace = _pace(fit, data, max(0.03 * given, 0.1), clock)
             count = max(2, int((limit - clock()) / pace))
     done = 0
 
@@ -120,8 +128,8 @@ def train(
         return clock() >= limit
 
     fit(data, steps=count, on_step=spent)
-    if two_parts:
-        model.fit_transport(data)
+    if fit_transport is not None:
+        fit_transport(data)
     return {
         "budget": budget,
         "train_seconds": round(time.perf_counter() - begun, 2),
@@ -132,7 +140,7 @@ def train(
     }
 
 
-def steps(model: Any, data: Dataset, images_seen: int) -> int:  # noqa: ANN401 - an estimator
+def steps(model: Trainable, data: Dataset, images_seen: int) -> int:
     """Return how many steps a budget in images pays for.
 
     Raises:
@@ -147,7 +155,7 @@ def steps(model: Any, data: Dataset, images_seen: int) -> int:  # noqa: ANN401 -
     return count
 
 
-def _images(model: Any, data: Dataset) -> int:  # noqa: ANN401 - an estimator
+def _images(model: Trainable, data: Dataset) -> int:
     # The autoencoder takes smaller batches of smaller data, the others draw rows again.
     whole = hasattr(model, "fit_transport") or isinstance(model, Autoencoder)
     batch = min(model.batch_size, len(data)) if whole else model.batch_size

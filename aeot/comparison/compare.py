@@ -252,6 +252,7 @@ class _Judge:
             return precision_recall.prd_scores(precision, recall)
 
         def classes() -> float:  # of both sides as the classifier sees them: its errors cancel
+            assert isinstance(self.extractor, Classifier)
             ours_seen, theirs_seen = (self.extractor.predict_from(x) for x in (ours, theirs))
             count = len(self.extractor.classes_)
             return formulas.class_divergence(ours_seen, theirs_seen, classes=count)
@@ -276,9 +277,9 @@ class _Judge:
                 value = measured()
             except ValueError as error:
                 if self.chosen:
-                    names = ", ".join(name for name in names if name in self.names)
+                    missing = ", ".join(name for name in names if name in self.names)
                     must = f"be computable of {self.n} images"
-                    raise _check.fail("metrics", must, f"{names}: {error}") from error
+                    raise _check.fail("metrics", must, f"{missing}: {error}") from error
                 self.left_out = dict.fromkeys(names, str(error)) | self.left_out
                 continue
             found |= zip(names, value if len(names) > 1 else (value,), strict=True)

@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ from torch import nn
 
 import aeot
 from aeot import _check, _io
+from aeot._check import ArrayLike
 from aeot._rng import generator
 from aeot.comparison.result import REAL, RESTORED
 from aeot.data import Dataset, images, tensors, to_uint8
 
 _LOG = logging.getLogger(__name__)
+# What makes images, sample(n, seed=) or a call; restores them, encode and decode; or holds them.
+Contestant: TypeAlias = Any
 
 
 def opened(
@@ -57,7 +60,7 @@ def opened(
     return groups
 
 
-def check_name(name: Any) -> None:  # noqa: ANN401
+def check_name(name: object) -> None:
     """Refuse a row's name that is no text or belongs to a reference row."""
     if not isinstance(name, str):
         raise _check.fail("models", "have names that are text", repr(name))
@@ -72,7 +75,7 @@ def check_name(name: Any) -> None:  # noqa: ANN401
 class Reconstructions:
     """Decoded codes of the reference images, in place of samples."""
 
-    def __init__(self, model: Any, data: Dataset) -> None:  # noqa: ANN401
+    def __init__(self, model: Contestant, data: Dataset) -> None:
         self.model, self.data = model, data
 
     def sample(self, n: int, *, seed: int) -> torch.Tensor:
@@ -82,17 +85,17 @@ class Reconstructions:
         return torch.cat([to_uint8(part) for part in parts])
 
 
-def samples(model: Any) -> bool:  # noqa: ANN401
+def samples(model: Contestant) -> bool:
     """Whether images can be drawn from it."""
     return isinstance(model, Dataset) or hasattr(model, "sample") or callable(model)
 
 
-def codes(model: Any) -> bool:  # noqa: ANN401
+def codes(model: Contestant) -> bool:
     """Whether it has reconstructions."""
     return hasattr(model, "encode") and hasattr(model, "decode")
 
 
-def _opened(which: str, model: Any, data: Dataset) -> Any:  # noqa: ANN401
+def _opened(which: str, model: Contestant, data: Dataset) -> Contestant:
     """Return a generator or a data set for whatever the caller named."""
     must = "be a generator, a function, images or a folder"
     if isinstance(model, type):
@@ -113,7 +116,7 @@ def _opened(which: str, model: Any, data: Dataset) -> Any:  # noqa: ANN401
         raise _check.fail(which, must, f"an error: {error}") from error
 
 
-def _read(model: Any, data: Dataset) -> Any:  # noqa: ANN401
+def _read(model: Contestant, data: Dataset) -> Contestant:
     """Return a data set of given images, or what a folder holds."""
     if not isinstance(model, (str, Path)):
         return tensors(model)
@@ -127,7 +130,7 @@ def _read(model: Any, data: Dataset) -> Any:  # noqa: ANN401
     return images(folder, size=data.shape[-1], channels=data.shape[0])
 
 
-def _tried(name: str, model: Any, data: Dataset) -> None:  # noqa: ANN401
+def _tried(name: str, model: Contestant, data: Dataset) -> None:
     """Have two images made, so that a model that cannot is known before any is measured."""
     if isinstance(model, Dataset):
         return
@@ -138,7 +141,7 @@ def _tried(name: str, model: Any, data: Dataset) -> None:  # noqa: ANN401
         made(name + RESTORED, Reconstructions(model, few), 2, 0, data.shape)
 
 
-def size(model: Any) -> dict[str, int]:  # noqa: ANN401
+def size(model: Contestant) -> dict[str, int]:
     """Count trainable parameters, and the other numbers that a fitted generator keeps."""
     held = [model] if isinstance(model, nn.Module) else _modules(model, depth=2)
     parameters = {id(p): p.numel() for module in held for p in module.parameters()}
@@ -148,7 +151,7 @@ def size(model: Any) -> dict[str, int]:  # noqa: ANN401
     return {"parameters": sum(parameters.values()), "stored": sum(buffers.values())}
 
 
-def _modules(model: Any, depth: int) -> list[nn.Module]:  # noqa: ANN401
+def _modules(model: Contestant, depth: int) -> list[nn.Module]:
     found = []
     for value in vars(model).values() if hasattr(model, "__dict__") else ():
         if isinstance(value, nn.Module):
@@ -158,7 +161,7 @@ def _modules(model: Any, depth: int) -> list[nn.Module]:  # noqa: ANN401
     return found
 
 
-def made(name: str, model: Any, n: int, seed: int, shape: tuple[int, ...]) -> torch.Tensor:  # noqa: ANN401
+def made(name: str, model: Contestant, n: int, seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     """Return n images, checked and as uint8, or say of whom there are none."""
     try:
         batch = _draw(model, n, seed)
@@ -168,7 +171,7 @@ def made(name: str, model: Any, n: int, seed: int, shape: tuple[int, ...]) -> to
     return _checked(name, batch, (n, *shape))
 
 
-def _draw(model: Any, n: int, seed: int) -> Any:  # noqa: ANN401
+def _draw(model: Contestant, n: int, seed: int) -> ArrayLike:
     """Return what a generator, function or data set gives for n images."""
     if isinstance(model, Dataset):
         rows = torch.randperm(len(model), generator=generator(seed, "rows"))[:n]
@@ -179,12 +182,12 @@ def _draw(model: Any, n: int, seed: int) -> Any:  # noqa: ANN401
         call = model.forward if isinstance(model, nn.Module) else model  # not its (*args, **kwargs)
         known = inspect.signature(call).parameters.values()
     except ValueError:  # some builtins have none
-        known = ()
+        known = {}.values()
     seeded = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in known)
     return model(n, seed=seed) if seeded else model(n)
 
 
-def _checked(name: str, batch: Any, expected: tuple[int, ...]) -> torch.Tensor:  # noqa: ANN401
+def _checked(name: str, batch: ArrayLike, expected: tuple[int, ...]) -> torch.Tensor:
     """Return what a model drew as uint8 images, or say what is wrong with it."""
     who = f"samples of {name!r}"
     try:

@@ -40,7 +40,7 @@ COSTS = {
 }
 
 
-def check_metrics(names: Any) -> None:  # noqa: ANN401
+def check_metrics(names: object) -> None:
     """Refuse what is no list of names of metrics; None is all."""
     if names is None:
         return
@@ -132,9 +132,9 @@ class Comparison(Mapping):
             quality.append([name, *cells])
             facts = [_number(row["facts"].get(key)) for key in COSTS]
             cost.append([name, _escaped(row["kind"]), *facts])
-        facts = self.protocol | {k: v for k, v in self.environment.items() if v not in ([], None)}
-        facts = [f"- {key}: {_escaped(_told(value))}" for key, value in facts.items()]
-        return "\n".join([*_table(quality), "", *_table(cost), "", *facts, ""])
+        told = self.protocol | {k: v for k, v in self.environment.items() if v not in ([], None)}
+        lines = [f"- {key}: {_escaped(_told(value))}" for key, value in told.items()]
+        return "\n".join([*_table(quality), "", *_table(cost), "", *lines, ""])
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write ``comparison.json``, ``comparison.md`` and, for `load`, ``data/``.
@@ -177,7 +177,9 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
     if not comparisons:
         raise _check.fail("comparisons", "be at least one", "none")
     first = comparisons[0]
-    rows, shown, nearest = {}, {}, {}
+    rows: dict[str, dict[str, Any]] = {}
+    shown: dict[str, torch.Tensor] = {}
+    nearest: dict[str, torch.Tensor] = {}
     for other in comparisons:
         for key in first.protocol.keys() | other.protocol.keys():
             ours, theirs = first.protocol.get(key), other.protocol.get(key)
@@ -210,7 +212,7 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
-def _told(value: Any) -> str:  # noqa: ANN401 - a plain value
+def _told(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_told(part)}" for key, part in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.container import Container
 from matplotlib.figure import Figure
 
 INK = "#1f2933"
@@ -80,8 +79,7 @@ def panel(
         equal: For pictures in the plane, without ticks; else for curves, on a faint grid.
     """
     if ax is None:
-        figure = Figure(figsize=size, layout="constrained")
-        ax = figure.add_subplot()
+        ax = Figure(figsize=size, layout="constrained").add_subplot()
     if equal:
         ax.set_aspect("equal")
         ax.set_axis_off()
@@ -90,17 +88,15 @@ def panel(
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(visible=True, color=GRID, linewidth=0.6)
         ax.set_axisbelow(True)
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return figure, ax
+    return cast(Figure, ax.figure), ax
 
 
 def add_legend(
     place: Figure | Axes,
-    artists: Sequence[Artist | Container],
+    artists: Sequence[Any],
     names: Sequence[str],
     *,
-    loc: str = "best",
+    loc: Literal["best", "outside lower center"] = "best",
     columns: int = 1,
 ) -> None:
     """Add a legend with any names: dollars are no mathematics, and none is left out for its `_`."""

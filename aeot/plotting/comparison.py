@@ -138,7 +138,7 @@ def _name(figure: Figure, artists: list[Any], rows: list[dict[str, Any]]) -> Non
 def _look(found: Comparison, row: dict[str, Any]) -> tuple[str, Any]:
     """Return colour and line of a row: the same in both figures and in the HTML report."""
     place = found.place(row)
-    colour = GRAY if place is None else COLOURS[place % len(COLOURS)]
-    if row["kind"] in _BASELINES:
+    colour = GRAY if place is None else COLOURS[place % 10]
+    if place is None or row["kind"] in _BASELINES:
         return colour, _BASELINES[row["kind"]]
     return colour, _DASHES[(place + place // 10) % 4]

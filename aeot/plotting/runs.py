@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from aeot import _check
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as pictures
@@ -24,7 +25,7 @@ def draw_run(
     training: Dataset,
     held_out: Dataset,
     generated: torch.Tensor,
-    losses: Sequence[tuple[int, float]] = (),
+    losses: Sequence[tuple[float, float]] = (),
 ) -> dict[str, float]:
     """Draw all there is to see of a fitted model.
 
@@ -122,8 +123,13 @@ def by_class(
 
     Returns:
         The figure.
+
+    Raises:
+        ValueError: If `data` has no labels.
     """
     generated = model.sample(columns * 40, seed=seed)
+    if data.labels is None:
+        raise _check.fail("data", "have labels", "none")
     labels = data.labels[nearest_rows(generated, data)[1]]
     rows = [generated[labels == k][:columns] for k in range(len(data.classes))]
     blank = torch.ones(1, *data.shape)
@@ -136,7 +142,7 @@ def by_class(
     )
 
 
-def _draw_training(path: Path, model: AEOT, losses: Sequence[tuple[int, float]]) -> None:
+def _draw_training(path: Path, model: AEOT, losses: Sequence[tuple[float, float]]) -> None:
     if not losses or losses[0][0] != 1:  # a resumed run saw its last steps only
         losses = [(record["step"], record["loss"]) for record in model.history_["autoencoder"]]
     steps, values = np.array(losses, dtype=float).T

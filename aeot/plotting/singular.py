@@ -119,7 +119,7 @@ def jumps(singular: SingularSet, *, path: str | os.PathLike | None = None) -> Fi
     figure, ax = panel(size=CHART, equal=False)
     if len(jump):
         low, high = max(jump.min(), 1e-3 * jump.max()), jump.max()
-        bins = np.geomspace(low, high * 1.001, 60)
+        bins = np.geomspace(low, high * 1.001, 60).tolist()
         ax.hist(jump[~cut], bins, weights=mass[~cut], color=ACCENT, label="regular")
         ax.hist(jump[cut], bins, weights=mass[cut], color=SINGULAR, label="singular")
     ax.set_xscale("log")

@@ -67,8 +67,8 @@ def image_rows(
     for (name, images), top in zip(rows.items(), tops, strict=True):
         strip = mosaic(as_tiles(name, images), len(images), gap=2)
         left, bottom = label / total[0], 1 - (top + height * zoom) / total[1]
-        size = [zoom * strip.shape[1] / total[0], zoom * strip.shape[0] / total[1]]
-        axes = figure.add_axes([left, bottom, *size])
+        size = zoom * strip.shape[1] / total[0], zoom * strip.shape[0] / total[1]
+        axes = figure.add_axes((left, bottom, *size))
         axes.imshow(strip, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         middle = bottom + size[1] / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot.geometry.diagram import PowerDiagram
 from aeot.plotting._style import (
     ACCENT,
@@ -44,8 +45,8 @@ def _limits(ax: Axes, points: np.ndarray) -> None:
 def power_diagram(
     diagram: PowerDiagram,
     *,
-    singular: Any = None,  # noqa: ANN401 - array-like
-    colours: Any = None,  # noqa: ANN401 - array-like
+    singular: ArrayLike | None = None,
+    colours: ArrayLike | None = None,
     edges: bool = True,
     centroids: bool = False,
     ax: Axes | None = None,
@@ -89,7 +90,7 @@ def power_diagram(
     return save(figure, path)
 
 
-def _draw_curves(ax: Axes, diagram: PowerDiagram, singular: Any) -> None:  # noqa: ANN401
+def _draw_curves(ax: Axes, diagram: PowerDiagram, singular: ArrayLike) -> None:
     curves = singular_curves(diagram, singular)
     lines = [line.numpy() for line in curves.lines]
     ax.add_collection(LineCollection(lines, colors="white", linewidths=4.0, capstyle="round"))
@@ -107,7 +108,7 @@ def _draw_curves(ax: Axes, diagram: PowerDiagram, singular: Any) -> None:  # noq
 def delaunay(
     diagram: PowerDiagram,
     *,
-    singular: Any = None,  # noqa: ANN401 - array-like
+    singular: ArrayLike | None = None,
     whole: bool = False,
     ax: Axes | None = None,
     path: str | os.PathLike | None = None,
@@ -141,9 +142,9 @@ def delaunay(
     segments = sites[pairs]
     ax.add_collection(LineCollection(segments, colors=LINE, linewidths=0.6))
     order = np.argsort(diagram.masses.numpy())
-    ax.scatter(
-        *sites[order].T, c=colour_sites(sites, lightness=0.66)[order], s=9, zorder=3, linewidths=0
-    )
+    x, y = sites[order].T
+    colours = colour_sites(sites, lightness=0.66)[order]
+    ax.scatter(x, y, s=9, c=colours.tolist(), zorder=3, linewidths=0)
     _limits(ax, sites)
     return save(figure, path)
 
@@ -233,7 +234,7 @@ def potential(
     return save(figure, path)
 
 
-def _light(faces: Any) -> np.ndarray:  # noqa: ANN401 - a list of (m, 3) arrays
+def _light(faces: Iterable[np.ndarray]) -> np.ndarray:
     """Brightness of each face under a lamp above the viewer's left shoulder, (f,)."""
     # Newell's normal: the first corners alone may lie on a short arc, nearly in a line.
     normals = np.array([np.cross(f, np.roll(f, -1, axis=0)).sum(axis=0) for f in faces])

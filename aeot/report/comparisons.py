@@ -49,7 +49,7 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
     heads = ["model", "kind", *(COSTS.get(c, c.replace("_", " ")) for c in costs)]
     built.add(f"{before}costs", table(heads, cells, baselines=plain))
     versions = found.environment.get("versions", {})
-    machine = {
+    machine: dict[str, Any] = {
         k: found.environment[k] for k in ("processor", "cores", "device") if k in found.environment
     }
     built.add(f"{before}protocol", facts({**found.protocol, **machine, "versions": versions}))

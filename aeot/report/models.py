@@ -39,7 +39,7 @@ def add_model(
     """Add the sections of one model; `before` stands before their headings."""
     summary = model.summary()
     samples = model.sample(_SHOWN, seed=1)
-    drawn = dict(model.sampled_)
+    drawn: dict[str, Any] = dict(model.sampled_)
     by_mode = drawn.pop("acceptance_by_mode")
     built.add(
         f"{before}summary",
@@ -105,7 +105,8 @@ def _nearest(
 
 def _curves(model: AEOT) -> dict[str, Any]:
     history = model.history_.get("autoencoder", [])
-    lines, offset = {}, 0
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    offset = 0.0
     for phase, name in ((1, "both parts"), (2, "decoder alone")):
         records = [r for r in history if r.get("phase") == phase]
         if records:
@@ -120,9 +121,9 @@ def _curves(model: AEOT) -> dict[str, Any]:
         "gradient": "gradient of the energy",
     }
     for key, label in names.items():
-        pairs = [(k + 1, r[key]) for k, r in enumerate(solver) if r.get(key)]
-        if pairs:
-            line = {"": tuple(zip(*pairs, strict=True))}
+        known = {k + 1: r[key] for k, r in enumerate(solver) if r.get(key)}
+        if known:
+            line = {"": (list(known), list(known.values()))}
             figure = curves.training_curves(line, xlabel="step of the solver", ylabel=label)
             return figures | {f"Transport: {label}": figure}
     return figures

@@ -137,7 +137,7 @@ def table(
     )
 
 
-def told(value: Any) -> str:  # noqa: ANN401 - a plain value
+def told(value: object) -> str:
     """Return a plain value as text: four digits, thousands apart."""
     if value is None:
         return ""
