@@ -41,10 +41,10 @@ def main(quick=False, folder=None):
     # From one image to another on a straight line in the source: the picture stays, changes
     # slowly, or jumps, as the transport map does along that line.
     ends = torch.arange(12)
-    strips = torch.stack([model.interpolate(data[a], data[a + 1], 11) for a in ends[::2]])
+    paths = torch.cat([model.interpolate(data[a], data[a + 1], 11) for a in ends[::2]])
     OUT.mkdir(exist_ok=True)
     path = OUT / "03_own_images.png"
-    pictures.path_strips(strips, title="from the first image to the last", path=path)
+    pictures.image_grid(paths, columns=11, title="from the first image to the last", path=path)
     print(path)
 
 

@@ -119,21 +119,26 @@ class Comparison(Mapping):
         """Return everything but the pictures as values that JSON holds."""
         return {"rows": self.rows, "protocol": self.protocol, "environment": self.environment}
 
+    def quality(self) -> tuple[list[str], list[list[str]], list[list[bool]]]:
+        """Return the table of metrics as text, a row a model: heads, cells, and which are best."""
+        used = [name for name in METRICS if any(name in row["metrics"] for row in self.rows)]
+        best = {name: self.best(name) for name in used}
+        arrows = {-1: " ↓", 1: " ↑", 0: ""}
+        heads = ["model", *(self.heading(name) + arrows[METRICS[name][1]] for name in used)]
+        cells = [[r["model"], *(_cell(r["metrics"].get(name)) for name in used)] for r in self.rows]
+        return heads, cells, [[False, *(r[0] in best[name] for name in used)] for r in cells]
+
     def markdown(self) -> str:
         """Return both tables, the protocol and the machine as Markdown."""
-        used = [name for name in METRICS if any(name in row["metrics"] for row in self.rows)]
-        arrows = {-1: " ↓", 1: " ↑", 0: ""}
-        heads = [self.heading(name) + arrows[METRICS[name][1]] for name in used]
-        best = {name: self.best(name) for name in used}
-        quality, cost = [["model", *heads]], [["model", "kind", *COSTS.values()]]
-        for row in self.rows:
-            name = _escaped(row["model"])
-            cells = [_cell(row["metrics"].get(m), row["model"] in best[m]) for m in used]
-            quality.append([name, *cells])
-            facts = [_number(row["facts"].get(key)) for key in COSTS]
-            cost.append([name, _escaped(row["kind"]), *facts])
-        told = self.protocol | {k: v for k, v in self.environment.items() if v not in ([], None)}
-        lines = [f"- {key}: {_escaped(_told(value))}" for key, value in told.items()]
+        heads, cells, best = self.quality()
+        quality, cost = [heads], [["model", "kind", *COSTS.values()]]
+        for row, texts, stars in zip(self.rows, cells, best, strict=True):
+            name, kind = _escaped(row["model"]), _escaped(row["kind"])
+            marked = zip(texts[1:], stars[1:], strict=True)
+            quality.append([name, *(f"**{x}**" if star else x for x, star in marked)])
+            cost.append([name, kind, *(told(row["facts"].get(key)) for key in COSTS)])
+        facts = self.protocol | {k: v for k, v in self.environment.items() if v not in ([], None)}
+        lines = [f"- {key}: {_escaped(told(value))}" for key, value in facts.items()]
         return "\n".join([*_table(quality), "", *_table(cost), "", *lines, ""])
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -184,7 +189,7 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
         for key in first.protocol.keys() | other.protocol.keys():
             ours, theirs = first.protocol.get(key), other.protocol.get(key)
             if ours != theirs:
-                got = f"{key} {_told(ours)} and {_told(theirs)}"
+                got = f"{key} {told(ours)} and {told(theirs)}"
                 raise _check.fail("comparisons", "follow one protocol", got)
         rows = {row["model"]: row for row in other.rows} | rows
         shown, nearest = other.shown | shown, other.nearest | nearest
@@ -197,25 +202,28 @@ def _table(rows: list[list[str]]) -> list[str]:
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
-def _cell(value: dict[str, Any] | None, best: bool) -> str:
+def _cell(value: dict[str, Any] | None) -> str:
     if value is None:
         return ""
-    text = f"{value['mean']:.4g}"
-    if value["error"] is not None:
-        text += f" ± {value['error']:.2g}"
-    return f"**{text}**" if best else text
+    error = value["error"]
+    return f"{value['mean']:.4g}" + ("" if error is None else f" ± {error:.2g}")
 
 
-def _number(value: float | None) -> str:
+def told(value: object) -> str:
+    """Return a plain value as text: four digits, thousands apart."""
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def _told(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_told(part)}" for key, part in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return ", ".join(f"{k} {told(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(told(v) for v in value)
+    return str(value)
 
 
 def _escaped(text: str) -> str:

@@ -125,28 +125,6 @@ def nearest_images(
     return _canvas([(caption, block)], _scale(above), path)
 
 
-def path_strips(
-    strips: torch.Tensor, *, title: str = "", path: str | os.PathLike | None = None
-) -> Figure:
-    """Draw paths through the model, one a row, from left to right.
-
-    Args:
-        strips: (paths, images a path, C, H, W), floats in [-1, 1].
-        title: Written above.
-        path: Where to write the figure as well.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If `strips` has another shape.
-    """
-    if strips.ndim != 5:
-        shape = f"shape {tuple(strips.shape)}"
-        raise _check.fail("strips", "have shape (paths, steps, C, H, W)", shape)
-    return image_grid(strips.flatten(0, 1), columns=strips.shape[1], title=title, path=path)
-
-
 def training_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,

@@ -74,8 +74,9 @@ def draw_run(
     ends = shown[:12]
     strips = [model.interpolate(ends[k], ends[k + 1], 11) for k in range(0, len(ends) - 1, 2)]
     if strips:
-        pictures.path_strips(
-            torch.stack(strips),
+        pictures.image_grid(
+            torch.cat(strips),
+            columns=11,
             title="straight lines in the source, from one image to another",
             path=folder / "paths.png",
         )

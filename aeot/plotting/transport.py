@@ -1,4 +1,4 @@
-"""Figures of transport: power diagrams and their duals, potentials, displacement, convergence."""
+"""Figures of transport: power diagrams and their duals, potentials, displacement, cell masses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from aeot import _check
 from aeot._check import ArrayLike
 from aeot.geometry.diagram import PowerDiagram
 from aeot.plotting._style import (
-    ACCENT,
     CHART,
     COLOURS,
     INK,
@@ -27,7 +26,6 @@ from aeot.plotting._style import (
     save,
 )
 from aeot.singular.curves import singular_curves
-from aeot.solvers.solution import Solution
 
 
 def _planar(diagram: PowerDiagram) -> None:
@@ -241,60 +239,6 @@ def _light(faces: Iterable[np.ndarray]) -> np.ndarray:
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
     lamp = np.array([-0.3, -0.6, 0.74])
     return 0.72 + 0.28 * np.abs(normals @ lamp)
-
-
-def convergence(
-    solution: Solution, *, ax: Axes | None = None, path: str | os.PathLike | None = None
-) -> Figure:
-    """Draw the mass error of a solver against its steps, on a logarithmic scale.
-
-    Args:
-        solution: With a history that holds "mass_error".
-        ax: Axes to draw on; a new figure if None.
-        path: Where to write the figure.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If the history is empty.
-    """
-    errors = [record["mass_error"] for record in solution.history if "mass_error" in record]
-    if not errors:
-        raise _check.fail("solution", "have a history of mass errors", "an empty one")
-    figure, ax = panel(ax, size=CHART, equal=False)
-    shown = np.maximum(errors, 1e-17)
-    ax.semilogy(range(len(shown)), shown, "-o", color=ACCENT, markersize=4, linewidth=1.5)
-    ax.set_xlabel("step")
-    ax.set_ylabel("mass error (total variation)")
-    return save(figure, path)
-
-
-def masses(
-    solution: Solution, *, ax: Axes | None = None, path: str | os.PathLike | None = None
-) -> Figure:
-    """Draw the histogram of cell masses relative to their targets: all ones when solved.
-
-    Args:
-        solution: With cell masses.
-        ax: Axes to draw on; a new figure if None.
-        path: Where to write the figure.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If the solution holds no cell masses.
-    """
-    if solution.cell_masses is None:
-        raise _check.fail("solution", "hold cell masses", "none")
-    ratio = (solution.cell_masses / solution.masses).cpu().numpy()
-    figure, ax = panel(ax, size=CHART, equal=False)
-    width = max(float(np.abs(ratio - 1).max()), 1e-15)
-    ax.hist((ratio - 1) / width, bins=41, range=(-1, 1), color=ACCENT)
-    ax.set_xlabel(f"cell mass / target mass - 1, in units of {width:.1e}")
-    ax.set_ylabel("cells")
-    return save(figure, path)
 
 
 def cell_hits(

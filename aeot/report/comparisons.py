@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from aeot.comparison.result import COSTS, METRICS, Comparison
+from aeot.comparison.result import COSTS, Comparison, told
 from aeot.plotting import comparison as pictures
-from aeot.report.page import Page, facts, note, subheading, table, told
-from aeot.report.pictures import sprite
+from aeot.report.page import Page, facts, note, subheading, table
 
 
 def add_comparison(built: Page, before: str, found: Comparison) -> None:
     """Add the sections of one comparison; `before` stands before their headings."""
-    used = [name for name in METRICS if any(name in row["metrics"] for row in found.rows)]
-    best = {name: found.best(name) for name in used}
-    arrows = {-1: " ↓", 1: " ↑", 0: ""}
-    head = ["model", *(found.heading(name) + arrows[METRICS[name][1]] for name in used)]
-    rows = [[r["model"], *(_cell(r["metrics"].get(name)) for name in used)] for r in found.rows]
-    stars = [[False, *(r["model"] in best[name] for name in used)] for r in found.rows]
+    heads, cells, best = found.quality()
     plain = [r["kind"] in ("real", "reconstructions") for r in found.rows]
     built.add(
         f"{before}quality",
-        table(head, rows, best=stars, baselines=plain),
+        table(heads, cells, best=best, baselines=plain),
         note(
             "A star marks the best generator. Rows in italics are baselines: real training images "
             "show what the protocol gives perfect samples, reconstructions what a decoder allows."
@@ -30,7 +24,7 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
     figures = {}
     if any(row["curve"] for row in found.rows):
         figures["PRD curves"] = pictures.prd_curves(found)
-    if {"f8", "f1_8"} <= set(used):
+    if any({"f8", "f1_8"} <= set(row["metrics"]) for row in found.rows):
         figures["Best is upper right"] = pictures.precision_recall(found)
     if figures:
         built.add(f"{before}precision and recall", built.charts(figures))
@@ -38,7 +32,7 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
     known = f"nearest {known} image, by features"
     pieces = []
     for name, images in found.shown.items():
-        grid = built.gallery(name, sprite(images, 8), sprite(found.nearest[name], 8), known)
+        grid = built.gallery(name, images, found.nearest[name], known)
         pieces += [subheading(name), grid]
     if pieces:
         built.add(f"{before}samples", *pieces)
@@ -53,10 +47,3 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
         k: found.environment[k] for k in ("processor", "cores", "device") if k in found.environment
     }
     built.add(f"{before}protocol", facts({**found.protocol, **machine, "versions": versions}))
-
-
-def _cell(value: dict[str, Any] | None) -> str:
-    if value is None:
-        return ""
-    error = value["error"]
-    return f"{value['mean']:.4g}" + ("" if error is None else f" ± {error:.2g}")

@@ -14,7 +14,7 @@ from aeot import _check
 from aeot._rng import generator, stream_seed
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
-from aeot.report.pictures import sprite
+from aeot.report.page import sprite
 from aeot.scores.nearest import nearest
 
 _NEIGHBOURS = 6

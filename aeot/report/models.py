@@ -9,14 +9,14 @@ import torch
 from scipy import stats
 
 from aeot._rng import generator
+from aeot.comparison.result import told
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as curves
 from aeot.plotting import singular, transport
 from aeot.plotting.runs import nearest_rows
 from aeot.report.explorer import explorer
-from aeot.report.page import Page, facts, note, subheading, table, told
-from aeot.report.pictures import sprite
+from aeot.report.page import Page, facts, note, subheading, table
 from aeot.scores.nearest import nearest
 
 _SHOWN = 64
@@ -73,7 +73,7 @@ def add_model(
     built.add(
         f"{before}generated images",
         note("Point at an image, or move with the arrow keys, to see what it is nearest to."),
-        built.gallery("the model", sprite(samples, 8), sprite(nearest, 8), label),
+        built.gallery("the model", samples, nearest, label),
     )
     prepared = explorer(model, training, picture=picture, shown=shown)
     lines, across = len(prepared["pairs"]), prepared["across"]

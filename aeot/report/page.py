@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,12 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+import torch
+from PIL import Image
+from torchvision.utils import make_grid
+
+from aeot.comparison.result import told
+from aeot.data import to_uint8
 from aeot.plotting.svg import svg
 
 
@@ -40,13 +47,10 @@ class Page:
             parts.append(f'<figure class="chart">{caption}{drawn}</figure>')
         return f'<div class="charts">{"".join(parts)}</div>'
 
-    def gallery(
-        self, name: str, samples: dict[str, Any], nearest: dict[str, Any], known: str
-    ) -> str:
-        """Add a grid of samples with the image nearest to each, two sprites; return its place."""
-        self.galleries.append(
-            {"name": name, "samples": samples, "nearest": nearest, "known": known}
-        )
+    def gallery(self, name: str, samples: torch.Tensor, nearest: torch.Tensor, known: str) -> str:
+        """Add images (B, C, H, W) and the `known` one nearest to each; return their place."""
+        grid = {"samples": sprite(samples, 8), "nearest": sprite(nearest, 8)}
+        self.galleries.append({"name": name, **grid, "known": known})
         return f'<div class="gallery" data-gallery="{len(self.galleries) - 1}"></div>'
 
     def explorer(self, prepared: dict[str, Any]) -> str:
@@ -137,21 +141,24 @@ def table(
     )
 
 
-def told(value: object) -> str:
-    """Return a plain value as text: four digits, thousands apart."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {told(v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(told(v) for v in value)
-    return str(value)
+def sprite(images: torch.Tensor, columns: int) -> dict[str, Any]:
+    """Lay images out in rows of one PNG.
+
+    Args:
+        images: (B, C, H, W), uint8 or floats in [-1, 1], one or three channels.
+        columns: Images a row.
+
+    Returns:
+        ``uri``, ``width`` and ``height`` of one image in pixels, ``columns``, ``count``.
+    """
+    images = images if images.dtype == torch.uint8 else to_uint8(images)
+    count, channels, height, width = images.shape
+    columns = max(1, min(columns, count))
+    sheet = make_grid(images.cpu(), columns, padding=0)[:channels].permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(sheet.squeeze(2) if channels == 1 else sheet).save(buffer, "PNG", optimize=True)
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {"uri": uri, "width": width, "height": height, "columns": columns, "count": count}
 
 
 _EXPLORER = """

@@ -84,14 +84,6 @@ def test_the_nearest_image_stands_under_its_own():
     assert "0.100 to 0.400" in figure.texts[0].get_text()
 
 
-def test_each_path_is_a_row():
-    strips = random_images(8).reshape(2, 4, 1, 6, 6)
-    (mosaic,) = tiles_of(pictures.path_strips(strips))
-    assert mosaic.shape[:2] == (2 * 7 - 1, 4 * 7 - 1)
-    last = np.rint((strips[1, 3, 0].numpy() + 1) * 127.5)
-    assert np.array_equal(mosaic[7:, 21:, 0], last)
-
-
 def test_curves_show_the_numbers_they_were_given():
     curves = {"training": ([0, 1, 2], [0.4, 0.2, 0.1]), "held out": ([1, 2], [0.3, 0.0])}
     figure = pictures.training_curves(curves, marks={"encoder frozen": 1})
@@ -126,7 +118,6 @@ def test_the_figure_is_written(tmp_path):
         (lambda: pictures.image_grid(torch.zeros(0, 1, 8, 8)), "images must have shape"),
         (lambda: pictures.image_grid(torch.zeros(2, 2, 8, 8)), "1 or 3 channels"),
         (lambda: pictures.side_by_side({}), "groups must hold"),
-        (lambda: pictures.path_strips(torch.zeros(2, 1, 8, 8)), "strips must have shape"),
         (lambda: pictures.point_clouds({}), "groups must hold"),
         (lambda: pictures.point_clouds({"codes": torch.zeros(3, 1)}), "codes must have at least"),
         (

@@ -66,13 +66,12 @@ def test_delaunay_leaves_out_what_is_cut(solved):
 
 
 def test_other_figures_are_drawn(solved, tmp_path):
-    solution, diagram = solved
+    _, diagram = solved
     assert len(plots.displacement(diagram, (0.0, 0.5)).axes) == 2
     assert len(plots.potential(diagram, path=tmp_path / "u.png").axes) == 2
-    (line,) = plots.convergence(solution).axes[0].lines
-    assert len(line.get_ydata()) == len(solution.history)
-    bars = plots.masses(solution).axes[0].patches
-    assert sum(bar.get_height() for bar in bars) == 30
+    figure = plots.cell_hits(np.array([3, 5]), np.array([4.0, 2.0]), np.array([3.5, 2.5]))
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [4, 2]
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [3.5, 2.5]
 
 
 def test_colours_are_colours_and_tell_places_apart():

@@ -4,6 +4,7 @@ import torch
 import aeot
 from aeot.data import Dataset
 from aeot.features import Pixels
+from aeot.report import write_page
 
 NAMES = ("<b>left</b>", 'right" onload="alert(1)')
 
@@ -69,3 +70,14 @@ def compared(fitted):
         training=data,
         repeats=2,
     )
+
+
+@pytest.fixture(scope="session")
+def page(fitted, compared, tmp_path_factory):
+    """A page about both, under a name that would do harm if it were markup."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    name = "run <img src=x onerror=\"document.title='broken'\">"
+    training = {name: fitted[1]}
+    sources = {name: fitted[0], "table": compared}
+    write_page(sources, path, training=training, picture="pca", shown=60)
+    return path

@@ -8,8 +8,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import browser
 
-from aeot.report import write_page
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -20,26 +18,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def page(fitted, compared, tmp_path_factory):
-    path = tmp_path_factory.mktemp("browser") / "report.html"
-    name = "run <img src=x onerror=\"document.title='broken'\">"
-    write_page(
-        {name: fitted[0], "table": compared},
-        path,
-        training={name: fitted[1]},
-        picture="pca",
-        shown=60,
-    )
+def opened(tmp_path_factory):
     opened = browser.Browser(tmp_path_factory.mktemp("profile"))
-    yield opened, path
+    yield opened
     opened.close()
 
 
 @pytest.fixture(params=[(1280, False), (768, True), (375, False)], ids=["desk", "tablet", "phone"])
-def view(page, request):
-    opened, path = page
+def view(opened, page, request):
     opened.resize(request.param[0], 900, dark=request.param[1])
-    opened.open(path)
+    opened.open(page)
     yield opened
     assert opened.log() == []  # no error, and nothing blocked
 

@@ -12,11 +12,9 @@ from PIL import Image
 
 import aeot
 from aeot import cli
-from aeot.report import write_page
 from aeot.report.explorer import explorer
 from aeot.report.models import _grouped, _ideal_counts
-from aeot.report.page import Page, table
-from aeot.report.pictures import sprite
+from aeot.report.page import Page, sprite, table
 from aeot.scores.nearest import nearest
 
 
@@ -65,17 +63,8 @@ def prepared(fitted):
 
 
 @pytest.fixture(scope="module")
-def written(fitted, compared, tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    name = "run <img src=x onerror=alert(3)>"
-    write_page(
-        {name: fitted[0], "table": compared},
-        path,
-        training={name: fitted[1]},
-        picture="pca",
-        shown=60,
-    )
-    return path.read_text()
+def written(page):
+    return page.read_text()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
