@@ -271,13 +271,14 @@ class Autoencoder(AutoencoderOptions):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=steps))
         device = data.values.device
         low = self.precision_ == "bfloat16"
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
         # Images span [-1, 1] here and [0, 1] in the literature: squared errors differ by 4.
         unit = 0.25 if len(self.shape_) == 3 else self.scale_**2
 
         def update(index: torch.Tensor) -> dict[str, float]:
             index = index.to(device)
             rows = self._scaled(data[index])
-            with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            with autocast:
                 output = forward(index, rows)
             loss = F.mse_loss(output.float(), rows)
             optimizer.zero_grad(set_to_none=True)
