@@ -16,6 +16,7 @@ import torch
 
 from aeot import _check, _io
 from aeot._check import ArrayLike
+from aeot._environment import resolve_device
 from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data import Dataset, distinct
@@ -24,6 +25,7 @@ from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.measures import UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
 from aeot.models.sharpening import sharpen, spectral_gain
+from aeot.scores.engines import ENGINES, bind
 from aeot.scores.nearest import nearest
 from aeot.singular import singular_set
 from aeot.solvers.solve import solve_semidiscrete
@@ -59,6 +61,8 @@ class AEOT(AutoencoderOptions):
         extension: How the map is extended between codes: "affine", "linear", "pair" or
             "inverse-distance"; see `BrenierMap.extend`.
         sharpen: Sharpen decoded images; vectors stay as they are.
+        engine: What assigns points to cells: "auto", "numba", "torch", "keops" or "kdtree"; see
+            `solve_semidiscrete`.
         device: Where to compute; None: the first GPU, else the CPU.
         seed: Of everything random.
 
@@ -91,11 +95,13 @@ class AEOT(AutoencoderOptions):
     max_angle: float | None = None
     extension: str = "affine"
     sharpen: bool = True
+    engine: str = "auto"
 
     _fitted_by = "brenier_"
     _checks = AutoencoderOptions._checks | {
         "max_angle": positive,
         "extension": partial(_check.choice, options=METHODS),
+        "engine": partial(_check.choice, options=ENGINES),
     }
 
     def fit(
@@ -194,6 +200,7 @@ class AEOT(AutoencoderOptions):
             codes,
             masses,
             tol=self.tol,
+            engine=self.engine,
             seed=self.seed,
             on_step=on_step,
             checkpoint=checkpoint,
@@ -327,6 +334,11 @@ class AEOT(AutoencoderOptions):
             learned["singular_"], vars(singular_set), brenier=brenier
         )
         super()._restore(learned | parts, device)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.engine != "auto":  # one that cannot be used is refused before training
+            bind(self.engine, 2, self.latent_dim, resolve_device(self.device))
 
     def _gain(self, data: Dataset) -> torch.Tensor | None:
         """Return what decoded images of the data must be amplified by, from 5000 of them."""

@@ -11,6 +11,7 @@ from sklearn.exceptions import NotFittedError
 import aeot
 from aeot.models.aeot import AEOT
 from aeot.models.autoencoder import Autoencoder
+from aeot.scores import engines
 
 OPTIONS = {"latent_dim": 4, "batch_size": 32, "precision": "float32", "tol": 0.1, "device": "cpu"}
 
@@ -148,6 +149,19 @@ def test_masses_are_kept(digits):
             model.fit_transport(few, bad)
 
 
+def test_the_engine_is_passed_on_and_a_missing_one_is_refused_before_training(
+    fitted, digits, monkeypatch
+):
+    model = AEOT(**OPTIONS, engine="torch")
+    model.autoencoder_ = fitted.autoencoder_
+    model.fit_transport(digits.subset(slice(0, 40)))
+    assert model.certificate_["engine"] == "torch"
+    assert model.certificate_["converged"]
+    monkeypatch.setattr(engines, "installed", lambda package: False)
+    with pytest.raises(ImportError, match="engine='numba' needs numba"):
+        AEOT(**OPTIONS, engine="numba").fit(digits, on_step=lambda *_: pytest.fail("trained"))
+
+
 def test_unfitted_models_say_so(digits, tmp_path):
     model = AEOT()
     for call in (
@@ -171,6 +185,7 @@ def test_unfitted_models_say_so(digits, tmp_path):
         ({"tol": 0.0}, "tol must be"),
         ({"max_angle": -1.0}, "max_angle must be"),
         ({"extension": "spline"}, "extension must be one of"),
+        ({"engine": "gpu"}, "engine must be one of"),
         ({"seed": 1.5}, "seed must be a whole number"),
         ({"batch_size": 1}, "batch_size must be a whole number >= 2"),
     ],
