@@ -208,7 +208,7 @@ def masses(value: ArrayLike | None, n: int, *, name: str = "masses") -> torch.Te
         bad = int((tensor <= 0).nonzero()[0])
         got = f"{float(tensor[bad]):g} at index {bad}"
         raise fail(name, "be positive", got, "drop the sites that carry no mass")
-    total = float(tensor.sum())
+    total = math.fsum(tensor.tolist())  # exact, so the same in any order of the sites
     if abs(total - 1) > 1e-6:
         raise fail(name, "sum to 1", f"{total:.6g}", f"divide by {name}.sum()")
     return tensor / total

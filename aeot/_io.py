@@ -316,7 +316,11 @@ def unpack(tensors: dict[str, torch.Tensor], skeleton: Any) -> Any:  # noqa: ANN
     return {key: unpack(tensors, value) for key, value in items}
 
 
-def take_apart(record: Any, *, leave_out: type) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
+def take_apart(
+    record: Any,  # noqa: ANN401 - a dataclass
+    *,
+    leave_out: type | tuple[type, ...] = (),
+) -> dict[str, Any]:
     """Turn a dataclass, and those it holds, into dicts that `pack` takes.
 
     Args:

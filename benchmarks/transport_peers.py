@@ -89,7 +89,7 @@ def measured(source, sites, heights, masses=None, m=None):
     return {
         "tv": c.mass_error,
         "rms": max(c.square, 0.0) ** 0.5,
-        "tv_raw": float(np.abs(c.cell_masses - nu.numpy()).sum()) / 2,
+        "tv_raw": float(np.abs(c.cell_masses.numpy() - nu.numpy()).sum()) / 2,
         "empty": c.empty,
         "judged": c.n_samples,
     }

@@ -190,15 +190,17 @@ class Engine(Protocol):
         """Add every sample of a block to the row of its cell in `sums` (n, d) float64."""
 
 
-def bind(engine: str, n: int, d: int, device: torch.device) -> Engine:
-    """Return the module of an engine, chosen for n sites in d dimensions where it is "auto".
+def bind(engine: str, sites: torch.Tensor) -> Engine:
+    """Return the module of an engine, chosen for sites (n, d) where it is "auto".
 
     Raises:
         ValueError: If there is no such engine, or it does not work on the device.
         ImportError: If its package is missing.
     """
     name = _check.choice("engine", engine, ENGINES)
+    device = sites.device
     if name == "auto":
+        n, d = sites.shape
         name = choose_engine(n, d, device, has_numba=installed("numba"))
     if name in ("numba", "kdtree") and device.type != "cpu":
         raise _check.fail("engine", f"be 'torch' or 'keops' on {device}", repr(name))
@@ -260,7 +262,7 @@ def top_k(
     if points.device != sites.device:
         got = f"{points.device} against {sites.device}"
         raise _check.fail("points", "be on the device of the sites", got)
-    found = bind(engine, n, d, sites.device)
+    found = bind(engine, sites)
     if points.shape[0] == 0:
         return points.new_empty(0, k), torch.empty(0, k, dtype=torch.int64, device=points.device)
     indices = found.top_k(points.detach(), sites.detach(), heights.detach(), k)

@@ -88,7 +88,7 @@ class Certificate:
         square: Unbiased estimate of sum (w_i - nu_i)^2 / a_i, a_i proportional to sqrt(nu_i).
         inflation: Variance of the masses relative to independent samples.
         empty: Cells that expect at least thirty samples and got none.
-        cell_masses: (n,) float64.
+        cell_masses: (n,) float64 on the CPU.
         n_samples: Samples counted.
     """
 
@@ -97,8 +97,17 @@ class Certificate:
     square: float
     inflation: float
     empty: int
-    cell_masses: np.ndarray
+    cell_masses: torch.Tensor
     n_samples: int
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """What makes a certificate better than another: the less, the better."""
+        return self.empty > 0, self.mass_error_upper
+
+    def holds(self, tol: float) -> bool:
+        """Return whether no cell is empty and the bound is at most `tol`."""
+        return self.mass_error_upper <= tol and self.empty == 0
 
 
 def certify(result: Tally, masses: np.ndarray) -> Certificate:
@@ -146,7 +155,7 @@ def certify(result: Tally, masses: np.ndarray) -> Certificate:
         square=square,
         inflation=float(inflation),
         empty=int(((result.cell_counts == 0) & (expected >= ENOUGH)).sum()),
-        cell_masses=total,
+        cell_masses=torch.from_numpy(total),
         n_samples=m,
     )
 

@@ -11,12 +11,13 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot.geometry.diagram import PowerDiagram, laplacian, power_diagram
 from aeot.geometry.tessellation import Support, Tessellation, support
 from aeot.measures import Measure
 from aeot.scores import heights as conversions
 from aeot.solvers.minimize import Evaluation, newton
-from aeot.solvers.solution import Solution
+from aeot.solvers.solution import Outcome, Solution
 
 _ABSOLUTE = 1e-14  # masses are not resolved below this
 _GRAIN = 1e-11  # nor below the rounding of the heights, which is forgiven up to this
@@ -43,8 +44,8 @@ def reject_duplicates(sites: torch.Tensor) -> None:
 
 def solve_exact(
     source: Measure,
-    sites: Any,  # noqa: ANN401 - array-like
-    masses: Any = None,  # noqa: ANN401
+    sites: ArrayLike,
+    masses: ArrayLike | None = None,
     *,
     tol: float = 1e-10,
 ) -> Solution:
@@ -84,7 +85,8 @@ def solve_exact(
     center = torch.from_numpy(where.center)
     shifted = exact - exact.mean(dim=0)
     if where.dim == 1:
-        heights, history = _line(where, exact[:, 0].numpy(), nu.numpy()), []
+        heights = _line(where, exact[:, 0].numpy(), nu.numpy())
+        history: list[dict[str, Any]] = []
     else:
         heights, history = _newton(where, shifted, nu, tol)
         heights = conversions.shifted_source(heights, shifted, center)
@@ -128,7 +130,7 @@ def _descend(
     engine: Tessellation, start: torch.Tensor, nu: torch.Tensor, goal: torch.Tensor
 ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     """Damped Newton steps until every cell's error is below its goal, or rounding."""
-    floor = None
+    floor: float | None = None
     unit = float(np.spacing(float(start.abs().max())))
 
     def oracle(heights: torch.Tensor) -> Evaluation:
@@ -139,6 +141,7 @@ def _descend(
         return result
 
     def grain(now: Evaluation) -> torch.Tensor:
+        assert now.hessian is not None
         return torch.from_numpy(now.hessian.diagonal()) * unit
 
     def done(now: Evaluation) -> bool:
@@ -151,7 +154,7 @@ def _descend(
 
     def accept(now: Evaluation, trial: Evaluation, length: float) -> bool:
         # The rule of Kitagawa, Merigot and Thibert: no cell gets empty, and the error falls.
-        if float(trial.masses.min()) < floor:
+        if floor is None or float(trial.masses.min()) < floor:
             return False
         return residual(trial) <= (1 - length / 2) * residual(now)
 
@@ -184,7 +187,11 @@ def starting_heights(where: Support, sites: np.ndarray, nu: np.ndarray) -> np.nd
     heights = np.zeros(n)
     for k in range(d):
         quantile = where.quantile(k)
-        heights -= _antiderivative(sites[:, k], nu, lambda share, q=quantile: inside * q(share))
+
+        def within(share: np.ndarray, quantile: Callable = quantile) -> np.ndarray:
+            return inside * quantile(share)
+
+        heights -= _antiderivative(sites[:, k], nu, within)
     return heights
 
 
@@ -272,7 +279,7 @@ def _certified(
         heights=diagram.heights,
         mass_error=float(error.sum()) / 2,
         mass_error_upper=float(error.sum()) / 2,
-        converged=converged,
+        outcome=Outcome.CONVERGED if converged else Outcome.UNMET,
         message=message,
         method="exact",
         engine="geometry",

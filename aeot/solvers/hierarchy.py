@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Measure, Sampler
 from aeot.solvers.clusters import cluster
@@ -73,8 +74,8 @@ class HierarchicalMap:
 
 def solve_hierarchical(
     source: Measure,
-    sites: Any,  # noqa: ANN401 - array-like
-    masses: Any = None,  # noqa: ANN401 - array-like
+    sites: ArrayLike,
+    masses: ArrayLike | None = None,
     *,
     clusters: int | None = None,
     tol: float = 0.02,
@@ -138,13 +139,14 @@ def solve_hierarchical(
 
 def _restricted(source: Measure, brenier: BrenierMap, group: int, mass: float) -> Sampler:
     """The source conditioned on one coarse cell, by rejection."""
+    sites = brenier.sites
 
     def draw(n: int, generator: torch.Generator | None) -> torch.Tensor:
         kept, found = [], 0
         for _ in range(10_000):
             batch = int(np.clip(1.2 * (n - found) / mass, 256, 1 << 16))
             x = source.sample(batch, generator=generator)
-            x = x[brenier.cell(x.to(brenier.sites)) == group]
+            x = x[brenier.cell(x.to(sites)) == group]
             kept.append(x)
             found += x.shape[0]
             if found >= n:

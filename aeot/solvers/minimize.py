@@ -103,6 +103,7 @@ def levenberg(
 def _damped_step(
     now: Evaluation, moved: torch.Tensor, target: torch.Tensor, damping: float, trust: Trust
 ) -> tuple[torch.Tensor, float]:
+    assert now.hessian is not None
     degree = now.hessian.diagonal()
     gradient = now.gradient.cpu().numpy()
     ridge = damping * (degree + 0.05 * target.cpu().numpy() / trust.unit)
@@ -207,8 +208,8 @@ def newton(
     record(length)
     while len(history) <= max_steps and not done(now):
         error = float(now.gradient.abs().sum()) / 2
-        step = laplacian_solve(now.hessian, -now.gradient.cpu().numpy(), tolerance=error)
-        step = torch.from_numpy(step).to(heights)
+        x = laplacian_solve(now.hessian, -now.gradient.cpu().numpy(), tolerance=error)
+        step = torch.from_numpy(x).to(heights)
         length = min(1.0, 2 * length)
         # Below this the heights would hardly change: only rounding is left.
         shortest = 4e-16 * float(heights.abs().max()) / max(float(step.abs().max()), 1e-300)

@@ -68,14 +68,14 @@ class Problem:
         if device.type == "cpu":
             # numpy's generators keep all 64 bits of the key and are faster than torch's on a CPU.
             bits = np.random.SFC64(stream_seed(self.seed, "transport", *key))
-            rng = np.random.Generator(bits)
+            numbers = np.random.Generator(bits)
             if self.law == "box":
-                z = rng.random((rows, d), dtype=np.float32)
-                z -= np.float32(0.5)
-                z *= np.float32(12**0.5)
-                return torch.from_numpy(z)
-            z = torch.from_numpy(rng.standard_normal((rows, d), dtype=np.float32))
-            radii = torch.from_numpy(rng.random((rows, 1), dtype=np.float32))
+                box = numbers.random((rows, d), dtype=np.float32)
+                box -= np.float32(0.5)
+                box *= np.float32(12**0.5)
+                return torch.from_numpy(box)
+            z = torch.from_numpy(numbers.standard_normal((rows, d), dtype=np.float32))
+            radii = torch.from_numpy(numbers.random((rows, 1), dtype=np.float32))
         else:
             rng = generator(self.seed, "transport", *key, device=device)
             if self.law == "box":
@@ -126,24 +126,24 @@ def standardise(source: Measure, sites: torch.Tensor, masses: torch.Tensor, seed
 
 def _moments(source: Measure, seed: int) -> tuple[str, torch.Tensor, torch.Tensor]:
     # Exact types only: a subclass may sample something else.
-    kind = type(source)
-    if kind is UniformBox:
+    if type(source) is UniformBox:
         side = (source.high - source.low).to("cpu", torch.float64)
         return "box", source.mean.to("cpu", torch.float64), torch.diag(side / 12**0.5)
-    if kind is Gaussian:
+    if type(source) is Gaussian:
         mean, factor = source.mean.to("cpu", torch.float64), source.factor
         return "normal", mean, factor.to("cpu", torch.float64)
-    if kind is UniformBall:
+    if type(source) is UniformBall:
         unit = torch.eye(source.dim, dtype=torch.float64)
         mean = source.center.to("cpu", torch.float64)
         return "ball", mean, unit * source.radius / (source.dim + 2) ** 0.5
     mean, covariance = getattr(source, "mean", None), getattr(source, "covariance", None)
-    if not torch.is_tensor(mean) or not torch.is_tensor(covariance):
+    if isinstance(mean, torch.Tensor) and isinstance(covariance, torch.Tensor):
+        mean, covariance = (x.to("cpu", torch.float64) for x in (mean, covariance))
+    else:
         n = max(4096, 64 * source.dim)
         x = source.sample(n, generator=generator(seed, "transport", "moments"))
         x = x.to("cpu", torch.float64)
         mean, covariance = x.mean(0), torch.cov(x.T).reshape(source.dim, source.dim)
-    mean, covariance = mean.to("cpu", torch.float64), covariance.to("cpu", torch.float64)
     values, vectors = torch.linalg.eigh(covariance)
     # A source on a subspace has directions without spread; they get some, z merely stays small.
     values = values.clamp(min=max(float(values[-1]) * 1e-6, 1e-300))

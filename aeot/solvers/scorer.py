@@ -46,7 +46,7 @@ class Scorer:
     ) -> None:
         self.problem, self.memory = problem, memory
         n, d = problem.sites.shape
-        self.engine = bind(engine, n, d, problem.sites.device)
+        self.engine = bind(engine, problem.sites)
         self.split = split = split if self.engine.HALVES else 1
         # Powers of two near 16 MB of scores: fixed by n, whatever the memory.
         power = int(np.log2(max((1 << 22) // padded_columns(n), 1)))

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
 
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Measure
+
+
+class Outcome(Enum):
+    """How a solve ended, each with a sentence: what happened, and what to change."""
+
+    CONVERGED = "the certificate holds"
+    UNMET = "the masses asked for were not met: raise tol"
+    STOPPED = "stopped by on_step"
+    INTERRUPTED = "interrupted from the keyboard"
+    OUT_OF_SAMPLES = "out of samples: raise max_samples or tol"
 
 
 @dataclass(frozen=True)
@@ -24,9 +35,7 @@ class Solution:
             masses. Monte-Carlo solvers: measured on points the solver did not optimise on, with
             the sampling noise of that check removed.
         mass_error_upper: The 95 % upper bound of `mass_error`; equal to it where it is exact.
-        converged: The promise of the solver that was asked for holds: for Monte Carlo
-            ``mass_error_upper <= tol`` and no empty cell, for exact geometry every relative cell
-            error at most `tol` (or 1e-14 absolute).
+        outcome: How the solve ended.
         message: One sentence: what was reached, or what to change.
         history: One plain dict per iteration or stage, the same keys each time.
         n_samples: Source points drawn in all; 0 for exact geometry.
@@ -45,7 +54,7 @@ class Solution:
     heights: torch.Tensor
     mass_error: float
     mass_error_upper: float
-    converged: bool
+    outcome: Outcome
     message: str
     method: str
     engine: str
@@ -54,6 +63,15 @@ class Solution:
     cell_masses: torch.Tensor | None = field(default=None, repr=False)
     cell_centroids: torch.Tensor | None = field(default=None, repr=False)
     cell_variance: float | None = field(default=None, repr=False)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the promise of the solver holds.
+
+        For Monte Carlo ``mass_error_upper <= tol`` and no empty cell, for exact geometry every
+        relative cell error at most `tol` (or 1e-14 absolute).
+        """
+        return self.outcome is Outcome.CONVERGED
 
     def map(self) -> BrenierMap:
         """Return the transport map, an nn.Module that holds sites, heights and source."""

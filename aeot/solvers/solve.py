@@ -10,41 +10,40 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
 from aeot import _check, _io
+from aeot._check import ArrayLike
 from aeot.geometry.tessellation import support
 from aeot.measures import Empirical, Measure
 from aeot.scores.engines import ENGINES
-from aeot.solvers.certificate import Certificate, certificate_size, certify, tally
-from aeot.solvers.descent import Descent
+from aeot.solvers.certificate import certificate_size
+from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact
-from aeot.solvers.minimize import levenberg
 from aeot.solvers.oracles import sampled
 from aeot.solvers.problem import Problem, standardise
 from aeot.solvers.scorer import Scorer
-from aeot.solvers.solution import Solution
-from aeot.solvers.stages import Stages, State
+from aeot.solvers.solution import Outcome, Solution
+from aeot.solvers.stages import NEWTON, Task, advance, check
 from aeot.solvers.starts import PICTURE_SITES, gaussian_heights, picture_heights, quantile_heights
+from aeot.solvers.state import State, fingerprint, load, save
 
 METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
 _EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 20_000}  # where exact cells beat samples
-_SAVED = ("step", "unit", "best", "stalled", "weight", "key", "returns")
-_SAVED += ("inflation", "n_samples", "edged", "split")
+STEPS = {"newton": NEWTON, "lbfgs": LBFGS, "adam": ADAM}
 
 
 def solve_semidiscrete(
     source: Measure,
-    sites: Any,  # noqa: ANN401 - array-like
-    masses: Any = None,  # noqa: ANN401 - array-like
+    sites: ArrayLike,
+    masses: ArrayLike | None = None,
     *,
     tol: float = 0.02,
     method: str = "auto",
     engine: str = "auto",
-    init: Any = None,  # noqa: ANN401 - array-like
+    init: ArrayLike | None = None,
     seed: int = 0,
     max_samples: float | None = None,
     memory: int = 1 << 28,
@@ -134,11 +133,23 @@ def solve_semidiscrete(
     if method == "exact" or (method == "auto" and _has_geometry(source, y.shape[0])):
         return _exactly(source, y, nu, tol)
     reject_duplicates(y)
+    method = "newton" if method == "auto" else method
     problem = standardise(source, y, nu, seed)
-    run = _Run(problem, tol, "newton" if method == "auto" else method, engine, memory, threads)
-    run.begin(start, checkpoint)
-    run.go(max_samples, checkpoint, on_step, progress)
-    return run.solution(y)
+    split = choose_split(problem.law, *problem.sites.shape)
+    scorer = Scorer(problem, engine=engine, split=split, memory=memory, threads=threads)
+    task = Task(problem, scorer, tol, method)
+    mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
+    if checkpoint is not None and os.path.exists(checkpoint):
+        state = load(checkpoint, mark, problem.sites.device)
+    else:
+        state = _started(task, scorer, start)
+
+    def keep(state: State) -> None:
+        if checkpoint is not None:
+            save(checkpoint, state, mark)
+
+    state, outcome = _run(task, state, max_samples, keep, on_step, progress)
+    return _solution(task, state, outcome, y)
 
 
 def _check_source(source: Measure) -> None:
@@ -169,7 +180,9 @@ def _exactly(source: Measure, y: torch.Tensor, nu: torch.Tensor, tol: float) -> 
     if exact.mass_error > tol:
         warnings.warn(exact.message, ConvergenceWarning, stacklevel=3)
         return exact
-    return replace(exact, converged=True, message=f"mass error {exact.mass_error:.3g} (exact)")
+    return replace(
+        exact, outcome=Outcome.CONVERGED, message=f"mass error {exact.mass_error:.3g} (exact)"
+    )
 
 
 def choose_split(law: str, n: int, d: int) -> int:
@@ -189,214 +202,127 @@ def choose_split(law: str, n: int, d: int) -> int:
     return 8 if d < 32 else 16
 
 
-class _Run:
-    """One solve: the stages, and what surrounds them."""
+def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
+    """Take the start with the least energy on a small sample; the energy is convex."""
+    problem = task.problem
+    n, d = problem.sites.shape
+    starts = [gaussian_heights(problem.sites, s) for s in (0.3, 0.6, 1.0)]
+    found: list[tuple[torch.Tensor, int]] = []  # they may be the solution
+    if task.method == "newton":
+        samples = int(min(1.5 * (n**0.5 / task.tol) ** 2 + 1024, 1 << 24))
+        if d == 1:
+            found.append((quantile_heights(problem, samples), samples))
+        elif d == 2 and n <= PICTURE_SITES:
+            picture = picture_heights(problem, samples)
+            found += [picture] if picture else []
+    drawn = sum(m for _, m in found)
+    if init is not None:
+        found.append((problem.to_standard(init.detach().cpu()).to(problem.sites.device), 0))
+    oracle = sampled(scorer, "start", range(scorer.blocks_for(2048)))
+    starts += [h for h, _ in found]
+    best = int(np.argmin([oracle(h).energy for h in starts]))
+    phase = "adam" if task.method == "adam" else "coarse"
+    if best >= len(starts) - len(found) and task.method == "newton":
+        phase = "try"
+    return State(
+        phase=phase,
+        heights=starts[best],
+        split=scorer.split,
+        sums=torch.zeros(n, d, dtype=torch.float64),
+        counts=torch.zeros(n, dtype=torch.int64),
+        n_samples=drawn,
+    )
 
-    def __init__(
-        self,
-        problem: Problem,
-        tol: float,
-        method: str,
-        engine: str,
-        memory: int,
-        threads: int | None,
-    ) -> None:
-        self.problem, self.tol, self.method = problem, tol, method
-        split = choose_split(problem.law, *problem.sites.shape)
-        options: dict[str, Any] = {"engine": engine, "memory": memory, "threads": threads}
-        self.scorer = Scorer(problem, split=split, **options)
-        self.nu = problem.masses
-        self.stages: Stages
-        self.best: Certificate | None = None
-        self.best_heights: torch.Tensor | None = None
-        self.stopped = ""
 
-    def begin(self, init: torch.Tensor | None, checkpoint: str | os.PathLike | None) -> None:
-        n, d = self.problem.sites.shape
-        state = State("coarse", torch.zeros(n), np.zeros((n, d)), np.zeros(n, np.int64))
-        if checkpoint is None or not os.path.exists(checkpoint):
-            self._start(state, init)
-        else:
-            self._load(state, checkpoint)
-        if self.method == "newton":
-            self.stages = Stages(self.problem, self.scorer, self.tol, levenberg, state)
-        else:
-            self.stages = Descent(self.problem, self.scorer, self.tol, self.method, state)
+def _run(
+    task: Task,
+    state: State,
+    max_samples: float | None,
+    keep: Callable[[State], None],
+    on_step: Callable[[dict[str, Any]], bool | None] | None,
+    progress: bool | None,
+) -> tuple[State, Outcome]:
+    """Make steps until the heights are certified, or something else ends the solve."""
+    begun = time.perf_counter()
+    hidden = None if progress is None else not progress
+    bar = tqdm(desc="transport", unit=" samples", unit_scale=True, disable=hidden)
+    try:
+        while state.phase != "done":
+            before, then = state.n_samples, time.perf_counter()
+            state = advance(task, STEPS[task.method], state)
+            record = state.history[-1]
+            bar.update(state.n_samples - before)
+            bar.set_postfix(stage=record["stage"], error=record["error"])
+            now = time.perf_counter()
+            seconds, drawn = now - begun, max(state.n_samples - before, 1)
+            # Early stages cost more per sample than the last ones: an overestimate at first.
+            left = 0.0
+            if state.phase != "done":
+                left = task.planned(state) * (now - then) / drawn
+                keep(state)
+            if on_step and on_step({**record, "seconds": seconds, "left": left}) is True:
+                return state, Outcome.STOPPED
+            if state.n_samples > (max_samples or 8 * task.expected(state)):
+                return state, Outcome.OUT_OF_SAMPLES
+    except KeyboardInterrupt:
+        return state, Outcome.INTERRUPTED
+    finally:
+        bar.close()
+    return state, Outcome.CONVERGED
 
-    def go(
-        self,
-        max_samples: float | None,
-        checkpoint: str | os.PathLike | None,
-        on_step: Callable[[dict[str, Any]], bool | None] | None,
-        progress: bool | None,
-    ) -> None:
-        stages, state = self.stages, self.stages.state
-        begun = time.perf_counter()
-        hidden = None if progress is None else not progress
-        bar = tqdm(desc="transport", unit=" samples", unit_scale=True, disable=hidden)
-        try:
-            while state.phase != "done" and not self.stopped:
-                before, then = state.n_samples, time.perf_counter()
-                record = stages.advance()
-                if stages.checked is not None:
-                    self._keep(*stages.checked)
-                bar.update(state.n_samples - before)
-                bar.set_postfix(stage=record["stage"], error=record["error"])
-                now = time.perf_counter()
-                seconds, drawn = now - begun, max(state.n_samples - before, 1)
-                # Early stages cost more per sample than the last ones: an overestimate at first.
-                left = 0.0 if state.phase == "done" else stages.planned() * (now - then) / drawn
-                if checkpoint is not None and state.phase != "done":
-                    self._save(checkpoint)
-                if on_step and on_step({**record, "seconds": seconds, "left": left}) is True:
-                    self.stopped = "stopped by on_step"
-                elif state.n_samples > (max_samples or 8 * stages.expected()):
-                    self.stopped = f"stopped after {state.n_samples} samples, raise max_samples"
-        except KeyboardInterrupt:
-            self.stopped = "interrupted"
-        finally:
-            bar.close()
 
-    def solution(self, sites: torch.Tensor) -> Solution:
-        state, problem = self.stages.state, self.problem
-        if self.best is None:
-            self._certify_now()
-        c, h = self.best, self.best_heights
-        converged = c.mass_error_upper <= self.tol and c.empty == 0
-        message = f"mass error <= {c.mass_error_upper:.3g} (95 %) on {c.n_samples} fresh samples"
-        if not converged:
-            reasons = [f"above tol={self.tol:g}"] if c.mass_error_upper > self.tol else []
-            reasons += [f"{c.empty} empty cell(s)"] if c.empty else []
-            reasons += [self.stopped] if self.stopped else []
-            message += ": " + ", ".join(reasons)
-            if not self.stopped.startswith(("stopped by", "interrupted")):
-                warnings.warn(message, ConvergenceWarning, stacklevel=3)
-        centroids, spread = self._means()
-        return Solution(
-            source=problem.source,
-            sites=sites,
-            masses=self.nu.to(sites.device),
-            heights=problem.from_standard(h.cpu()).to(sites.device),
-            mass_error=c.mass_error,
-            mass_error_upper=c.mass_error_upper,
-            converged=converged,
-            message=message,
-            method=self.method,
-            engine=self.scorer.engine.NAME,
-            history=state.history,
-            n_samples=state.n_samples,
-            cell_masses=torch.from_numpy(c.cell_masses).to(sites.device),
-            cell_centroids=centroids.to(sites),
-            cell_variance=spread,
-        )
+def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -> Solution:
+    problem, tol = task.problem, task.tol
+    scorer = task.scorer(state)
+    if state.best is None:  # stopped before any check
+        m = min(certificate_size(task.nu.numpy(), tol), 64 * task.n + 4096)
+        state, _, _ = check(task, state, "certificate", m, edges=False)
+    c, h = state.best, state.best_heights
+    assert c is not None
+    assert h is not None
+    message = f"mass error <= {c.mass_error_upper:.3g} (95 %) on {c.n_samples} fresh samples"
+    if c.holds(tol):
+        outcome = Outcome.CONVERGED
+    else:
+        reasons = [f"above tol={tol:g}"] if c.mass_error_upper > tol else []
+        reasons += [f"{c.empty} empty cell(s)"] if c.empty else []
+        message += ": " + ", ".join([*reasons, outcome.value])
+    if outcome is Outcome.OUT_OF_SAMPLES:
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+    centroids, spread = _means(problem, scorer, state)
+    return Solution(
+        source=problem.source,
+        sites=sites,
+        masses=task.nu.to(sites.device),
+        heights=problem.from_standard(h.cpu()).to(sites.device),
+        mass_error=c.mass_error,
+        mass_error_upper=c.mass_error_upper,
+        outcome=outcome,
+        message=message,
+        method=task.method,
+        engine=scorer.engine.NAME,
+        history=list(state.history),
+        n_samples=state.n_samples,
+        cell_masses=c.cell_masses.to(sites.device),
+        cell_centroids=centroids.to(sites),
+        cell_variance=spread,
+    )
 
-    def _start(self, state: State, init: torch.Tensor | None) -> None:
-        """Take the start with the least energy on a small sample; the energy is convex."""
-        problem = self.problem
-        n, d = problem.sites.shape
-        starts = [gaussian_heights(problem.sites, s) for s in (0.3, 0.6, 1.0)]
-        tries = []
-        if self.method == "newton":
-            samples = int(min(1.5 * (n**0.5 / self.tol) ** 2 + 1024, 1 << 24))
-            if d == 1:
-                tries = [(quantile_heights(problem, samples), samples)]
-            elif d == 2 and n <= PICTURE_SITES:
-                tries = [picture_heights(problem, samples)]
-        found = [pair for pair in tries if pair is not None]
-        state.n_samples = sum(m for _, m in found)
-        if init is not None:
-            found.append((problem.to_standard(init.detach().cpu()).to(problem.sites.device), 0))
-        oracle = sampled(self.scorer, "start", range(self.scorer.blocks_for(2048)))
-        starts += [h for h, _ in found]
-        best = int(np.argmin([oracle(h).energy for h in starts]))
-        state.heights = starts[best]
-        if best >= len(starts) - len(found) and self.method == "newton":
-            state.enter("try")  # they may be the solution
 
-    def _keep(self, certificate: Certificate, heights: torch.Tensor) -> None:
-        def rank(c: Certificate) -> tuple[bool, float]:
-            return c.empty > 0, c.mass_error_upper
+def _means(problem: Problem, scorer: Scorer, state: State) -> tuple[torch.Tensor, float | None]:
+    """Mean of the source in every cell, (n, d), and its mean variance per axis inside.
 
-        if self.best is None or rank(certificate) < rank(self.best):
-            self.best, self.best_heights = certificate, heights
-
-    def _certify_now(self) -> None:
-        state = self.stages.state
-        m = min(certificate_size(self.nu.numpy(), self.tol), 64 * self.nu.shape[0] + 4096)
-        scorer = self.stages.scorer
-        blocks = range(scorer.blocks_for(m))
-        result = tally(scorer, state.heights, "certificate", blocks, sums=state.sums)
-        state.counts += result.cell_counts
-        state.n_samples += result.n_samples
-        self._keep(certify(result, self.nu.numpy()), state.heights)
-
-    def _means(self) -> tuple[torch.Tensor, float | None]:
-        """Mean of the source in every cell, (n, d), and its mean variance per axis inside.
-
-        The variance is a difference; None where rounding leaves nothing of it, as for a source of
-        clumps that are small against their distances.
-        """
-        state, problem = self.stages.state, self.problem
-        z = torch.zeros_like(problem.caller_sites)
-        sums = torch.from_numpy(state.sums / np.maximum(state.counts, 1)[:, None])
-        z[:, self.stages.scorer.order] = sums
-        shift = z @ problem.factor.T
-        share = torch.from_numpy(state.counts / max(state.counts.sum(), 1))
-        between = float(share @ shift.square().sum(1))
-        total = float((problem.factor @ problem.factor.T).trace())
-        # The means carry their own sampling noise: one degree of freedom per cell that was hit.
-        lost = 1 - float((state.counts > 0).sum()) / max(state.counts.sum(), 1)
-        spread = (total - between) / max(lost, 1e-9) / problem.factor.shape[0]
-        return problem.mean + shift, spread if total - between > 1e-3 * total else None
-
-    def _fingerprint(self) -> dict[str, Any]:
-        p = self.problem
-        probe = p.caller_sites.sum(1) @ torch.arange(1.0, 1 + len(self.nu), dtype=torch.float64)
-        return {
-            "source": repr(p.source),
-            "sites": [*p.sites.shape, float(probe)],
-            "masses": float(self.nu @ torch.arange(len(self.nu), dtype=torch.float64)),
-            "seed": p.seed,
-            "tol": self.tol,
-            "method": self.method,
-        }
-
-    def _save(self, path: str | os.PathLike) -> None:
-        state = self.stages.state
-        reference = state.heights if state.reference is None else state.reference
-        tensors = {
-            "heights": state.heights,
-            "reference": reference,
-            "sums": torch.from_numpy(state.sums),
-            "counts": torch.from_numpy(state.counts),
-        }
-        if state.facets is not None:
-            parts = state.facets.data, state.facets.indices, state.facets.indptr
-            tensors |= {f"facets {k}": torch.from_numpy(x) for k, x in enumerate(parts)}
-        saved = {name: getattr(state, name) for name in _SAVED}
-        saved["best"] = min(saved["best"], 1e300)  # JSON knows no infinity
-        config = {"problem": self._fingerprint(), "phase": state.phase, "state": saved}
-        _io.save(path, tensors, {**config, "history": state.history}, kind="transport")
-
-    def _load(self, state: State, path: str | os.PathLike) -> None:
-        tensors, config = _io.load(path, kind="transport")
-        mine, theirs = self._fingerprint(), config["problem"]
-        if mine != theirs:
-            names = [k for k in mine if mine[k] != theirs.get(k)]
-            raise _check.fail(
-                "checkpoint",
-                "belong to the same problem",
-                f"another {', '.join(names)} in {path}",
-                "choose another directory",
-            )
-        device = self.problem.sites.device
-        state.phase, state.history = config["phase"], config["history"]
-        for name, value in config["state"].items():
-            setattr(state, name, value)
-        state.heights = tensors["heights"].to(device)
-        state.reference = tensors["reference"].to(device)
-        state.sums = tensors["sums"].numpy().copy()
-        state.counts = tensors["counts"].numpy().copy()
-        if "facets 0" in tensors:
-            parts = tuple(tensors[f"facets {k}"].numpy() for k in range(3))
-            state.facets = scipy.sparse.csr_matrix(parts, shape=(len(self.nu), len(self.nu)))
+    The variance is a difference; None where rounding leaves nothing of it, as for a source of
+    clumps that are small against their distances.
+    """
+    counts = state.counts
+    z = torch.zeros_like(problem.caller_sites)
+    z[:, scorer.order] = state.sums / counts.clamp(min=1)[:, None]
+    shift = z @ problem.factor.T
+    drawn = max(int(counts.sum()), 1)
+    between = float((counts / drawn).to(torch.float64) @ shift.square().sum(1))
+    total = float((problem.factor @ problem.factor.T).trace())
+    # The means carry their own sampling noise: one degree of freedom per cell that was hit.
+    lost = 1 - float((counts > 0).sum()) / drawn
+    spread = (total - between) / max(lost, 1e-9) / problem.factor.shape[0]
+    return problem.mean + shift, spread if total - between > 1e-3 * total else None

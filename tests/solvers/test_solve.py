@@ -200,6 +200,7 @@ def test_a_checkpoint_goes_on_to_the_same_bits(tmp_path, reference, stop):
     assert torch.equal(again.heights, reference.heights)
     assert again.mass_error_upper == reference.mass_error_upper
     assert torch.equal(again.cell_centroids, reference.cell_centroids)
+    assert again.history == reference.history
     with pytest.raises(ValueError, match="same problem"):
         solve(UniformBox(dim=8), codes(), checkpoint=path, seed=1)
 

@@ -1,0 +1,151 @@
+"""The state of a solve, and the checkpoint that holds it whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from aeot import _check, _io
+from aeot._rng import generator
+from aeot.solvers.certificate import Certificate
+from aeot.solvers.problem import Problem
+
+_PROBES = 256  # points of the source that stand for it in a checkpoint
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How the candidate lists in use are drawn, as often as need be.
+
+    Attributes:
+        key: Stage key of their samples.
+        heights: (n,) float64, at which they are made.
+        radius: See `Engine.candidates`.
+        split: Half points that share a block.
+        n_samples: Samples in them; 0 until they are drawn for the first time.
+    """
+
+    key: str
+    heights: torch.Tensor
+    radius: float
+    split: int
+    n_samples: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that a later step depends on.
+
+    Attributes:
+        phase: The next step's stage, or "done".
+        heights: (n,) float64, standard coordinates.
+        split: Half points that share a block (`Scorer.split`).
+        sums: (n, d) float64, sum of the samples in each cell, columns in the scorer's order.
+        counts: (n,) int64, how many they are.
+        step: How many steps of this stage were made.
+        unit: Mean gap between the best score and the next.
+        lowest: Least chi2 of this stage so far.
+        stalled: Steps since `lowest` fell by a tenth.
+        weight: Samples that the heights are worth.
+        lists: The lists that the streaming stage measures curvature on.
+        returns: How often the streaming stage went back to the lists.
+        inflation: Variance of the masses relative to independent samples.
+        facets: Laplacian of the facets between cells, summed over `edged` samples: data, indices
+            and indptr of its compressed rows.
+        edged: See `facets`.
+        n_samples: Samples drawn in all.
+        best: The best certificate so far.
+        best_heights: (n,), what it certifies.
+        history: One dict per step.
+    """
+
+    phase: str
+    heights: torch.Tensor
+    split: int
+    sums: torch.Tensor
+    counts: torch.Tensor
+    step: int = 0
+    unit: float = 1.0
+    lowest: float = 1e300
+    stalled: int = 0
+    weight: float = 0.0
+    lists: Drawn | None = None
+    returns: int = 0
+    inflation: float = 1.25
+    facets: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    edged: float = 0
+    n_samples: int = 0
+    best: Certificate | None = None
+    best_heights: torch.Tensor | None = None
+    history: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+    def entering(self, phase: str) -> State:
+        """Return the state before the first step of another stage."""
+        return replace(self, phase=phase, step=0, lowest=1e300, stalled=0)
+
+    def with_facets(self, matrix: scipy.sparse.csr_matrix, samples: float) -> State:
+        """Return the state with another Laplacian, of so many samples."""
+        data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
+        parts = torch.from_numpy(data), torch.from_numpy(indices), torch.from_numpy(indptr)
+        return replace(self, facets=parts, edged=samples)
+
+    def laplacian(self) -> scipy.sparse.csr_matrix:
+        """Return the Laplacian of the facets, (n, n); nothing where none was seen."""
+        n = len(self.heights)
+        if self.facets is None:
+            return scipy.sparse.csr_matrix((n, n))
+        return scipy.sparse.csr_matrix(tuple(x.numpy() for x in self.facets), shape=(n, n))
+
+
+def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
+    """Return what a checkpoint must share with a solve to be taken up by it."""
+    points = problem.source.sample(
+        _PROBES, generator=generator(problem.seed, "transport", "fingerprint")
+    )
+    arrays = {"source": points, "sites": problem.caller_sites, "masses": problem.masses}
+    parts = {name: _sha256(x.detach().cpu().numpy()) for name, x in arrays.items()}
+    return {**parts, "seed": problem.seed, **options}
+
+
+def _sha256(array: np.ndarray) -> str:
+    text = f"{array.dtype} {array.shape}".encode()
+    return hashlib.sha256(text + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def save(path: str | os.PathLike, state: State, problem: dict[str, Any]) -> None:
+    """Write a checkpoint of the problem with this `fingerprint`."""
+    tensors, skeleton = _io.pack(_io.take_apart(state))
+    _io.save(path, tensors, {"problem": problem, "state": skeleton}, kind="transport")
+
+
+def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device) -> State:
+    """Read a checkpoint.
+
+    Raises:
+        ValueError: If it is of another problem than the one with this `fingerprint`.
+    """
+    tensors, config = _io.load(path, kind="transport")
+    theirs = config["problem"]
+    if problem != theirs:
+        names = [k for k in problem if problem[k] != theirs.get(k)]
+        raise _check.fail(
+            "checkpoint",
+            "belong to the same problem",
+            f"another {', '.join(names)} in {path}",
+            "choose another directory",
+        )
+    kinds = {"State": State, "Drawn": Drawn, "Certificate": Certificate}
+    state = _io.put_together(_io.unpack(tensors, config["state"]), kinds)
+    lists, best = state.lists, state.best_heights
+    return replace(
+        state,
+        heights=state.heights.to(device),
+        lists=lists and replace(lists, heights=lists.heights.to(device)),
+        best_heights=None if best is None else best.to(device),
+    )
