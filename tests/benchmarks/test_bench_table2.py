@@ -1,22 +1,19 @@
 """The 2-D benchmark's scripts: resuming, stopping, reporting; a few updates' worth of training."""
 
-import importlib
 import json
 import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import bench_table2 as bench
 import numpy as np
 import pytest
+import table2_report as tables
+import table2_training as training
 
 from aeot import GAN
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-bench = importlib.import_module("bench_table2")
-training = importlib.import_module("table2_training")
-tables = importlib.import_module("table2_report")
 TINY = 300  # three updates of a GAN
 
 

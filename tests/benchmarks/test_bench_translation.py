@@ -1,25 +1,20 @@
 """The translation benchmark's plumbing, on digits and with models that train in no time."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
+import bench_translation as module
 import pytest
 import torch
 
 import aeot
 from aeot.features import Classifier
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "bench_translation.py"
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("bench_translation", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def clothes(split, label=None):
         data = aeot.dataset("digits", split=split, size=32)
