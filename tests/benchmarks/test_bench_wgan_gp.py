@@ -57,6 +57,7 @@ def test_a_settled_critic_is_best_along_its_own_direction():
 
 
 def test_toy_runs_resume_and_stop_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(toys, "POINTS", 5000)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
