@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot.data.arrays import distinct
 from aeot.geometry.diagram import PowerDiagram, laplacian, power_diagram
 from aeot.geometry.tessellation import Support, Tessellation, support
 from aeot.measures import Measure
@@ -29,17 +30,12 @@ def reject_duplicates(sites: torch.Tensor) -> None:
     Raises:
         ValueError: Naming the first pair.
     """
-    y = sites.detach().cpu().numpy()
-    order = np.lexsort(y.T[::-1])
-    same = np.flatnonzero((y[order[1:]] == y[order[:-1]]).all(axis=1))
-    if len(same):
-        i, j = sorted((int(order[same[0]]), int(order[same[0] + 1])))
-        raise _check.fail(
-            "sites",
-            "be distinct",
-            f"sites {i} and {j} both at {y[i].tolist()}",
-            "merge them and add their masses",
-        )
+    first, kind = distinct(sites)
+    if len(first) == len(sites):
+        return
+    copy = int((first[kind] != torch.arange(len(sites))).nonzero()[0])
+    where = f"sites {int(first[kind[copy]])} and {copy} both at {sites[copy].tolist()}"
+    raise _check.fail("sites", "be distinct", where, "merge them and add their masses")
 
 
 def solve_exact(
