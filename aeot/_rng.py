@@ -47,6 +47,11 @@ def generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -
     return torch.Generator(device=device).manual_seed(stream_seed(seed, *keys) & (2**63 - 1))
 
 
+def device_of(generator: torch.Generator | None) -> torch.device:
+    """Where a generator draws; torch's global one draws on the CPU."""
+    return torch.device("cpu") if generator is None else generator.device
+
+
 @contextlib.contextmanager
 def forked(seed: int, *keys: int | str) -> Iterator[None]:
     """Seed torch's global generators inside the block, and restore them after it.

@@ -9,6 +9,7 @@ import torch
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._rng import device_of
 
 
 @runtime_checkable
@@ -20,10 +21,6 @@ class Measure(Protocol):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
         ...
-
-
-def _device(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
 
 
 def _vector(name: str, value: ArrayLike | float, dim: int) -> torch.Tensor:
@@ -99,7 +96,7 @@ class UniformBox:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
-        device = _device(generator)
+        device = device_of(generator)
         unit = torch.rand(n, self.dim, generator=generator, dtype=self.low.dtype, device=device)
         low, high = self.low.to(device), self.high.to(device)
         return low + (high - low) * unit
@@ -141,7 +138,7 @@ class UniformBall:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
-        device, dtype = _device(generator), self.center.dtype
+        device, dtype = device_of(generator), self.center.dtype
         x = torch.randn(n, self.dim, generator=generator, dtype=dtype, device=device)
         u = torch.rand(n, 1, generator=generator, dtype=dtype, device=device)
         x = x / x.norm(dim=1, keepdim=True) * u ** (1 / self.dim)
@@ -205,7 +202,7 @@ class Gaussian:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
-        device = _device(generator)
+        device = device_of(generator)
         z = torch.randn(n, self.dim, generator=generator, dtype=self.mean.dtype, device=device)
         return self.mean.to(device) + z @ self.factor.to(device).T
 
@@ -280,7 +277,7 @@ class Empirical:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n rows with replacement, (n, dim), on the generator's device."""
-        device = _device(generator)
+        device = device_of(generator)
         rows = torch.randint(self.points.shape[0], (n,), generator=generator, device=device)
         return self.points.to(device)[rows]
 
@@ -347,7 +344,7 @@ class ConvexPolygon:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, 2), on the generator's device."""
-        device = _device(generator)
+        device = device_of(generator)
         corners, areas = self.vertices.to(device), self._areas.to(device)
         which = torch.multinomial(areas, n, replacement=True, generator=generator)
         u = torch.rand(n, 2, generator=generator, dtype=torch.float64, device=device)
@@ -451,7 +448,7 @@ class GridDensity:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, 2), on the generator's device."""
-        device = _device(generator)
+        device = device_of(generator)
         # torch.multinomial takes at most 2^24 categories; a search in the running sum takes any.
         cumulated = self._masses.to(device).cumsum(0)
         draws = torch.rand(n, 3, generator=generator, dtype=torch.float64, device=device)

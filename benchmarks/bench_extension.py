@@ -67,7 +67,8 @@ def plain(brenier, points, singular):
     """The affine extension as it is without limits, at the newness of the default; its scale."""
     owner = brenier.cell(points)
     sites, bare = brenier.sites, brenier.sites[owner]
-    _, move = brenier._affine(points, owner, singular, 20)
+    sides = extension.Sides(singular.components, singular.crosses)
+    _, move = brenier._affine(points, extension.around(owner, sites, sides, 20))
     target = extension.NEWNESS * float(nearest(bare, sites, 2)[0][:, 1].median())
     scale = extension.match_scale(bare, move, sites, target)
     return bare + scale * move, scale

@@ -10,20 +10,23 @@ import torch
 from torch import nn
 
 from aeot import _check
+from aeot._rng import device_of
 from aeot._rng import generator as _generator
 from aeot.geometry.diagram import power_diagram
 from aeot.geometry.tessellation import has_geometry
 from aeot.maps import extension, triangulation
+from aeot.maps.extension import Near, Sides
 from aeot.measures import Measure
 from aeot.scores import heights as conversions
-from aeot.scores.engines import top_k
+from aeot.scores.engines import ENGINES, top_k
 from aeot.scores.nearest import nearest
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
-_MOST = 1 << 16  # points drawn at once
-_PATIENCE = 64, 1 << 18  # points drawn for one code, and at least, before all are kept
-_HITS = 3  # expected points in a stratum, at least
-_BLOCK = 8192  # points per block; part of the definition of the stream
+_BLOCK = 8192  # points per block of a stream; part of its definition
+_DRAWN_AT_ONCE = 1 << 16  # points of the source
+_MAX_DRAWS = 64, 1 << 18  # points drawn for one code, and at least, before all are kept
+_MIN_ACCEPTED = 0.02  # of the points of a mode; with less of them its border points are kept, too
+_MIN_EXPECTED = 3  # points in a stratum
 
 
 class Cut(Protocol):
@@ -108,9 +111,11 @@ class BrenierMap(nn.Module):
             out.
         spread: Mean of |x - c_i|^2 / d over the source, c_i the centroid of the cell of x;
             estimated when first needed if left out.
+        engine: What finds the cell of a point and the codes near another one (see
+            `aeot.scores.engines.top_k`).
 
     Raises:
-        ValueError: For shapes that do not match.
+        ValueError: For shapes that do not match, or an unknown engine.
 
     References:
         N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
@@ -125,6 +130,12 @@ class BrenierMap(nn.Module):
                 [1.0000, 0.5000]])
     """
 
+    sites: torch.Tensor
+    heights: torch.Tensor
+    masses: torch.Tensor
+    centroids: torch.Tensor | None
+    spread: torch.Tensor | None
+
     def __init__(
         self,
         source: Measure,
@@ -134,6 +145,7 @@ class BrenierMap(nn.Module):
         masses: torch.Tensor | None = None,
         centroids: torch.Tensor | None = None,
         spread: float | torch.Tensor | None = None,
+        engine: str = "auto",
     ) -> None:
         super().__init__()
         sites = _check.points("sites", sites, dim=source.dim)
@@ -146,7 +158,7 @@ class BrenierMap(nn.Module):
             centroids = centroids.to(sites)
         if spread is not None:
             spread = torch.as_tensor(spread, dtype=torch.float64, device=sites.device)
-        self.source = source
+        self.source, self.engine = source, _check.choice("engine", engine, ENGINES)
         self.register_buffer("sites", sites)
         self.register_buffer("heights", heights.to(sites.device, torch.float64))
         self.register_buffer("masses", _check.masses(masses, n).to(sites.device))
@@ -154,7 +166,12 @@ class BrenierMap(nn.Module):
         self.register_buffer("spread", spread)
         # (cut, neighbours, scale, usual length of a displacement), as `_matched` found them
         self._scales: list[tuple[Cut | None, int, float, torch.Tensor]] = []
-        self._covariances: torch.Tensor | None = None
+        self._covariances: torch.Tensor | None = None  # (n, d, d), where geometry gives them
+
+    def extra_repr(self) -> str:
+        """What `print` shows: source, sites and engine."""
+        n, d = self.sites.shape
+        return f"source={self.source!r}, {n} sites in {d} dimensions, engine={self.engine!r}"
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> BrenierMap:  # noqa: ANN401
         exact = {name: getattr(self, name) for name in ("heights", "masses", "spread")}
@@ -174,7 +191,7 @@ class BrenierMap(nn.Module):
 
     def top(self, points: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the k highest planes at every point: values (m, k) and indices (m, k)."""
-        return top_k(points, self.sites, self.heights, k)
+        return top_k(points, self.sites, self.heights, k, engine=self.engine)
 
     def cell(self, points: torch.Tensor) -> torch.Tensor:
         """Return the power cell of every point, (m,) int64."""
@@ -204,7 +221,32 @@ class BrenierMap(nn.Module):
         Returns:
             The estimates with their standard errors.
         """
-        return _costs(self, _check.integer("n_points", n_points, minimum=2), seed)
+        _check.integer("n_points", n_points, minimum=2)
+        sites = self.sites.to(torch.float64)
+        total = torch.zeros(4, dtype=torch.float64, device=sites.device)
+        for x, owner in self._stream(n_points, seed, "costs"):
+            y = sites[owner]
+            move = (x - y).square().sum(1) / 2
+            dual = x.square().sum(1) / 2 - self.heights[owner] - (x * y).sum(1)
+            parts = [move.sum(), move.square().sum(), dual.sum(), dual.square().sum()]
+            total += torch.stack(parts)
+        cost, square, dual, dual_square = (total / n_points).tolist()
+        inner = float(self.masses @ conversions.dual_from_heights(self.heights, self.sites))
+        cost_error = (max(square - cost**2, 0.0) / (n_points - 1)) ** 0.5
+        dual_error = (max(dual_square - dual**2, 0.0) / (n_points - 1)) ** 0.5
+        w2 = (2 * cost) ** 0.5
+        w2_error = cost_error / w2 if w2 > 0 else 0.0
+        return Costs(cost, cost_error, dual + inner, dual_error, w2, w2_error, n_points)
+
+    def _stream(
+        self, n_points: int, seed: int, key: str
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        # Points of the source in float64 with their cells, block by block.
+        for block, start in enumerate(range(0, n_points, _BLOCK)):
+            count = min(_BLOCK, n_points - start)
+            x = self.source.sample(count, generator=_generator(seed, key, block))
+            x = x.to(self.sites.device)
+            yield x.to(torch.float64), self.cell(x)
 
     # The extended map
 
@@ -217,29 +259,40 @@ class BrenierMap(nn.Module):
             n_points: How many points; 32 per cell if left out, at least 2**16.
             seed: Which points.
         """
+        n, d = self.sites.shape
         if n_points is None:
-            n_points = max(32 * len(self.sites), 1 << 16)
-        centroids, self.spread = _moments(self, _check.integer("n_points", n_points), seed)
+            n_points = max(32 * n, 1 << 16)
+        _check.integer("n_points", n_points)
+        count = torch.zeros(n, dtype=torch.int64, device=self.sites.device)
+        total = torch.zeros(n, d, dtype=torch.float64, device=self.sites.device)
+        square = torch.zeros((), dtype=torch.float64, device=self.sites.device)
+        for x, owner in self._stream(n_points, seed, "moments"):
+            count += torch.bincount(owner, minlength=n)
+            total.index_add_(0, owner, x)
+            square += x.square().sum()
+        hit = count > 0
+        mean = total / count.clamp(min=1)[:, None]
+        inside = square - (count[:, None] * mean.square()).sum()
+        # Each mean is fitted to its own points, which hides one part in count of the spread.
+        self.spread = inside / (d * (n_points - hit.sum()).clamp(min=1))
         if self.centroids is None:
-            self.centroids = centroids.to(self.sites)
+            self.centroids = _filled(mean, hit, self.sites).to(self.sites)
 
-    def _moments(self) -> torch.Tensor:
-        # sigma^2, or the covariance of every cell where geometry gives it exactly; as a side
-        # effect the centroids are there.
-        if self.dim <= 3 and self._covariances is None:
-            if has_geometry(self.source):
-                diagram = power_diagram(self.source, self.sites, self.heights)
-                hit = (diagram.masses > 0).to(self.sites.device)
-                self._covariances = diagram.second_moments.to(self.sites.device)
-                mean = diagram.centroids.to(self.sites.device, torch.float64)
-                self.centroids = _filled(mean, hit, self.sites).to(self.sites)
-            else:
-                self._covariances = self.sites.new_empty(0)
-        if self._covariances is not None and self._covariances.numel():
-            return self._covariances
-        if self.centroids is None or self.spread is None:
+    def _cells(self) -> tuple[torch.Tensor, torch.Tensor]:
+        # Centroids, and what the source is like around them: the covariance of every cell where
+        # geometry gives it exactly, else sigma^2.
+        if self._covariances is None and has_geometry(self.source):
+            diagram = power_diagram(self.source, self.sites, self.heights)
+            hit = (diagram.masses > 0).to(self.sites.device)
+            mean = diagram.centroids.to(self.sites.device)
+            self.centroids = _filled(mean, hit, self.sites).to(self.sites)
+            self._covariances = diagram.second_moments.to(self.sites.device)
+        elif self._covariances is None and (self.centroids is None or self.spread is None):
             self.estimate_moments()
-        return self.spread
+        spread = self.spread if self._covariances is None else self._covariances
+        assert self.centroids is not None
+        assert spread is not None
+        return self.centroids, spread
 
     def extend(
         self,
@@ -285,33 +338,32 @@ class BrenierMap(nn.Module):
         _check.choice("method", method, METHODS)
         _check.integer("neighbours", neighbours)
         points = _check.points("points", points, dim=self.dim, min_rows=0)
+        sides = _sides(self, singular)
         owner = self.cell(points)
+        near = extension.around(owner, self.sites, sides, neighbours, engine=self.engine)
+        centroids, _ = self._cells()
         if method == "affine":
             matched, usual = self._matched(singular, neighbours)
+            start, move = self._affine(points, near)
             scale = matched if scale is None else scale
-            start, move = self._affine(points, owner, singular, neighbours)
-            return start + scale * extension.limited(move, usual[self._cut(singular)[0][owner]])
-        self._moments()
-        owners, slot = owner.unique(return_inverse=True)
-        lists = self._members(owners, singular, neighbours)
-        labels, cut = self._cut(singular)
+            return start + scale * extension.limited(move, usual[sides.labels[owner]])
         out = torch.empty(points.shape, dtype=self.sites.dtype, device=self.sites.device)
         for rows in torch.arange(len(points), device=out.device).split(1024):
-            x, own, near = points[rows].to(out.dtype), owner[rows], lists[slot[rows]]
+            x, some = points[rows].to(out.dtype), near.of(rows)
             if method == "pair":
                 _, order = self.top(points[rows], min(20, len(self.sites)))
                 mix = self._weights(len(rows), weight, generator)
-                out[rows] = extension.pair(order, near[:, 0], self.sites, mix, cut)
-            elif method == "inverse-distance":
-                out[rows] = extension.inverse_distance(
-                    x, own, near[:, 0], self.centroids, self.sites, cut
-                )
+                out[rows] = extension.pair(order, some, self.sites, mix, sides.separated)
+                continue
+            if method == "inverse-distance":
+                k = min(self.dim + 1, 20, len(self.sites))
+                _, found = nearest(x, centroids, k, engine=self.engine)
+                parts = extension.inverse_distance(x, some, found, centroids, sides.separated)
             else:
-                out[rows] = extension.barycentric(x, own, near, self.centroids, self.sites)
+                parts = extension.barycentric(x, some, centroids)
+            out[rows] = extension.mixed(self.sites, *parts)
         if method == "linear" and self.dim <= 3:
-            values, valid = triangulation.interpolate(
-                points, owner, self.centroids, self.sites, labels, cut
-            )
+            values, valid = triangulation.interpolate(points, owner, centroids, self.sites, sides)
             out = torch.where(valid[:, None], values.to(out), out)
         return out
 
@@ -342,60 +394,49 @@ class BrenierMap(nn.Module):
     def _matched(
         self, singular: Cut | None, neighbours: int, held_out: torch.Tensor | None = None
     ) -> tuple[float, torch.Tensor]:
-        for known, count, *found in self._scales:
+        # The scale of "affine", and the usual length of a displacement in every component.
+        for known, count, scale, usual in self._scales:
             if held_out is None and known is singular and count == neighbours:
-                return found[0], found[1]
+                return scale, usual
         x = self.source.sample(2048, generator=_generator(0, "scale")).to(self.sites.device)
         owner = self.cell(x)
         if held_out is not None:
-            target = float(nearest(held_out, self.sites, 1)[0].median())
+            apart, _ = nearest(held_out, self.sites, engine=self.engine)
+            target = float(apart.median())
         elif self.sites.shape[0] < 2:
             target = 0.0
         else:
-            apart = nearest(self.sites[owner], self.sites, 2)[0][:, 1]
-            target = extension.NEWNESS * float(apart.median())
-        start, move = self._affine(x, owner, singular, neighbours)
-        labels = self._cut(singular)[0]
-        components = int(labels.max()) + 1
-        if self._moments().ndim == 0:
-            usual = extension.usual_length(move, labels[owner], components)
-        else:
-            usual = move.new_full((components,), float("inf"))
-        move = extension.limited(move, usual[labels[owner]])
-        scale = extension.match_scale(start, move, self.sites, target)
+            apart, _ = nearest(self.sites[owner], self.sites, 2, engine=self.engine)
+            target = extension.NEWNESS * float(apart[:, 1].median())
+        sides = _sides(self, singular)
+        near = extension.around(owner, self.sites, sides, neighbours, engine=self.engine)
+        start, move = self._affine(x, near)
+        components = int(sides.labels.max()) + 1
+        usual = move.new_full((components,), float("inf"))
+        if self._covariances is None:
+            usual = extension.usual_length(move, sides.labels[owner], components)
+        move = extension.limited(move, usual[sides.labels[owner]])
+        scale = extension.match_scale(start, move, self.sites, target, engine=self.engine)
         if held_out is None:
             self._scales.append((singular, neighbours, scale, usual))
         return scale, usual
 
-    def _cut(self, singular: Cut | None) -> tuple[torch.Tensor, Callable | None]:
-        if singular is None:
-            return torch.zeros_like(self.heights, dtype=torch.int64), None
-        return singular.components, singular.crosses
-
-    def _members(self, owners: torch.Tensor, singular: Cut | None, neighbours: int) -> torch.Tensor:
-        labels, cut = self._cut(singular)
-        return extension.members(owners, self.sites, labels, neighbours, cut)
-
-    def _affine(
-        self, points: torch.Tensor, owner: torch.Tensor, singular: Cut | None, neighbours: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _affine(self, points: torch.Tensor, near: Near) -> tuple[torch.Tensor, torch.Tensor]:
         # Where a point is sent at scale 0, and the displacement that a scale adds.
-        spread = self._moments()
-        owners, slot = owner.unique(return_inverse=True)
-        lists = self._members(owners, singular, neighbours)
-        moved = points.to(self.sites.dtype) - self.centroids[owner]
-        start = self.sites[owner]
+        centroids, spread = self._cells()
+        moved = points.to(self.sites.dtype) - centroids[near.owners]
+        start = self.sites[near.owners]
         if spread.ndim == 0:
-            start = start + extension.lean(moved, slot, owners, self.sites, lists, float(spread))
-        return start, extension.local_affine(moved, owners, slot, self.sites, lists, spread)
+            start = start + extension.lean(moved, near, self.sites, float(spread))
+        return start, extension.local_affine(moved, near, self.sites, spread)
 
     def _weights(
         self, n: int, weight: float | None, generator: torch.Generator | None
     ) -> torch.Tensor:
         if weight is not None:
             return self.sites.new_full((n, 1), _check.real("weight", weight, minimum=0, maximum=1))
-        device = torch.device("cpu") if generator is None else generator.device
-        return torch.rand(n, 1, generator=generator, device=device).to(self.sites)
+        drawn = torch.rand(n, 1, generator=generator, device=device_of(generator))
+        return drawn.to(self.sites)
 
     # Generation
 
@@ -449,55 +490,125 @@ class BrenierMap(nn.Module):
             >>> brenier.draw(8, generator=aeot.generator(1)).codes.shape
             torch.Size([8, 2])
         """
-        return _draw(self, n, singular, method, boundary, balance, generator)
+        _check.integer("n", n, minimum=0)
+        _check.choice("boundary", boundary, ("reject", "reassign"))
+        _check.choice("method", method, METHODS)
+        sides = _sides(self, singular)
+        labels = sides.labels
+        pool = _Pool(self, sides if boundary == "reject" else Sides(labels, None), n, generator)
+        # Groups of cells and how many points of each are wanted: first of every stratum, then what
+        # is missing of every mode, then any.
+        if balance:
+            strata, quota = _shares(self, labels.cpu(), n, generator)
+            mode = torch.zeros_like(quota).scatter_(0, strata, labels.cpu())
+            pool.fill(strata.to(labels.device), quota, exempt=True)
+            pool.fill(labels, torch.zeros_like(pool.seen).index_add_(0, mode, quota), exempt=True)
+        pool.fill(torch.zeros_like(labels), torch.tensor([n]), exempt=False)
+        points, owners, border = (torch.cat(parts[1:] or parts) for parts in pool.kept)
+        if balance:  # the order of arrival favours the common modes; a shuffle forgets it
+            order = torch.randperm(n, generator=generator, device=device_of(generator))
+            order = order.to(points.device)
+            points, owners, border = points[order], owners[order], border[order]
+        return Draw(
+            codes=self.extend(points, singular, method, generator=generator),
+            points=points,
+            owners=owners,
+            n_drawn=pool.n_seen,
+            n_rejected=int(pool.refused.sum()),
+            n_surplus=pool.n_seen - int(pool.refused.sum()) - n,
+            n_conceded=int(border.sum()),
+            accepted=1 - pool.refused / pool.seen.clamp(min=1),
+            n_alone=int((torch.bincount(labels)[labels[owners]] == 1).sum()),
+        )
 
 
-def _stream(
-    brenier: BrenierMap, n_points: int, seed: int, key: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield points of the source in float64 with their cells, block by block."""
-    for block, start in enumerate(range(0, n_points, _BLOCK)):
-        count = min(_BLOCK, n_points - start)
-        x = brenier.source.sample(count, generator=_generator(seed, key, block))
-        x = x.to(brenier.sites.device)
-        yield x.to(torch.float64), brenier.cell(x)
+def _sides(brenier: BrenierMap, singular: Cut | None) -> Sides:
+    if singular is None:
+        return Sides(torch.zeros_like(brenier.heights, dtype=torch.int64), None)
+    return Sides(singular.components, singular.crosses)
 
 
-def _costs(brenier: BrenierMap, n_points: int, seed: int) -> Costs:
-    """Measure costs; the arguments are those of `BrenierMap.costs`."""
-    sites = brenier.sites.to(torch.float64)
-    total = torch.zeros(4, dtype=torch.float64, device=sites.device)
-    for x, owner in _stream(brenier, n_points, seed, "costs"):
-        y = sites[owner]
-        move = (x - y).square().sum(1) / 2
-        dual = x.square().sum(1) / 2 - brenier.heights[owner] - (x * y).sum(1)
-        parts = [move.sum(), move.square().sum(), dual.sum(), dual.square().sum()]
-        total += torch.stack(parts)
-    cost, square, dual, dual_square = (total / n_points).tolist()
-    inner = float(brenier.masses @ conversions.dual_from_heights(brenier.heights, brenier.sites))
-    cost_error = (max(square - cost**2, 0.0) / (n_points - 1)) ** 0.5
-    dual_error = (max(dual_square - dual**2, 0.0) / (n_points - 1)) ** 0.5
-    w2 = (2 * cost) ** 0.5
-    w2_error = cost_error / w2 if w2 > 0 else 0.0
-    return Costs(cost, cost_error, dual + inner, dual_error, w2, w2_error, n_points)
+class _Pool:
+    """Points of the source that are drawn until every group of cells has what it shall get.
 
+    Args:
+        brenier: The map.
+        sides: Whose separated pairs have no point between them.
+        n: How many points are wanted in all.
+        generator: Source of all randomness.
 
-def _moments(brenier: BrenierMap, n_points: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Estimate the cells' centroids (n, d) and the mean of |x - c_i|^2 / d, in float64."""
-    n, d = brenier.sites.shape
-    count = torch.zeros(n, dtype=torch.int64, device=brenier.sites.device)
-    total = torch.zeros(n, d, dtype=torch.float64, device=brenier.sites.device)
-    square = torch.zeros((), dtype=torch.float64, device=brenier.sites.device)
-    for x, owner in _stream(brenier, n_points, seed, "moments"):
-        count += torch.bincount(owner, minlength=n)
-        total.index_add_(0, owner, x)
-        square += x.square().sum()
-    hit = count > 0
-    mean = total / count.clamp(min=1)[:, None]
-    inside = square - (count[:, None] * mean.square()).sum()
-    # Each mean is fitted to its own points, which hides one part in count of the spread.
-    spread = inside / (d * (n_points - hit.sum()).clamp(min=1))
-    return _filled(mean, hit, brenier.sites), spread
+    Attributes:
+        seen: Points drawn in each mode (modes,), int64.
+        refused: Those of them next to the singular set that were drawn anew (modes,), int64.
+        kept: Blocks of points, of their cells, and of whether they lie next to the singular set;
+            the first of each is empty.
+    """
+
+    def __init__(
+        self, brenier: BrenierMap, sides: Sides, n: int, generator: torch.Generator | None
+    ) -> None:
+        self.brenier, self.sides, self.generator = brenier, sides, generator
+        self.most = max(_MAX_DRAWS[0] * n, _MAX_DRAWS[1])
+        self.seen = torch.zeros(int(sides.labels.max()) + 1, dtype=torch.int64)
+        self.refused = torch.zeros_like(self.seen)
+        none = sides.labels[:0]
+        self.kept: tuple[list[torch.Tensor], ...] = ([brenier.sites[:0]], [none], [none > 0])
+
+    @property
+    def n_seen(self) -> int:
+        return int(self.seen.sum())
+
+    def fill(self, group: torch.Tensor, quota: torch.Tensor, *, exempt: bool) -> None:
+        """Draw until each group of cells has its quota of points.
+
+        Args:
+            group: Group of every cell (n,).
+            quota: How many points of each group there shall be, those already kept included.
+            exempt: Whether a group whose cells hardly any usable point hits may get less, and all
+                of them once `most` points are drawn.
+        """
+        count, begun = len(quota), self.n_seen
+        share = torch.zeros(count, dtype=torch.float64)
+        share = share.index_add_(0, group.cpu(), self.brenier.masses.cpu())
+        want = quota.clone()
+        taken = torch.bincount(group[torch.cat(self.kept[1])].cpu(), minlength=count)
+        usable = torch.zeros(count, dtype=torch.int64)
+        while bool((taken < want).any()) and not (exempt and self.n_seen >= self.most):
+            # Enough for the group that lacks most at its rate so far.
+            drawn = self.n_seen - begun
+            need = float(((want - taken) * (drawn + count) / (usable + 1)).max())
+            x, owner, near, good = self._drawn(int(min(max(1024, 1.1 * need), _DRAWN_AT_ONCE)))
+            kind = group[owner[good]]
+            room = _rank_within(kind, count) + taken.to(kind.device)[kind]
+            room = room < want.to(kind.device)[kind]
+            chosen = good.nonzero()[:, 0][room]
+            taken += torch.bincount(kind[room].cpu(), minlength=count)
+            usable += torch.bincount(kind.cpu(), minlength=count)
+            for parts, part in zip(self.kept, (x, owner, near), strict=True):
+                parts.append(part[chosen])
+            if exempt:
+                expected = share * (self.n_seen - begun)
+                void = (expected > 30) & (usable < expected / 50)
+                want = torch.where(void, torch.minimum(want, taken), want)
+
+    def _drawn(self, n: int) -> tuple[torch.Tensor, ...]:
+        # Points, their cells, whether they lie next to the singular set, and which may be kept.
+        brenier, (labels, separated) = self.brenier, self.sides
+        # A mode that is nearly all border is served from its own side rather than never; and if
+        # most pairs of cells are separated, drawing anew would not end.
+        all_border = (self.seen >= 256) & (self.seen - self.refused < _MIN_ACCEPTED * self.seen)
+        all_border |= torch.tensor(self.n_seen >= self.most)
+        x = brenier.source.sample(n, generator=self.generator).to(brenier.sites.device)
+        _, best = brenier.top(x, min(2, len(brenier.sites)))
+        owner = best[:, 0]
+        label = labels[owner]
+        near = torch.zeros_like(owner, dtype=torch.bool)
+        if separated is not None:
+            near = separated(owner, best[:, -1])
+        good = ~near | all_border.to(label.device)[label]
+        self.seen += torch.bincount(label.cpu(), minlength=len(self.seen))
+        self.refused += torch.bincount(label[~good].cpu(), minlength=len(self.seen))
+        return x, owner, near, good
 
 
 def _filled(mean: torch.Tensor, hit: torch.Tensor, sites: torch.Tensor) -> torch.Tensor:
@@ -507,90 +618,6 @@ def _filled(mean: torch.Tensor, hit: torch.Tensor, sites: torch.Tensor) -> torch
     design = torch.nn.functional.pad(sites.to(torch.float64), (0, 1), value=1.0)
     fit = torch.linalg.lstsq(design[hit].cpu(), mean[hit].cpu(), driver="gelsd").solution
     return torch.where(hit[:, None], mean, design @ fit.to(mean.device))
-
-
-def _draw(
-    brenier: BrenierMap,
-    n: int,
-    singular: Cut | None,
-    method: str,
-    boundary: str,
-    balance: bool,
-    generator: torch.Generator | None,
-) -> Draw:
-    """Draw n codes; the arguments are those of `BrenierMap.draw`."""
-    _check.integer("n", n, minimum=0)
-    _check.choice("boundary", boundary, ("reject", "reassign"))
-    _check.choice("method", method, METHODS)
-    labels = torch.zeros_like(brenier.heights, dtype=torch.int64)
-    labels = labels if singular is None else singular.components
-    modes = int(labels.max()) + 1
-    # Groups of cells and how many points of each are wanted: first of every stratum, then what is
-    # missing of every mode, then any.
-    stages = [(torch.zeros_like(labels), torch.tensor([n]))]
-    if balance:
-        strata, quota = _shares(brenier, labels.cpu(), n, generator)
-        mode = torch.zeros_like(quota).scatter_(0, strata, labels.cpu())
-        of_modes = torch.zeros(modes, dtype=torch.int64).index_add_(0, mode, quota)
-        stages = [(strata.to(labels.device), quota), (labels, of_modes), *stages]
-    seen = torch.zeros(modes, dtype=torch.int64)
-    refused = torch.zeros(modes, dtype=torch.int64)
-    empty = brenier.sites[:0]
-    points, owners, border = [empty], [labels[:0]], [labels[:0] > 0]
-    for last, (group, quota) in enumerate(stages, 1 - len(stages)):
-        count = len(quota)
-        share = torch.zeros(count, dtype=torch.float64)
-        share = share.index_add_(0, group.cpu(), brenier.masses.cpu())
-        want = quota.clone()
-        taken = torch.bincount(group[torch.cat(owners)].cpu(), minlength=count)
-        usable, begun = torch.zeros(count, dtype=torch.int64), int(seen.sum())
-        while bool((taken < want).any()):
-            # A cut through nearly every cell would have us draw for ever; nor is a share worth
-            # that.
-            tired = int(seen.sum()) >= max(_PATIENCE[0] * n, _PATIENCE[1])
-            if tired and last < 0:
-                break
-            # Enough for the group that lacks most at its rate so far.
-            drawn = int(seen.sum()) - begun
-            need = float(((want - taken) * (drawn + count) / (usable + 1)).max())
-            x = brenier.source.sample(
-                int(min(max(1024, 1.1 * need), _MOST)), generator=generator
-            ).to(brenier.sites.device)
-            _, best = brenier.top(x, min(2, len(brenier.sites)))
-            owner = best[:, 0]
-            label = labels[owner]
-            near = torch.zeros_like(owner, dtype=torch.bool)
-            good = ~near
-            if singular is not None and boundary == "reject":
-                # A mode that is nearly all border is served from its own side rather than never.
-                hopeless = (seen >= 256) & (seen - refused < 0.02 * seen) | tired
-                near = singular.crosses(owner, best[:, -1])
-                good = ~near | hopeless.to(label.device)[label]
-            seen += torch.bincount(label.cpu(), minlength=modes)
-            refused += torch.bincount(label[~good].cpu(), minlength=modes)
-            kind = group[owner[good]]
-            room = _rank_within(kind, count) + taken.to(kind.device)[kind]
-            room = room < want.to(kind.device)[kind]
-            chosen = good.nonzero()[:, 0][room]
-            taken += torch.bincount(kind[room].cpu(), minlength=count)
-            usable += torch.bincount(kind.cpu(), minlength=count)
-            points.append(x[chosen])
-            owners.append(owner[chosen])
-            border.append(near[chosen])
-            if last < 0:  # groups whose cells are (nearly) empty, or all border, get less
-                expected = share * (int(seen.sum()) - begun)
-                void = (expected > 30) & (usable < expected / 50)
-                want = torch.where(void, torch.minimum(want, taken), want)
-    points, owners, border = (torch.cat(parts[1:] or parts) for parts in (points, owners, border))
-    if balance:  # the order of arrival favours the common modes; a shuffle forgets it
-        device = torch.device("cpu") if generator is None else generator.device
-        order = torch.randperm(n, generator=generator, device=device).to(points.device)
-        points, owners, border = points[order], owners[order], border[order]
-    codes = brenier.extend(points, singular, method, generator=generator)
-    drawn, lost, conceded = int(seen.sum()), int(refused.sum()), int(border.sum())
-    accepted = 1 - refused / seen.clamp(min=1)
-    alone = int((torch.bincount(labels)[labels[owners]] == 1).sum())
-    return Draw(codes, points, owners, drawn, lost, drawn - lost - n, conceded, accepted, alone)
 
 
 def _shares(
@@ -610,12 +637,13 @@ def _shares(
     while parts:
         part = parts.pop()
         middle = 0
-        if len(part) > 1 and n * float(masses[part].sum()) >= 2 * _HITS:
+        if len(part) > 1 and n * float(masses[part].sum()) >= 2 * _MIN_EXPECTED:
             values = codes[part]
             part = part[values[:, values.var(0).argmax()].argsort(stable=True)]
             below = n * masses[part].cumsum(0)
-            # The cut nearest to the middle that leaves enough on either side, if there is one.
-            may = ((below >= _HITS) & (below[-1] - below >= _HITS)).nonzero()[:, 0]
+            # Where halves are most equal with enough in either, if there is such a place.
+            may = (below >= _MIN_EXPECTED) & (below[-1] - below >= _MIN_EXPECTED)
+            may = may.nonzero()[:, 0]
             if len(may):
                 middle = int(may[(below[may] - below[-1] / 2).abs().argmin()]) + 1
         if middle:
@@ -623,7 +651,7 @@ def _shares(
         else:
             strata[part] = count
             count += 1
-    device = torch.device("cpu") if generator is None else generator.device
+    device = device_of(generator)
     start = torch.rand(1, generator=generator, device=device, dtype=torch.float64).cpu()
     share = torch.zeros(count, dtype=torch.float64).index_add_(0, strata, masses)
     ends = n * share.cumsum(0) / share.sum() + start

@@ -11,99 +11,139 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from aeot.scores.nearest import nearest
 
-Cut = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (i, j) -> is that pair separated
+# (i, j) -> whether the map separates the cells of each pair
+Separated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def compatible(owners: torch.Tensor, candidates: torch.Tensor, cut: Cut) -> torch.Tensor:
+class Sides(NamedTuple):
+    """Which cells may be mixed.
+
+    Attributes:
+        labels: Component of every cell (n,); only cells of one component are mixed.
+        separated: Says which pairs are not; None: nothing is cut, and there is one component.
+    """
+
+    labels: torch.Tensor
+    separated: Separated | None
+
+
+class Near(NamedTuple):
+    """The cells in which some points lie, and the others that each may be mixed with.
+
+    Attributes:
+        cells: The distinct cells (u,).
+        lists: Their neighbours, nearest first, padded with the cell itself (u, k).
+        slot: Which of the cells each point lies in (m,).
+    """
+
+    cells: torch.Tensor
+    lists: torch.Tensor
+    slot: torch.Tensor
+
+    @property
+    def owners(self) -> torch.Tensor:
+        """Cell of every point, (m,)."""
+        return self.cells[self.slot]
+
+    @property
+    def spare(self) -> torch.Tensor:
+        """The first neighbour of every point's cell; the cell itself if it has none, (m,)."""
+        return self.lists[self.slot, 0]
+
+    def of(self, rows: torch.Tensor) -> Near:
+        """The same for some of the points."""
+        return self._replace(slot=self.slot[rows])
+
+
+def compatible(
+    owners: torch.Tensor, candidates: torch.Tensor, separated: Separated
+) -> torch.Tensor:
     """Return which candidates may be mixed: with the owner and with every one kept before.
 
     Args:
         owners: (m,) cells.
         candidates: (m, k) cells, best first; the owner itself may be among them.
-        cut: Says which pairs the map separates.
+        separated: Says which pairs the map separates.
 
     Returns:
         (m, k) bool; no two kept cells of a row, nor the owner and a kept one, are separated.
     """
-    keep = ~cut(owners[:, None].expand_as(candidates), candidates)
+    keep = ~separated(owners[:, None].expand_as(candidates), candidates)
     for column in range(1, candidates.shape[1]):
         rows = keep[:, column].nonzero()[:, 0]
         if rows.numel() == 0:
             continue
         this = candidates[rows, column, None].expand(-1, column)
-        clash = (cut(this, candidates[rows, :column]) & keep[rows, :column]).any(1)
+        clash = (separated(this, candidates[rows, :column]) & keep[rows, :column]).any(1)
         keep[rows, column] = ~clash
     return keep
 
 
-def members(
-    owners: torch.Tensor,
-    codes: torch.Tensor,
-    labels: torch.Tensor,
-    k: int,
-    cut: Cut | None,
-) -> torch.Tensor:
-    """Return, for some cells, up to k nearest codes they may be mixed with, nearest first.
+def around(
+    owners: torch.Tensor, codes: torch.Tensor, sides: Sides, k: int, *, engine: str = "auto"
+) -> Near:
+    """Find, for the cells of some points, up to k nearest codes they may be mixed with.
 
     Args:
-        owners: The cells asked for, (m,).
+        owners: Cells of the points (m,).
         codes: (n, d).
-        labels: (n,) components; no list leaves its component.
+        sides: Which cells may be mixed.
         k: Length of the lists.
-        cut: Says which pairs of a component the map separates; None: none.
-
-    Returns:
-        (m, k) int64, padded with the owner itself.
+        engine: Of the search for the nearest codes.
     """
-    lists = owners[:, None].repeat(1, k)
-    sizes = torch.bincount(labels)
-    mine = labels[owners]
+    cells, slot = owners.unique(return_inverse=True)
+    lists = cells[:, None].repeat(1, k)
+    sizes = torch.bincount(sides.labels)
+    mine = sides.labels[cells]
     for label in mine[sizes[mine] > 1].unique():
         rows = (mine == label).nonzero()[:, 0]
-        inside = (labels == label).nonzero()[:, 0]
-        wanted = min(inside.numel(), k + 1 if cut is None else 2 * k + 1)
-        found = inside[nearest(codes[owners[rows]], codes[inside], wanted)[1]]
-        own = owners[rows, None]
+        inside = (sides.labels == label).nonzero()[:, 0]
+        wanted = min(inside.numel(), k + 1 if sides.separated is None else 2 * k + 1)
+        _, found = nearest(codes[cells[rows]], codes[inside], wanted, engine=engine)
+        found = inside[found]
+        own = cells[rows, None]
         keep = found != own
-        if cut is not None:
-            keep &= compatible(owners[rows], found, cut)
+        if sides.separated is not None:
+            keep &= compatible(cells[rows], found, sides.separated)
         # A stable sort moves the kept ones to the front and leaves them nearest first.
         order = keep.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :k]
         kept = keep.gather(1, order)
         lists[rows, : order.shape[1]] = torch.where(kept, found.gather(1, order), own)
-    return lists
+    return Near(cells, lists, slot)
 
 
 def pair(
     planes: torch.Tensor,
-    spare: torch.Tensor,
+    near: Near,
     codes: torch.Tensor,
     weights: torch.Tensor,
-    cut: Cut | None,
+    separated: Separated | None,
 ) -> torch.Tensor:
     """Mix the owner with the first runner-up on its side: w y_i + (1 - w) y_j.
 
+    Where all runners-up are separated from the owner, its nearest regular neighbour serves.
+
     Args:
         planes: The highest planes at each point, best first, (m, k).
-        spare: A regular neighbour of each owner, for points all of whose runners-up are separated
-            from it; the owner itself if there is none, (m,).
+        near: Of the points.
         codes: (n, d).
         weights: w, (m, 1).
-        cut: Says which pairs are separated.
+        separated: Says which pairs are separated.
 
     Returns:
         (m, d).
     """
     owner = planes[:, 0]
-    others = torch.cat([planes[:, 1:], spare[:, None]], 1)
+    others = torch.cat([planes[:, 1:], near.spare[:, None]], 1)
     allowed = torch.ones_like(others, dtype=torch.bool)
-    if cut is not None:
-        allowed = ~cut(owner[:, None].expand_as(others), others)
+    if separated is not None:
+        allowed = ~separated(owner[:, None].expand_as(others), others)
     allowed[:, -1] = True
     partner = others.gather(1, allowed.to(torch.int8).argmax(1, keepdim=True))[:, 0]
     return weights * codes[owner] + (1 - weights) * codes[partner]
@@ -111,78 +151,74 @@ def pair(
 
 def inverse_distance(
     points: torch.Tensor,
-    owners: torch.Tensor,
-    spare: torch.Tensor,
+    near: Near,
+    found: torch.Tensor,
     centroids: torch.Tensor,
-    codes: torch.Tensor,
-    cut: Cut | None,
-) -> torch.Tensor:
-    """Mix the codes of the nearest d + 1 centroids (20 at most) by weights 1 / |x - c_k|.
+    separated: Separated | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weigh the cells of the centroids nearest to each point by 1 / |x - c_k|.
 
     Args:
         points: (m, d).
-        owners: (m,).
-        spare: As for `pair`.
+        near: Of the points.
+        found: Cells of the nearest centroids (m, k).
         centroids: (n, d).
-        codes: (n, d).
-        cut: Says which pairs are separated; what is separated from the owner, or from a nearer
-            one, is left out.
+        separated: Says which pairs are separated; what is separated from the owner, or from a
+            nearer one, is left out.
 
     Returns:
-        (m, d); a point on a centroid gets exactly its code.
+        Cells and their weights (m, k + 2); a point on a centroid gives it all the weight.
     """
-    _, near = nearest(points, centroids, min(points.shape[1] + 1, 20, len(codes)))
-    near = torch.cat([owners[:, None], near, spare[:, None]], 1)
-    keep = torch.ones_like(near, dtype=torch.bool)
-    if cut is not None:
-        keep = compatible(owners, near, cut)
-    keep[:, 1:] &= near[:, 1:] != owners[:, None]
+    owners = near.owners
+    cells = torch.cat([owners[:, None], found, near.spare[:, None]], 1)
+    keep = torch.ones_like(cells, dtype=torch.bool)
+    if separated is not None:
+        keep = compatible(owners, cells, separated)
+    keep[:, 1:] &= cells[:, 1:] != owners[:, None]
     # The spare neighbour only helps those who would be left alone.
     keep[:, -1] &= keep[:, :-1].sum(1) == 1
-    distance = (points[:, None] - centroids[near]).norm(dim=2)
+    distance = (points[:, None] - centroids[cells]).norm(dim=2)
     weights = keep / distance.clamp(min=torch.finfo(points.dtype).tiny ** 0.5)
-    weights = weights / weights.sum(1, keepdim=True)
-    return (weights[:, :, None] * codes[near]).sum(1)
+    return cells, weights / weights.sum(1, keepdim=True)
 
 
 def barycentric(
-    points: torch.Tensor,
-    owners: torch.Tensor,
-    lists: torch.Tensor,
-    centroids: torch.Tensor,
-    codes: torch.Tensor,
-) -> torch.Tensor:
-    """Mix the owner and its list by weights that reproduce the point from their centroids.
+    points: torch.Tensor, near: Near, centroids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weigh the owner and its neighbours such that their centroids average to the point.
 
     The weights of sum one minimise |x - sum_k l_k c_k|^2 + e sum_k l_k^2 |x - c_k|^2, e = 1e-3: a
     point on a centroid gets its code, and centroids far away weigh little. They may be negative.
 
     Args:
         points: (m, d).
-        owners: (m,).
-        lists: Cells that may be mixed with the owner, padded with it, (m, k).
+        near: Of the points.
         centroids: (n, d).
-        codes: (n, d).
 
     Returns:
-        (m, d).
+        Cells and their weights (m, k + 1).
 
     References:
         S. T. Roweis, L. K. Saul, "Nonlinear dimensionality reduction by locally linear embedding",
         Science 290 (2000), note 9, with the regulariser weighted by distance.
     """
-    near = torch.cat([owners[:, None], lists], 1)
-    keep = near != owners[:, None]
+    owners = near.owners
+    cells = torch.cat([owners[:, None], near.lists[near.slot]], 1)
+    keep = cells != owners[:, None]
     keep[:, 0] = True
-    arms = (centroids[near] - points[:, None]).to(torch.float64)  # (m, k, d)
+    arms = (centroids[cells] - points[:, None]).to(torch.float64)  # (m, k, d)
     square = arms.square().sum(2)
     unit = square.amax(1).clamp(min=1e-300)
     # |x - sum l c|^2 with sum l = 1 is l' G l; the solution of (G + e D) l = 1, normalised.
     gram = (arms @ arms.mT + 1e-3 * torch.diag_embed(square)) / unit[:, None, None]
     gram = gram + torch.diag_embed(torch.where(keep, 1e-12, 1e12).to(torch.float64))
     weights = torch.linalg.solve(gram, torch.ones_like(square)) * keep
-    weights = (weights / weights.sum(1, keepdim=True)).to(codes.dtype)
-    return (weights[:, :, None] * codes[near]).sum(1)
+    return cells, (weights / weights.sum(1, keepdim=True)).to(points.dtype)
+
+
+def mixed(codes: torch.Tensor, cells: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mix the codes (n, d) of cells (m, k) by weights (m, k): (m, d)."""
+    return (weights[:, :, None] * codes[cells]).sum(1)
 
 
 # Measured on 60 000 codes of Fashion-MNIST in 64 dimensions (`benchmarks/bench_extension.py`):
@@ -192,12 +228,7 @@ NEWNESS = 0.92
 
 
 def local_affine(
-    displacements: torch.Tensor,
-    cells: torch.Tensor,
-    slot: torch.Tensor,
-    codes: torch.Tensor,
-    lists: torch.Tensor,
-    spread: torch.Tensor,
+    displacements: torch.Tensor, near: Near, codes: torch.Tensor, spread: torch.Tensor
 ) -> torch.Tensor:
     """Return A_i (x - c_i): the displacement from the code that the local affine map adds.
 
@@ -209,15 +240,14 @@ def local_affine(
 
     Args:
         displacements: x - c_i, (m, d).
-        cells: The distinct cells i that occur, (u,).
-        slot: Which of them each point lies in, (m,).
+        near: Of the points x.
         codes: y, (n, d).
-        lists: Their neighbours (u, k), padded with the cell itself.
         spread: sigma^2, one number, or S of every cell (n, d, d).
 
     Returns:
         (m, d) in the dtype of the codes; zero where the list is empty.
     """
+    cells, lists, slot = near
     order = slot.argsort(stable=True)
     ends = torch.bincount(slot, minlength=len(cells)).cumsum(0).tolist()
     out = torch.empty(displacements.shape, dtype=codes.dtype, device=codes.device)
@@ -227,9 +257,7 @@ def local_affine(
         last = ends[min(start + 256, len(cells)) - 1]
         rows = order[first:last]
         first = last
-        factor = _factors(
-            block, codes, lists[start : start + 256]
-        )  # (b, k + 1, d): C = factor' factor
+        factor = _factors(block, codes, lists[start : start + 256])  # C = factor' factor
         root = _root(factor) if spread.ndim == 0 else _bures(factor, spread[block])
         for part in rows.split(1024):
             x = displacements[part].to(codes.dtype)
@@ -241,6 +269,7 @@ def local_affine(
 
 
 def _factors(block: torch.Tensor, codes: torch.Tensor, lists: torch.Tensor) -> torch.Tensor:
+    # Of cells (b,) and their lists (b, k): (b, k + 1, d).
     group = torch.cat([block[:, None], lists], 1)
     there = torch.cat([torch.ones_like(block)[:, None], lists != block[:, None]], 1)
     weight = there[:, :, None].to(codes.dtype)
@@ -296,12 +325,7 @@ def limited(displacements: torch.Tensor, usual: torch.Tensor) -> torch.Tensor:
 
 
 def lean(
-    displacements: torch.Tensor,
-    slot: torch.Tensor,
-    cells: torch.Tensor,
-    codes: torch.Tensor,
-    lists: torch.Tensor,
-    spread: float,
+    displacements: torch.Tensor, near: Near, codes: torch.Tensor, spread: float
 ) -> torch.Tensor:
     """Return what leads from a code to the mean of its list: 0.3 of the way on average over x.
 
@@ -309,10 +333,8 @@ def lean(
 
     Args:
         displacements: x - c_i, (m, d).
-        slot: Which of the cells each point lies in, (m,).
-        cells: The distinct cells, (u,).
+        near: Of the points x.
         codes: y, (n, d).
-        lists: Their neighbours, padded with the cell itself, (u, k).
         spread: sigma^2.
 
     Returns:
@@ -322,15 +344,20 @@ def lean(
         [
             (codes[part] - codes[own][:, None]).sum(1)
             / (part != own[:, None]).sum(1, keepdim=True).clamp(min=1)
-            for part, own in zip(lists.split(4096), cells.split(4096), strict=True)
+            for part, own in zip(near.lists.split(4096), near.cells.split(4096), strict=True)
         ]
     )
     share = displacements.square().mean(1, keepdim=True) / spread
-    return LEAN * share.to(codes) * towards[slot]
+    return LEAN * share.to(codes) * towards[near.slot]
 
 
 def match_scale(
-    start: torch.Tensor, displacements: torch.Tensor, codes: torch.Tensor, target: float
+    start: torch.Tensor,
+    displacements: torch.Tensor,
+    codes: torch.Tensor,
+    target: float,
+    *,
+    engine: str = "auto",
 ) -> float:
     """Return s such that start + s displacements lie as far from the codes as a new code would.
 
@@ -339,6 +366,7 @@ def match_scale(
         displacements: What they add, (m, d).
         codes: y, (n, d).
         target: Median distance from a new code to the nearest given one.
+        engine: Of the search for nearest codes.
 
     Returns:
         s in [0, 8]; 0 if the target is zero, 1 if no displacement is there to scale.
@@ -349,6 +377,6 @@ def match_scale(
     for _ in range(12):
         middle = (low + high) / 2
         new = start + middle * displacements
-        reached = float(nearest(new, codes, 1)[0].median())
+        reached = float(nearest(new, codes, engine=engine)[0].median())
         low, high = (middle, high) if reached < target else (low, middle)
     return (low + high) / 2

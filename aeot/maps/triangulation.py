@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.spatial import Delaunay
+
+from aeot.maps.extension import Separated, Sides
 
 _FAR = 3.0  # half side of the frame around a component, in units of the extent of all centroids
 
@@ -17,8 +18,7 @@ def interpolate(
     owners: torch.Tensor,
     centroids: torch.Tensor,
     codes: torch.Tensor,
-    labels: torch.Tensor,
-    cut: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
+    sides: Sides,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Interpolate linearly on the Delaunay triangulation of each component's centroids.
 
@@ -31,22 +31,22 @@ def interpolate(
         owners: Cells of the points, (m,).
         centroids: (n, d).
         codes: (n, d).
-        labels: Components of the cells, (n,).
-        cut: Says which pairs of a component the map separates; None: none.
+        sides: Which cells may be mixed.
 
     Returns:
         Values (m, d) float64, and which of them hold: false inside a simplex with a separated
         edge.
     """
     x, c, y = (t.detach().cpu().to(torch.float64).numpy() for t in (points, centroids, codes))
-    groups, labels_np = labels[owners].cpu().numpy(), labels.cpu().numpy()
+    labels = sides.labels.cpu().numpy()
+    groups = sides.labels[owners].cpu().numpy()
     # From the centroids alone, so that a point's value does not depend on the other points.
     middle = (c.min(0) + c.max(0)) / 2
     half = _FAR * (float((c.max(0) - c.min(0)).max()) or 1.0)
     frame = middle + half * np.array(list(itertools.product((-1.0, 1.0), repeat=x.shape[1])))
     values, valid = np.zeros_like(x), np.ones(len(x), bool)
     for label in np.unique(groups):
-        rows, inside = np.flatnonzero(groups == label), np.flatnonzero(labels_np == label)
+        rows, inside = np.flatnonzero(groups == label), np.flatnonzero(labels == label)
         # Two centroids in one place (of empty cells) would make a flat simplex: keep one.
         inside = inside[np.unique(c[inside].round(12), axis=0, return_index=True)[1]]
         mean_c, mean_y = c[inside].mean(0), y[inside].mean(0)
@@ -61,22 +61,19 @@ def interpolate(
         corner = mesh.simplices[simplex]
         values[rows] = (weights[:, :, None] * heights[corner]).sum(1)
         valid[rows] = (simplex >= 0) & np.isfinite(values[rows]).all(1)
-        if cut is not None:
-            valid[rows] &= ~_broken(mesh.simplices, inside, cut, labels)[simplex]
+        if sides.separated is not None:
+            cells = torch.from_numpy(inside).to(sides.labels.device)
+            valid[rows] &= ~_broken(mesh.simplices, cells, sides.separated)[simplex]
     device = points.device
     return torch.from_numpy(values).to(device), torch.from_numpy(valid).to(device)
 
 
-def _broken(
-    simplices: np.ndarray,
-    inside: np.ndarray,
-    cut: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    labels: torch.Tensor,
-) -> np.ndarray:
+def _broken(simplices: np.ndarray, cells: torch.Tensor, separated: Separated) -> np.ndarray:
+    # Whether two cells at the corners of each simplex are separated; the frame's are with none.
     out = np.zeros(len(simplices), bool)
     for a, b in itertools.combinations(range(simplices.shape[1]), 2):
         i, j = simplices[:, a], simplices[:, b]
-        real = np.flatnonzero((i < len(inside)) & (j < len(inside)))
-        first, second = (torch.from_numpy(inside[t[real]]).to(labels.device) for t in (i, j))
-        out[real] |= cut(first, second).cpu().numpy()
+        real = np.flatnonzero((i < len(cells)) & (j < len(cells)))
+        first, second = (cells[torch.from_numpy(t[real]).long()] for t in (i, j))
+        out[real] |= separated(first, second).cpu().numpy()
     return out

@@ -34,9 +34,9 @@ _GAP = 2.0  # of a sheet, in units of the spacing at its edge, that is no gap
 _NEAR = 3  # links within which two codes may always be mixed
 
 
-def _distances(codes: torch.Tensor, k: int) -> torch.Tensor:
+def _distances(codes: torch.Tensor, k: int, engine: str) -> torch.Tensor:
     k = min(k, codes.shape[0] - 1)
-    return nearest(codes, codes, k + 1)[0][:, 1:]
+    return nearest(codes, codes, k + 1, engine=engine)[0][:, 1:]
 
 
 def _dimension(distances: torch.Tensor) -> float:
@@ -45,7 +45,9 @@ def _dimension(distances: torch.Tensor) -> float:
     return 1 / rate if rate > 0 else 0.0
 
 
-def _scaled_nearest(codes: torch.Tensor, k: int, distances: torch.Tensor) -> torch.Tensor:
+def _scaled_nearest(
+    codes: torch.Tensor, k: int, distances: torch.Tensor, engine: str
+) -> torch.Tensor:
     # The k nearest by |y_i - y_j|^2 / r_j, r_j the spacing around j: up to a factor of the query,
     # the local scaling |y_i - y_j|^2 / (r_i r_j). These are the highest planes over (y, |y|^2).
     spacing = distances[:, :k].square().mean(1).sqrt()
@@ -56,34 +58,35 @@ def _scaled_nearest(codes: torch.Tensor, k: int, distances: torch.Tensor) -> tor
     square = y.square().sum(1)
     points = torch.cat([y, square[:, None]], 1).to(codes.dtype)
     planes = torch.cat([2 * y, -torch.ones_like(square)[:, None]], 1) / spacing[:, None]
-    _, found = top_k(points, planes.to(codes.dtype), -square / spacing, k + 1)
+    _, found = top_k(points, planes.to(codes.dtype), -square / spacing, k + 1, engine=engine)
     own = torch.arange(len(codes), device=codes.device)[:, None]
     order = (found != own).to(torch.int8).argsort(dim=1, descending=True, stable=True)
     return found.gather(1, order[:, :k])
 
 
-def links(codes: torch.Tensor) -> tuple[csr_matrix, float]:
+def links(codes: torch.Tensor, *, engine: str = "auto") -> tuple[csr_matrix, float]:
     """Link every code to its nearest ones, in units of the local spacing.
 
     Args:
         codes: (n, d), n >= 2.
+        engine: Of the search for near codes.
 
     Returns:
         The symmetric graph (n, n), lengths |y_i - y_j| on the links, and the intrinsic dimension.
     """
     n = codes.shape[0]
-    distances = _distances(codes, _SMOOTH)
+    distances = _distances(codes, _SMOOTH, engine)
     dimension = _dimension(distances) if n > 2 else 0.0
     places = codes
     if dimension > _CROWDED:
-        near = _scaled_nearest(codes, min(_SMOOTH, n - 1), distances)
+        near = _scaled_nearest(codes, min(_SMOOTH, n - 1), distances, engine)
         parts = [
             (codes[start : start + len(block)] + codes[block].sum(1)) / (near.shape[1] + 1)
             for start, block in zip(range(0, n, 4096), near.split(4096), strict=True)
         ]
         places = torch.cat(parts)
-        distances = _distances(places, LINKS)
-    near = _scaled_nearest(places, min(LINKS, n - 1), distances)
+        distances = _distances(places, LINKS, engine)
+    near = _scaled_nearest(places, min(LINKS, n - 1), distances, engine)
     first = torch.arange(n, device=codes.device).repeat_interleave(near.shape[1])
     second = near.flatten()
     length = (codes[first] - codes[second]).norm(dim=1).clamp(min=1e-30)
@@ -91,11 +94,11 @@ def links(codes: torch.Tensor) -> tuple[csr_matrix, float]:
     graph = csr_matrix((w, (i, j)), shape=(n, n))
     graph = graph.maximum(graph.T).tocsr()
     if resolves_sheets(dimension):
-        graph = _bridged(codes, graph)
+        graph = _bridged(codes, graph, engine)
     return graph, dimension
 
 
-def _bridged(codes: torch.Tensor, graph: csr_matrix) -> csr_matrix:
+def _bridged(codes: torch.Tensor, graph: csr_matrix, engine: str) -> csr_matrix:
     # Nine points of a thin sheet can happen to have one another as nearest. Parts whose gap is no
     # wider than twice the spacing at its edge are one.
     count, labels = connected_components(graph, directed=False)
@@ -103,10 +106,10 @@ def _bridged(codes: torch.Tensor, graph: csr_matrix) -> csr_matrix:
         return graph
     n = codes.shape[0]
     labels = torch.from_numpy(labels).to(codes.device)
-    spacing = nearest(codes, codes, min(LINKS, n - 1) + 1)[0][:, -1]
+    spacing = nearest(codes, codes, min(LINKS, n - 1) + 1, engine=engine)[0][:, -1]
     for label in range(count):
         inside, outside = (labels == label).nonzero()[:, 0], (labels != label).nonzero()[:, 0]
-        gap, found = nearest(codes[inside], codes[outside], 1)
+        gap, found = nearest(codes[inside], codes[outside], engine=engine)
         other = outside[found[:, 0]]
         join = gap[:, 0] <= _GAP * torch.maximum(spacing[inside], spacing[other])
         i, j, w = (t[join].cpu().numpy() for t in (inside, other, gap[:, 0]))

@@ -7,27 +7,30 @@ from aeot import generator
 from aeot.maps import extension
 
 
+def whole(n):
+    """All n cells on one side."""
+    return extension.Sides(torch.zeros(n, dtype=torch.int64), None)
+
+
 @pytest.mark.parametrize("k", [3, 12])
 def test_the_local_map_carries_the_spread_to_the_covariance_of_the_codes(k):
     g = generator(1)
     sites = torch.randn(30, 5, generator=g, dtype=torch.float64)
-    lists = extension.members(torch.arange(30), sites, torch.zeros(30, dtype=torch.int64), k, None)
+    near = extension.around(torch.arange(30), sites, whole(30), k)
     cells = torch.tensor([4, 17])
     matrices = torch.stack(
         [
             extension.local_affine(
                 torch.eye(5, dtype=torch.float64),
-                cells[[row]],
-                torch.zeros(5, dtype=torch.int64),
+                near.of(cells[[row] * 5]),
                 sites,
-                lists[cells[[row]]],
                 torch.tensor(0.25, dtype=torch.float64),
             )
             for row in range(2)
         ]
     )
     for matrix, cell in zip(matrices, cells, strict=True):
-        group = sites[torch.cat([cell[None], lists[cell]])]
+        group = sites[torch.cat([cell[None], near.lists[cell]])]
         covariance = (group - group.mean(0)).T @ (group - group.mean(0)) / k
         assert torch.allclose(matrix, matrix.T, atol=1e-10)
         assert torch.allclose(matrix * 0.25 @ matrix, covariance, atol=1e-8)
@@ -37,18 +40,10 @@ def test_the_local_map_carries_the_spread_to_the_covariance_of_the_codes(k):
 def test_with_cell_covariances_it_is_the_optimal_map_of_two_gaussians():
     g = generator(2)
     sites = torch.randn(9, 3, generator=g, dtype=torch.float64)
-    lists = extension.members(torch.arange(9), sites, torch.zeros(9, dtype=torch.int64), 8, None)
     root = torch.randn(9, 3, 3, generator=g, dtype=torch.float64)
     spread = root @ root.mT
-    cell = torch.tensor([5])
-    got = extension.local_affine(
-        torch.eye(3, dtype=torch.float64),
-        cell,
-        torch.zeros(3, dtype=torch.int64),
-        sites,
-        lists[cell],
-        spread,
-    )
+    near = extension.around(torch.tensor([5, 5, 5]), sites, whole(9), 8)
+    got = extension.local_affine(torch.eye(3, dtype=torch.float64), near, sites, spread)
     covariance = torch.cov(sites.T)
     zero = np.zeros(3)
     expected, _ = ot.gaussian.bures_wasserstein_mapping(
@@ -83,9 +78,10 @@ def test_codes_lean_towards_the_mean_of_their_neighbours_on_average():
     cells, lists = torch.tensor([0, 3]), torch.tensor([[1, 2, 0], [3, 3, 3]])  # padded by the own
     slot = torch.arange(2).repeat_interleave(20_000)
     moved = 0.3 * torch.randn(40_000, 2, generator=generator(5), dtype=torch.float64)
-    found = extension.lean(moved, slot, cells, codes, lists, 0.09)
+    near = extension.Near(cells, lists, slot)
+    found = extension.lean(moved, near, codes, 0.09)
     assert torch.allclose(
         found[:20_000].mean(0), 0.3 * torch.tensor([2.0, 1.0]).double(), rtol=0.03
     )
     assert not bool(found[20_000:].any())  # alone
-    assert not bool(extension.lean(0 * moved, slot, cells, codes, lists, 0.09).any())
+    assert not bool(extension.lean(0 * moved, near, codes, 0.09).any())

@@ -4,6 +4,7 @@ import torch
 
 import aeot
 from aeot import BrenierMap, Gaussian, UniformBox, generator
+from aeot.maps.brenier import METHODS
 
 SPLIT = torch.tensor([[0.0, 0.5], [1.0, 0.5]], dtype=torch.float64)
 
@@ -118,6 +119,20 @@ def test_given_moments_are_kept():
     assert float(brenier.spread) == 0.25
 
 
+@pytest.mark.parametrize("engine", ["numba", "torch", "kdtree"])
+def test_every_engine_gives_the_same_map_and_the_same_codes(engine):
+    brenier = some(n=80)
+    other = BrenierMap(brenier.source, brenier.sites, brenier.heights, engine=engine)
+    assert f"engine='{engine}'" in repr(other)
+    x = torch.rand(500, 3, generator=generator(1), dtype=torch.float64)
+    assert torch.equal(other.cell(x), brenier.cell(x))
+    for method in METHODS:
+        codes = (b.draw(50, method=method, generator=generator(2)).codes for b in (brenier, other))
+        torch.testing.assert_close(*codes, rtol=0, atol=1e-9)
+    found = (aeot.find_singularities(b, n_points=400) for b in (brenier, other))
+    assert torch.equal(*(f.facets.pairs for f in found))
+
+
 def test_a_solution_gives_its_map():
     sites = torch.rand(30, 2, generator=generator(0), dtype=torch.float64)
     solution = aeot.solve_exact(UniformBox(dim=2), sites)
@@ -134,6 +149,7 @@ def test_a_solution_gives_its_map():
         (lambda: BrenierMap(UniformBox(dim=3), SPLIT, [0, 0]), "sites must have 3 columns, got 2"),
         (lambda: BrenierMap(UniformBox(dim=2), SPLIT, [0.0]), r"heights must have shape \(2,\)"),
         (lambda: split(masses=[1.0, 1.0]), "masses must sum to 1"),
+        (lambda: split(engine="cuda"), "engine must be one of 'auto', 'numba'"),
         (lambda: split().extend(torch.zeros(1, 2), method="cubic"), "method must be one of"),
         (lambda: split().extend(torch.zeros(1, 3)), "points must have 2 columns, got 3"),
         (lambda: split().draw(-1), "n must be a whole number >= 0, got -1"),

@@ -46,7 +46,7 @@ def test_compatible_keeps_no_separated_pair():
 
 def test_members_stay_in_their_component_nearest_first():
     sites, labels = blobs(4, n=31)
-    lists = extension.members(torch.arange(31), sites, labels, 6, None)
+    lists = extension.around(torch.arange(31), sites, extension.Sides(labels, None), 6).lists
     distances = torch.cdist(sites, sites)
     distances[labels[:, None] != labels] = torch.inf
     assert torch.equal(lists, distances.sort(1).indices[:, 1:7])
@@ -54,9 +54,11 @@ def test_members_stay_in_their_component_nearest_first():
 
 def test_members_of_a_small_component_are_padded_with_the_owner():
     sites, labels = blobs(4, n=10, share=0.3)
-    lists = extension.members(torch.tensor([1, 9]), sites, labels, 5, None)
+    lists = extension.around(torch.tensor([1, 9]), sites, extension.Sides(labels, None), 5).lists
     assert sorted(lists[0].tolist()) == [0, 1, 1, 1, 2]
-    alone = extension.members(torch.tensor([0]), sites, torch.arange(10), 5, None)
+    alone = extension.around(
+        torch.tensor([0]), sites, extension.Sides(torch.arange(10), None), 5
+    ).lists
     assert alone.tolist() == [[0] * 5]
 
 
@@ -129,15 +131,17 @@ def test_linear_reproduces_an_affine_map(d):
     matrix = torch.randn(d, d, generator=g, dtype=torch.float64)
     matrix = matrix @ matrix.T + torch.eye(d, dtype=torch.float64)
     brenier = aeot.solve_semidiscrete(UniformBox(dim=d), x @ matrix, tol=0.05).map()
-    brenier._moments()
-    brenier.sites = brenier.centroids @ matrix + 1
+    centroids, _ = brenier._cells()
+    brenier.sites = centroids @ matrix + 1
     points = brenier.source.sample(300, generator=g).double()
     owner = brenier.cell(points)  # of the new sites; any owner will do
-    lists = brenier._members(owner, None, 20)
     if d <= 3:
         new = brenier.extend(points, None, "linear")
     else:
-        new = extension.barycentric(points, owner, lists, brenier.centroids, brenier.sites)
+        one_side = extension.Sides(torch.zeros(60, dtype=torch.int64), None)
+        near = extension.around(owner, brenier.sites, one_side, 20)
+        parts = extension.barycentric(points, near, centroids)
+        new = extension.mixed(brenier.sites, *parts)
     error = (new - (points @ matrix + 1)).norm(dim=1)
     scale = (brenier.sites - brenier.sites.mean(0)).norm(dim=1).mean()
     # the regulariser of the barycentric weights (1e-3) bends it by about as much
