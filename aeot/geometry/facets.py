@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -49,9 +50,10 @@ class Facets:
 
     def to(self, device: torch.device) -> Facets:
         """The same on another device."""
-        endpoints = None if self.endpoints is None else self.endpoints.to(device)
-        parts = (t.to(device) for t in (self.pairs, self.angles, self.jumps, self.mass))
-        return Facets(*parts, self.exact, endpoints)
+        moved: dict[str, Any] = {
+            k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)
+        }
+        return replace(self, **moved)
 
 
 def jump(sites: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,8 @@ d + 1 dimensions, which Qhull finds.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import ConvexHull, QhullError, cKDTree
@@ -89,13 +91,9 @@ def envelope(sites: np.ndarray, heights: np.ndarray, half: np.ndarray) -> Graph 
     except QhullError:
         return None
     corners = hull.simplices
-    rows, columns = [], []
-    for a in range(d + 1):
-        for b in range(d + 1):
-            if a != b:
-                rows.append(corners[:, a])
-                columns.append(corners[:, b])
-    rows, columns = np.concatenate(rows), np.concatenate(columns)
+    every = list(itertools.permutations(range(d + 1), 2))
+    rows = np.concatenate([corners[:, a] for a, _ in every])
+    columns = np.concatenate([corners[:, b] for _, b in every])
     keep = (rows < n) & (columns < n)
     graph = from_pairs(rows[keep], columns[keep], n)
     lost = np.flatnonzero(np.diff(graph[0]) == 0)
@@ -126,7 +124,8 @@ def line_envelope(slopes: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, 
         The lines on it from left to right (k,) and the points where they meet (k - 1,).
     """
     order = np.lexsort((-heights, slopes))
-    chain, breaks = [], []
+    chain: list[int] = []
+    breaks: list[float] = []
     for i in order.tolist():
         if chain and slopes[chain[-1]] == slopes[i]:
             continue  # the same slope, not higher

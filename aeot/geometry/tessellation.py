@@ -114,6 +114,7 @@ def support(source: Measure) -> Support:
             "solve_semidiscrete takes any source",
         )
     d, polygon, grid, kind, radius = source.dim, np.zeros((0, 2)), _NO_GRID, UNIFORM, 0.0
+    assert isinstance(source, (UniformBox, UniformBall, ConvexPolygon, GridDensity))
     center = source.mean.detach().cpu().to(torch.float64).numpy()
     if isinstance(source, ConvexPolygon):
         polygon = source.vertices.cpu().numpy() - center
@@ -369,7 +370,7 @@ def _rounded(corners: np.ndarray, radius: float) -> np.ndarray:
         return corners
     pieces = []
     for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        start, stop = chord(*a, *b, radius)
+        start, stop = chord(a[0], a[1], b[0], b[1], radius)
         if start < stop:
             pieces.append((a + start * (b - a), a + stop * (b - a)))
     if not pieces:  # the whole disk or nothing of it

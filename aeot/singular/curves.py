@@ -95,7 +95,9 @@ def singular_curves(diagram: PowerDiagram, singular: Any) -> SingularCurves:  # 
     if len(chosen) == 0:
         nothing = torch.zeros(0, 2, dtype=torch.float64)
         return SingularCurves([], [], nothing, nothing)
-    label, position = _nodes(diagram.facets.endpoints.numpy()[chosen].reshape(-1, 2))
+    endpoints = diagram.facets.endpoints
+    assert endpoints is not None
+    label, position = _nodes(endpoints.numpy()[chosen].reshape(-1, 2))
     ends = label.reshape(-1, 2)
     real = ends[:, 0] != ends[:, 1]
     chosen, ends = chosen[real], ends[real]
