@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 
 from aeot import _check
-from aeot._environment import environment
+from aeot._environment import environment, resolve_device
 from aeot.commands.directory import RunDirectory
 from aeot.data import Dataset, dataset, images, unpaired
 from aeot.gan.cyclegan import CycleGAN
@@ -49,7 +48,7 @@ def translate(
     Raises:
         ValueError: If anything given is unusable; then nothing was written.
     """
-    _check.device("device", model.device)
+    resolve_device(model.device)
     if steps is not None:
         _check.integer("steps", steps)
     _check.integer("every", every)
@@ -60,7 +59,7 @@ def translate(
         _LOG.info("one collection is gray and one in colour: both are used as coloured")
         first, second = _colour(first), _colour(second)
     data = unpaired(first, second)
-    options = {"a": a, "b": b, "size": size, "root": root, **dataclasses.asdict(model)}
+    options = {"a": a, "b": b, "size": size, "root": root, **model.arguments()}
     del options["device"]
     if model.decay:  # a constant rate can be prolonged; a falling one depends on the steps
         options["steps"] = steps
@@ -77,7 +76,7 @@ def translate(
     model.save(run.path / "model")
     pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
     facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
-    facts |= {"environment": environment(model.device), "history": model.history_}
+    facts |= {"environment": environment(resolve_device(model.device)), "history": model.history_}
     run.write("run.json", facts)
     return f"{out}: the model in model/, grids of translations in pictures/"
 

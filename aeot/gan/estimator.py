@@ -280,5 +280,6 @@ def set_gradient(
 ) -> None:
     """Put the gradient of `loss` in the optimiser's parameters and in no others."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    optimizer.zero_grad()
+    for parameter in parameters:
+        parameter.grad = None
     loss.backward(inputs=parameters, retain_graph=retain_graph)
