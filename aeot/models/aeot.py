@@ -207,6 +207,7 @@ class AEOT(AutoencoderOptions):
         )
         solved = time.perf_counter()
         self.brenier_ = solution.map()
+        self.brenier_.engine = self.engine
         self.singular_ = singular_set.find_singularities(
             self.brenier_, self.max_angle, seed=self.seed
         )
@@ -326,10 +327,11 @@ class AEOT(AutoencoderOptions):
 
     def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
         parts: dict[str, Any] = {
-            "autoencoder_": Autoencoder.from_state(learned["autoencoder_"], device=self.device),
-            "brenier_": BrenierMap(UniformBox(dim=self.latent_dim), **learned["brenier_"]),
+            "autoencoder_": Autoencoder.from_state(learned["autoencoder_"], device=self.device)
         }
-        brenier = parts["brenier_"].to(device)
+        source, buffers = UniformBox(dim=self.latent_dim), learned["brenier_"]
+        brenier = BrenierMap(source, engine=self.engine, **buffers).to(device)
+        parts["brenier_"] = brenier
         parts["singular_"] = _io.put_together(
             learned["singular_"], vars(singular_set), brenier=brenier
         )
@@ -338,7 +340,7 @@ class AEOT(AutoencoderOptions):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         if self.engine != "auto":  # one that cannot be used is refused before training
-            bind(self.engine, 2, self.latent_dim, resolve_device(self.device))
+            bind(self.engine, torch.empty(2, self.latent_dim, device=resolve_device(self.device)))
 
     def _gain(self, data: Dataset) -> torch.Tensor | None:
         """Return what decoded images of the data must be amplified by, from 5000 of them."""

@@ -150,12 +150,14 @@ def test_masses_are_kept(digits):
 
 
 def test_the_engine_is_passed_on_and_a_missing_one_is_refused_before_training(
-    fitted, digits, monkeypatch
+    fitted, digits, monkeypatch, tmp_path
 ):
     model = AEOT(**OPTIONS, engine="torch")
     model.autoencoder_ = fitted.autoencoder_
     model.fit_transport(digits.subset(slice(0, 40)))
-    assert model.certificate_["engine"] == "torch"
+    assert model.certificate_["engine"] == model.brenier_.engine == "torch"
+    model.save(tmp_path / "m")
+    assert AEOT.load(tmp_path / "m", device="cpu").brenier_.engine == "torch"
     assert model.certificate_["converged"]
     monkeypatch.setattr(engines, "installed", lambda package: False)
     with pytest.raises(ImportError, match="engine='numba' needs numba"):
