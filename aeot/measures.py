@@ -80,14 +80,10 @@ class UniformBox:
             axis = int((self.high <= self.low).nonzero()[0])
             got = f"low {float(self.low[axis]):g}, high {float(self.high[axis]):g} on axis {axis}"
             raise _check.fail("high", "be above low on every axis", got)
+        self.mean = (self.low + self.high) / 2
 
     def __repr__(self) -> str:
         return f"UniformBox(low={self.low.tolist()}, high={self.high.tolist()})"
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Centre of the box, (dim,)."""
-        return (self.low + self.high) / 2
 
     @property
     def covariance(self) -> torch.Tensor:
@@ -122,14 +118,10 @@ class UniformBall:
         self.dim = _check.integer("dim", dim)
         self.center = _vector("center", center, self.dim)
         self.radius = _check.real("radius", radius, above=0.0)
+        self.mean = self.center
 
     def __repr__(self) -> str:
         return f"UniformBall(dim={self.dim}, center={self.center.tolist()}, radius={self.radius:g})"
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """The centre, (dim,)."""
-        return self.center
 
     @property
     def covariance(self) -> torch.Tensor:

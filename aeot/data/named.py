@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,18 +28,6 @@ _FASHION = (
     "Sneaker",
     "Bag",
     "Ankle boot",
-)
-_CIFAR = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
 )
 _DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -88,8 +75,9 @@ def dataset(
         images, labels = _idx_set(name, roots, split, download)
         classes = _FASHION if name == "fashion-mnist" else _DIGITS
     elif name == "cifar10":
-        images, labels = _cifar(roots, split, download)
-        classes = _CIFAR
+        found = _open_published("cifar10", roots, download, train=split == "train")
+        images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+        labels, classes = torch.tensor(found.targets), tuple(found.classes)
     else:
         images, labels = _celeba(roots, split, 64 if size is None else size, download), None
         classes = ()
@@ -181,38 +169,21 @@ def _published() -> ModuleType:
     return datasets
 
 
-def _open_published(
-    name: str, roots: list[Path], download: bool, build: Callable[[Path, bool], Any]
-) -> Any:  # noqa: ANN401 - torchvision has no types
+def _open_published(name: str, roots: list[Path], download: bool, **part: Any) -> Any:  # noqa: ANN401
+    kind = getattr(_published(), {"cifar10": "CIFAR10", "celeba": "CelebA"}[name])
     for root in roots:
         if root.is_dir():
             try:
-                return build(root, False)
+                return kind(root, **part)
             except RuntimeError:  # torchvision: not found or corrupted
                 continue
     if download:
-        return build(roots[0], True)
+        return kind(roots[0], download=True, **part)
     raise _missing(name, roots)
 
 
-def _cifar(roots: list[Path], split: str, download: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    found = _open_published(
-        "cifar10",
-        roots,
-        download,
-        lambda root, fetch: _published().CIFAR10(root, train=split == "train", download=fetch),
-    )
-    images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-    return images, torch.tensor(found.targets, dtype=torch.int64)
-
-
 def _celeba(roots: list[Path], split: str, size: int, download: bool) -> torch.Tensor:
-    found = _open_published(
-        "celeba",
-        roots,
-        download,
-        lambda root, fetch: _published().CelebA(root, split=split, download=fetch),
-    )
+    found = _open_published("celeba", roots, download, split=split)
     images = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
     for i in range(len(found)):
         pixels = torch.from_numpy(np.array(found[i][0].convert("RGB")))

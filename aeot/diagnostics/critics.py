@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import nn
 from torch.nn.functional import softplus
@@ -259,30 +257,6 @@ def parallel_lines(gap: float, dim: int = 2) -> tuple[Draw, Draw]:
     return line(0.0), line(gap)
 
 
-def two_islands(gap: float, size: float = 1.0, dim: int = 2) -> tuple[Draw, Draw]:
-    """Two cubes of side `size`, one shifted along the first axis so that `gap` lies between them.
-
-    Returns:
-        Samplers of the two; their distance is gap + size, along straight rays across the gap.
-
-    Raises:
-        ValueError: If `gap` is negative, `size` not positive or `dim` below 1.
-    """
-    _check.real("gap", gap, minimum=0)
-    _check.real("size", size, above=0)
-    _check.integer("dim", dim)
-
-    def island(at: float) -> Draw:
-        def draw(n: int, stream: torch.Generator) -> torch.Tensor:
-            points = torch.rand(n, dim, generator=stream) * size
-            points[:, 0] += at
-            return points
-
-        return draw
-
-    return island(0.0), island(gap + size)
-
-
 def _graph(n: int, edges: ArrayLike, lengths: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
     """Return checked edges, int64 (k, 2), and their lengths, float64 (k,)."""
     pairs = _check.points("edges", _check.double(edges), dim=2, min_rows=0)
@@ -315,11 +289,9 @@ def shortest_paths(n: int, edges: ArrayLike, lengths: ArrayLike) -> torch.Tensor
                 [1., 0.]], dtype=torch.float64)
     """
     edges, lengths = _graph(_check.integer("n", n), edges, lengths)
-    order = lengths.argsort()  # a sparse matrix would add edges that are there twice
-    pairs = edges[order].sort(dim=1).values.numpy()
-    pairs, shortest = np.unique(pairs, axis=0, return_index=True)
-    graph = coo_matrix((lengths[order].numpy()[shortest], pairs.T), shape=(n, n))
-    return torch.from_numpy(np.ascontiguousarray(dijkstra(graph.tocsr(), directed=False)))
+    graph = torch.full((n * n,), math.inf, dtype=torch.float64)  # no edge
+    graph.scatter_reduce_(0, edges @ torch.tensor([n, 1]), lengths, "amin")
+    return torch.from_numpy(dijkstra(graph.view(n, n).numpy(), directed=False))
 
 
 def graph_critic(

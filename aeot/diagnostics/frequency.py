@@ -1,10 +1,12 @@
-"""Errors and power by spatial frequency: structure is coarse, texture is fine.
+"""Errors and power by spatial frequency: structure is coarse, texture is fine; contrast.
 
 A patch discriminator judges texture up to its receptive field and is blind to anything larger, so
 its depth trades one against the other; these functions put numbers on both sides.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
@@ -70,3 +72,29 @@ def error_split(
     made, wanted = (float(_band_energy(images, edges)[1]) for images in (output, target))
     power = made / max(wanted, 1e-30)
     return {"structure": low, "texture": high, "total": low + high, "texture_power": power}
+
+
+@torch.no_grad()
+def contrast_response(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    *,
+    gain: float = 0.5,
+    offset: float = 0.2,
+) -> float:
+    """Measure how much of a change of contrast and brightness a translator lets through.
+
+    Args:
+        function: Images to images.
+        x: (B, C, H, W).
+        gain: The images are multiplied by this,
+        offset: and this is added.
+
+    Returns:
+        The change of the output over the change of the input, root mean squares: 1 for the
+        identity; 0 for a network that normalises its first layer without padding. Padding by
+        reflection keeps the invariance, padding by zeros breaks it.
+    """
+    changed = gain * x + offset
+    moved = (function(changed) - function(x)).double().square().mean().sqrt()
+    return float(moved / (changed - x).double().square().mean().sqrt())

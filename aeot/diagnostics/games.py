@@ -20,7 +20,8 @@ def flow_matrix(*, alpha: float = 0.0, beta: float = 0.0) -> torch.Tensor:
     """Return the matrix A of the flow d(g, d)/dt = A (g, d), float64 (2, 2).
 
     Its eigenvalues are -(alpha + beta) / 2 +- sqrt((alpha - beta)^2 / 4 - 1): stable exactly if
-    alpha + beta > 0 and alpha beta > -1, a pure rotation without regularisers.
+    alpha + beta > 0 and alpha beta > -1, a pure rotation without regularisers. With beta alone the
+    flow spirals inward below beta = 2, which is critical damping, and does not turn from there on.
 
     Args:
         alpha: Strength of the generator's regulariser.
@@ -71,50 +72,6 @@ def step_matrix(method: str, rate: float, *, alpha: float = 0.0, beta: float = 0
 def spectral_radius(matrix: torch.Tensor) -> float:
     """Return the largest modulus of an eigenvalue: below 1 the update converges."""
     return float(torch.linalg.eigvals(matrix).abs().max())
-
-
-def play(matrix: torch.Tensor, start: tuple[float, float], steps: int) -> torch.Tensor:
-    """Return the path of (g, d) under repeated updates.
-
-    Args:
-        matrix: From `step_matrix`, (2, 2).
-        start: Where the players begin.
-        steps: How many updates.
-
-    Returns:
-        (steps + 1, 2), float64.
-
-    Example:
-        >>> path = play(step_matrix("simultaneous", 0.1), (1.0, 0.0), 100)
-        >>> round(float(path[-1].norm()), 4), round(1.01**50, 4)
-        (1.6446, 1.6446)
-    """
-    path = [torch.tensor(start, dtype=torch.float64)]
-    for _ in range(steps):
-        path.append(matrix @ path[-1])
-    return torch.stack(path)
-
-
-def damped_critic(damping: float) -> str:
-    """Name the behaviour of dg/dt = d, dd/dt = -g - damping d: a zero-centred penalty damps.
-
-    Args:
-        damping: >= 0; 2 is critical.
-
-    Returns:
-        "centre" without damping, "spiral" below 2, "node" from 2 on.
-
-    Raises:
-        ValueError: If `damping` is negative.
-
-    Example:
-        >>> [damped_critic(c) for c in (0, 1.99, 2)]
-        ['centre', 'spiral', 'node']
-    """
-    damping = real("damping", damping, minimum=0)
-    if damping == 0:
-        return "centre"
-    return "spiral" if damping < 2 else "node"
 
 
 def dirac_wgan_gp(

@@ -9,7 +9,7 @@ from torch import nn
 from aeot import _check
 
 LEAK = 0.2
-BATCH_NORM_EPS = 1e-3
+EPS = 1e-3  # of batch normalisation
 NORMS = ("instance", "instance-affine", "batch", "none")
 
 
@@ -45,14 +45,6 @@ def _grid(shape: Sequence[int], factor: int, name: str) -> tuple[int, int, int]:
     return channels, height // factor, width // factor
 
 
-def _norm2d(width: int, batch_norm: bool) -> list[nn.Module]:
-    return [nn.BatchNorm2d(width, eps=BATCH_NORM_EPS)] if batch_norm else []
-
-
-def _norm1d(width: int, batch_norm: bool) -> list[nn.Module]:
-    return [nn.BatchNorm1d(width, eps=BATCH_NORM_EPS)] if batch_norm else []
-
-
 class DownTrunk(nn.Sequential):
     """Image (B, C, H, W) to outputs (B, outputs): the InfoGAN-style discriminator or encoder.
 
@@ -81,11 +73,11 @@ class DownTrunk(nn.Sequential):
             nn.Conv2d(channels, 64, 4, 2, 1),
             nn.LeakyReLU(LEAK, inplace=True),
             nn.Conv2d(64, 128, 4, 2, 1),
-            *_norm2d(128, batch_norm),
+            *([nn.BatchNorm2d(128, eps=EPS)] if batch_norm else []),
             nn.LeakyReLU(LEAK, inplace=True),
             nn.Flatten(),
             nn.Linear(128 * height * width, 1024),
-            *_norm1d(1024, batch_norm),
+            *([nn.BatchNorm1d(1024, eps=EPS)] if batch_norm else []),
             nn.LeakyReLU(LEAK, inplace=True),
             nn.Linear(1024, outputs),
         )
@@ -102,7 +94,6 @@ class UpTrunk(nn.Sequential):
     Args:
         shape: (C, H, W), H and W divisible by 4.
         latent_dim: Width of the input.
-        batch_norm: Whether the layers marked BN are normalised.
 
     Raises:
         ValueError: If `shape` is no image shape with sides divisible by 4.
@@ -111,21 +102,19 @@ class UpTrunk(nn.Sequential):
         Lucic, Kurach, Michalski, Gelly, Bousquet, Are GANs created equal?, 2018, appendix.
     """
 
-    def __init__(
-        self, shape: Sequence[int], latent_dim: int = 64, *, batch_norm: bool = True
-    ) -> None:
+    def __init__(self, shape: Sequence[int], latent_dim: int = 64) -> None:
         channels, height, width = _grid(shape, 4, "the InfoGAN-style networks")
         inner = 128 * height * width
         super().__init__(
             nn.Linear(latent_dim, 1024),
-            *_norm1d(1024, batch_norm),
+            nn.BatchNorm1d(1024, eps=EPS),
             nn.LeakyReLU(LEAK, inplace=True),
             nn.Linear(1024, inner),
-            *_norm1d(inner, batch_norm),
+            nn.BatchNorm1d(inner, eps=EPS),
             nn.LeakyReLU(LEAK, inplace=True),
             nn.Unflatten(1, (128, height, width)),
             nn.ConvTranspose2d(128, 64, 4, 2, 1),
-            *_norm2d(64, batch_norm),
+            nn.BatchNorm2d(64, eps=EPS),
             nn.LeakyReLU(LEAK, inplace=True),
             nn.ConvTranspose2d(64, channels, 4, 2, 1),
             nn.Tanh(),
@@ -175,7 +164,7 @@ class DeepDown(nn.Sequential):
         for level, (before, after) in enumerate(zip([shape[0], *widths[:-1]], widths, strict=True)):
             layers += [
                 nn.Conv2d(before, after, 4, 2, 1, bias=level == 0),
-                *_norm2d(after, level > 0),
+                *([nn.BatchNorm2d(after, eps=EPS)] if level else []),
                 nn.LeakyReLU(LEAK, inplace=True),
             ]
         area = (shape[1] >> len(widths)) * (shape[2] >> len(widths))
@@ -201,13 +190,13 @@ class DeepUp(nn.Sequential):
         layers: list[nn.Module] = [
             nn.Linear(latent_dim, widths[0] * height * width, bias=False),
             nn.Unflatten(1, (widths[0], height, width)),
-            *_norm2d(widths[0], True),
+            nn.BatchNorm2d(widths[0], eps=EPS),
             nn.ReLU(inplace=True),
         ]
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [
                 nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
-                *_norm2d(after, True),
+                nn.BatchNorm2d(after, eps=EPS),
                 nn.ReLU(inplace=True),
             ]
         layers += [nn.ConvTranspose2d(widths[-1], shape[0], 4, 2, 1), nn.Tanh()]
@@ -215,18 +204,16 @@ class DeepUp(nn.Sequential):
         init_normal(self)
 
 
-def mlp(widths: Sequence[int], *, final: nn.Module | None = None) -> nn.Sequential:
+def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers with LReLU between them; torch's own initialisation.
 
     Args:
         widths: Input, hidden and output widths.
-        final: A last activation, or none.
     """
     layers: list[nn.Module] = []
     for before, after in zip(widths, widths[1:], strict=False):
         layers += [nn.Linear(before, after), nn.LeakyReLU(LEAK, inplace=True)]
-    layers[-1:] = [final] if final is not None else []
-    return nn.Sequential(*layers)
+    return nn.Sequential(*layers[:-1])
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -239,11 +226,13 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def image_norm(kind: str, channels: int) -> list[nn.Module]:
-    """Return the layers of one of `NORMS`: a list of one normalisation, or an empty one.
+def has_bias(norm: str) -> bool:
+    """Whether a convolution before one of `NORMS` needs a bias: without a shift learned there."""
+    return norm in ("instance", "none")
 
-    Without a learned shift ("instance", "none") the convolution before needs its own bias.
-    """
+
+def image_norm(kind: str, channels: int) -> list[nn.Module]:
+    """Return the layers of one of `NORMS`: a list of one normalisation, or an empty one."""
     if kind == "none":
         return []
     if kind == "batch":

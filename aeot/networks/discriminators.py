@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from aeot._check import choice, fail, integer
-from aeot.networks.blocks import NORMS, DownTrunk, image_norm, init_he, init_normal
+from aeot.networks.blocks import NORMS, DownTrunk, has_bias, image_norm, init_he, init_normal
 
 
 class PatchDiscriminator(nn.Module):
@@ -59,7 +59,6 @@ class PatchDiscriminator(nn.Module):
         self.n_layers = integer("n_layers", n_layers, minimum=0)
         choice("norm", norm, NORMS)
         kernel, padding = (4, 1) if n_layers else (1, 0)
-        bias = norm in ("instance", "none")  # a learned shift makes the layer's own redundant
 
         def convolution(inside: int, outside: int, stride: int, bias: bool = True) -> nn.Module:
             layer = nn.Conv2d(inside, outside, kernel, stride=stride, padding=padding, bias=bias)
@@ -70,7 +69,7 @@ class PatchDiscriminator(nn.Module):
         for layer in range(1, max(n_layers, 1) + 1):
             wider = filters * min(2**layer, 8)
             stride = 2 if layer < n_layers else 1
-            layers += [convolution(width, wider, stride, bias), *image_norm(norm, wider)]
+            layers += [convolution(width, wider, stride, has_bias(norm)), *image_norm(norm, wider)]
             layers += [nn.LeakyReLU(0.2)]
             width = wider
         self.body = nn.Sequential(*layers, convolution(width, 1, 1))
@@ -159,13 +158,10 @@ class MaxoutDiscriminator(nn.Module):
     by 2 000.
 
     Args:
-        dim: Width of one sample; of sample and latent together for ALI.
-        packing: Samples judged together, joined by `aeot.gan.losses.pack`.
+        dim: Width of what is judged at once: of one sample or, joined by `aeot.gan.losses.pack`,
+            of several; of sample and latent together for ALI.
         hidden: Units per layer.
-        layers: Maxout layers.
-        pieces: Linear maps per unit.
         kernels: Numbers appended by minibatch discrimination before the score, 0 for none.
-        kernel_dim: Length of the rows it compares.
 
     Raises:
         ValueError: If a width is not a whole number in range.
@@ -175,44 +171,30 @@ class MaxoutDiscriminator(nn.Module):
         adversarial networks", 2018, section 4.1.
 
     Example:
-        >>> [sum(p.numel() for p in MaxoutDiscriminator(2, m).parameters()) for m in (1, 2)]
+        >>> [sum(p.numel() for p in MaxoutDiscriminator(dim).parameters()) for dim in (2, 4)]
         [405201, 407201]
     """
 
-    def __init__(
-        self,
-        dim: int,
-        packing: int = 1,
-        *,
-        hidden: int = 200,
-        layers: int = 3,
-        pieces: int = 5,
-        kernels: int = 0,
-        kernel_dim: int = 5,
-    ) -> None:
+    def __init__(self, dim: int, *, hidden: int = 200, kernels: int = 0) -> None:
         super().__init__()
-        width = integer("dim", dim) * integer("packing", packing)
-        parts: list[nn.Module] = []
-        for _ in range(integer("layers", layers)):
-            parts.append(Maxout(width, integer("hidden", hidden), integer("pieces", pieces)))
-            width = hidden
+        width, hidden = integer("dim", dim), integer("hidden", hidden)
+        parts: list[nn.Module] = [Maxout(before, hidden) for before in (width, hidden, hidden)]
         if integer("kernels", kernels, minimum=0):
-            parts.append(MinibatchDiscrimination(hidden, kernels, kernel_dim))
+            parts.append(MinibatchDiscrimination(hidden, kernels))
         self.body = nn.Sequential(*parts, nn.Linear(hidden + kernels, 1))
         init_normal(self)
 
     def forward(self, x: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
-        """Score (B, packing * dim) samples, joined with further columns if given: (B,)."""
+        """Score (B, dim) samples, joined with further columns if given: (B,)."""
         return self.body(torch.cat([x, *beside], dim=1) if beside else x).squeeze(1)
 
 
 class MLPCritic(nn.Module):
-    """Equal hidden layers and one score, no normalisation: the critic of WGAN-GP's toy examples.
+    """Three equal hidden layers and one score, no normalisation: the critic of WGAN-GP's toys.
 
     Args:
         dim: Width of the input; of sample and condition together for a conditional critic.
         hidden: Width of the hidden layers.
-        layers: How many there are.
         leak: Slope of the units below zero: 0 for ReLU, 0.2 for the usual leaky one.
 
     Raises:
@@ -223,14 +205,13 @@ class MLPCritic(nn.Module):
         527361
     """
 
-    def __init__(self, dim: int, *, hidden: int = 512, layers: int = 3, leak: float = 0.0) -> None:
+    def __init__(self, dim: int, *, hidden: int = 512, leak: float = 0.0) -> None:
         super().__init__()
-        width = integer("dim", dim)
+        width, hidden = integer("dim", dim), integer("hidden", hidden)
         parts: list[nn.Module] = []
-        for _ in range(integer("layers", layers)):
-            parts += [nn.Linear(width, integer("hidden", hidden)), nn.LeakyReLU(leak)]
-            width = hidden
-        self.body = nn.Sequential(*parts, nn.Linear(width, 1))
+        for before in (width, hidden, hidden):
+            parts += [nn.Linear(before, hidden), nn.LeakyReLU(leak)]
+        self.body = nn.Sequential(*parts, nn.Linear(hidden, 1))
         init_he(self)
 
     def forward(self, x: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
@@ -247,7 +228,6 @@ class ImageDiscriminator(nn.Module):
         batch_norm: Off for a critic with a gradient penalty.
         beside: Width of a vector judged together with the image, as in ALI; 0 for none.
         kernels: Numbers appended by minibatch discrimination before the score, 0 for none.
-        kernel_dim: Length of the rows it compares.
 
     Raises:
         ValueError: If the shape is no image shape with sides divisible by 4.
@@ -269,7 +249,6 @@ class ImageDiscriminator(nn.Module):
         batch_norm: bool = True,
         beside: int = 0,
         kernels: int = 0,
-        kernel_dim: int = 5,
     ) -> None:
         super().__init__()
         wide = (shape[0] * integer("packing", packing), *shape[1:])
@@ -282,7 +261,7 @@ class ImageDiscriminator(nn.Module):
         if beside:
             parts += [nn.Linear(width, width), nn.LeakyReLU(0.2)]
         if integer("kernels", kernels, minimum=0):
-            parts.append(MinibatchDiscrimination(width, kernels, kernel_dim))
+            parts.append(MinibatchDiscrimination(width, kernels))
         self.head = nn.Sequential(*parts, nn.Linear(width + kernels, 1))
         init_normal(self.head)
 

@@ -6,12 +6,7 @@ import torch
 from torch import nn
 
 from aeot._check import choice, fail, integer, real
-from aeot.networks.blocks import NORMS, image_norm, init_he, init_normal
-
-
-def _has_bias(kind: str) -> bool:
-    # A learned shift after the convolution makes its own bias redundant.
-    return kind in ("instance", "none")
+from aeot.networks.blocks import NORMS, has_bias, image_norm, init_he, init_normal
 
 
 def _check(in_channels: int, out_channels: int, filters: int, norm: str, dropout: float) -> None:
@@ -26,7 +21,7 @@ def _check(in_channels: int, out_channels: int, filters: int, norm: str, dropout
 class _Residual(nn.Module):
     def __init__(self, channels: int, norm: str, dropout: float) -> None:
         super().__init__()
-        bias = _has_bias(norm)
+        bias = has_bias(norm)
         layers = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=bias)]
         layers += [*image_norm(norm, channels), nn.ReLU(inplace=True)]
         layers += [nn.Dropout(dropout)] if dropout else []
@@ -78,7 +73,7 @@ class ResNetGenerator(nn.Module):
         super().__init__()
         _check(in_channels, out_channels, filters, norm, dropout)
         integer("n_blocks", n_blocks, minimum=0)
-        bias = _has_bias(norm)
+        bias = has_bias(norm)
         relu = nn.ReLU(inplace=True)
         layers = [nn.ReflectionPad2d(3), nn.Conv2d(in_channels, filters, 7, bias=bias)]
         layers += [*image_norm(norm, filters), relu]
@@ -117,7 +112,7 @@ class _Level(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        bias = _has_bias(norm)
+        bias = has_bias(norm)
         self.down = nn.Sequential(
             # Not in place: the same tensor goes through the skip connection.
             nn.LeakyReLU(0.2),
@@ -185,7 +180,7 @@ class UNetGenerator(nn.Module):
         self.size = size
         levels = size.bit_length() - 1
         widths = [filters * min(2**i, 8) for i in range(levels)]
-        bias = _has_bias(norm)
+        bias = has_bias(norm)
         inside = _Level(widths[-2], widths[-1], None, norm=norm, dropout=0.0)
         for level in range(levels - 2, 0, -1):
             outer, inner = widths[level - 1], widths[level]

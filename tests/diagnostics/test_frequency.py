@@ -100,3 +100,11 @@ def test_edges_of_a_step_are_two_pixels_wide():
         assert filters.edges(images, 1.61).unique().tolist() == [-1]
     with pytest.raises(ValueError, match="threshold must"):
         filters.edges(flat, 0)
+
+
+def test_contrast_response():
+    x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert frequency.contrast_response(lambda v: v, x) == pytest.approx(1)
+    norm = torch.nn.InstanceNorm2d(1, eps=0.0)
+    assert frequency.contrast_response(norm, x) < 1e-5
+    assert frequency.contrast_response(lambda v: 3 * v, x) == pytest.approx(3)
