@@ -32,7 +32,10 @@ _MIN_EXPECTED = 3  # points in a stratum
 class Cut(Protocol):
     """What the extended map asks of a singular set; `SingularSet` answers it."""
 
-    components: torch.Tensor
+    @property
+    def components(self) -> torch.Tensor:
+        """The mode of every cell, (n,)."""
+        ...
 
     def crosses(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Whether the map separates the cells of each pair."""

@@ -296,6 +296,7 @@ class AEOT(AutoencoderOptions):
         cells = nearest(codes, self.brenier_.sites)[1][:, 0]
         if self.brenier_.centroids is None:
             self.brenier_.estimate_moments()
+        assert self.brenier_.centroids is not None
         first, last = self.brenier_.centroids[cells]
         along = torch.linspace(0, 1, n).to(first)[:, None]
         points = first + along * (last - first)
