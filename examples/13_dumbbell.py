@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import aeot
 from aeot.plotting import transport as plots
-from aeot.plotting._style import save
+from aeot.plotting.style import save
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 

@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 import aeot
-from aeot.plotting._style import SINGULAR, colour_sites, save
+from aeot.plotting.style import SINGULAR, colour_sites, save
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 

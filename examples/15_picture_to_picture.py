@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_image
 
 import aeot
-from aeot.plotting._style import INK, save
+from aeot.plotting.style import INK, save
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from aeot import _check
 from aeot.comparison.result import Comparison
 from aeot.plotting import images
-from aeot.plotting._style import COLOURS, GRAY, add_legend, panel, save
+from aeot.plotting.style import COLOURS, GRAY, add_legend, panel, save
 
 _DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
 _BASELINES = {"real": "--", "reconstructions": (0, (1, 1))}  # no generator has these lines

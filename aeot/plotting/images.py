@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torchvision.utils import make_grid
 
 from aeot import _check
 from aeot.data import to_uint8
-from aeot.plotting._style import CHART, COLOURS, GRAY, INK, LINE, add_legend, panel, save
+from aeot.plotting.style import CHART, COLOURS, GRAY, INK, LINE, add_legend, panel, save
 
 _DPI = 100
 _MARGIN = 12  # pixels around and between blocks
@@ -220,6 +219,16 @@ def mosaic(tiles: torch.Tensor, columns: int, gap: int = 1) -> np.ndarray:
     return grid.permute(1, 2, 0).numpy()
 
 
+def show_pixels(figure: Figure, block: np.ndarray, at: tuple[int, int], scale: int) -> None:
+    """Show bytes (H, W, 3) with their corner `at` pixels from the left and from the top."""
+    width, height = figure.get_size_inches() * figure.dpi
+    high, wide = block.shape[0] * scale, block.shape[1] * scale
+    place = (at[0] / width, 1 - (at[1] + high) / height, wide / width, high / height)
+    axes = figure.add_axes(place)
+    axes.imshow(block, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+
+
 def _scale(tiles: torch.Tensor) -> int:
     """Screen pixels for one image pixel: small images are enlarged to about 56 pixels."""
     return max(1, round(56 / tiles.shape[3]))
@@ -245,14 +254,9 @@ def _canvas(
     for line, down in zip(lines, tall, strict=True):
         left = _MARGIN
         for name, block in line:
-            h, w = block.shape[0] * scale, block.shape[1] * scale
-            first = top + caption
-            place: Any = (left / width, 1 - (first + h) / height, w / width, h / height)
-            axes = figure.add_axes(place)
-            axes.imshow(block, interpolation="nearest", aspect="auto")
-            axes.set_axis_off()
-            at = (left / width, 1 - (first - 7) / height)
+            show_pixels(figure, block, (left, top + caption), scale)
+            at = (left / width, 1 - (top + caption - 7) / height)
             figure.text(*at, name, fontsize=9, color=INK, va="bottom")
-            left += w + _MARGIN
+            left += block.shape[1] * scale + _MARGIN
         top += down
     return save(figure, path, dpi=None)

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from aeot import _check
 from aeot.geometry.diagram import power_diagram
-from aeot.plotting._style import ACCENT, CHART, INK, LINE, SINGULAR, colour_sites, panel, save
 from aeot.plotting.images import as_tiles, mosaic
+from aeot.plotting.style import ACCENT, CHART, INK, LINE, SINGULAR, colour_sites, panel, save
 from aeot.plotting.transport import power_diagram as draw_diagram
 from aeot.singular.singular_set import SingularSet
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
-from aeot.plotting._style import ACCENT, COLOURS, GRAY, GRID, INK, LINE, SINGULAR
+from aeot.plotting.style import ACCENT, COLOURS, GRAY, GRID, INK, LINE, SINGULAR
 
 # colour of a figure -> the variable of the page's style sheet that stands for it
 THEME = {
@@ -78,7 +78,6 @@ def _local(name: str) -> str:
 
 
 def _themed(style: str) -> str:
-    style = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", style)  # before matplotlib 3.10
     style = re.sub(r"font-family: [^;]*(; )?", "", style)
     return re.sub(
         r"#[0-9a-f]{6}", lambda c: f"var({THEME[c[0]]})" if c[0] in THEME else c[0], style

@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot import _check
-from aeot.plotting._style import COLOURS, GRAY, INK, save
-from aeot.plotting.images import as_tiles, mosaic
+from aeot.plotting.images import as_tiles, mosaic, show_pixels
+from aeot.plotting.style import COLOURS, GRAY, INK, save
 
 
 class Translates(Protocol):
@@ -66,14 +66,9 @@ def image_rows(
         figure.text(margin / total[0], y, title, color=INK, fontsize=11, va="center")
     for (name, images), top in zip(rows.items(), tops, strict=True):
         strip = mosaic(as_tiles(name, images), len(images), gap=2)
-        left, bottom = label / total[0], 1 - (top + height * zoom) / total[1]
-        size = zoom * strip.shape[1] / total[0], zoom * strip.shape[0] / total[1]
-        axes = figure.add_axes((left, bottom, *size))
-        axes.imshow(strip, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        middle = bottom + size[1] / 2
-        x = left - 8 / total[0]
-        figure.text(x, middle, name.strip(), color=INK, fontsize=9, ha="right", va="center")
+        show_pixels(figure, strip, (label, top), zoom)
+        at = ((label - 8) / total[0], 1 - (top + height * zoom / 2) / total[1])
+        figure.text(*at, name.strip(), color=INK, fontsize=9, ha="right", va="center")
     return save(figure, path, dpi=None)
 
 

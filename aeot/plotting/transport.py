@@ -15,7 +15,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from aeot import _check
 from aeot._check import ArrayLike
 from aeot.geometry.diagram import PowerDiagram
-from aeot.plotting._style import (
+from aeot.plotting.style import (
     CHART,
     COLOURS,
     INK,

@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 
 import aeot
 from aeot.plotting import transport as plots
-from aeot.plotting._style import SINGULAR, colour_sites
+from aeot.plotting.style import SINGULAR, colour_sites
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def panel(
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(visible=True, color=GRID, linewidth=0.6)
         ax.set_axisbelow(True)
-    return cast(Figure, ax.figure), ax
+    return cast(Figure, ax.get_figure(root=True)), ax
 
 
 def add_legend(
