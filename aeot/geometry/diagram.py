@@ -97,7 +97,7 @@ class PowerDiagram:
     def facet_polygons(self) -> list[torch.Tensor]:
         """Corners of each facet in order, a list of k tensors (m, 3); space only.
 
-        For a ball these are the facets before its surface cuts them.
+        For a ball these are the facets before its surface clips them.
         """
         self._only(3, "facet_polygons")
         center = torch.from_numpy(self._engine.support.center)
@@ -212,7 +212,7 @@ def laplacian(
 
 
 def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  # noqa: ANN401
-    """Cut the support of a source into the power cells of given heights, exactly.
+    """Divide the support of a source into the power cells of given heights, exactly.
 
     The cell of site i is where <x, y_i> + h_i is the greatest.
 

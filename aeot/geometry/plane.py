@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from aeot._compile import njit
 from aeot.geometry.pixels import walk
 
+# What is integrated over a polygon.
+UNIFORM, DISK, GRID = 0, 1, 2
 
-@njit()
-def plane_cells(
-    start: int,
-    stop: int,
-    sites: np.ndarray,
-    heights: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    support: np.ndarray,
-    kind: int,
-    radius: float,
-    density: float,
-    coefficients: np.ndarray,
-    table: np.ndarray,
-    low: np.ndarray,
-    step: np.ndarray,
-    moments: np.ndarray,
-    measures: np.ndarray,
-    ends: np.ndarray,
-) -> None:
-    """Fill the rows start..stop of `moments`, and `measures`, `ends` at their candidates' slots.
 
-    Args:
-        start: First site.
-        stop: One past the last site.
-        sites: (n, 2).
+class Planes(NamedTuple):
+    """Sites with heights, and the candidates that each cell is clipped by.
+
+    Attributes:
+        sites: (n, d).
         heights: (n,).
         indptr: Row pointers of the candidates (n + 1,).
-        indices: Candidates, row after row.
-        support: Vertices of the support, counter-clockwise (p, 2); for a disk, whose centre is the
+        indices: Candidates, row after row; their places are called slots.
+    """
+
+    sites: np.ndarray
+    heights: np.ndarray
+    indptr: np.ndarray
+    indices: np.ndarray
+
+
+class Region(NamedTuple):
+    """What cells of the plane are clipped to and integrated against.
+
+    Attributes:
+        polygon: Vertices of the support, counter-clockwise (p, 2); for a disk, whose centre is the
             origin, a polygon around it.
         kind: UNIFORM, DISK or GRID.
         radius: Of the disk.
@@ -48,30 +43,86 @@ def plane_cells(
         table: See `pixels.tabulate`.
         low: Lower left corner of the grid (2,).
         step: Size of a pixel (2,).
-        moments: (n, 6): mass, first moments, then second moments xx, xy, yy about the centroid.
-        measures: (slots,) mass of each facet per length unit of the density.
-        ends: (slots, 4) end points of each facet, or (0, 4) if they are not wanted.
     """
+
+    polygon: np.ndarray
+    kind: int
+    radius: float
+    density: float
+    coefficients: np.ndarray
+    table: np.ndarray
+    low: np.ndarray
+    step: np.ndarray
+
+
+class Polygon(NamedTuple):
+    """A convex polygon that is clipped in place, with room for the work.
+
+    Attributes:
+        points: Vertices, counter-clockwise, in the first rows of (capacity, 2).
+        label: label[k] names the edge from vertex k to the next (capacity,).
+        spare_points: Like `points`.
+        spare_label: Like `label`.
+        values: (capacity,).
+    """
+
+    points: np.ndarray
+    label: np.ndarray
+    spare_points: np.ndarray
+    spare_label: np.ndarray
+    values: np.ndarray
+
+
+@njit()
+def _polygon(capacity: int) -> Polygon:
+    return Polygon(
+        np.empty((capacity, 2)),
+        np.empty(capacity, np.int64),
+        np.empty((capacity, 2)),
+        np.empty(capacity, np.int64),
+        np.empty(capacity),
+    )
+
+
+@njit()
+def plane_cells(
+    span: tuple[int, int],
+    planes: Planes,
+    region: Region,
+    moments: np.ndarray,
+    facets: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Clip and integrate the cells of a range of sites.
+
+    Args:
+        span: First site, and one past the last.
+        planes: All sites, their heights and candidates.
+        region: The support.
+        moments: (n, 6), rows of these sites written: mass, first moments, then second moments
+            xx, xy, yy about the centroid.
+        facets: Written at the sites' slots: the mass of each facet (slots,), and its end points
+            (slots, 4), or (0, 4) if they are not wanted.
+    """
+    start, stop = span
+    measures, ends = facets
+    support, kind, radius = region.polygon, region.kind, region.radius
     most = 0
     for i in range(start, stop):
-        most = max(most, indptr[i + 1] - indptr[i])
-    capacity = most + 2 * support.shape[0] + 8
-    poly, spare = np.empty((capacity, 2)), np.empty((capacity, 2))
-    label, spare_label = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
-    values, m = np.empty(capacity), np.zeros(6)
+        most = max(most, planes.indptr[i + 1] - planes.indptr[i])
+    body = _polygon(most + 2 * support.shape[0] + 8)
+    poly, label = body.points, body.label
+    m = np.zeros(6)
     for i in range(start, stop):
         count = support.shape[0]
         for k in range(count):
             poly[k, 0], poly[k, 1] = support[k, 0], support[k, 1]
             label[k] = -1 - k
-        count = cut_cell(
-            i, sites, heights, indptr, indices, poly, label, count, spare, spare_label, values
-        )
+        count = clip_cell(i, planes, body, count)
         moments[i, :] = 0.0
         if count == 0:
             continue
         x0, y0 = 0.0, 0.0
-        scale = density
+        scale = region.density
         if kind == GRID:
             m[:] = 0.0
             scale = 1.0
@@ -83,7 +134,9 @@ def plane_cells(
             ax, ay, bx, by = poly[k, 0], poly[k, 1], poly[after, 0], poly[after, 1]
             length = 0.0
             if kind == GRID:
-                length = walk(ax, ay, bx, by, coefficients, table, low, step, m)
+                length = walk(
+                    ax, ay, bx, by, region.coefficients, region.table, region.low, region.step, m
+                )
             slot = label[k]
             if slot < 0:
                 continue
@@ -95,7 +148,7 @@ def plane_cells(
                 bx, by = ax + t1 * (bx - ax), ay + t1 * (by - ay)
                 ax, ay = px, py
             if kind != GRID:
-                length = density * np.sqrt((bx - ax) ** 2 + (by - ay) ** 2)
+                length = region.density * np.sqrt((bx - ax) ** 2 + (by - ay) ** 2)
             if length > 0.0:
                 measures[slot] += length
                 if ends.shape[0]:
@@ -112,21 +165,12 @@ def plane_cells(
 
 @njit()
 def plane_polygons(
-    sites: np.ndarray,
-    heights: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    support: np.ndarray,
-    offsets: np.ndarray,
-    points: np.ndarray,
+    planes: Planes, support: np.ndarray, offsets: np.ndarray, points: np.ndarray
 ) -> int:
     """Write the vertices of every cell one after the other; the cell i is offsets[i]:offsets[i+1].
 
     Args:
-        sites: (n, 2).
-        heights: (n,).
-        indptr: Row pointers of the candidates (n + 1,).
-        indices: Candidates, row after row.
+        planes: The sites, their heights and candidates.
         support: Vertices of the support (p, 2).
         offsets: (n + 1,), written.
         points: (capacity, 2), written; the capacity may be too small.
@@ -134,66 +178,43 @@ def plane_polygons(
     Returns:
         How many vertices there are; more than the capacity means that some were left out.
     """
+    n = planes.sites.shape[0]
     most = 0
-    for i in range(sites.shape[0]):
-        most = max(most, indptr[i + 1] - indptr[i])
-    capacity = most + 2 * support.shape[0] + 8
-    poly, spare = np.empty((capacity, 2)), np.empty((capacity, 2))
-    label, spare_label = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
-    values = np.empty(capacity)
+    for i in range(n):
+        most = max(most, planes.indptr[i + 1] - planes.indptr[i])
+    body = _polygon(most + 2 * support.shape[0] + 8)
     total = 0
-    for i in range(sites.shape[0]):
+    for i in range(n):
         offsets[i] = total
         count = support.shape[0]
-        poly[:count] = support
-        count = cut_cell(
-            i, sites, heights, indptr, indices, poly, label, count, spare, spare_label, values
-        )
+        body.points[:count] = support
+        count = clip_cell(i, planes, body, count)
         for k in range(count):
             if total + k < points.shape[0]:
-                points[total + k, 0], points[total + k, 1] = poly[k, 0], poly[k, 1]
+                points[total + k, 0], points[total + k, 1] = body.points[k, 0], body.points[k, 1]
         total += count
-    offsets[sites.shape[0]] = total
+    offsets[n] = total
     return total
 
 
-# What is integrated over a polygon.
-UNIFORM, DISK, GRID = 0, 1, 2
-
-
 @njit()
-def clip(
-    poly: np.ndarray,
-    label: np.ndarray,
-    count: int,
-    normal_x: float,
-    normal_y: float,
-    offset: float,
-    name: int,
-    spare: np.ndarray,
-    spare_label: np.ndarray,
-    values: np.ndarray,
-) -> int:
+def clip(body: Polygon, count: int, normal: tuple[float, float], offset: float, name: int) -> int:
     """Keep the part of a convex polygon where <normal, x> <= offset, in place.
 
     Args:
-        poly: Vertices, counter-clockwise, the first `count` rows of (capacity, 2).
-        label: label[k] names the edge from vertex k to the next.
+        body: The polygon.
         count: Number of vertices.
-        normal_x: First coordinate of the normal.
-        normal_y: Second coordinate of the normal.
+        normal: (2,).
         offset: Right-hand side.
-        name: Label of the edge that the cut makes.
-        spare: Work space like `poly`.
-        spare_label: Work space like `label`.
-        values: Work space (capacity,).
+        name: Label of the new edge.
 
     Returns:
         The new number of vertices; 0 if nothing is left.
     """
+    poly, label, spare, spare_label, values = body
     out = 0
     for k in range(count):
-        values[k] = offset - normal_x * poly[k, 0] - normal_y * poly[k, 1]
+        values[k] = offset - normal[0] * poly[k, 0] - normal[1] * poly[k, 1]
         if values[k] < 0.0:
             out += 1
     if out == 0:
@@ -209,7 +230,9 @@ def clip(
             spare_label[m] = label[k]
             m += 1
             if there < 0.0:
-                if here == 0.0:  # the cut passes through this vertex: its edge becomes the cut
+                if (
+                    here == 0.0
+                ):  # the line passes through this vertex, whose edge becomes the new one
                     spare_label[m - 1] = name
                 else:
                     t = here / (here - there)
@@ -232,34 +255,16 @@ def clip(
 
 
 @njit()
-def cut_cell(
-    i: int,
-    sites: np.ndarray,
-    heights: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    poly: np.ndarray,
-    label: np.ndarray,
-    count: int,
-    spare: np.ndarray,
-    spare_label: np.ndarray,
-    values: np.ndarray,
-) -> int:
-    """Clip `poly` to the power cell of site i among its candidates; label slots, not sites."""
+def clip_cell(i: int, planes: Planes, body: Polygon, count: int) -> int:
+    """Clip a polygon of `count` vertices to the power cell of site i among its candidates.
+
+    The edges are labelled by slots. Returns the new number of vertices.
+    """
+    sites, heights, indptr, indices = planes
     for slot in range(indptr[i], indptr[i + 1]):
         j = indices[slot]
-        count = clip(
-            poly,
-            label,
-            count,
-            sites[j, 0] - sites[i, 0],
-            sites[j, 1] - sites[i, 1],
-            heights[i] - heights[j],
-            slot,
-            spare,
-            spare_label,
-            values,
-        )
+        normal = sites[j, 0] - sites[i, 0], sites[j, 1] - sites[i, 1]
+        count = clip(body, count, normal, heights[i] - heights[j], slot)
         if count == 0:
             break
     return count

@@ -1,40 +1,72 @@
-"""All power cells of space: cutting, moments and facets over a range of sites."""
+"""All power cells of space: clipping, moments and facets over a range of sites."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from aeot._compile import njit
-from aeot.geometry.plane import add_sector, chord
+from aeot.geometry.plane import Planes, add_sector, chord
+
+BOX_PLANES = 6
+SLACK = 1e-15  # what reaches less far, in parts of the support's size, clips nothing
+
+
+class Polyhedron(NamedTuple):
+    """A convex polyhedron that is clipped in place, with room for the work.
+
+    Attributes:
+        triples: Planes of each vertex (capacity, 3), consistently oriented.
+        points: Coordinates of each vertex (capacity, 3).
+        at: at[a, b] is the vertex whose triple holds the directed pair (a, b).
+        slots: slots[p] is the candidate slot of plane p, negative for the box (room,).
+        values: (capacity,).
+        border: (room, 4).
+        following: (room,), all -1 between calls.
+        seen: Mask of planes (room,).
+        ring: Vertices of a face (capacity,).
+    """
+
+    triples: np.ndarray
+    points: np.ndarray
+    at: np.ndarray
+    slots: np.ndarray
+    values: np.ndarray
+    border: np.ndarray
+    following: np.ndarray
+    seen: np.ndarray
+    ring: np.ndarray
 
 
 @njit()
-def cut_cell(
-    i: int,
-    sites: np.ndarray,
-    heights: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    half: np.ndarray,
-    triples: np.ndarray,
-    points: np.ndarray,
-    at: np.ndarray,
-    values: np.ndarray,
-    border: np.ndarray,
-    following: np.ndarray,
-    slots: np.ndarray,
-) -> tuple[int, int]:
-    """Cut the box to the power cell of site i among its candidates.
+def _polyhedron(room: int) -> Polyhedron:
+    return Polyhedron(
+        np.empty((2 * room, 3), np.int32),
+        np.empty((2 * room, 3)),
+        np.empty((room, room), np.int32),
+        np.empty(room, np.int64),
+        np.empty(2 * room),
+        np.empty((room, 4), np.int32),
+        np.full(room, -1, np.int32),
+        np.zeros(room, np.bool_),
+        np.empty(2 * room, np.int32),
+    )
+
+
+@njit()
+def clip_cell(i: int, planes: Planes, half: np.ndarray, body: Polyhedron) -> tuple[int, int]:
+    """Clip the box |x_k| <= half_k to the power cell of site i among its candidates.
 
     Returns:
-        Number of vertices and of planes; slots[p] is the candidate slot of plane p, negative for
-        the box. The number of vertices is -1 if the work space is too small.
+        Number of vertices and of planes. The number of vertices is -1 if there is no room.
     """
-    count = start_box(half, triples, points, at)
-    planes = BOX_PLANES
-    for p in range(planes):
+    sites, heights, indptr, indices = planes
+    triples, slots = body.triples, body.slots
+    count = start_box(half, body)
+    used = BOX_PLANES
+    for p in range(used):
         slots[p] = -1 - p
     size = np.sqrt(half[0] ** 2 + half[1] ** 2 + half[2] ** 2)
     normal = np.empty(3)
@@ -44,95 +76,63 @@ def cut_cell(
         for c in range(3):
             normal[c] = sites[j, c] - sites[i, c]
             square += normal[c] * normal[c]
-        if planes == slots.shape[0]:
-            return -1, planes
+        if used == slots.shape[0]:
+            return -1, used
         before = count
-        count = cut(
-            count,
-            planes,
-            normal,
-            heights[i] - heights[j],
-            SLACK * size * np.sqrt(square),
-            triples,
-            points,
-            at,
-            values,
-            border,
-            following,
-        )
+        offset, slack = heights[i] - heights[j], SLACK * size * np.sqrt(square)
+        count = clip(body, count, used, normal, (offset, slack))
         if count <= 0:
-            return count, planes
-        # The newest plane, if it cut, stands in the last place of some triple.
+            return count, used
+        # The newest plane, if it clipped anything, stands in the last place of some triple.
         changed = count != before
         if not changed:
             for t in range(count):
-                if triples[t, 2] == planes:
+                if triples[t, 2] == used:
                     changed = True
                     break
         if changed:
-            slots[planes] = slot
-            planes += 1
-    return count, planes
+            slots[used] = slot
+            used += 1
+    return count, used
 
 
 @njit()
 def space_cells(
-    start: int,
-    stop: int,
-    sites: np.ndarray,
-    heights: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    half: np.ndarray,
-    radius: float,
-    density: float,
+    span: tuple[int, int],
+    planes: Planes,
+    region: tuple[np.ndarray, float, float],
     moments: np.ndarray,
     measures: np.ndarray,
 ) -> None:
-    """Fill the rows start..stop of `moments`, and `measures` at their candidates' slots.
+    """Clip and integrate the cells of a range of sites.
 
     Args:
-        start: First site.
-        stop: One past the last site.
-        sites: (n, 3).
-        heights: (n,).
-        indptr: Row pointers of the candidates (n + 1,).
-        indices: Candidates, row after row.
-        half: The support is the box |x_k| <= half_k (3,).
-        radius: Of a ball about the origin to intersect with, or 0.
-        density: Mass per volume.
-        moments: (n, 10): mass, centroid, then second moments xx, xy, xz, yy, yz, zz about it.
-        measures: (slots,) mass of each facet per length unit of the density.
+        span: First site, and one past the last.
+        planes: All sites, their heights and candidates.
+        region: The support's box |x_k| <= half_k (3,), the radius of a ball about the origin to
+            intersect it with, or 0, and the mass per volume.
+        moments: (n, 10), rows of these sites written: mass, centroid, then second moments xx, xy,
+            xz, yy, yz, zz about it.
+        measures: (slots,), mass of each facet, written at the sites' slots.
     """
+    half, radius, density = region
     room = 256
-    triples, points = np.empty((2 * room, 3), np.int32), np.empty((2 * room, 3))
-    at, values = np.empty((room, room), np.int32), np.empty(2 * room)
-    border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
-    slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
-    ring, m = np.empty(2 * room, np.int32), np.zeros(10)
+    body = _polyhedron(room)
+    m = np.zeros(10)
     a, b, c, normal = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
-    corners = np.empty((2 * room, 3))
-    for i in range(start, stop):
-        count = -1
-        planes = 0
-        while True:
-            count, planes = cut_cell(
-                i, sites, heights, indptr, indices, half,
-                triples, points, at, values, border, following, slots,
-            )  # fmt: skip
-            if count >= 0:
-                break
+    for i in range(span[0], span[1]):
+        count, used = clip_cell(i, planes, half, body)
+        while count < 0:
             room *= 2
-            triples, points = np.empty((2 * room, 3), np.int32), np.empty((2 * room, 3))
-            at, values = np.empty((room, room), np.int32), np.empty(2 * room)
-            border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
-            slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
-            ring, corners = np.empty(2 * room, np.int32), np.empty((2 * room, 3))
+            body = _polyhedron(room)
+            count, used = clip_cell(i, planes, half, body)
+        triples, points, at, slots = body.triples, body.points, body.at, body.slots
+        seen, ring = body.seen, body.ring
         moments[i, :] = 0.0
         if count == 0:
             continue
         m[:] = 0.0
-        seen[:planes] = False
+        seen[:used] = False
         outside = False
         if radius > 0.0:
             for t in range(count):
@@ -162,9 +162,7 @@ def space_cells(
                 area = np.sqrt(ax * ax + ay * ay + az * az)
                 if outside and area > 0.0:
                     normal[0], normal[1], normal[2] = ax / area, ay / area, az / area
-                    for s in range(k):
-                        corners[s] = points[ring[s]]
-                    area = add_face(corners, k, normal, radius, m)
+                    area = add_face(points[ring[:k]], k, normal, radius, m)
                 if slots[plane] >= 0:
                     measures[slots[plane]] = density * area
         volume = abs(m[0])
@@ -182,44 +180,35 @@ def space_cells(
 
 @njit()
 def space_polygons(
-    sites: np.ndarray,
-    heights: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
+    planes: Planes,
     half: np.ndarray,
     wanted: np.ndarray,
-    room: int,
     sizes: np.ndarray,
     corners: np.ndarray,
 ) -> int:
     """Write the corners of the facets at the wanted slots, one facet after the other.
 
     Args:
-        sites: (n, 3).
-        heights: (n,).
-        indptr: Row pointers of the candidates (n + 1,).
-        indices: Candidates, row after row.
+        planes: The sites, their heights and candidates.
         half: The support's box (3,).
         wanted: Mask of the slots (slots,).
-        room: At least the planes of any cell.
         sizes: Number of corners of each slot's facet, written (slots,).
         corners: (capacity, 3), written; the capacity may be too small.
 
     Returns:
         How many corners there are.
     """
-    triples, points = np.empty((2 * room, 3), np.int32), np.empty((2 * room, 3))
-    at, values = np.empty((room, room), np.int32), np.empty(2 * room)
-    border, following = np.empty((room, 4), np.int32), np.full(room, -1, np.int32)
-    slots, seen = np.empty(room, np.int64), np.zeros(room, np.bool_)
-    ring = np.empty(2 * room, np.int32)
+    indptr = planes.indptr
+    most = 64
+    for i in range(planes.sites.shape[0]):
+        most = max(most, indptr[i + 1] - indptr[i])
+    body = _polyhedron(most + 8)  # at least the planes of any cell
+    triples, points, at, slots = body.triples, body.points, body.at, body.slots
+    seen, ring = body.seen, body.ring
     total = 0
-    for i in range(sites.shape[0]):
-        count, planes = cut_cell(
-            i, sites, heights, indptr, indices, half,
-            triples, points, at, values, border, following, slots,
-        )  # fmt: skip
-        seen[:planes] = False
+    for i in range(planes.sites.shape[0]):
+        count, used = clip_cell(i, planes, half, body)
+        seen[:used] = False
         for slot in range(indptr[i], indptr[i + 1]):
             if not wanted[slot]:
                 continue
@@ -237,13 +226,10 @@ def space_polygons(
     return total
 
 
-BOX_PLANES = 6
-SLACK = 1e-15  # a cut shallower than this part of the support's size is no cut
-
-
 @njit()
-def start_box(half: np.ndarray, triples: np.ndarray, points: np.ndarray, at: np.ndarray) -> int:
+def start_box(half: np.ndarray, body: Polyhedron) -> int:
     """Write the box |x_k| <= half_k; its planes are -x, +x, -y, +y, -z, +z. Return 8."""
+    triples, points, at = body.triples, body.points, body.at
     t = 0
     for a in range(2):
         for b in range(2):
@@ -262,38 +248,25 @@ def start_box(half: np.ndarray, triples: np.ndarray, points: np.ndarray, at: np.
 
 
 @njit()
-def cut(
-    count: int,
-    plane: int,
-    normal: np.ndarray,
-    offset: float,
-    slack: float,
-    triples: np.ndarray,
-    points: np.ndarray,
-    at: np.ndarray,
-    values: np.ndarray,
-    border: np.ndarray,
-    following: np.ndarray,
+def clip(
+    body: Polyhedron, count: int, plane: int, normal: np.ndarray, bound: tuple[float, float]
 ) -> int:
     """Keep the part of the polyhedron where <normal, x> <= offset, in place.
 
     Args:
+        body: The polyhedron.
         count: Number of vertices.
         plane: Number of the new plane.
         normal: (3,).
-        offset: Right-hand side.
-        slack: Depth below which nothing is cut, in units of the offset.
-        triples: Planes of each vertex (capacity, 3), consistently oriented.
-        points: Coordinates of each vertex (capacity, 3).
-        at: at[a, b] is the vertex whose triple holds the directed pair (a, b).
-        values: Work space (capacity,).
-        border: Work space (capacity, 4).
-        following: Work space (planes,), all -1 between calls.
+        bound: The offset, and the slack: the depth below which nothing is clipped, in its units.
 
     Returns:
         The new number of vertices, 0 if nothing is left, -1 if there is no room for the new ones,
-        `count` if nothing was cut.
+        `count` if nothing was clipped.
     """
+    triples, points, at = body.triples, body.points, body.at
+    values, border, following = body.values, body.border, body.following
+    offset, slack = bound
     deepest = 0.0
     for t in range(count):
         values[t] = offset - (

@@ -19,12 +19,21 @@ import torch
 from aeot import _check
 from aeot.geometry import neighbours
 from aeot.geometry.pixels import tabulate
-from aeot.geometry.plane import DISK, GRID, UNIFORM, chord, plane_cells, plane_polygons
+from aeot.geometry.plane import (
+    DISK,
+    GRID,
+    UNIFORM,
+    Planes,
+    Region,
+    chord,
+    plane_cells,
+    plane_polygons,
+)
 from aeot.geometry.space import space_cells, space_polygons
 from aeot.measures import ConvexPolygon, GridDensity, Measure, UniformBall, UniformBox
 
 _ALL_PAIRS = 40  # below this many sites everyone is tried against everyone
-_LARGEST_COMPLETE = 20_000  # the last resort costs n**2 cuts
+_LARGEST_COMPLETE = 20_000  # the last resort clips n**2 times
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,11 @@ class Support:
     normals: np.ndarray
     offsets: np.ndarray
     grid: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+    @property
+    def region(self) -> Region:
+        """What the kernels of the plane take."""
+        return Region(self.polygon, self.kind, self.radius, self.density, *self.grid)
 
     @property
     def vanishes(self) -> bool:
@@ -158,7 +172,7 @@ class Cells:
         rows: Facets, each once: the lower site (k,).
         columns: The higher site (k,).
         measures: Mass of each facet (k,).
-        graph: The candidates that the cells were cut by.
+        graph: The candidates that the cells were clipped by.
         slots: Where each facet stands in the graph (k,).
         ends: End points of each facet (k, 4) in the plane if asked for, else (0, 4).
     """
@@ -188,7 +202,7 @@ class Tessellation:
         self.last: neighbours.Graph | None = None  # the facets of the last complete diagram
         self.count = {"diagrams": 0, "hulls": 0, "repairs": 0}
 
-    def _cut(
+    def _clipped(
         self, heights: np.ndarray, graph: neighbours.Graph, ends: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n, d = self.sites.shape
@@ -196,22 +210,18 @@ class Tessellation:
         moments = np.zeros((n, 6 if d == 2 else 10))
         measures = np.zeros(len(graph[1]))
         edges = np.zeros((len(graph[1]) if ends and d == 2 else 0, 4))
-        common = (self.sites, heights, *graph)
+        planes = Planes(self.sites, heights, *graph)
+        box = (where.half, where.radius, where.density)
 
-        def part(bounds: tuple[int, int]) -> None:
+        def part(span: tuple[int, int]) -> None:
             if d == 2:
-                plane_cells(
-                    *bounds, *common, where.polygon, where.kind, where.radius, where.density,
-                    *where.grid, moments, measures, edges,
-                )  # fmt: skip
+                plane_cells(span, planes, where.region, moments, (measures, edges))
             else:
-                space_cells(
-                    *bounds, *common, where.half, where.radius, where.density, moments, measures
-                )
+                space_cells(span, planes, box, moments, measures)
 
         threads = torch.get_num_threads() if n >= 2000 else 1
-        cuts = np.linspace(0, n, 4 * threads + 1 if threads > 1 else 2).astype(int)
-        blocks = list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
+        bounds = np.linspace(0, n, 4 * threads + 1 if threads > 1 else 2).astype(int).tolist()
+        blocks = list(zip(bounds[:-1], bounds[1:], strict=True))
         if threads == 1:
             part(blocks[0])
         else:
@@ -229,9 +239,9 @@ class Tessellation:
     def __call__(
         self, heights: np.ndarray, *, ends: bool = False, floor: float | None = None
     ) -> Cells:
-        """Cut all cells.
+        """Clip all cells.
 
-        The cells cut by some of the sites contain the true ones, so their masses sum to one only
+        Cells clipped by some of the sites contain the true ones, so their masses sum to one only
         if all of them are right: that is checked, and candidates are added until it holds.
 
         Args:
@@ -256,7 +266,7 @@ class Tessellation:
         else:
             graph = self._hull(heights)
         while True:
-            moments, measures, edges = self._cut(heights, graph, ends)
+            moments, measures, edges = self._clipped(heights, graph, ends)
             excess = moments[:, 0].sum() - 1
             if abs(excess) <= 1e-12 or (floor is not None and moments[:, 0].min() < floor):
                 break
@@ -319,8 +329,8 @@ class Tessellation:
         n = len(heights)
         y, half, density = self.sites[:, 0], self.support.half[0], self.support.density
         order, breaks = neighbours.line_envelope(y, heights)
-        cuts = np.clip(np.r_[-half, breaks, half], -half, half)
-        left, right = cuts[:-1], cuts[1:]
+        ends = np.clip(np.r_[-half, breaks, half], -half, half)
+        left, right = ends[:-1], ends[1:]
         moments = np.zeros((n, 3))
         moments[order, 0] = density * (right - left)
         moments[order, 1] = (left + right) / 2
@@ -340,14 +350,14 @@ class Tessellation:
         n, graph = len(heights), self(heights).graph
         offsets = np.zeros(n + 1, dtype=np.int64)
         points = np.empty((len(graph[1]) + 4 * n + len(self.support.polygon) * n + 8, 2))
-        plane_polygons(self.sites, heights, *graph, self.support.polygon, offsets, points)
+        plane_polygons(Planes(self.sites, heights, *graph), self.support.polygon, offsets, points)
         cells = np.split(points[: offsets[-1]], offsets[1:-1])
         if self.support.kind == DISK:
             cells = [_rounded(cell, self.support.radius) for cell in cells]
         return cells
 
     def facet_polygons(self, heights: np.ndarray) -> list[np.ndarray]:
-        """Corners of every facet in space (m, 3), in order; for a ball, before it is cut."""
+        """Corners of every facet in space (m, 3), in order; of a ball, as of the box around it."""
         heights = np.ascontiguousarray(heights, dtype=np.float64)
         self.last = None  # neighbours that meet outside a ball count too, or its cells do not fit
         cells = self(heights)
@@ -355,8 +365,8 @@ class Tessellation:
         wanted[cells.slots] = True
         sizes = np.zeros(len(wanted), dtype=np.int64)
         corners = np.empty((16 * len(cells.slots) + 16, 3))
-        room = 8 + max(64, int(np.diff(cells.graph[0]).max(initial=0)))
-        arguments = (self.sites, heights, *cells.graph, self.support.half, wanted, room, sizes)
+        planes = Planes(self.sites, heights, *cells.graph)
+        arguments = (planes, self.support.half, wanted, sizes)
         total = space_polygons(*arguments, corners)
         if total > len(corners):
             corners = np.empty((total, 3))
@@ -365,7 +375,7 @@ class Tessellation:
 
 
 def _rounded(corners: np.ndarray, radius: float) -> np.ndarray:
-    """A convex polygon cut to the disk about the origin, arcs as edges of at most 1.5 degrees."""
+    """Clip a convex polygon to the disk about the origin; arcs are edges of at most 1.5 degrees."""
     if len(corners) == 0 or (np.hypot(*corners.T) <= radius).all():
         return corners
     pieces = []

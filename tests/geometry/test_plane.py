@@ -6,7 +6,15 @@ from scipy.integrate import quad
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 
 from aeot.geometry.pixels import tabulate, walk
-from aeot.geometry.plane import UNIFORM, chord, disk_moments, plane_cells, polygon_moments
+from aeot.geometry.plane import (
+    UNIFORM,
+    Planes,
+    Region,
+    chord,
+    disk_moments,
+    plane_cells,
+    polygon_moments,
+)
 from aeot.geometry.space import add_face, space_cells
 from aeot.measures import GridDensity
 
@@ -40,13 +48,13 @@ def cells(request):
     heights = -(sites**2).sum(1) / 2 + 1e-3 * rng.random(n)
     moments = np.zeros((n, 6 if d == 2 else 10))
     graph = complete(n)
-    measures = np.zeros(len(graph[1]))
+    planes, measures = Planes(sites, heights, *graph), np.zeros(len(graph[1]))
     if d == 2:
         nothing = np.zeros((0, 0, 4)), np.zeros((0, 0, 3, 2)), np.zeros(2), np.ones(2)
-        shape = SQUARE, UNIFORM, 0.0, 1.0, *nothing
-        plane_cells(0, n, sites, heights, *graph, *shape, moments, measures, np.zeros((0, 4)))
+        region = Region(SQUARE, UNIFORM, 0.0, 1.0, *nothing)
+        plane_cells((0, n), planes, region, moments, (measures, np.zeros((0, 4))))
     else:
-        space_cells(0, n, sites, heights, *graph, np.ones(3), 0.0, 1.0, moments, measures)
+        space_cells((0, n), planes, (np.ones(3), 0.0, 1.0), moments, measures)
     return sites, heights, moments, measures.reshape(n, n - 1)
 
 
