@@ -212,7 +212,7 @@ def markdown(tables, published, why, failures, pace):
         "the fastest of three runs), all measured in one call; a full run is 400 epochs. Beside",
         "them stand the seconds of an epoch and seed where the row was trained.",
         "Version 0.1.0 trained networks written by hand for this benchmark, on a GPU several seeds",
-        "as one; later versions train the library's classes, by the clock on the wall.",
+        "as one; later versions train the library's classes.",
     ]
     if pace:
         machine = f"{pace['processor']}, load average {pace['load_average']:.1f}"

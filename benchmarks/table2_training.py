@@ -89,17 +89,18 @@ def train(name, row, seed, epochs, folder, deadline=float("inf"), points=POINTS,
     """
     record, shown = stand(name, row, seed, folder, points)
     data, model = mixture(name, row), estimator(row, seed)
+    clock = time.process_time if device == "cpu" else time.perf_counter
     path, rows = folder / f"{name}-{row}-{seed}.npz", data.to(device)
     if device != "cpu":
         record["device"] = torch.cuda.get_device_name(device)
     while record["epochs"] < epochs and time.time() < deadline:
-        number = record["epochs"] + 1
+        number, begun = record["epochs"] + 1, clock()
         model.fit(rows, steps=number * updates(model, points), checkpoint=path.with_suffix(""))
-        last = dict(model.history_[-1])
-        seconds = last.pop("seconds") - record["seconds"]
+        seconds = clock() - begun  # of an epoch taken up in its middle: of the rest
         samples = model.sample(SAMPLES, seed=seed).cpu()  # of the same noise in every epoch
         scores = judge(samples, data, data.labels.bincount())
-        record["history"].append(last | {"epoch": number, "seconds": seconds} | scores)
+        last = model.history_[-1] | {"epoch": number, "seconds": seconds}
+        record["history"].append(last | scores)
         record["epochs"] = number
         record["seconds"] += seconds
         if number in SHOWN:
