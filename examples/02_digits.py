@@ -6,49 +6,42 @@
 # how well it did.
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import aeot
 from aeot.plotting import images as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv  # smaller images, fewer steps
 
 
 # %%
-def main(quick=False):
-    size, steps = (16, 80) if quick else (28, 450)
-    data = aeot.dataset("digits", size=size)
-    held_out = aeot.dataset("digits", split="test", size=size)
-    model = aeot.AEOT(latent_dim=8 if quick else 16, batch_size=128, tol=0.05, seed=0)
-    model.fit(data, steps=steps, held_out=held_out)
+size, steps = (16, 80) if quick else (28, 450)
+data = aeot.dataset("digits", size=size)
+held_out = aeot.dataset("digits", split="test", size=size)
+model = aeot.AEOT(latent_dim=8 if quick else 16, batch_size=128, tol=0.05, seed=0)
+model.fit(data, steps=steps, held_out=held_out)
 
-    # How good is each stage? The decoder was refined after the encoder had been frozen.
-    losses = model.autoencoder_.losses_
-    print(f"held-out error {losses['held_out_joint']:.4f}, refined {losses['held_out']:.4f}")
-    print(model.certificate_["message"])
-    generated = model.sample(36, seed=1)
-    print(f"{model.sampled_['acceptance']:.1%} of the points drawn were accepted")
+# How good is each stage? The decoder was refined after the encoder had been frozen.
+losses = model.autoencoder_.losses_
+print(f"held-out error {losses['held_out_joint']:.4f}, refined {losses['held_out']:.4f}")
+print(model.certificate_["message"])
+generated = model.sample(36, seed=1)
+print(f"{model.sampled_['acceptance']:.1%} of the points drawn were accepted")
 
-    # Saved and loaded, the model draws the same digits.
-    OUT.mkdir(exist_ok=True)
-    model.save(OUT / "digits.model")
-    again = aeot.AEOT.load(OUT / "digits.model").sample(36, seed=1)
-    print("the same after loading:", bool((again == generated).all()))
+# Saved and loaded, the model draws the same digits.
+model.save(OUT / "digits.model")
+again = aeot.AEOT.load(OUT / "digits.model").sample(36, seed=1)
+print("the same after loading:", bool((again == generated).all()))
 
-    path = OUT / "02_digits.png"
-    real = held_out[:36]
-    shown = {
-        "held-out digits": real,
-        "reconstructed": model.decode(model.encode(real)),
-        "generated": generated,
-    }
-    pictures.side_by_side(shown, columns=6, path=path)
-    print(path)
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="smaller images, fewer steps")
-    main(parser.parse_args().quick)
+path = OUT / "02_digits.png"
+real = held_out[:36]
+shown = {
+    "held-out digits": real,
+    "reconstructed": model.decode(model.encode(real)),
+    "generated": generated,
+}
+pictures.side_by_side(shown, columns=6, path=path)
+print(path)

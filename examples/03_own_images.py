@@ -16,6 +16,11 @@ import aeot
 from aeot.plotting import images as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+parser = argparse.ArgumentParser()
+parser.add_argument("--quick", action="store_true", help="smaller images, fewer steps")
+parser.add_argument("--data", help="a folder of images")
+options = parser.parse_args()
 
 
 # %%
@@ -31,27 +36,17 @@ def fill(folder):
 
 
 # %%
-def main(quick=False, folder=None):
-    with tempfile.TemporaryDirectory() as scratch:
-        data = aeot.images(folder or fill(Path(scratch)), size=16 if quick else 32, channels=1)
-    print(f"{len(data)} images of {data.shape}; skipped {data.info['skipped']}")
-    model = aeot.AEOT(latent_dim=8, batch_size=64, tol=0.1, seed=0)
-    model.fit(data, steps=80 if quick else 400)
+size = 16 if options.quick else 32
+with tempfile.TemporaryDirectory() as scratch:
+    data = aeot.images(options.data or fill(Path(scratch)), size=size, channels=1)
+print(f"{len(data)} images of {data.shape}; skipped {data.info['skipped']}")
+model = aeot.AEOT(latent_dim=8, batch_size=64, tol=0.1, seed=0)
+model.fit(data, steps=80 if options.quick else 400)
 
-    # From one image to another on a straight line in the source: the picture stays, changes
-    # slowly, or jumps, as the transport map does along that line.
-    ends = torch.arange(12)
-    paths = torch.cat([model.interpolate(data[a], data[a + 1], 11) for a in ends[::2]])
-    OUT.mkdir(exist_ok=True)
-    path = OUT / "03_own_images.png"
-    pictures.image_grid(paths, columns=11, title="from the first image to the last", path=path)
-    print(path)
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="smaller images, fewer steps")
-    parser.add_argument("--data", help="a folder of images")
-    arguments = parser.parse_args()
-    main(arguments.quick, arguments.data)
+# From one image to another on a straight line in the source: the picture stays, changes
+# slowly, or jumps, as the transport map does along that line.
+ends = torch.arange(12)
+paths = torch.cat([model.interpolate(data[a], data[a + 1], 11) for a in ends[::2]])
+path = OUT / "03_own_images.png"
+pictures.image_grid(paths, columns=11, title="from the first image to the last", path=path)
+print(path)

@@ -7,7 +7,7 @@
 # triangle itself. (Cf. Fig. 5 of Lei et al., "A geometric understanding of deep learning".)
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 
 import aeot
 from aeot.plotting import transport as plots
-from aeot.plotting.style import save
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv  # a coarser target
 
 
 def target(spacing):
@@ -37,29 +38,21 @@ def target(spacing):
 
 
 # %%
-def main(quick=False):
-    spacing = 0.08 if quick else 0.03
-    sites = target(spacing)
-    solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites)
-    diagram = aeot.power_diagram(solution.source, sites, solution.heights)
-    print(f"{len(sites)} sites: {solution.message}")
+spacing = 0.08 if quick else 0.03
+sites = target(spacing)
+solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites)
+diagram = aeot.power_diagram(solution.source, sites, solution.heights)
+print(f"{len(sites)} sites: {solution.message}")
 
-    # Neighbours in the target are about one spacing apart; much larger jumps are breaks.
-    singular = diagram.facets.jumps > 4 * spacing
-    curves = aeot.singular_curves(diagram, singular)
-    print(f"{len(curves.lines)} curves, {len(curves.branch_points)} branch point(s)")
+# Neighbours in the target are about one spacing apart; much larger jumps are breaks.
+singular = diagram.facets.jumps > 4 * spacing
+curves = aeot.singular_curves(diagram, singular)
+print(f"{len(curves.lines)} curves, {len(curves.branch_points)} branch point(s)")
 
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    plots.power_diagram(diagram, singular=singular, edges=False, ax=left)
-    plots.delaunay(diagram, singular=singular, ax=right)
-    left.set_title("source: cells and singular set")
-    right.set_title("target: what stays adjacent")
-    return save(figure, OUT / "10_singular_set.png")
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a coarser target")
-    main(parser.parse_args().quick)
+figure = Figure(figsize=(10, 5), layout="constrained")
+left, right = figure.subplots(1, 2)
+plots.power_diagram(diagram, singular=singular, edges=False, ax=left)
+plots.delaunay(diagram, singular=singular, ax=right)
+left.set_title("source: cells and singular set")
+right.set_title("target: what stays adjacent")
+figure.savefig(OUT / "10_singular_set.png", dpi=130)

@@ -7,7 +7,7 @@
 # (Cf. Fig. 6 and 7 of Lei et al., "A geometric understanding of deep learning".)
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -15,35 +15,28 @@ from matplotlib.figure import Figure
 
 import aeot
 from aeot.plotting import transport as plots
-from aeot.plotting.style import save
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv  # fewer sites
 
 
 # %%
-def main(quick=False):
-    g = aeot.generator(3)
-    n = 30 if quick else 60
-    sites = torch.rand(n, 2, generator=g, dtype=torch.float64) * 1.6 - 0.8
-    masses = torch.rand(n, generator=g, dtype=torch.float64) + 0.2
-    solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites, masses / masses.sum())
-    diagram = aeot.power_diagram(solution.source, sites, solution.heights)
-    print(solution.message)
-    print(f"cost {diagram.cost:.6f}, duality gap {diagram.duality_gap(solution.masses):.1e}")
+g = aeot.generator(3)
+n = 30 if quick else 60
+sites = torch.rand(n, 2, generator=g, dtype=torch.float64) * 1.6 - 0.8
+masses = torch.rand(n, generator=g, dtype=torch.float64) + 0.2
+solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites, masses / masses.sum())
+diagram = aeot.power_diagram(solution.source, sites, solution.heights)
+print(solution.message)
+print(f"cost {diagram.cost:.6f}, duality gap {diagram.duality_gap(solution.masses):.1e}")
 
-    plots.potential(diagram, path=OUT / "11_potential.png")
+plots.potential(diagram, path=OUT / "11_potential.png")
 
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    plots.power_diagram(diagram, ax=left, centroids=True)
-    plots.delaunay(diagram, whole=True, ax=right)
-    left.set_title("power diagram, with centroids")
-    right.set_title("weighted Delaunay triangulation of the sites")
-    return save(figure, OUT / "11_power_and_delaunay.png")
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="fewer sites")
-    main(parser.parse_args().quick)
+figure = Figure(figsize=(10, 5), layout="constrained")
+left, right = figure.subplots(1, 2)
+plots.power_diagram(diagram, ax=left, centroids=True)
+plots.delaunay(diagram, whole=True, ax=right)
+left.set_title("power diagram, with centroids")
+right.set_title("weighted Delaunay triangulation of the sites")
+figure.savefig(OUT / "11_power_and_delaunay.png", dpi=130)

@@ -6,7 +6,7 @@
 # (Cf. Fig. 8 and 9 of Lei et al., "A geometric understanding of deep learning".)
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ import aeot
 from aeot.plotting import transport as plots
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv  # fewer sites
 
 
 def half_disks(n):
@@ -31,22 +33,14 @@ def half_disks(n):
 
 
 # %%
-def main(quick=False):
-    sites = half_disks(300 if quick else 3000)
-    solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites)
-    diagram = aeot.power_diagram(solution.source, sites, solution.heights)
-    print(solution.message)
+sites = half_disks(300 if quick else 3000)
+solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites)
+diagram = aeot.power_diagram(solution.source, sites, solution.heights)
+print(solution.message)
 
-    singular = diagram.facets.jumps > 0.5
-    curves = aeot.singular_curves(diagram, singular)
-    print(f"{len(curves.lines)} curve with {len(curves.branch_points)} branch points")
-    plots.power_diagram(diagram, singular=singular, edges=quick, path=OUT / "12_singular_curve.png")
-    plots.potential(diagram, azimuth=-75, path=OUT / "12_ridge.png")
-    return plots.displacement(diagram, path=OUT / "12_displacement.png")
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="fewer sites")
-    main(parser.parse_args().quick)
+singular = diagram.facets.jumps > 0.5
+curves = aeot.singular_curves(diagram, singular)
+print(f"{len(curves.lines)} curve with {len(curves.branch_points)} branch points")
+plots.power_diagram(diagram, singular=singular, edges=quick, path=OUT / "12_singular_curve.png")
+plots.potential(diagram, azimuth=-75, path=OUT / "12_ridge.png")
+plots.displacement(diagram, path=OUT / "12_displacement.png")

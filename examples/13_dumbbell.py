@@ -6,7 +6,7 @@
 # (Cf. Fig. 10 of Lei et al., "A geometric understanding of deep learning".)
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 
 import aeot
 from aeot.plotting import transport as plots
-from aeot.plotting.style import save
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv  # a coarser target
 
 
 def dumbbell(spacing):
@@ -32,29 +33,21 @@ def dumbbell(spacing):
 
 
 # %%
-def main(quick=False):
-    spacing = 0.1 if quick else 0.03
-    sites = dumbbell(spacing)
-    solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites)
-    diagram = aeot.power_diagram(solution.source, sites, solution.heights)
-    print(f"{len(sites)} sites: {solution.message}")
+spacing = 0.1 if quick else 0.03
+sites = dumbbell(spacing)
+solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites)
+diagram = aeot.power_diagram(solution.source, sites, solution.heights)
+print(f"{len(sites)} sites: {solution.message}")
 
-    # Within the neck the map stretches, but only across the curves does it jump this far.
-    singular = diagram.facets.jumps > 0.5
-    curves = aeot.singular_curves(diagram, singular)
-    print(f"{len(curves.lines)} singular curves, {len(curves.branch_points)} branch points")
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    plots.power_diagram(diagram, singular=singular, edges=False, ax=left)
-    plots.delaunay(diagram, singular=singular, ax=right)
-    left.set_title("source: cells and singular set")
-    right.set_title("target: what stays adjacent")
-    save(figure, OUT / "13_dumbbell.png")
-    return plots.displacement(diagram, path=OUT / "13_displacement.png")
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a coarser target")
-    main(parser.parse_args().quick)
+# Within the neck the map stretches, but only across the curves does it jump this far.
+singular = diagram.facets.jumps > 0.5
+curves = aeot.singular_curves(diagram, singular)
+print(f"{len(curves.lines)} singular curves, {len(curves.branch_points)} branch points")
+figure = Figure(figsize=(10, 5), layout="constrained")
+left, right = figure.subplots(1, 2)
+plots.power_diagram(diagram, singular=singular, edges=False, ax=left)
+plots.delaunay(diagram, singular=singular, ax=right)
+left.set_title("source: cells and singular set")
+right.set_title("target: what stays adjacent")
+figure.savefig(OUT / "13_dumbbell.png", dpi=130)
+plots.displacement(diagram, path=OUT / "13_displacement.png")

@@ -17,9 +17,14 @@ import torch
 from matplotlib.figure import Figure
 
 import aeot
-from aeot.plotting.style import SINGULAR, colour_sites, save
+from aeot.plotting.style import SINGULAR, colour_sites
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+parser = argparse.ArgumentParser()
+parser.add_argument("--quick", action="store_true", help="a coarser solid")
+parser.add_argument("--mesh", help="a watertight triangle mesh, Wavefront OBJ")
+options = parser.parse_args()
 
 
 def in_creature(points):
@@ -59,46 +64,36 @@ def in_mesh(points, path):
 
 
 # %%
-def main(quick=False, mesh=None):
-    spacing = 0.13 if quick else 0.065
-    axis = np.arange(-1.3, 1.3, spacing)
-    lattice = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)
-    lattice += 0.2 * spacing * np.random.default_rng(0).standard_normal(lattice.shape)
-    inside = in_mesh(lattice, mesh) if mesh else in_creature(lattice)
-    sites = torch.from_numpy(lattice[inside])
+spacing = 0.13 if options.quick else 0.065
+axis = np.arange(-1.3, 1.3, spacing)
+lattice = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)
+lattice += 0.2 * spacing * np.random.default_rng(0).standard_normal(lattice.shape)
+inside = in_mesh(lattice, options.mesh) if options.mesh else in_creature(lattice)
+sites = torch.from_numpy(lattice[inside])
 
-    solution = aeot.solve_exact(aeot.UniformBall(dim=3), sites)
-    diagram = aeot.power_diagram(solution.source, sites, solution.heights)
-    print(f"{len(sites)} sites: {solution.message}")
-    print(f"W2 = {diagram.w2:.6f}, duality gap {diagram.duality_gap(solution.masses):.1e}")
-    singular = diagram.facets.jumps > 4 * spacing
-    sheets = aeot.singular_surfaces(diagram, singular).sheets
-    print(f"{int(singular.sum())} singular facets in {len(sheets.unique())} sheet(s)")
+solution = aeot.solve_exact(aeot.UniformBall(dim=3), sites)
+diagram = aeot.power_diagram(solution.source, sites, solution.heights)
+print(f"{len(sites)} sites: {solution.message}")
+print(f"W2 = {diagram.w2:.6f}, duality gap {diagram.duality_gap(solution.masses):.1e}")
+singular = diagram.facets.jumps > 4 * spacing
+sheets = aeot.singular_surfaces(diagram, singular).sheets
+print(f"{int(singular.sum())} singular facets in {len(sheets.unique())} sheet(s)")
 
-    torn = torch.zeros(len(sites), dtype=torch.bool)
-    torn[diagram.facets.pairs[singular].flatten()] = True
-    colours = colour_sites(lattice[inside][:, [0, 2]], lightness=0.74)
-    colours[torn.numpy()] = np.array([int(SINGULAR[k : k + 2], 16) for k in (1, 3, 5)]) / 255
-    figure = Figure(figsize=(13, 3.9))
-    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.92, wspace=0)
-    for k, t in enumerate((0.0, 1 / 3, 2 / 3, 1.0)):
-        ax = figure.add_subplot(1, 4, k + 1, projection="3d", computed_zorder=True)
-        points = ((1 - t) * diagram.centroids + t * sites).numpy()
-        front = points[:, 1] < 0.25 if t == 0 else slice(None)
-        ax.scatter(*points[front].T, c=colours[front], s=11, linewidths=0, depthshade=True)
-        for name in "xyz":
-            getattr(ax, f"set_{name}lim")(-1.15, 1.15)
-        ax.set_box_aspect((1, 1, 1), zoom=1.45)
-        ax.set_axis_off()
-        ax.view_init(8, -80)
-        ax.set_title(f"t = {t:.2g}", fontsize=10)
-    return save(figure, OUT / "14_ball_to_solid.png")
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a coarser solid")
-    parser.add_argument("--mesh", help="a watertight triangle mesh, Wavefront OBJ")
-    arguments = parser.parse_args()
-    main(arguments.quick, arguments.mesh)
+torn = torch.zeros(len(sites), dtype=torch.bool)
+torn[diagram.facets.pairs[singular].flatten()] = True
+colours = colour_sites(lattice[inside][:, [0, 2]], lightness=0.74)
+colours[torn.numpy()] = np.array([int(SINGULAR[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+figure = Figure(figsize=(13, 3.9))
+figure.subplots_adjust(left=0, right=1, bottom=0, top=0.92, wspace=0)
+for k, t in enumerate((0.0, 1 / 3, 2 / 3, 1.0)):
+    ax = figure.add_subplot(1, 4, k + 1, projection="3d", computed_zorder=True)
+    points = ((1 - t) * diagram.centroids + t * sites).numpy()
+    front = points[:, 1] < 0.25 if t == 0 else slice(None)
+    ax.scatter(*points[front].T, c=colours[front], s=11, linewidths=0, depthshade=True)
+    for name in "xyz":
+        getattr(ax, f"set_{name}lim")(-1.15, 1.15)
+    ax.set_box_aspect((1, 1, 1), zoom=1.45)
+    ax.set_axis_off()
+    ax.view_init(8, -80)
+    ax.set_title(f"t = {t:.2g}", fontsize=10)
+figure.savefig(OUT / "14_ball_to_solid.png", dpi=130)

@@ -7,7 +7,7 @@
 # picture is carried onto the dots of the other: the cheapest way to turn the first into the second.
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_image
 
 import aeot
-from aeot.plotting.style import INK, save
+from aeot.plotting.style import INK
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv  # fewer dots
 
 
 def ink(name, rows, *, invert=False):
@@ -41,34 +43,26 @@ def stipple(density, n, rounds):
 
 
 # %%
-def main(quick=False):
-    n, rows, rounds = (400, 60, 2) if quick else (6000, 240, 6)
-    source, target = ink("china.jpg", rows), ink("flower.jpg", rows, invert=True)
-    sites = stipple(target, n, rounds)
-    start = stipple(source, n, rounds)  # only to show the source in the same hand
-    solution = aeot.solve_exact(source, sites)
-    diagram = aeot.power_diagram(source, sites, solution.heights)
-    print(f"{n} dots: {solution.message}; W2 = {diagram.w2:.5f}")
+n, rows, rounds = (400, 60, 2) if quick else (6000, 240, 6)
+source, target = ink("china.jpg", rows), ink("flower.jpg", rows, invert=True)
+sites = stipple(target, n, rounds)
+start = stipple(source, n, rounds)  # only to show the source in the same hand
+solution = aeot.solve_exact(source, sites)
+diagram = aeot.power_diagram(source, sites, solution.heights)
+print(f"{n} dots: {solution.message}; W2 = {diagram.w2:.5f}")
 
-    figure = Figure(figsize=(12, 3.1), layout="constrained")
-    axes = figure.subplots(1, 3)
-    wide = float(source.high[0])
-    shown = (
-        (start, "a picture in dots of equal ink"),
-        ((diagram.centroids + sites) / 2, "half way"),
-        (sites, "the other picture"),
-    )
-    for ax, (points, title) in zip(axes, shown, strict=True):
-        ax.scatter(*points.T, s=2.2 * 6000 / n, c=INK, linewidths=0)
-        ax.set(xlim=(0, wide), ylim=(0, 1), aspect="equal", title=title)
-        ax.set_axis_off()
-    error = np.abs(solution.cell_masses.numpy() * n - 1).max()
-    print(f"largest relative error of a cell's ink: {error:.1e}")
-    return save(figure, OUT / "15_picture_to_picture.png")
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="fewer dots")
-    main(parser.parse_args().quick)
+figure = Figure(figsize=(12, 3.1), layout="constrained")
+axes = figure.subplots(1, 3)
+wide = float(source.high[0])
+shown = (
+    (start, "a picture in dots of equal ink"),
+    ((diagram.centroids + sites) / 2, "half way"),
+    (sites, "the other picture"),
+)
+for ax, (points, title) in zip(axes, shown, strict=True):
+    ax.scatter(*points.T, s=2.2 * 6000 / n, c=INK, linewidths=0)
+    ax.set(xlim=(0, wide), ylim=(0, 1), aspect="equal", title=title)
+    ax.set_axis_off()
+error = np.abs(solution.cell_masses.numpy() * n - 1).max()
+print(f"largest relative error of a cell's ink: {error:.1e}")
+figure.savefig(OUT / "15_picture_to_picture.png", dpi=130)

@@ -6,7 +6,7 @@
 # side, and none between the clusters.
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -15,32 +15,27 @@ import aeot
 from aeot.plotting import singular as plots
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv
 
 
 # %%
-def main(quick=False, out=OUT):
-    n = 200 if quick else 600
-    g = aeot.generator(0)
-    sites = 0.15 * torch.randn(n, 2, generator=g, dtype=torch.float64)
-    left = torch.arange(n) < 0.3 * n  # three tenths of the mass
-    sites[left, 0] -= 1.0
-    sites[~left, 0] += 1.0
-    solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites, tol=1e-8)
-    brenier = solution.map()
+n = 200 if quick else 600
+g = aeot.generator(0)
+sites = 0.15 * torch.randn(n, 2, generator=g, dtype=torch.float64)
+left = torch.arange(n) < 0.3 * n  # three tenths of the mass
+sites[left, 0] -= 1.0
+sites[~left, 0] += 1.0
+solution = aeot.solve_exact(aeot.UniformBall(dim=2), sites, tol=1e-8)
+brenier = solution.map()
 
-    singular = aeot.find_singularities(brenier)
-    print(singular)
-    drawn = brenier.draw(5000, singular=singular, method="linear", generator=aeot.generator(1))
-    between = (drawn.codes[:, 0].abs() < 0.3).sum()
-    share = (drawn.codes[:, 0] < 0).double().mean()
-    print(f"{drawn.acceptance:.1%} of the points kept, {int(between)} codes between the clusters")
-    print(f"share of the left cluster: {share:.3f} (asked for 0.300)")
-    path = out / "two_clusters.png"
-    plots.modes(singular, codes=drawn.codes, path=path)
-    print(f"figure: {path}")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    main(parser.parse_args().quick)
+singular = aeot.find_singularities(brenier)
+print(singular)
+drawn = brenier.draw(5000, singular=singular, method="linear", generator=aeot.generator(1))
+between = (drawn.codes[:, 0].abs() < 0.3).sum()
+share = (drawn.codes[:, 0] < 0).double().mean()
+print(f"{drawn.acceptance:.1%} of the points kept, {int(between)} codes between the clusters")
+print(f"share of the left cluster: {share:.3f} (asked for 0.300)")
+path = OUT / "two_clusters.png"
+plots.modes(singular, codes=drawn.codes, path=path)
+print(f"figure: {path}")

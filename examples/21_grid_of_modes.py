@@ -8,7 +8,7 @@
 # modes have shrunk.
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import scipy.stats
@@ -19,41 +19,36 @@ from aeot.data import toy
 from aeot.plotting import singular as plots
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv
 
 
 # %%
-def main(quick=False, out=OUT):
-    data = toy("grid", 512)
-    sites = data[torch.arange(512)].double()
-    modes, std = data.info["modes"].double(), data.info["std"]
-    solution = aeot.solve_exact(aeot.UniformBox(dim=2), sites, tol=1e-8)
-    brenier = solution.map()
-    singular = aeot.find_singularities(brenier)
-    print(f"modes found: {singular.n_components}")
-    count = 20_000 if quick else 1_000_000
-    print(f"{count} codes by each method:")
-    for method in ("linear", "affine", "pair", "inverse-distance"):
-        drawn = brenier.draw(count, singular=singular, method=method, generator=aeot.generator(1))
-        label = data.labels[drawn.owners]
-        away = (drawn.codes - modes[label]) / std
-        distance = away.norm(dim=1)
-        ratio = torch.stack([away[label == k].var(0).mean() for k in range(25)]).mean()
-        counts = torch.bincount(label, minlength=25)
-        share = torch.bincount(data.labels, minlength=25) / 512 * count
-        p = scipy.stats.chisquare(counts.numpy(), share.numpy()).pvalue
-        print(
-            f"{method:17s} within 3 sigma {(distance < 3).double().mean():.2%}, variance ratio "
-            f"{ratio:.2f}, beyond 8 sigma {int((distance > 8).sum())}, frequencies p = {p:.2f}, "
-            f"kept {drawn.acceptance:.1%}",
-            flush=True,
-        )
-        if method == "linear":
-            path = out / "grid_of_modes.png"
-            plots.modes(singular, codes=drawn.codes[:5000], path=path)
-    print(f"figure: {path}")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    main(parser.parse_args().quick)
+data = toy("grid", 512)
+sites = data[torch.arange(512)].double()
+modes, std = data.info["modes"].double(), data.info["std"]
+solution = aeot.solve_exact(aeot.UniformBox(dim=2), sites, tol=1e-8)
+brenier = solution.map()
+singular = aeot.find_singularities(brenier)
+print(f"modes found: {singular.n_components}")
+count = 20_000 if quick else 1_000_000
+print(f"{count} codes by each method:")
+for method in ("linear", "affine", "pair", "inverse-distance"):
+    drawn = brenier.draw(count, singular=singular, method=method, generator=aeot.generator(1))
+    label = data.labels[drawn.owners]
+    away = (drawn.codes - modes[label]) / std
+    distance = away.norm(dim=1)
+    ratio = torch.stack([away[label == k].var(0).mean() for k in range(25)]).mean()
+    counts = torch.bincount(label, minlength=25)
+    share = torch.bincount(data.labels, minlength=25) / 512 * count
+    p = scipy.stats.chisquare(counts.numpy(), share.numpy()).pvalue
+    print(
+        f"{method:17s} within 3 sigma {(distance < 3).double().mean():.2%}, variance ratio "
+        f"{ratio:.2f}, beyond 8 sigma {int((distance > 8).sum())}, frequencies p = {p:.2f}, "
+        f"kept {drawn.acceptance:.1%}",
+        flush=True,
+    )
+    if method == "linear":
+        path = OUT / "grid_of_modes.png"
+        plots.modes(singular, codes=drawn.codes[:5000], path=path)
+print(f"figure: {path}")

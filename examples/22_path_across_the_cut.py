@@ -16,66 +16,62 @@ import aeot
 from aeot.plotting import singular as plots
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+parser = argparse.ArgumentParser()
+parser.add_argument("--quick", action="store_true")
+parser.add_argument("--autoencoder", type=Path, help="a saved Autoencoder of Fashion-MNIST")
+options = parser.parse_args()
 
 
 # %%
-def main(quick=False, out=OUT, autoencoder=None):
-    name = "digits" if quick else "fashion-mnist"
-    data = aeot.dataset(name)
-    if autoencoder is None:
-        model = aeot.Autoencoder(latent_dim=16 if quick else 64, seed=0)
-        model.fit(data, steps=150 if quick else None)
-    else:
-        model = aeot.Autoencoder.load(autoencoder)
-    n = 500 if quick else 5000
-    rows = torch.randperm(len(data), generator=aeot.generator(0))[:n]
-    codes, labels = model.encode(data[rows]), data.labels[rows]
-    source = aeot.UniformBox(dim=codes.shape[1])
-    brenier = aeot.solve_semidiscrete(source, codes, tol=0.1, seed=0).map()
+name = "digits" if options.quick else "fashion-mnist"
+data = aeot.dataset(name)
+if options.autoencoder is None:
+    model = aeot.Autoencoder(latent_dim=16 if options.quick else 64, seed=0)
+    model.fit(data, steps=150 if options.quick else None)
+else:
+    model = aeot.Autoencoder.load(options.autoencoder)
+n = 500 if options.quick else 5000
+rows = torch.randperm(len(data), generator=aeot.generator(0))[:n]
+codes, labels = model.encode(data[rows]), data.labels[rows]
+source = aeot.UniformBox(dim=codes.shape[1])
+brenier = aeot.solve_semidiscrete(source, codes, tol=0.1, seed=0).map()
 
-    # The default rule asks which codes cannot be reached from each other at all. Codes of images
-    # are often one connected cloud; the angle rule then cuts where the map turns most.
-    singular = aeot.find_singularities(brenier, n_points=20_000)
-    print(f"modes by the default rule: {singular.n_components}")
-    if len(singular.pairs) == 0:
-        angle = float(singular.facets.angles.quantile(0.8))
-        singular = aeot.find_singularities(brenier, angle, n_points=20_000)
-        print(f"cut at the angle {angle:.3f} rad instead: {singular}")
+# The default rule asks which codes cannot be reached from each other at all. Codes of images
+# are often one connected cloud; the angle rule then cuts where the map turns most.
+singular = aeot.find_singularities(brenier, n_points=20_000)
+print(f"modes by the default rule: {singular.n_components}")
+if len(singular.pairs) == 0:
+    angle = float(singular.facets.angles.quantile(0.8))
+    singular = aeot.find_singularities(brenier, angle, n_points=20_000)
+    print(f"cut at the angle {angle:.3f} rad instead: {singular}")
 
-    # %% The segment with the longest jump between images of different classes
-    best = None
-    ends = source.sample(200, generator=aeot.generator(3))
-    for start, end in zip(ends[::2], ends[1::2], strict=True):
-        found = singular.crossings(start, end)
-        for row in found.singular.nonzero()[:, 0].tolist():
-            i, j = found.pairs[row].tolist()
-            jump = float(found.jumps[row])
-            if labels[i] != labels[j] and (best is None or jump > best[0]):
-                best = (jump, start, end, float(found.positions[row]), i, j)
-    jump, start, end, at, i, j = best
-    print(f"longest jump: {jump:.2f}, from {data.classes[labels[i]]} to {data.classes[labels[j]]}")
+# %% The segment with the longest jump between images of different classes
+best = None
+ends = source.sample(200, generator=aeot.generator(3))
+for start, end in zip(ends[::2], ends[1::2], strict=True):
+    found = singular.crossings(start, end)
+    for row in found.singular.nonzero()[:, 0].tolist():
+        i, j = found.pairs[row].tolist()
+        jump = float(found.jumps[row])
+        if labels[i] != labels[j] and (best is None or jump > best[0]):
+            best = (jump, start, end, float(found.positions[row]), i, j)
+jump, start, end, at, i, j = best
+print(f"longest jump: {jump:.2f}, from {data.classes[labels[i]]} to {data.classes[labels[j]]}")
 
-    # %% Zoom in on that break, between the crossings before and after it, and decode both ways
-    others = singular.crossings(start, end).positions
-    before, after = others[others < at - 1e-9], others[others > at + 1e-9]
-    low = max(at - 0.05, float(before.max()) if len(before) else 0.0)
-    high = min(at + 0.05, float(after.min()) if len(after) else 1.0)
-    half = min(at - low, high - at) * 0.999  # stay inside the two cells
-    t = torch.linspace(0, 1, 12)
-    points = start + (at - half + 2 * half * t)[:, None] * (end - start)
-    jumped = model.decode(brenier.extend(points, singular))
-    blended = model.decode(codes[i] + t[:, None] * (codes[j] - codes[i]))
-    crossed = singular.crossings(points[0], points[-1])
-    breaks = crossed.positions[crossed.singular].tolist()
-    path = out / "path_across_the_cut.png"
-    plots.crossing(jumped, blended, breaks=breaks, path=path)
-    plots.jumps(singular, path=out / "jumps.png")
-    print(f"figures: {path}, {out / 'jumps.png'}")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--autoencoder", type=Path, help="a saved Autoencoder of Fashion-MNIST")
-    arguments = parser.parse_args()
-    main(arguments.quick, autoencoder=arguments.autoencoder)
+# %% Zoom in on that break, between the crossings before and after it, and decode both ways
+others = singular.crossings(start, end).positions
+before, after = others[others < at - 1e-9], others[others > at + 1e-9]
+low = max(at - 0.05, float(before.max()) if len(before) else 0.0)
+high = min(at + 0.05, float(after.min()) if len(after) else 1.0)
+half = min(at - low, high - at) * 0.999  # stay inside the two cells
+t = torch.linspace(0, 1, 12)
+points = start + (at - half + 2 * half * t)[:, None] * (end - start)
+jumped = model.decode(brenier.extend(points, singular))
+blended = model.decode(codes[i] + t[:, None] * (codes[j] - codes[i]))
+crossed = singular.crossings(points[0], points[-1])
+breaks = crossed.positions[crossed.singular].tolist()
+path = OUT / "path_across_the_cut.png"
+plots.crossing(jumped, blended, breaks=breaks, path=path)
+plots.jumps(singular, path=OUT / "jumps.png")
+print(f"figures: {path}, {OUT / 'jumps.png'}")

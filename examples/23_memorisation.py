@@ -6,7 +6,7 @@
 # held-out digits, which are new by construction: in pixels and in the code.
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -17,40 +17,35 @@ from aeot.plotting import images as plots
 from aeot.scores.nearest import nearest
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv
 
 
 # %%
-def main(quick=False, out=OUT):
-    train, test = aeot.dataset("digits"), aeot.dataset("digits", split="test")
-    model = aeot.Autoencoder(latent_dim=16, seed=0).fit(train, steps=150 if quick else 3000)
-    codes, held = model.encode(train), model.encode(test)
-    brenier = aeot.solve_semidiscrete(aeot.UniformBox(dim=16), codes, tol=0.05, seed=0).map()
-    singular = aeot.find_singularities(brenier, n_points=20_000)
-    print(f"{singular.n_components} mode(s)")
-    new = brenier.draw(len(held), singular=singular, generator=aeot.generator(1)).codes
+train, test = aeot.dataset("digits"), aeot.dataset("digits", split="test")
+model = aeot.Autoencoder(latent_dim=16, seed=0).fit(train, steps=150 if quick else 3000)
+codes, held = model.encode(train), model.encode(test)
+brenier = aeot.solve_semidiscrete(aeot.UniformBox(dim=16), codes, tol=0.05, seed=0).map()
+singular = aeot.find_singularities(brenier, n_points=20_000)
+print(f"{singular.n_components} mode(s)")
+new = brenier.draw(len(held), singular=singular, generator=aeot.generator(1)).codes
 
-    wanted = nearest(held, codes, 1)[0].median()
-    for name, some in (("generated", new), ("held out", held), ("training", codes)):
-        distance = nearest(some, codes, 1)[0].median()
-        print(f"{name:10s} codes: median distance to the nearest training code {distance:.2f}")
-    rows = train[torch.arange(len(train))]
-    made = model.decode(new)
-    found = memorisation(made.flatten(1), rows.flatten(1), test[torch.arange(len(test))].flatten(1))
-    print("in pixels:", found)
+wanted = nearest(held, codes, 1)[0].median()
+for name, some in (("generated", new), ("held out", held), ("training", codes)):
+    distance = nearest(some, codes, 1)[0].median()
+    print(f"{name:10s} codes: median distance to the nearest training code {distance:.2f}")
+rows = train[torch.arange(len(train))]
+made = model.decode(new)
+found = memorisation(made.flatten(1), rows.flatten(1), test[torch.arange(len(test))].flatten(1))
+print("in pixels:", found)
 
-    distance, index = nearest(made.flatten(1), rows.flatten(1), 1)
-    shown = torch.arange(30)
-    path = out / "memorisation.png"
-    plots.nearest_images(
-        made[shown],
-        rows[index[shown, 0]],
-        distances=(distance[shown, 0] / made[0].numel() ** 0.5).tolist(),
-        path=path,
-    )
-    print(f"held-out codes lie at {wanted:.2f}; figure: {path}")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    main(parser.parse_args().quick)
+distance, index = nearest(made.flatten(1), rows.flatten(1), 1)
+shown = torch.arange(30)
+path = OUT / "memorisation.png"
+plots.nearest_images(
+    made[shown],
+    rows[index[shown, 0]],
+    distances=(distance[shown, 0] / made[0].numel() ** 0.5).tolist(),
+    path=path,
+)
+print(f"held-out codes lie at {wanted:.2f}; figure: {path}")

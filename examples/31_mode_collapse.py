@@ -6,7 +6,7 @@
 # transport map jumps instead, says where, and generates nothing there.
 
 # %%
-import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -17,61 +17,45 @@ import aeot
 from aeot.metrics.formulas import mode_coverage
 
 OUT = Path(__file__).resolve().parents[1] / "out"
-
-
-# %%
-def watch_gan(data, stops):
-    """Train the GAN of the 2-D experiments and sample it at the steps wanted."""
-    gan = aeot.PacGAN(packing=1, latent_dim=2, seed=0)
-    shown, begun = [], time.perf_counter()
-
-    def look(step, record):
-        if step in stops:
-            shown.append((step, time.perf_counter() - begun, gan.sample(2500, seed=1)))
-
-    gan.fit(data, steps=max(stops), on_step=look)
-    return shown
-
-
-def transport(data):
-    """512 data points, the exact map onto them, new points of its extension."""
-    begun = time.perf_counter()
-    chosen = data.subset(torch.randperm(len(data), generator=aeot.generator(0))[:512])
-    box = aeot.UniformBox(low=[0, 0], high=[1, 1])
-    solution = aeot.solve_exact(box, chosen.values.double())
-    brenier = solution.map()
-    singular = aeot.find_singularities(brenier, seed=0)
-    points = brenier.sample(2500, singular=singular, generator=aeot.generator(1))
-    return points, time.perf_counter() - begun
-
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv
 
 # %%
-def main(quick=False):
-    data = aeot.data.toy("grid", 100_000)
-    stops = (20, 60, 120, 200) if quick else (250, 1000, 2000, 4000)
-    panels = []
-    for step, seconds, points in watch_gan(data, stops):
-        panels.append((f"GAN, {step} steps, {seconds:.0f} s", points))
-    points, seconds = transport(data)
-    panels.append((f"AE-OT, {seconds:.1f} s", points))
-    panels.append(("data", data.values[:2500]))
+# The GAN of the 2-D experiments, sampled at the steps wanted.
+data = aeot.data.toy("grid", 100_000)
+stops = (20, 60, 120, 200) if quick else (250, 1000, 2000, 4000)
+gan = aeot.PacGAN(packing=1, latent_dim=2, seed=0)
+panels, begun = [], time.perf_counter()
 
-    figure = Figure(figsize=(9.6, 6.8), layout="constrained")
-    for axis, (title, points) in zip(figure.subplots(2, 3).ravel(), panels, strict=True):
-        scores = mode_coverage(points, data.info["modes"], data.info["std"])
-        quality = 100 * scores["high_quality"]
-        print(f"{title}: {scores['modes']:.0f} modes, quality {quality:.1f} %")
-        axis.scatter(*points.T, s=2, c="#1f5fa8", alpha=0.5, linewidths=0)
-        axis.set(xlim=(-5.2, 5.2), ylim=(-5.2, 5.2), aspect="equal", xticks=[], yticks=[])
-        axis.set_title(f"{title}\n{scores['modes']:.0f} of 25 modes", fontsize=10)
-    OUT.mkdir(exist_ok=True)
-    path = OUT / "31_mode_collapse.png"
-    figure.savefig(path, dpi=110)
-    print(path)
 
+def look(step, record):
+    if step in stops:
+        seconds = time.perf_counter() - begun
+        panels.append((f"GAN, {step} steps, {seconds:.0f} s", gan.sample(2500, seed=1)))
+
+
+gan.fit(data, steps=max(stops), on_step=look)
 
 # %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    main(**vars(parser.parse_args()))
+# 512 data points, the exact map onto them, new points of its extension.
+begun = time.perf_counter()
+chosen = data.subset(torch.randperm(len(data), generator=aeot.generator(0))[:512])
+box = aeot.UniformBox(low=[0, 0], high=[1, 1])
+solution = aeot.solve_exact(box, chosen.values.double())
+brenier = solution.map()
+singular = aeot.find_singularities(brenier, seed=0)
+points = brenier.sample(2500, singular=singular, generator=aeot.generator(1))
+panels.append((f"AE-OT, {time.perf_counter() - begun:.1f} s", points))
+panels.append(("data", data.values[:2500]))
+
+figure = Figure(figsize=(9.6, 6.8), layout="constrained")
+for axis, (title, points) in zip(figure.subplots(2, 3).ravel(), panels, strict=True):
+    scores = mode_coverage(points, data.info["modes"], data.info["std"])
+    quality = 100 * scores["high_quality"]
+    print(f"{title}: {scores['modes']:.0f} modes, quality {quality:.1f} %")
+    axis.scatter(*points.T, s=2, c="#1f5fa8", alpha=0.5, linewidths=0)
+    axis.set(xlim=(-5.2, 5.2), ylim=(-5.2, 5.2), aspect="equal", xticks=[], yticks=[])
+    axis.set_title(f"{title}\n{scores['modes']:.0f} of 25 modes", fontsize=10)
+path = OUT / "31_mode_collapse.png"
+figure.savefig(path, dpi=110)
+print(path)

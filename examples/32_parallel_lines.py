@@ -11,7 +11,7 @@
 # steps for each of the generator, to be near their best.
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -21,6 +21,8 @@ import aeot
 from aeot.data import tensors
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv
 NEAR = 0.1  # a sample this close counts as on a line or an island
 
 
@@ -38,67 +40,55 @@ def shares(points, low, high):
 
 
 # %%
-def main(quick=False):
-    rounds, critic_steps = (4, 5) if quick else (400, 50)
-    same = {"latent_dim": 2, "prior": "normal", "architecture": "mlp", "hidden": 64}
-    same |= {"learning_rate": 1e-3, "betas": (0.5, 0.9), "batch_size": 256, "seed": 0}
-    rows = []
-    for name, shift in (("lines", 0.0), ("islands", 6.0)):
-        toy = aeot.data.toy(name, 4000)
-        move = torch.tensor([shift, 0.0])
-        data = tensors(toy.values + move)
-        low, high = toy.info["low"] + move, toy.info["high"] + move
-        where = f", {shift:g} to the right" if shift else ""
-        panels = {f"data: two {name}{where}": data.values}
-        models = {
-            "minimax GAN": aeot.GAN(**same, loss="minimax", critic_steps=critic_steps),
-            "WGAN-GP": aeot.WGANGP(**same, penalty=0.1, critic_steps=critic_steps),
-        }
-        start = aeot.GAN(**same).fit(data, steps=0).sample(2000, seed=1).mean(0)
-        for label, model in models.items():
-            panels[f"{label}, {rounds} rounds"] = model.fit(data, steps=rounds).sample(2000, seed=1)
-        row = []
-        for title, points in panels.items():
-            parts = shares(points, low, high)
-            told = ", ".join(f"{100 * s:.0f} % on a part, {100 * c:.0f} % of it" for s, c in parts)
-            print(f"{title}: {told}")
-            row.append((title, points, sum(s for s, _ in parts)))
-        rows.append((start, row))
-    print(draw(rows))
-
+rounds, critic_steps = (4, 5) if quick else (400, 50)
+same = {"latent_dim": 2, "prior": "normal", "architecture": "mlp", "hidden": 64}
+same |= {"learning_rate": 1e-3, "betas": (0.5, 0.9), "batch_size": 256, "seed": 0}
+rows = []
+for name, shift in (("lines", 0.0), ("islands", 6.0)):
+    toy = aeot.data.toy(name, 4000)
+    move = torch.tensor([shift, 0.0])
+    data = tensors(toy.values + move)
+    low, high = toy.info["low"] + move, toy.info["high"] + move
+    where = f", {shift:g} to the right" if shift else ""
+    panels = {f"data: two {name}{where}": data.values}
+    models = {
+        "minimax GAN": aeot.GAN(**same, loss="minimax", critic_steps=critic_steps),
+        "WGAN-GP": aeot.WGANGP(**same, penalty=0.1, critic_steps=critic_steps),
+    }
+    start = aeot.GAN(**same).fit(data, steps=0).sample(2000, seed=1).mean(0)
+    for label, model in models.items():
+        panels[f"{label}, {rounds} rounds"] = model.fit(data, steps=rounds).sample(2000, seed=1)
+    row = []
+    for title, points in panels.items():
+        parts = shares(points, low, high)
+        told = ", ".join(f"{100 * s:.0f} % on a part, {100 * c:.0f} % of it" for s, c in parts)
+        print(f"{title}: {told}")
+        row.append((title, points, sum(s for s, _ in parts)))
+    rows.append((start, row))
 
 # %%
-def draw(rows):
-    """One row of panels per set, in one frame that holds all but a stated count of the samples."""
-    frames = []
-    for start, ((_, data, _), *fitted) in rows:
-        # The start belongs in the picture, as do the data and nearly all samples.
-        tails = [points.quantile(torch.tensor([0.01, 0.99]), 0) for _, points, _ in fitted]
-        shown = torch.cat([start[None], data, *tails])
-        frames.append((shown.amin(0) - 0.5, shown.amax(0) + 0.5))
-    label = "mean of the untrained generator's samples"
-    heights = [3.3 * float((high - low)[1] / (high - low)[0]) for low, high in frames]
-    figure = Figure(figsize=(10.5, sum(heights) + 2.4), layout="constrained")
-    axes = figure.subplots(2, 3, sharex="row", sharey="row", height_ratios=heights)
-    for line, (start, row), (low, high) in zip(axes, rows, frames, strict=True):
-        for axis, (title, points, share) in zip(line, row, strict=True):
-            axis.scatter(*points.T, s=2, c="#1f5fa8", alpha=0.5, linewidths=0, label="samples")
-            axis.plot(*start, "+", color="#c1440e", ms=11, mew=2, ls="", label=label)
-            axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-            outside = int(((points < low) | (points > high)).any(1).sum())
-            told = f"{100 * share:.0f} % of samples within {NEAR} of the data"
-            told += f"\n{outside} of {len(points)} outside the frame" if outside else ""
-            axis.set_title(f"{title}\n{told}", fontsize=9)
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=9, markerscale=1.5)
-    OUT.mkdir(exist_ok=True)
-    path = OUT / "32_parallel_lines.png"
-    figure.savefig(path, dpi=110)
-    return path
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    main(**vars(parser.parse_args()))
+# One row of panels per set, in one frame that holds all but a stated count of the samples.
+frames = []
+for start, ((_, data, _), *fitted) in rows:
+    # The start belongs in the picture, as do the data and nearly all samples.
+    tails = [points.quantile(torch.tensor([0.01, 0.99]), 0) for _, points, _ in fitted]
+    shown = torch.cat([start[None], data, *tails])
+    frames.append((shown.amin(0) - 0.5, shown.amax(0) + 0.5))
+label = "mean of the untrained generator's samples"
+heights = [3.3 * float((high - low)[1] / (high - low)[0]) for low, high in frames]
+figure = Figure(figsize=(10.5, sum(heights) + 2.4), layout="constrained")
+axes = figure.subplots(2, 3, sharex="row", sharey="row", height_ratios=heights)
+for line, (start, row), (low, high) in zip(axes, rows, frames, strict=True):
+    for axis, (title, points, share) in zip(line, row, strict=True):
+        axis.scatter(*points.T, s=2, c="#1f5fa8", alpha=0.5, linewidths=0, label="samples")
+        axis.plot(*start, "+", color="#c1440e", ms=11, mew=2, ls="", label=label)
+        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        outside = int(((points < low) | (points > high)).any(1).sum())
+        told = f"{100 * share:.0f} % of samples within {NEAR} of the data"
+        told += f"\n{outside} of {len(points)} outside the frame" if outside else ""
+        axis.set_title(f"{title}\n{told}", fontsize=9)
+handles = axes[0, 0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=9, markerscale=1.5)
+path = OUT / "32_parallel_lines.png"
+figure.savefig(path, dpi=110)
+print(path)

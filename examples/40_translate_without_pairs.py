@@ -7,7 +7,7 @@
 # `aeot translate horses/ zebras/ --size 128`.
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -17,53 +17,40 @@ from aeot.diagnostics import steganography
 from aeot.plotting import translation as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv
 
 
 # %%
-def domains(quick):
-    """Quick: zeros and ones of scikit-learn's digits, which need no files."""
-    name, labels = ("digits", (0, 1)) if quick else ("fashion-mnist", (1, 3))
-    data = aeot.dataset(name, size=32)
-    sides = [data.subset((data.labels == label).nonzero()[:, 0]) for label in labels]
-    return sides, [str(data.classes[label]).lower() for label in labels]
+torch.manual_seed(0)
+# Quick: zeros and ones of scikit-learn's digits, which need no files.
+name, labels = ("digits", (0, 1)) if quick else ("fashion-mnist", (1, 3))
+data = aeot.dataset(name, size=32)
+a, b = (data.subset((data.labels == label).nonzero()[:, 0]) for label in labels)
+names = [str(data.classes[label]).lower() for label in labels]
+model = aeot.CycleGAN(
+    n_blocks=1 if quick else 6,
+    filters=8 if quick else 16,  # 64 in the paper, for 256 px
+    n_layers=2,  # patches of 34 px: these images are 32
+    identity=0.0,  # gray images have no colours to keep
+    learning_rate=4e-4,
+    batch_size=8,
+    enlarge=1.0,
+    seed=0,
+)
+folder = OUT / ("40_quick" if quick else "40_translate")
+on_step = pictures.snapshots(model, a[:8], b[:8], folder / "pictures", every=10 if quick else 250)
+model.fit(
+    aeot.unpaired(a, b),
+    steps=10 if quick else 2000,
+    checkpoint=None if quick else folder / "checkpoint",
+    on_step=on_step,
+)
+model.save(folder / "model")
+path = OUT / "40_translate_without_pairs.png"
+pictures.translations(model, a[:10], b[:10], names=names, path=path)
+print(path)
 
-
-# %%
-def main(quick=False):
-    torch.manual_seed(0)
-    (a, b), names = domains(quick)
-    model = aeot.CycleGAN(
-        n_blocks=1 if quick else 6,
-        filters=8 if quick else 16,  # 64 in the paper, for 256 px
-        n_layers=2,  # patches of 34 px: these images are 32
-        identity=0.0,  # gray images have no colours to keep
-        learning_rate=4e-4,
-        batch_size=8,
-        enlarge=1.0,
-        seed=0,
-    )
-    folder = OUT / ("40_quick" if quick else "40_translate")
-    on_step = pictures.snapshots(
-        model, a[:8], b[:8], folder / "pictures", every=10 if quick else 250
-    )
-    model.fit(
-        aeot.unpaired(a, b),
-        steps=10 if quick else 2000,
-        checkpoint=None if quick else folder / "checkpoint",
-        on_step=on_step,
-    )
-    model.save(folder / "model")
-    path = OUT / "40_translate_without_pairs.png"
-    pictures.translations(model, a[:10], b[:10], names=names, path=path)
-    print(path)
-
-    # Does the way back read what it sees, or something written underneath?
-    found = steganography.drops(model.to_b_, model.to_a_, a[:100])
-    print("cycle error:", {name: round(error, 4) for name, error in found.items()})
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    main(parser.parse_args().quick)
+# Does the way back read what it sees, or something written underneath?
+found = steganography.drops(model.to_b_, model.to_a_, a[:100])
+print("cycle error:", {name: round(error, 4) for name, error in found.items()})

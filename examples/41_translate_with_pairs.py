@@ -6,7 +6,7 @@
 # texture, and what happens when one input has two right answers.
 
 # %%
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -17,63 +17,51 @@ from aeot.diagnostics import frequency, splitting, weights
 from aeot.plotting import translation as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv
 
 
 # %%
-def main(quick=False):
-    name, label = ("digits", 0) if quick else ("fashion-mnist", 7)  # sneakers
-    train, test = (aeot.dataset(name, split=split, size=32) for split in ("train", "test"))
-    train, test = (data[(data.labels == label).nonzero()[:, 0]] for data in (train, test))
-    test = test[:200]
-    pairs = aeot.paired(edges(train), train)
-    steps = 12 if quick else 800
+name, label = ("digits", 0) if quick else ("fashion-mnist", 7)  # sneakers
+train, test = (aeot.dataset(name, split=split, size=32) for split in ("train", "test"))
+train, test = (data[(data.labels == label).nonzero()[:, 0]] for data in (train, test))
+test = test[:200]
+pairs = aeot.paired(edges(train), train)
+steps = 12 if quick else 800
 
-    rows = {"edges": edges(test[:10])}
-    for n_layers in (0, 2) if quick else (0, 1, 2, 3):
-        model = aeot.Pix2Pix(
-            filters=8 if quick else 16, n_layers=n_layers, batch_size=8, enlarge=1.0, l1=10.0,
-            learning_rate=1e-3, seed=0,
-        )  # fmt: skip
-        model.fit(pairs, steps=steps)
-        made = model.translate(edges(test))
-        split = frequency.error_split(made, test)
-        patch = model.critic_.receptive_field
-        print(f"patch {patch:3d} px:", {k: round(v, 4) for k, v in split.items()})
-        rows[f"patch {patch} px"] = made[:10]
-    rows["real"] = test[:10]
-    residuals = test - made
-    print(f"the L1 weight that fits the residuals: {weights.l1_weight(residuals):.1f} per unit")
-    path = OUT / "41_translate_with_pairs.png"
-    pictures.image_rows(rows, path=path)
-    print(path)
+rows = {"edges": edges(test[:10])}
+for n_layers in (0, 2) if quick else (0, 1, 2, 3):
+    model = aeot.Pix2Pix(
+        filters=8 if quick else 16, n_layers=n_layers, batch_size=8, enlarge=1.0, l1=10.0,
+        learning_rate=1e-3, seed=0,
+    )  # fmt: skip
+    model.fit(pairs, steps=steps)
+    made = model.translate(edges(test))
+    split = frequency.error_split(made, test)
+    patch = model.critic_.receptive_field
+    print(f"patch {patch:3d} px:", {k: round(v, 4) for k, v in split.items()})
+    rows[f"patch {patch} px"] = made[:10]
+rows["real"] = test[:10]
+residuals = test - made
+print(f"the L1 weight that fits the residuals: {weights.l1_weight(residuals):.1f} per unit")
+path = OUT / "41_translate_with_pairs.png"
+pictures.image_rows(rows, path=path)
+print(path)
 
-    # One input, two right answers: the L1 loss picks their median, noise and diversity find both.
-    two = two_answers(64)
-    # No instance norm: it takes away what is constant over an image, and with it the noise.
-    for title, noise in (("deterministic", 0), ("stochastic", 4)):
-        model = aeot.Pix2Pix(
-            filters=8, n_layers=1, norm="none", batch_size=16, enlarge=1.0,
-            l1=0.0 if noise else 10.0, dropout=0.0, noise_channels=noise,
-            diversity=float(noise > 0), learning_rate=1e-3,
-        )  # fmt: skip
-        model.fit(two, steps=10 if quick else 300)
-        blank = two.a[:1].expand(64, -1, -1, -1)
-        level = model.translate(blank).mean(dim=(1, 2, 3))
-        spread = splitting.diversity(lambda x, seed, m=model: m.translate(x, seed=seed), blank[:4])
-        left = splitting.mass_splitting(level[:, None], two.b[:].mean(dim=(1, 2, 3))[:, None])
-        print(f"{title}: diversity {spread:.3f}, W2^2 to the answers {left.plan_cost:.3f}")
-
-
-def two_answers(n, size=16):
-    """Blank inputs; one half of the partners are dark, the other half light."""
-    level = torch.where(torch.arange(n) % 2 == 0, -0.8, 0.8)
-    return aeot.paired(
-        torch.zeros(n, 1, size, size), level[:, None, None, None].expand(-1, 1, size, size)
-    )
-
-
-# %%
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    main(parser.parse_args().quick)
+# %% One input, two right answers: the L1 loss picks their median, noise and diversity find both
+blank = torch.zeros(64, 1, 16, 16)
+answers = torch.full_like(blank, 0.8)
+answers[::2] = -0.8  # one half of them are dark, the other light
+two = aeot.paired(blank, answers)
+# No instance norm: it takes away what is constant over an image, and with it the noise.
+for title, noise in (("deterministic", 0), ("stochastic", 4)):
+    model = aeot.Pix2Pix(
+        filters=8, n_layers=1, norm="none", batch_size=16, enlarge=1.0,
+        l1=0.0 if noise else 10.0, dropout=0.0, noise_channels=noise,
+        diversity=float(noise > 0), learning_rate=1e-3,
+    )  # fmt: skip
+    model.fit(two, steps=10 if quick else 300)
+    level = model.translate(blank).mean(dim=(1, 2, 3))
+    spread = splitting.diversity(lambda x, seed, m=model: m.translate(x, seed=seed), blank[:4])
+    left = splitting.mass_splitting(level[:, None], answers.mean(dim=(1, 2, 3))[:, None])
+    print(f"{title}: diversity {spread:.3f}, W2^2 to the answers {left.plan_cost:.3f}")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,143 +12,86 @@ from PIL import Image
 from aeot import cli
 
 
-def save(array, name="data.npy"):
-    np.save(name, array)
-    return name
-
-
-def images(count=12, size=8):
-    return np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)
-
-
-def with_nan():
-    rows = np.zeros((10, 3))
-    rows[4, 1] = np.nan
-    return ["--data", save(rows)]
-
-
-def empty_folder():
-    os.mkdir("empty")
-    return ["--data", "empty"]
-
-
-def broken_folder():
-    os.mkdir("broken")
+def write_files():
+    """Everything that is wrong with files, and images.npy, with which nothing is wrong."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    nan = np.zeros((10, 3))
+    nan[4, 1] = np.nan
+    arrays = {
+        "images": images,
+        "nan": nan,
+        "masses": np.full(12, 0.1),
+        "few-masses": np.full(11, 1 / 11),
+        "five-dimensional": np.zeros((2, 3, 8, 8, 1)),
+        "five-channels": np.zeros((9, 5, 8, 8)),
+        "no-rows": np.zeros((0, 3)),
+        "bright": images / 1.0,
+        "words": np.array(["a", "b"]),
+        "objects": np.array([{"a": 1}], dtype=object),
+    }
+    for name, array in arrays.items():
+        np.save(f"{name}.npy", array, allow_pickle=True)
+    for folder in ("empty", "broken", "one", "thesis"):
+        Path(folder).mkdir()
     for k in range(3):
-        with open(f"broken/{k}.png", "wb") as file:
-            file.write(b"\x89PNG\r\n\x1a\n but no more than that")
-    return ["--data", "broken"]
-
-
-def one_image():
-    os.mkdir("one")
-    Image.fromarray(images()[0]).save("one/a.png")
-    return ["--data", "one"]
-
-
-def bad_masses():
-    return ["--data", save(images()), "--masses", save(np.full(12, 0.1), "masses.npy")]
-
-
-def too_few_masses():
-    return ["--data", save(images()), "--masses", save(np.full(11, 1 / 11), "masses.npy")]
-
-
-def text_file():
-    with open("notes.txt", "w") as file:
-        file.write("no data")
-    return ["--data", "notes.txt"]
-
-
-def damaged_array():
-    with open("cut.npy", "wb") as file:
-        file.write(b"\x93NUMPY and then nothing")
-    return ["--data", "cut.npy"]
-
-
-def pickled_array():
-    np.save("objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    return ["--data", "objects.npy"]
-
-
-def file_in_the_way():
-    with open("taken", "w") as file:
-        file.write("mine")
-    return ["--data", save(images()), "--out", "taken"]
-
-
-def under_a_file():
-    with open("taken", "w") as file:
-        file.write("mine")
-    return ["--data", save(images()), "--out", "taken/run"]
-
-
-def folder_with_other_files():
-    os.mkdir("thesis")
-    with open("thesis/chapter.tex", "w") as file:
-        file.write("precious")
-    return ["--data", save(images()), "--out", "thesis", "--overwrite"]
-
-
-def no_pseudo_files():
-    return ["--data", save(images()), "--out", "/proc/aeot/run"]
-
-
-def missing_config():
-    return ["--config", "nowhere.yaml"]
-
-
-def damaged_config():
-    with open("bad.yaml", "w") as file:
-        file.write("data: [unclosed\n")
-    return ["--config", "bad.yaml"]
-
-
-def unknown_key_in_config():
-    with open("bad.yaml", "w") as file:
-        file.write("data: digits\nlatent_size: 3\n")
-    return ["--config", "bad.yaml"]
+        Path(f"broken/{k}.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more than that")
+    Image.fromarray(images[0]).save("one/a.png")
+    Path("thesis/chapter.tex").write_text("precious")
+    Path("notes.txt").write_text("no data")
+    Path("cut.npy").write_bytes(b"\x93NUMPY and then nothing")
+    Path("taken").write_text("mine")
+    Path("bad.yaml").write_text("data: [unclosed\n")
+    Path("key.yaml").write_text("data: digits\nlatent_size: 3\n")
 
 
 FIT = {  # what is wrong: (options, words the line must hold)
-    "NaN in the data": (with_nan, ["finite", "(4, 1)"]),
-    "an empty folder": (empty_folder, ["folder", "empty"]),
-    "a folder of broken images": (broken_folder, ["folder", "3 unreadable", "0.png"]),
-    "a single image": (one_image, ["data", "at least 2"]),
-    "masses that do not sum to one": (bad_masses, ["masses must sum to 1", "1.2", "divide"]),
-    "masses of another length": (too_few_masses, ["masses", "(12,)", "(11,)"]),
-    "a five-dimensional array": (
-        lambda: ["--data", save(np.zeros((2, 3, 8, 8, 1)))],
-        ["shape", "(2, 3, 8, 8, 1)"],
+    "NaN in the data": ("--data nan.npy", ["finite", "(4, 1)"]),
+    "an empty folder": ("--data empty", ["folder", "empty"]),
+    "a folder of broken images": ("--data broken", ["folder", "3 unreadable", "0.png"]),
+    "a single image": ("--data one", ["data", "at least 2"]),
+    "masses that do not sum to one": (
+        "--data images.npy --masses masses.npy",
+        ["masses must sum to 1", "1.2", "divide"],
     ),
-    "images of five channels": (lambda: ["--data", save(np.zeros((9, 5, 8, 8)))], ["channels"]),
-    "an array without rows": (lambda: ["--data", save(np.zeros((0, 3)))], ["shape", "(0, 3)"]),
-    "values out of range": (lambda: ["--data", save(images() / 1.0)], ["[-1, 1]", "255"]),
-    "words instead of numbers": (lambda: ["--data", save(np.array(["a", "b"]))], ["numeric"]),
-    "a pickled array": (pickled_array, ["data", "objects.npy"]),
-    "a damaged array": (damaged_array, ["data", "cut.npy"]),
-    "a text file": (text_file, ["data", "notes.txt"]),
-    "a missing path": (lambda: ["--data", "nowhere/at/all"], ["data", "nowhere/at/all", "exist"]),
-    "an unknown data set": (lambda: ["--data", "mnits"], ["data", "mnits", "fashion-mnist"]),
-    "a missing data set": (lambda: ["--data", "cifar10"], ["cifar10", "looked in", "download"]),
-    "a missing root": (lambda: ["--data", "mnist", "--root", "gone"], ["root", "gone"]),
-    "latent size 0": (lambda: ["--latent_dim", "0"], ["latent_dim", ">= 1", "0"]),
-    "a latent size that is a word": (lambda: ["--latent_dim", "big"], ["latent_dim", "big"]),
-    "tolerance 0": (lambda: ["--tol", "0"], ["tol", "> 0"]),
-    "an unknown extension": (lambda: ["--extension", "cubic"], ["extension", "affine", "cubic"]),
-    "an unknown architecture": (lambda: ["--architecture", "vit"], ["architecture", "vit"]),
-    "negative steps": (lambda: ["--steps", "-5"], ["steps", "-5"]),
-    "a negative seed": (lambda: ["--seed", "-1"], ["seed", "-1"]),
-    "a batch of one": (lambda: ["--batch_size", "1"], ["batch_size", "2"]),
-    "an unknown device": (lambda: ["--device", "abacus"], ["device", "abacus"]),
-    "an unknown option": (lambda: ["--latent", "8"], ["--latent", "aeot fit --help"]),
-    "a file where the run should go": (file_in_the_way, ["out", "taken", "choose another"]),
-    "a file above the run": (under_a_file, ["out", "taken", "file"]),
-    "a folder with other files": (folder_with_other_files, ["out", "thesis"]),
-    "a place that takes no files": (no_pseudo_files, ["out", "/proc"]),
-    "a missing config": (missing_config, ["config", "nowhere.yaml"]),
-    "a damaged config": (damaged_config, ["config"]),
-    "an unknown key in the config": (unknown_key_in_config, ["latent_size"]),
+    "masses of another length": (
+        "--data images.npy --masses few-masses.npy",
+        ["masses", "(12,)", "(11,)"],
+    ),
+    "a five-dimensional array": ("--data five-dimensional.npy", ["shape", "(2, 3, 8, 8, 1)"]),
+    "images of five channels": ("--data five-channels.npy", ["channels"]),
+    "an array without rows": ("--data no-rows.npy", ["shape", "(0, 3)"]),
+    "values out of range": ("--data bright.npy", ["[-1, 1]", "255"]),
+    "words instead of numbers": ("--data words.npy", ["numeric"]),
+    "a pickled array": ("--data objects.npy", ["data", "objects.npy"]),
+    "a damaged array": ("--data cut.npy", ["data", "cut.npy"]),
+    "a text file": ("--data notes.txt", ["data", "notes.txt"]),
+    "a missing path": ("--data nowhere/at/all", ["data", "nowhere/at/all", "exist"]),
+    "an unknown data set": ("--data mnits", ["data", "mnits", "fashion-mnist"]),
+    "a missing data set": ("--data cifar10", ["cifar10", "looked in", "download"]),
+    "a missing root": ("--data mnist --root gone", ["root", "gone"]),
+    "latent size 0": ("--latent_dim 0", ["latent_dim", ">= 1", "0"]),
+    "a latent size that is a word": ("--latent_dim big", ["latent_dim", "big"]),
+    "tolerance 0": ("--tol 0", ["tol", "> 0"]),
+    "an unknown extension": ("--extension cubic", ["extension", "affine", "cubic"]),
+    "an unknown architecture": ("--architecture vit", ["architecture", "vit"]),
+    "negative steps": ("--steps -5", ["steps", "-5"]),
+    "a negative seed": ("--seed -1", ["seed", "-1"]),
+    "a batch of one": ("--batch_size 1", ["batch_size", "2"]),
+    "an unknown device": ("--device abacus", ["device", "abacus"]),
+    "an unknown option": ("--latent 8", ["--latent", "aeot fit --help"]),
+    "a file where the run should go": (
+        "--data images.npy --out taken",
+        ["out", "taken", "choose another"],
+    ),
+    "a file above the run": ("--data images.npy --out taken/run", ["out", "taken", "file"]),
+    "a folder with other files": (
+        "--data images.npy --out thesis --overwrite",
+        ["out", "thesis"],
+    ),
+    "a place that takes no files": ("--data images.npy --out /proc/aeot/run", ["out", "/proc"]),
+    "a missing config": ("--config nowhere.yaml", ["config", "nowhere.yaml"]),
+    "a damaged config": ("--config bad.yaml", ["config"]),
+    "an unknown key in the config": ("--config key.yaml", ["latent_size"]),
 }
 
 
@@ -164,10 +108,10 @@ def test_fit_refuses(case, tmp_path, tmp_path_factory, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("AEOT_DATA", raising=False)
-    make, words = FIT[case]
-    options = make()
+    write_files()
+    options, words = FIT[case]
     before = tree()
-    status = cli.main(["fit", "--out", "run", *options])
+    status = cli.main(["fit", "--out", "run", *options.split()])
     out, err = capsys.readouterr()
     line = err.strip().splitlines()[-1]
     assert status == 2, err
@@ -207,11 +151,11 @@ def test_other_commands_refuse(argv, words, tmp_path, monkeypatch, capsys):
 )
 def test_the_process_ends_with_status_2_and_no_traceback(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make, words = FIT[case]
-    options = make()
+    write_files()
+    options, words = FIT[case]
     before = tree()
     done = subprocess.run(
-        [sys.executable, "-m", "aeot", "fit", *options],
+        [sys.executable, "-m", "aeot", "fit", *options.split()],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -111,6 +112,4 @@ def proxy_distance(first: torch.Tensor, second: torch.Tensor, *, seed: int = 0) 
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
     )
     said = cross_val_predict(model, features[order], domain[order], cv=5)
-    wrong = said != domain[order]
-    error = (wrong[domain[order] == 0].mean() + wrong[domain[order] == 1].mean()) / 2
-    return float(2 * (1 - 2 * error))
+    return 2 * (2 * float(balanced_accuracy_score(domain[order], said)) - 1)

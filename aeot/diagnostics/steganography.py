@@ -272,12 +272,8 @@ def linear_pair(matrix: torch.Tensor) -> tuple[Translator, Translator]:
     Returns:
         `to_b` and `to_a`. The sensitivity of `to_a` is |matrix^-1|_F^2 sigma^2 / D.
     """
-    inverse = torch.linalg.inv(matrix)
 
-    def to_b(images: torch.Tensor) -> torch.Tensor:
-        return (images.flatten(1) @ matrix.T.to(images)).view_as(images)
+    def times(factor: torch.Tensor) -> Translator:
+        return lambda images: (images.flatten(1) @ factor.T.to(images)).view_as(images)
 
-    def to_a(images: torch.Tensor) -> torch.Tensor:
-        return (images.flatten(1) @ inverse.T.to(images)).view_as(images)
-
-    return to_b, to_a
+    return times(matrix), times(torch.linalg.inv(matrix))
