@@ -136,9 +136,10 @@ def _moments(source: Measure, seed: int) -> tuple[str, torch.Tensor, torch.Tenso
         unit = torch.eye(source.dim, dtype=torch.float64)
         mean = source.center.to("cpu", torch.float64)
         return "ball", mean, unit * source.radius / (source.dim + 2) ** 0.5
-    mean, covariance = getattr(source, "mean", None), getattr(source, "covariance", None)
-    if isinstance(mean, torch.Tensor) and isinstance(covariance, torch.Tensor):
-        mean, covariance = (x.to("cpu", torch.float64) for x in (mean, covariance))
+    known = [getattr(source, name, None) for name in ("mean", "covariance")]
+    tensors = [x.to("cpu", torch.float64) for x in known if isinstance(x, torch.Tensor)]
+    if len(tensors) == 2:
+        mean, covariance = tensors
     else:
         n = max(4096, 64 * source.dim)
         x = source.sample(n, generator=generator(seed, "transport", "moments"))

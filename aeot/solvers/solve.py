@@ -56,8 +56,9 @@ def solve_semidiscrete(
 
     For dim <= 3 and a source with exact geometry the cells are computed exactly
     (`solve_exact`). Otherwise the masses are sampled: growing samples, Newton steps on candidate
-    lists, and a certificate from points that no step has seen. Shifts, units and the order of the
-    sites change nothing but the obvious; no setting has to be chosen for a problem.
+    lists, and a certificate from points that no step has seen. Shifts and units of the sites change
+    nothing but the obvious, and their order nothing at all: sampled solutions keep their bits,
+    exact ones differ by rounding. No setting has to be chosen for a problem.
 
     Accuracy costs samples: after m of them the masses of n equal cells are off by a total
     variation of about 0.4 sqrt(n / m), and the solver draws about n (0.66 / tol)^2, up to 1.4 times
@@ -98,7 +99,7 @@ def solve_semidiscrete(
 
     References:
         N. Lei, D. An, Y. Guo, K. Su, S. Liu, Z. Luo, S.-T. Yau, X. Gu, "A geometric understanding
-        of deep learning", Engineering 6 (2020), sec. 3.
+        of deep learning", Engineering 6 (2020), sec. 4.
 
     Example:
         >>> import torch, aeot
@@ -132,9 +133,12 @@ def solve_semidiscrete(
         _io.check_writable(checkpoint, kind="transport")
     if method == "exact" or (method == "auto" and _has_geometry(source, y.shape[0])):
         return _exactly(source, y, nu, tol)
-    reject_duplicates(y)
     method = "newton" if method == "auto" else method
-    problem = standardise(source, y, nu, seed)
+    reject_duplicates(y)
+    # The solver sees the sites sorted, coordinate by coordinate, whatever the caller's order.
+    order = torch.from_numpy(np.lexsort(y.detach().cpu().numpy().T[::-1]))
+    start = None if start is None else start.detach().cpu()[order]
+    problem = standardise(source, y[order.to(y.device)], nu[order], seed)
     split = choose_split(problem.law, *problem.sites.shape)
     scorer = Scorer(problem, engine=engine, split=split, memory=memory, threads=threads)
     task = Task(problem, scorer, tol, method)
@@ -149,7 +153,7 @@ def solve_semidiscrete(
             save(checkpoint, state, mark)
 
     state, outcome = _run(task, state, max_samples, keep, on_step, progress)
-    return _solution(task, state, outcome, y)
+    return _solution(task, state, outcome, y, order.argsort())
 
 
 def _check_source(source: Measure) -> None:
@@ -217,7 +221,7 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
             found += [picture] if picture else []
     drawn = sum(m for _, m in found)
     if init is not None:
-        found.append((problem.to_standard(init.detach().cpu()).to(problem.sites.device), 0))
+        found.append((problem.to_standard(init).to(problem.sites.device), 0))
     oracle = sampled(scorer, "start", range(scorer.blocks_for(2048)))
     starts += [h for h, _ in found]
     best = int(np.argmin([oracle(h).energy for h in starts]))
@@ -271,7 +275,18 @@ def _run(
     return state, Outcome.CONVERGED
 
 
-def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -> Solution:
+def _solution(
+    task: Task, state: State, outcome: Outcome, sites: torch.Tensor, place: torch.Tensor
+) -> Solution:
+    """Carry the best heights and their certificate back to the caller's sites.
+
+    Args:
+        task: What was solved.
+        state: Where it ended.
+        outcome: Why.
+        sites: (n, d), as the caller gave them.
+        place: (n,), where each of them stands among the sorted ones.
+    """
     problem, tol = task.problem, task.tol
     scorer = task.scorer(state)
     if state.best is None:  # stopped before any check
@@ -293,8 +308,8 @@ def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -
     return Solution(
         source=problem.source,
         sites=sites,
-        masses=task.nu.to(sites.device),
-        heights=problem.from_standard(h.cpu()).to(sites.device),
+        masses=task.nu[place].to(sites.device),
+        heights=problem.from_standard(h.cpu())[place].to(sites.device),
         mass_error=c.mass_error,
         mass_error_upper=c.mass_error_upper,
         outcome=outcome,
@@ -303,8 +318,8 @@ def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -
         engine=scorer.engine.NAME,
         history=list(state.history),
         n_samples=state.n_samples,
-        cell_masses=c.cell_masses.to(sites.device),
-        cell_centroids=centroids.to(sites),
+        cell_masses=c.cell_masses[place].to(sites.device),
+        cell_centroids=centroids[place].to(sites),
         cell_variance=spread,
     )
 
