@@ -19,9 +19,7 @@ from aeot.data.arrays import Dataset, Domains
 from aeot.data.filters import STEP
 from aeot.gan.estimator import natural
 from aeot.gan.sinkhorn import sinkhorn_divergence
-from aeot.gan.translator import ADVERSARIES, ImagePool, Translator, check_depth, check_images
-from aeot.networks.discriminators import PatchDiscriminator
-from aeot.networks.generators import ResNetGenerator
+from aeot.gan.translator import ADVERSARIES, ImagePool, Translator, check_images
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -78,8 +76,6 @@ class CycleGAN(Translator):
         torch.Size([4, 1, 16, 16])
     """
 
-    n_blocks: int | None = None
-    norm: str = "instance"
     adversary: str = "least-squares"
     blur: float = 0.05
     cycle: float = 10.0
@@ -116,35 +112,18 @@ class CycleGAN(Translator):
         if data.paired:
             way_out = "aeot.unpaired(data.a, data.b), or Pix2Pix for pairs"
             raise _check.fail("data", "be unpaired", "paired domains", way_out)
-        channels, height, width = data.a.shape
-        if height % 4 or width % 4:
-            got = f"{height} x {width}"
-            raise _check.fail("data", "have sides that are multiples of 4", got, "resize it")
         if self.adversary == "sinkhorn" and self.batch_size < 2:
             way_out = "64 is a good size"
             raise _check.fail("batch_size", "be >= 2 for 'sinkhorn'", self.batch_size, way_out)
-        check_depth(PatchDiscriminator(channels, self.n_layers, filters=1), (height, width))
 
     def _networks(self) -> dict[str, nn.Module]:
-        channels, height, width = self.shape_
-        n_blocks = self.n_blocks
-        if n_blocks is None:
-            n_blocks = 9 if min(height, width) >= 256 else 6
-
-        def network() -> nn.Module:
-            return ResNetGenerator(
-                channels, channels, n_blocks, filters=self.filters, norm=self.norm
-            )
-
-        def critic() -> nn.Module:
-            return PatchDiscriminator(channels, self.n_layers, filters=self.filters, norm=self.norm)
-
-        self.to_b_: nn.Module = network()
-        self.to_a_: nn.Module = network()
-        modules = {"to_b_": self.to_b_, "to_a_": self.to_a_}
+        channels = self.shape_[0]
+        self.to_b_: nn.Module = self._resnet(channels, channels)
+        self.to_a_: nn.Module = self._resnet(channels, channels)
+        networks = {"to_b_": self.to_b_, "to_a_": self.to_a_}
         if self.adversary != "sinkhorn":
-            modules |= {"critic_a_": critic(), "critic_b_": critic()}
-        return modules
+            networks |= {name: self._critic(channels) for name in ("critic_a_", "critic_b_")}
+        return networks
 
     def _movers(self) -> dict[str, list[str]]:
         generators = {"generators": ["to_b", "to_a"]}

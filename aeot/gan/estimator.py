@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -238,18 +237,13 @@ class GenerativeModel(Trained):
         _check.integer("n", n)
         _check.integer("seed", seed, minimum=0)
         blocks = (range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
-        with self._evaluated():
-            return torch.cat([make(part, generator(seed, key, part.start)) for part in blocks])
-
-    @contextlib.contextmanager
-    def _evaluated(self) -> Iterator[None]:
-        """Use the networks without a trace: inside `on_step` training must go on as it was."""
+        # Without a trace: inside `on_step` training must go on as it was.
         modes = [(module, module.training) for module in self._modules.values()]
         for module, _ in modes:
             module.eval()
         try:
             with torch.no_grad():
-                yield
+                return torch.cat([make(part, generator(seed, key, part.start)) for part in blocks])
         finally:
             for module, was in modes:
                 module.train(was)

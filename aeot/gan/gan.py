@@ -205,15 +205,26 @@ class Adversarial(GenerativeModel):
         real = losses.pack(real, parts.packing)
         with torch.no_grad():
             fake = self._fakes(len(real), stream, *beside)
-        scores = self._score(real, *beside), self._score(fake, *beside)
-        loss = total = parts.loss[0](*scores)
-        facts: dict[str, float] = {}
-        if parts.penalty is not None:
-            penalty, facts = parts.penalty(real, fake, rows, stream, *beside)
-            total = loss + penalty
+        total, loss, scores, facts = self._critic_loss(real, fake, rows, stream, *beside)
         set_gradient(total, self._movers["critic"])
         self._movers["critic"].step()
         return self._measured(loss, *scores) | facts
+
+    def _critic_loss(
+        self,
+        real: torch.Tensor,
+        fake: torch.Tensor,
+        rows: torch.Tensor,
+        stream: torch.Generator,
+        *beside: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor], dict[str, float]]:
+        """Return what the critic lowers, that without penalty, both scores, and of the penalty."""
+        scores = self._score(real, *beside), self._score(fake, *beside)
+        loss = self._parts.loss[0](*scores)
+        if self._parts.penalty is None:
+            return loss, loss, scores, {}
+        penalty, facts = self._parts.penalty(real, fake.detach(), rows, stream, *beside)
+        return loss + penalty, loss, scores, facts
 
     def _generator_step(self, rows: torch.Tensor, stream: torch.Generator) -> dict[str, float]:
         beside = self._beside(rows)
@@ -226,16 +237,10 @@ class Adversarial(GenerativeModel):
     def _both(
         self, real: torch.Tensor, rows: torch.Tensor, stream: torch.Generator
     ) -> dict[str, float]:
-        parts = self._parts
-        real = losses.pack(real, parts.packing)
+        real = losses.pack(real, self._parts.packing)
         fake = self._fakes(len(real), stream)
-        scores = self._score(real), self._score(fake)
-        loss = total = parts.loss[0](*scores)
-        facts: dict[str, float] = {}
-        if parts.penalty is not None:
-            penalty, facts = parts.penalty(real, fake.detach(), rows, stream)
-            total = loss + penalty
-        generator_loss = parts.loss[1](scores[1])
+        total, loss, scores, facts = self._critic_loss(real, fake, rows, stream)
+        generator_loss = self._parts.loss[1](scores[1])
         set_gradient(total, self._movers["critic"], retain_graph=True)
         set_gradient(generator_loss, self._movers["generator"])
         for mover in self._movers.values():

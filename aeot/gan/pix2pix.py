@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,9 +15,8 @@ from aeot._check import ArrayLike
 from aeot._rng import generator
 from aeot.data.arrays import Dataset, Domains
 from aeot.gan.estimator import natural
-from aeot.gan.translator import ADVERSARIES, Translator, check_depth, check_images, with_noise
-from aeot.networks.discriminators import PatchDiscriminator
-from aeot.networks.generators import ResNetGenerator, UNetGenerator
+from aeot.gan.translator import ADVERSARIES, Translator, check_images, with_noise
+from aeot.networks.generators import UNetGenerator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -74,7 +72,6 @@ class Pix2Pix(Translator):
     """
 
     generator: str = "unet"
-    n_blocks: int | None = None
     norm: str = "instance-affine"
     adversary: str = "non-saturating"
     l1: float = 100.0
@@ -128,33 +125,31 @@ class Pix2Pix(Translator):
     def _check_data(self, data: Domains) -> None:
         if not data.paired:
             raise _check.fail("data", "be paired", "unpaired domains", "use CycleGAN for those")
-        height, width = data.a.shape[1:]
-        multiple = 8 if self.generator == "unet" else 4
-        if height % multiple or width % multiple:
-            got = f"{height} x {width}"
-            requirement = f"have sides that are multiples of {multiple} for {self.generator!r}"
-            raise _check.fail("data", requirement, got, "resize it")
         if self.diversity and not self.noise_channels:
             way_out = "8 is a good number"
             raise _check.fail("noise_channels", "be >= 1 with diversity", 0, way_out)
-        check_depth(PatchDiscriminator(1, self.n_layers, filters=1), (height, width))
+
+    @property
+    def _sides(self) -> int:  # type: ignore[override]
+        return 8 if self.generator == "unet" else 4
 
     def _networks(self) -> dict[str, nn.Module]:
-        (channels, height, width), outside = self.shape_, self.out_shape_[0]
+        (channels, *sides), outside = self.shape_, self.out_shape_[0]
         inside = channels + self.noise_channels
         if self.generator == "unet":
-            side = math.gcd(height, width)
+            side = math.gcd(*sides)
             size = min(side & -side, 256)  # the largest power of two that divides both sides
-            kind: Callable[..., nn.Module] = partial(UNetGenerator, inside, outside, size)
+            self.to_b_: nn.Module = UNetGenerator(
+                inside,
+                outside,
+                size,
+                filters=self.filters,
+                norm=self.norm,
+                dropout=self.dropout,
+            )
         else:
-            n_blocks = self.n_blocks
-            if n_blocks is None:
-                n_blocks = 9 if min(height, width) >= 256 else 6
-            kind = partial(ResNetGenerator, inside, outside, n_blocks)
-        self.to_b_: nn.Module = kind(filters=self.filters, norm=self.norm, dropout=self.dropout)
-        self.critic_: nn.Module = PatchDiscriminator(
-            channels + outside, self.n_layers, filters=self.filters, norm=self.norm
-        )
+            self.to_b_ = self._resnet(inside, outside, self.dropout)
+        self.critic_: nn.Module = self._critic(channels + outside)
         return {"to_b_": self.to_b_, "critic_": self.critic_}
 
     def _movers(self) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from aeot.gan import losses
 from aeot.gan.estimator import OnStep, Trained, natural, not_negative, set_gradient
 from aeot.networks import blocks
 from aeot.networks.discriminators import PatchDiscriminator
+from aeot.networks.generators import ResNetGenerator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,8 +52,10 @@ class Translator(Trained):
     ``out_shape_``, (C, H, W) of both domains; and the networks.
     """
 
+    n_blocks: int | None = None
     filters: int = 64
     n_layers: int = 3
+    norm: str = "instance"
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
     batch_size: int = 1
@@ -62,6 +65,7 @@ class Translator(Trained):
     device: str | None = None
 
     _checks = Trained._checks | {
+        "n_blocks": natural,
         "filters": _check.integer,
         "n_layers": natural,
         "decay": partial(_check.real, minimum=0, maximum=1),
@@ -71,6 +75,8 @@ class Translator(Trained):
     }
 
     # What a subclass supplies.
+    _sides: ClassVar[int] = 4  # heights and widths are multiples of this
+
     def _check_data(self, data: Domains) -> None:
         raise NotImplementedError
 
@@ -85,6 +91,17 @@ class Translator(Trained):
         raise NotImplementedError
 
     # What all have.
+    def _resnet(self, inside: int, outside: int, dropout: float = 0.0) -> nn.Module:
+        n_blocks = self.n_blocks
+        if n_blocks is None:
+            n_blocks = 9 if min(self.shape_[1:]) >= 256 else 6
+        return ResNetGenerator(
+            inside, outside, n_blocks, filters=self.filters, norm=self.norm, dropout=dropout
+        )
+
+    def _critic(self, channels: int) -> nn.Module:
+        return PatchDiscriminator(channels, self.n_layers, filters=self.filters, norm=self.norm)
+
     def _note(self, data: Domains) -> None:
         self.shape_: tuple[int, ...] = data.a.shape
         self.out_shape_: tuple[int, ...] = data.b.shape
@@ -136,6 +153,13 @@ class Translator(Trained):
             if len(side.shape) != 3:
                 raise _check.fail(f"data.{name}", "hold images (C, H, W)", f"rows {side.shape}")
         self._check_data(data)
+        height, width = data.a.shape[1:]
+        if height % self._sides or width % self._sides:
+            must = f"have sides that are multiples of {self._sides}"
+            raise _check.fail("data", must, f"{height} x {width}", "resize it")
+        if PatchDiscriminator(1, self.n_layers, filters=1).output_size(min(height, width)) < 1:
+            got = f"{self.n_layers} for {height} x {width} images"
+            raise _check.fail("n_layers", "leave the discriminator an output", got, "use fewer")
         if steps is None:
             steps = 200 * math.ceil(len(data) / self.batch_size)
         facts = {"class": type(self).__name__, **self.arguments()}
@@ -351,10 +375,3 @@ def check_images(
         raise _check.fail("x", f"have sides that are multiples of {multiple}", got, "resize it")
     check_range("x", images)
     return images
-
-
-def check_depth(critic: PatchDiscriminator, sides: tuple[int, int]) -> None:
-    """Raise an error if images of these sides are too small for a discriminator's depth."""
-    if critic.output_size(min(sides)) < 1:
-        got = f"{critic.n_layers} for {sides[0]} x {sides[1]} images"
-        raise _check.fail("n_layers", "leave the discriminator an output", got, "use fewer")

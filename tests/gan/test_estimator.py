@@ -23,6 +23,7 @@ from aeot import (
     CycleGAN,
     FlowMatching,
     PacGAN,
+    _io,
 )
 from aeot.data import tensors, toy, unpaired
 from aeot.training import Diverged
@@ -56,12 +57,7 @@ def ring():
 
 
 def weights(model):
-    return {
-        f"{name}.{key}": value.clone()
-        for name, part in model.state()["learned"].items()
-        if isinstance(part, dict)
-        for key, value in part.items()
-    }
+    return {name: tensor.clone() for name, tensor in _io.pack(model.state())[0].items()}
 
 
 def same(first, second):

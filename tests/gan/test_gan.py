@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import aeot
-from aeot import ALI, BEGAN, DRAGAN, GAN, LSGAN, WGAN, WGANGP, ConditionalWGANGP, PacGAN
+from aeot import ALI, BEGAN, DRAGAN, GAN, LSGAN, WGAN, WGANGP, ConditionalWGANGP, PacGAN, _io
 from aeot._rng import generator
 from aeot.data import tensors, toy
 from aeot.gan import losses
@@ -22,8 +22,7 @@ def ring():
 
 
 def weights(model):
-    parts = {k: part for k, part in model.state()["learned"].items() if isinstance(part, dict)}
-    return {f"{n}.{k}": v.clone() for n, part in parts.items() for k, v in part.items()}
+    return {name: tensor.clone() for name, tensor in _io.pack(model.state())[0].items()}
 
 
 def same(first, second):

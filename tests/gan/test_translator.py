@@ -10,6 +10,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import aeot
+from aeot import _io
 from aeot.data import loader, paired, tensors, unpaired
 from aeot.gan.cyclegan import CycleGAN
 from aeot.gan.pix2pix import Pix2Pix
@@ -191,7 +192,7 @@ def estimators():
 
 
 def weights(model):
-    return {f"{n}.{k}": v for n, m in model._modules.items() for k, v in m.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in _io.pack(model.state())[0].items()}
 
 
 @pytest.mark.parametrize("kind", ["cyclegan", "sinkhorn", "pix2pix"])
