@@ -123,7 +123,14 @@ def jumps(singular: SingularSet, *, path: str | os.PathLike | None = None) -> Fi
         ax.hist(jump[~cut], bins, weights=mass[~cut], color=ACCENT, label="regular")
         ax.hist(jump[cut], bins, weights=mass[cut], color=SINGULAR, label="singular")
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(_one_two_five)
+    ax.xaxis.set_minor_formatter(_one_two_five)
     ax.set_xlabel("jump $|y_i - y_j|$ across the facet")
     ax.set_ylabel("facet mass")
     ax.legend(frameon=False)
     return save(figure, path)
+
+
+def _one_two_five(value: float, _: int) -> str:
+    """Label ..., 1, 2, 5, 10, 20, ... alone: more would overlap."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
