@@ -131,6 +131,6 @@ def jumps(singular: SingularSet, *, path: str | os.PathLike | None = None) -> Fi
     return save(figure, path)
 
 
-def _one_two_five(value: float, _: int) -> str:
+def _one_two_five(value: float, _: float) -> str:
     """Label ..., 1, 2, 5, 10, 20, ... alone: more would overlap."""
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""

@@ -154,6 +154,7 @@ def _paths(
     brenier = model.brenier_
     if brenier.centroids is None:
         brenier.estimate_moments()
+    assert brenier.centroids is not None
     along = torch.linspace(0, 1, _FRAMES)[:, None]
 
     def between(ends: torch.Tensor) -> torch.Tensor:
