@@ -79,7 +79,7 @@ class Support:
             or (c.sum(axis=-1) <= 0).any()
         )
 
-    def veiled(self, share: float) -> Support:
+    def with_uniform(self, share: float) -> Support:
         """The same with `share` of the mass spread evenly over the support."""
         if not share:
             return self

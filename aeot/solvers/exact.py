@@ -102,7 +102,7 @@ def _line(where: Support, y: np.ndarray, nu: np.ndarray) -> torch.Tensor:
 
 
 # Shares of the uniform measure mixed into a density that vanishes somewhere, one after the other.
-_VEILS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 0.0)
+_UNIFORM_SHARES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 0.0)
 
 
 def _newton(
@@ -114,9 +114,9 @@ def _newton(
     heights = conversions.center(torch.from_numpy(starting_heights(where, sites, nu.numpy())))
     allowed = (tol * nu).clamp(min=_ABSOLUTE)
     history: list[dict[str, Any]] = []
-    for veil in _VEILS if where.vanishes else (0.0,):
-        goal = 0.1 * nu if veil else 0.5 * allowed
-        engine = Tessellation(where.veiled(veil), sites)
+    for even in _UNIFORM_SHARES if where.vanishes else (0.0,):
+        goal = 0.1 * nu if even else 0.5 * allowed
+        engine = Tessellation(where.with_uniform(even), sites)
         heights, records = _descend(engine, heights, nu, goal)
         history += [{**record, "step": len(history) + k} for k, record in enumerate(records)]
     return heights / factor, history
