@@ -68,7 +68,11 @@ def plain(brenier, points, singular):
     owner = brenier.cell(points)
     sites, bare = brenier.sites, brenier.sites[owner]
     sides = extension.Sides(singular.components, singular.crosses)
-    _, move = brenier._affine(points, extension.around(owner, sites, sides, 20))
+    if brenier.centroids is None:
+        brenier.estimate_moments()
+    moved = points.to(sites.dtype) - brenier.centroids[owner]
+    near = extension.around(owner, sites, sides, 20)
+    move = extension.local_affine(moved, near, sites, brenier.spread)
     target = extension.NEWNESS * float(nearest(bare, sites, 2)[0][:, 1].median())
     scale = extension.match_scale(bare, move, sites, target)
     return bare + scale * move, scale
