@@ -29,14 +29,10 @@ def features(
 
 
 def pair(
-    generated: ArrayLike,
-    reference: ArrayLike,
-    min_rows: int = 1,
-    *,
-    name: str = "generated",
+    generated: ArrayLike, reference: ArrayLike, min_rows: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Check two sets of features and return them in float64 around the reference's mean."""
-    generated = features(name, generated, min_rows=min_rows)
+    generated = features("generated", generated, min_rows=min_rows)
     reference = features("reference", reference, generated.shape[1], min_rows)
     # Every metric here is invariant under shifts, and a common centre keeps products accurate. Of
     # few binary digits, it leaves ties of whole numbers exact; others are as rounded when given.
