@@ -33,6 +33,8 @@ def cluster(sites: torch.Tensor, k: int, *, seed: int, rounds: int = 6) -> np.nd
     Returns:
         (n,) int64 labels 0 .. k' - 1, every one of them in use, k' <= k.
     """
+    # Not sklearn.cluster.KMeans: its threads add up a centre in any order, so that labels could
+    # depend on them, and on one thread it saves 3 ms of a solve (2000 sites in 10 dimensions).
     y = sites.to(torch.float32)
     rng = np.random.default_rng(stream_seed(seed, "clusters", k))
     chosen = rng.choice(y.shape[0], min(k, y.shape[0]), replace=False)

@@ -9,6 +9,7 @@ from problems import lattice, line, mass_error, planted, slabs
 from sklearn.exceptions import ConvergenceWarning
 
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
+from aeot.solvers.solution import Outcome
 from aeot.solvers.solve import choose_split, solve_semidiscrete
 from aeot.solvers.starts import gaussian_heights
 
@@ -226,7 +227,8 @@ def test_a_warm_start_goes_on_to_the_same_bits_too(tmp_path, reference):
 def test_stopping_returns_certified_heights():
     s = solve(UniformBox(dim=8), codes(), tol=0.01, on_step=lambda r: r["stage"] == "grow")
     assert not s.converged
-    assert "stopped by on_step" in s.message
+    assert s.outcome is Outcome.STOPPED
+    assert s.outcome.value in s.message
     raw, floor = mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 16)
     assert raw <= s.mass_error_upper + floor
 
@@ -236,12 +238,13 @@ def test_stopping_returns_certified_heights():
 
     s = solve(UniformBox(dim=8), codes(), tol=0.01, on_step=ctrl_c)
     assert not s.converged
-    assert "interrupted" in s.message
+    assert s.outcome is Outcome.INTERRUPTED
 
 
 def test_an_exhausted_budget_is_a_warning_and_a_value():
     with pytest.warns(ConvergenceWarning, match="max_samples"):
         s = solve(UniformBox(dim=8), codes(), tol=1e-3, max_samples=30_000)
+    assert s.outcome is Outcome.OUT_OF_SAMPLES
     assert not s.converged
     assert s.mass_error_upper > 1e-3
     assert s.n_samples < 2_000_000
