@@ -100,6 +100,10 @@ def _within(
     return inside
 
 
+def _numbers(name: str, value: ArrayLike) -> np.ndarray:
+    return _check.array(name, _check.double(value)).detach().double().cpu().numpy()
+
+
 def prd_from_histograms(
     generated: ArrayLike,
     reference: ArrayLike,
@@ -133,7 +137,7 @@ def prd_from_histograms(
     """
     histograms = []
     for name, value in (("generated", generated), ("reference", reference)):
-        counts = _check.array(name, _check.double(value)).detach().double().cpu().numpy()
+        counts = _numbers(name, value)
         least, most = counts.min(initial=0), counts.max(initial=0)
         if counts.ndim != 1 or least < 0 or most <= 0:
             got = f"shape {counts.shape}, from {least:g} to {most:g}"
@@ -205,7 +209,7 @@ def prd_curve(
     return precision, recall
 
 
-def prd_scores(precision: np.ndarray, recall: np.ndarray) -> tuple[float, float]:
+def prd_scores(precision: ArrayLike, recall: ArrayLike) -> tuple[float, float]:
     """Sum up a PRD curve by the best F8 (recall) and the best F1/8 (precision) on it.
 
     Args:
@@ -218,10 +222,7 @@ def prd_scores(precision: np.ndarray, recall: np.ndarray) -> tuple[float, float]
     Raises:
         ValueError: If the two are not equally long, empty, or not in [0, 1].
     """
-    precision, recall = (
-        _check.array(name, _check.double(value)).detach().double().cpu().numpy()
-        for name, value in (("precision", precision), ("recall", recall))
-    )
+    precision, recall = _numbers("precision", precision), _numbers("recall", recall)
     for name, curve in (("precision", precision), ("recall", recall)):
         if curve.ndim != 1 or not curve.size or curve.min() < 0 or curve.max() > 1:
             got = f"shape {curve.shape}"

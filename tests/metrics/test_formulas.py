@@ -8,6 +8,12 @@ from scipy import linalg, stats
 from aeot import metrics
 from aeot.metrics import distances
 
+METRICS = {
+    "frechet": metrics.frechet_distance,
+    "kernel": metrics.kernel_distance,
+    "sliced": metrics.sliced_wasserstein,
+}
+
 
 def normal(rows, width, seed, dtype=torch.float64):
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
@@ -19,6 +25,12 @@ def whitened(rows, width, seed):
     x = x - x.mean(dim=0)
     q, _ = torch.linalg.qr(x)
     return q * math.sqrt(rows - 1)
+
+
+def of_equals(metric, d, n, repeats):
+    """The metric between two samples of one normal law, mean and its standard error."""
+    found = [metric(normal(n, d, 2 * r), normal(n, d, 2 * r + 1)) for r in range(repeats)]
+    return found, np.mean(found), np.std(found, ddof=1) / math.sqrt(repeats)
 
 
 # ---- Fréchet distance
@@ -55,14 +67,10 @@ def test_frechet_distance_of_two_gaussian_samples_is_within_its_sampling_error()
 
 
 def test_frechet_distance_has_the_documented_bias():
-    d, n, repeats = 16, 200, 40
-    found = [
-        metrics.frechet_distance(normal(n, d, 2 * r), normal(n, d, 2 * r + 1))
-        for r in range(repeats)
-    ]
-    error = np.std(found, ddof=1) / math.sqrt(repeats)
+    d, n = 16, 200
+    _, mean, error = of_equals(metrics.frechet_distance, d, n, 40)
     # the formula is first order in 1 / n; its next term is of relative size d / n
-    assert np.mean(found) == pytest.approx(d * (d + 5) / (2 * n), abs=4 * error, rel=2 * d / n)
+    assert mean == pytest.approx(d * (d + 5) / (2 * n), abs=4 * error, rel=2 * d / n)
 
 
 def test_frechet_and_kernel_distance_agree_with_torchmetrics():
@@ -110,12 +118,9 @@ def test_frechet_distance_is_exact_far_from_the_origin():
 
 
 def test_kernel_distance_is_unbiased_at_zero_and_equals_its_double_sum():
-    d, n, repeats = 5, 120, 60
-    equal = [
-        metrics.kernel_distance(normal(n, d, 2 * r), normal(n, d, 2 * r + 1))
-        for r in range(repeats)
-    ]
-    assert abs(np.mean(equal)) < 4 * np.std(equal, ddof=1) / math.sqrt(repeats)
+    d = 5
+    equal, mean, error = of_equals(metrics.kernel_distance, d, 120, 60)
+    assert abs(mean) < 4 * error
     assert min(equal) < 0  # unbiased, so negative about half of the time
     x, y = normal(7, d, 100).numpy(), normal(9, d, 101).numpy()
     kernel = lambda a, b: (a @ b / d + 1) ** 3  # noqa: E731
@@ -219,11 +224,7 @@ def test_a_broken_number_of_classes_and_a_negative_seed_are_refused():
 
 def test_features_whose_squares_overflow_are_refused_and_large_ones_are_not():
     x = normal(20, 2, 0)
-    for metric in (
-        metrics.frechet_distance,
-        metrics.kernel_distance,
-        metrics.sliced_wasserstein,
-    ):
+    for metric in METRICS.values():
         for scale in (1e200, 1e-170, 1.1e40 / float(x.abs().max())):
             with pytest.raises(ValueError, match="reference must have a largest entry.*rescale"):
                 metric(x, scale * x)
@@ -255,12 +256,6 @@ def test_memorisation_tells_new_data_from_copies_and_from_noisy_copies():
 
 
 # ---- what all have in common
-
-METRICS = {
-    "frechet": metrics.frechet_distance,
-    "kernel": metrics.kernel_distance,
-    "sliced": metrics.sliced_wasserstein,
-}
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -78,11 +78,6 @@ def test_prd_curve_depends_on_the_seed_alone():
     assert not np.array_equal(first[0], other[0])
 
 
-def test_prd_needs_more_than_its_two_ends():
-    with pytest.raises(ValueError, match="angles must be a whole number >= 3, got 2"):
-        prd_from_histograms([1, 1], [1, 1], angles=2)
-
-
 def test_prd_runs_are_different_clusterings():
     x, y = normal(300, 2, 0), normal(300, 2, 1)
     one, three = prd_curve(x, y, runs=1)[0], prd_curve(x, y, runs=3)[0]
@@ -109,23 +104,26 @@ def test_prdc_of_many_equal_distances():
     assert found == {"precision": 1.0, "recall": 1.0, "density": 1.0, "coverage": 1.0}
 
 
-def test_prd_refuses_unequal_sets_and_bad_histograms():
-    with pytest.raises(ValueError, match="generated must have as many rows as reference, got 40"):
-        prd_curve(normal(40, 2, 0), normal(30, 2, 1))
-    with pytest.raises(ValueError, match="at least 20 row"):
-        prd_curve(normal(10, 2, 0), normal(10, 2, 1))
-    with pytest.raises(ValueError, match="generated must be a histogram"):
-        prd_from_histograms([-1, 2], [1, 1])
-    with pytest.raises(ValueError, match="have the reference's 3 bins, got 2"):
-        prd_from_histograms([1, 2], [1, 1, 1])
-    with pytest.raises(ValueError, match="generated must be a histogram"):
-        prd_from_histograms([], [])
-    with pytest.raises(ValueError, match="seed must be a whole number >= 0, got -1"):
-        prd_curve(normal(40, 2, 0), normal(40, 2, 1), seed=-1)
-    with pytest.raises(ValueError, match=r"precision must be a curve \(angles,\) in \[0, 1\]"):
-        prd_scores([], [])
-    with pytest.raises(ValueError, match="recall must be as long as precision, got 2 and 1"):
-        prd_scores([1], [1, 1])
+FORTY, THIRTY, TEN = (normal(rows, 2, rows) for rows in (40, 30, 10))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: prd_curve(FORTY, THIRTY), "have as many rows as reference, got 40 and 30"),
+        (lambda: prd_curve(TEN, TEN), "generated must have at least 20 row"),
+        (lambda: prd_curve(FORTY, FORTY, seed=-1), "seed must be a whole number >= 0, got -1"),
+        (lambda: prd_from_histograms([-1, 2], [1, 1]), "generated must be a histogram"),
+        (lambda: prd_from_histograms([], []), "generated must be a histogram"),
+        (lambda: prd_from_histograms([1, 2], [1, 1, 1]), "the reference's 3 bins, got 2"),
+        (lambda: prd_from_histograms([1], [1], angles=2), "angles must be a whole number >= 3"),
+        (lambda: prd_scores([], []), r"precision must be a curve \(angles,\) in \[0, 1\]"),
+        (lambda: prd_scores([1], [1, 1]), "recall must be as long as precision, got 2 and 1"),
+    ],
+)
+def test_prd_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_features_that_require_gradients_are_taken_as_numbers():
