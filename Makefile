@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: venv demo test test-all test-keops test-oldest lint types ci examples bench docs wheel clean
+.PHONY: venv demo test test-all test-keops test-oldest lint ci examples bench docs wheel clean
 
 venv: $(VENV)/.installed
 
@@ -40,8 +40,6 @@ test-oldest:
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: venv
 	$(BIN)/mypy
 
 examples: venv

@@ -40,7 +40,7 @@ def lines(tmp_path_factory):
     pytest.importorskip("mypy")
     folder = tmp_path_factory.mktemp("types")
     (folder / "user.py").write_text(USER)
-    # With the options, and so the cache, of `make types`: seconds instead of half a minute.
+    # With the options, and so the cache, of `make lint`: seconds instead of half a minute.
     run = subprocess.run(
         [sys.executable, "-m", "mypy", "--no-error-summary", str(folder / "user.py")],
         cwd=ROOT,

@@ -17,13 +17,7 @@ from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
 from aeot.gan.glo import GLO
 from aeot.networks.blocks import init_normal
-
-
-def nearest_rows(queries: torch.Tensor, pool: torch.Tensor, block: int = 4096) -> torch.Tensor:
-    """Return the row of `pool` nearest to each query, (m,)."""
-    middle = pool.mean(0)  # distances come from products, which lose digits far from the origin
-    pool = pool - middle
-    return torch.cat([torch.cdist(q - middle, pool).argmin(1) for q in queries.split(block)])
+from aeot.scores.nearest import nearest
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -168,7 +162,10 @@ def _implicit_step(
             with torch.no_grad():
                 images = torch.cat([mapping(part).float() for part in drawn.split(4096)])
             mapping.train()
-            choice.nearest.copy_(nearest_rows(targets, images))
+            # Products in bfloat16 would find other rows than the nearest.
+            with torch.autocast(images.device.type, enabled=False):
+                _, found = nearest(targets.flatten(1), images.flatten(1))
+            choice.nearest.copy_(found[:, 0])
             choice.epoch.fill_(epoch)
         choice.noise, choice.drawn = drawn[choice.nearest], epoch
     out = mapping(choice.noise[rows]).float()

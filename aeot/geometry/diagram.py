@@ -48,6 +48,16 @@ class PowerDiagram:
 
     _engine: Tessellation = field(repr=False, compare=False)
 
+    @property
+    def jumps(self) -> torch.Tensor:
+        """Length of the map's jump across each facet (k,)."""
+        return self.facets.jumps
+
+    @property
+    def angles(self) -> torch.Tensor:
+        """Angle at each facet between the normals of its two planes, radians (k,)."""
+        return self.facets.angles
+
     @cached_property
     def hessian(self) -> scipy.sparse.csr_matrix:
         """Second derivatives of the energy in the heights: a sparse Laplacian (n, n)."""

@@ -6,7 +6,6 @@ from aeot import IMLE
 from aeot._rng import generator
 from aeot.data import tensors, toy
 from aeot.gan import imle
-from aeot.gan.imle import nearest_rows
 
 
 def test_noise_is_drawn_once_an_epoch_and_stays_that_of_the_seed(monkeypatch):
@@ -26,20 +25,6 @@ def test_noise_is_drawn_once_an_epoch_and_stays_that_of_the_seed(monkeypatch):
         assert torch.equal(values, wanted)
     # In the last epoch every datum has the noise that was chosen for it.
     assert torch.equal(model.choice_.noise, drawn[2][model.choice_.nearest])
-
-
-def test_nearest_rows_by_hand_in_any_blocks():
-    pool = torch.tensor([[0.0], [2.0], [5.0]])
-    queries = torch.tensor([[0.9], [1.1], [9.0], [-3.0]])
-    for block in (1, 3, 100):
-        assert nearest_rows(queries, pool, block).tolist() == [0, 1, 2, 0]
-
-
-def test_nearest_rows_far_from_the_origin():
-    draw = torch.Generator().manual_seed(0)
-    queries, pool = (torch.randn(n, 2, generator=draw) + 3000 for n in (200, 400))
-    exact = torch.cdist(queries.double(), pool.double()).argmin(1)
-    assert torch.equal(nearest_rows(queries, pool), exact)
 
 
 def test_implicit_likelihood_leaves_no_mode_out():
