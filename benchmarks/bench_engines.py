@@ -2,7 +2,7 @@
 
 Prints one JSON line per case: microseconds of process time per point (the least of the repeats),
 beside those of the bare matrix product that numba and torch need. `choose_engine` in
-`aeot/scores/engines.py` follows these figures.
+`aeot/search/engines.py` follows these figures.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_engines.py
 """
@@ -17,7 +17,7 @@ import torch
 
 import aeot
 from aeot._environment import environment
-from aeot.scores.engines import top_k
+from aeot.search.engines import top_k
 
 CASES = [(n, d) for d in (2, 3, 4, 6, 10, 32, 64) for n in (100, 1000, 10_000)]
 

@@ -24,7 +24,7 @@ from aeot._environment import environment
 from aeot.features import Classifier, extract
 from aeot.maps import extension
 from aeot.metrics.formulas import frechet_distance
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 RESULTS = Path(__file__).parent / "results"
 # name -> arguments of `extend`; "cut": False leaves the singular set out, "plain": True what

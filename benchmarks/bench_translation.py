@@ -38,8 +38,8 @@ import aeot
 from aeot import metrics
 from aeot._environment import environment
 from aeot.data.filters import edges
-from aeot.diagnostics import adaptation, frequency, splitting, steganography, weights
 from aeot.features import Classifier, extract
+from aeot.gan_diagnostics import adaptation, frequency, splitting, steganography, weights
 from aeot.plotting import translation as pictures
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,8 +32,8 @@ from table2_training import alone, estimator, single_threaded
 import aeot
 from aeot._environment import environment
 from aeot._io import write_text
-from aeot.diagnostics import critics
 from aeot.gan import losses
+from aeot.gan_diagnostics import critics
 from aeot.metrics import mode_coverage
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 
 import aeot
 from aeot.plotting import images as pictures
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 OUT.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ import torch
 import aeot
 from aeot.metrics.formulas import memorisation
 from aeot.plotting import images as plots
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 OUT = Path(__file__).resolve().parents[1] / "out"
 OUT.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import aeot
-from aeot.diagnostics import steganography
+from aeot.gan_diagnostics import steganography
 from aeot.plotting import translation as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"

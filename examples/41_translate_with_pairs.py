@@ -13,7 +13,7 @@ import torch
 
 import aeot
 from aeot.data.filters import edges
-from aeot.diagnostics import frequency, splitting, weights
+from aeot.gan_diagnostics import frequency, splitting, weights
 from aeot.plotting import translation as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"

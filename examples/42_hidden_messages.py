@@ -14,7 +14,7 @@ import torch
 
 import aeot
 from aeot.data import filters
-from aeot.diagnostics import steganography
+from aeot.gan_diagnostics import steganography
 from aeot.plotting import translation as pictures
 
 OUT = Path(__file__).resolve().parents[1] / "out"

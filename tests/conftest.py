@@ -18,7 +18,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption("--without-keops"):
         sys.modules["pykeops"] = None  # "import pykeops" now raises ImportError
-        engine = config.rootpath / "aeot" / "scores" / "keops_engine.py"  # imports it
+        engine = config.rootpath / "aeot" / "search" / "keops_engine.py"  # imports it
         config.option.ignore = [*(config.option.ignore or []), engine]
     if os.environ.get("PYTEST_XDIST_WORKER"):
         torch.set_num_threads(1)

@@ -10,20 +10,20 @@ ROOT = Path(__file__).resolve().parents[1] / "aeot"
 # A package imports from the lines above its own and from itself, and never in a circle.
 LAYERS = [
     "_check _rng _io _compile _environment _estimator",
-    "measures metrics networks data training scores",
+    "measures metrics networks data training search",
     "geometry",
     "maps",
     "singular",
     "solvers",
     "gan models features",
-    "diagnostics comparison",
+    "gan_diagnostics comparison",
     "plotting",
     "report",
     "commands",
     "cli",
     "__main__",
 ]
-SIDEWAYS = {("metrics", "scores")}  # within a line, only these
+SIDEWAYS = {("metrics", "search")}  # within a line, only these
 ONLY = {  # a package that one place alone may import
     "matplotlib": ("plotting",),
     "torch.distributed": (),
@@ -32,7 +32,7 @@ ONLY = {  # a package that one place alone may import
 }
 LAZY = {  # imports inside a function: what compiles, or is asked for by name
     "data.named": {"torchvision"},
-    "scores.engines": {"aeot.scores.numba_engine", "aeot.scores.keops_engine"},
+    "search.engines": {"aeot.search.numba_engine", "aeot.search.keops_engine"},
 }
 FREE = {"cli", "__init__"}
 

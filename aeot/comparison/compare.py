@@ -21,7 +21,7 @@ from aeot.comparison.result import COSTS, METRICS, REAL, RESTORED, Comparison, c
 from aeot.data import Dataset, to_uint8
 from aeot.features import Classifier, Pixels, describe, extract
 from aeot.metrics import formulas, precision_recall
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 64  # samples kept for pictures

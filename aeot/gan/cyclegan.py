@@ -32,7 +32,7 @@ class CycleGAN(Translator):
     discriminators on real images and on fakes from a pool of past ones.
 
     Nothing here forbids hiding the input in faint detail of the output instead of translating it;
-    `aeot.diagnostics.steganography` measures that and `cycle_noise` works against it.
+    `aeot.gan_diagnostics.steganography` measures that and `cycle_noise` works against it.
 
     Args:
         n_blocks: Residual blocks of the generators; None for 9 from 256 px on, else 6.

@@ -17,7 +17,7 @@ from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
 from aeot.gan.glo import GLO
 from aeot.networks.blocks import init_normal
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -28,8 +28,8 @@ class Pix2Pix(Translator):
 
     An L1 loss alone leads to the median of all partners an input might have. Where there are many
     right answers the generator needs noise: dropout (as published; it is largely ignored) or
-    `noise_channels`, made effective by `diversity`. `aeot.diagnostics.splitting.diversity`
-    measures what the noise does, `aeot.diagnostics.weights.l1_weight` what `l1` should be.
+    `noise_channels`, made effective by `diversity`. `aeot.gan_diagnostics.splitting.diversity`
+    measures what the noise does, `aeot.gan_diagnostics.weights.l1_weight` what `l1` should be.
 
     Args:
         generator: "unet" (as published) or "resnet".

@@ -17,7 +17,7 @@ from aeot.geometry.facets import Facets
 from aeot.geometry.neighbours import line_envelope
 from aeot.geometry.tessellation import Tessellation, support
 from aeot.measures import Measure
-from aeot.scores import heights as conversions
+from aeot.search import heights as conversions
 
 
 @dataclass(frozen=True)

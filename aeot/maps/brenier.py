@@ -17,9 +17,9 @@ from aeot.geometry.tessellation import has_geometry
 from aeot.maps import extension, triangulation
 from aeot.maps.extension import Near, Sides
 from aeot.measures import Measure
-from aeot.scores import heights as conversions
-from aeot.scores.engines import ENGINES, top_k
-from aeot.scores.nearest import nearest
+from aeot.search import heights as conversions
+from aeot.search.engines import ENGINES, top_k
+from aeot.search.nearest import nearest
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _BLOCK = 8192  # points per block of a stream; part of its definition
@@ -115,7 +115,7 @@ class BrenierMap(nn.Module):
         spread: Mean of |x - c_i|^2 / d over the source, c_i the centroid of the cell of x;
             estimated when first needed if left out.
         engine: What finds the cell of a point and the codes near another one (see
-            `aeot.scores.engines.top_k`).
+            `aeot.search.engines.top_k`).
 
     Raises:
         ValueError: For shapes that do not match, or an unknown engine.

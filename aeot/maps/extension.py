@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 # (i, j) -> whether the map separates the cells of each pair
 Separated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

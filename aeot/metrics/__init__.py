@@ -8,12 +8,7 @@ from aeot.metrics.formulas import (
     mode_coverage,
     sliced_wasserstein,
 )
-from aeot.metrics.precision_recall import (
-    prd_curve,
-    prd_from_histograms,
-    prd_scores,
-    prdc,
-)
+from aeot.metrics.precision_recall import prd_curve, prd_from_histograms, prd_scores, prdc
 
 __all__ = [
     "class_divergence",

@@ -16,7 +16,7 @@ from aeot import _check, _rng
 from aeot._check import ArrayLike
 from aeot.metrics.distances import BLOCK, pair
 from aeot.metrics.distances import features as _features
-from aeot.scores.nearest import PLAIN, nearest
+from aeot.search.nearest import PLAIN, nearest
 
 
 def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:

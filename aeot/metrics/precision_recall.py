@@ -14,7 +14,7 @@ from sklearn.cluster import MiniBatchKMeans
 from aeot import _check, _rng
 from aeot._check import ArrayLike
 from aeot.metrics.distances import pair, squares
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 
 def prdc(

@@ -25,8 +25,8 @@ from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.measures import UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
 from aeot.models.sharpening import sharpen, spectral_gain
-from aeot.scores.engines import ENGINES, bind
-from aeot.scores.nearest import nearest
+from aeot.search.engines import ENGINES, bind
+from aeot.search.nearest import nearest
 from aeot.singular import singular_set
 from aeot.solvers.solve import solve_semidiscrete
 

@@ -17,7 +17,7 @@ from aeot.data.arrays import Dataset, Domains
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Sampler
 from aeot.models.autoencoder import Autoencoder
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 from aeot.solvers.solve import solve_semidiscrete
 
 if TYPE_CHECKING:

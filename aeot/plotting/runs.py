@@ -14,7 +14,7 @@ from aeot import _check
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as pictures
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 _SHOWN = 100  # rows whose nearest training row is looked for
 

@@ -142,7 +142,7 @@ def hiding(
     title: str = "Does the translator hide its input?",
     path: str | os.PathLike | None = None,
 ) -> Figure:
-    """Draw what `aeot.diagnostics.steganography.examine` found, for several translators.
+    """Draw what `aeot.gan_diagnostics.steganography.examine` found, for several translators.
 
     Args:
         reports: Name -> what `examine` returned.

@@ -15,16 +15,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from aeot import _check
 from aeot._check import ArrayLike
 from aeot.geometry.diagram import PowerDiagram
-from aeot.plotting.style import (
-    CHART,
-    COLOURS,
-    INK,
-    LINE,
-    SINGULAR,
-    colour_sites,
-    panel,
-    save,
-)
+from aeot.plotting.style import CHART, COLOURS, INK, LINE, SINGULAR, colour_sites, panel, save
 from aeot.singular.curves import singular_curves
 
 

@@ -15,7 +15,7 @@ from aeot._rng import generator, stream_seed
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
 from aeot.report.page import sprite
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 _NEIGHBOURS = 6
 _FRAMES = 11

@@ -17,7 +17,7 @@ from aeot.plotting import singular, transport
 from aeot.plotting.runs import nearest_rows
 from aeot.report.explorer import explorer
 from aeot.report.page import Page, facts, note, subheading, table
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 _SHOWN = 64
 _ERRORS = {  # keys of `Autoencoder.losses_`

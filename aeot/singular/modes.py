@@ -21,8 +21,8 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, dijkstra
 
-from aeot.scores.engines import top_k
-from aeot.scores.nearest import nearest
+from aeot.search.engines import top_k
+from aeot.search.nearest import nearest
 
 LINKS = 8  # nearest codes that a code is linked to
 _SMOOTH = 10  # nearest codes in the mean, and in the estimate of the dimension

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats
 import torch
 
-from aeot.scores.planes import Edges
+from aeot.search.planes import Edges
 from aeot.solvers.oracles import NEAR
 from aeot.solvers.scorer import Scorer
 

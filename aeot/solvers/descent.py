@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from aeot.scores.heights import center
+from aeot.search.heights import center
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.minimize import Trust
 from aeot.solvers.oracles import sampled

@@ -16,7 +16,7 @@ from aeot.data.arrays import distinct
 from aeot.geometry.diagram import PowerDiagram, laplacian, power_diagram
 from aeot.geometry.tessellation import Support, Tessellation, support
 from aeot.measures import Measure
-from aeot.scores import heights as conversions
+from aeot.search import heights as conversions
 from aeot.solvers.minimize import Evaluation, newton
 from aeot.solvers.solution import Outcome, Solution
 

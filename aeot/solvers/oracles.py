@@ -12,8 +12,8 @@ import scipy.sparse
 import torch
 
 from aeot.geometry.diagram import laplacian
-from aeot.scores.engines import Engine
-from aeot.scores.planes import CandidateLists, Edges
+from aeot.search.engines import Engine
+from aeot.search.planes import CandidateLists, Edges
 from aeot.solvers.minimize import Evaluation
 from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer

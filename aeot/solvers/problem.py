@@ -19,7 +19,7 @@ import torch
 from aeot import _check
 from aeot._rng import generator, stream_seed
 from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
-from aeot.scores.heights import center
+from aeot.search.heights import center
 
 
 @dataclass(frozen=True)

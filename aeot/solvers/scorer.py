@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from aeot.scores.engines import bind
-from aeot.scores.planes import Block, CandidateLists, Listed, Winners, joined, padded_columns
+from aeot.search.engines import bind
+from aeot.search.planes import Block, CandidateLists, Listed, Winners, joined, padded_columns
 from aeot.solvers.problem import Problem
 
 
@@ -23,14 +23,14 @@ class Scorer:
 
     Args:
         problem: In standard coordinates.
-        engine: See `aeot.scores.engines.top_k`.
+        engine: See `aeot.search.engines.top_k`.
         split: m, how many first halves meet how many second halves; 1 for independent samples,
             as always where the engine saves nothing by it.
         memory: Bytes that the scores in flight may take; rounding aside, it changes no result.
         threads: Worker threads; torch's setting if left out. It changes no result.
 
     Attributes:
-        engine: The module of the engine, `aeot.scores.engines.Engine`.
+        engine: The module of the engine, `aeot.search.engines.Engine`.
         block_samples: Samples in one block.
         order: (d,) int64, the order of the coordinates in blocks.
     """

@@ -18,7 +18,7 @@ from aeot import _check, _io
 from aeot._check import ArrayLike
 from aeot.geometry.tessellation import support
 from aeot.measures import Empirical, Measure
-from aeot.scores.engines import ENGINES
+from aeot.search.engines import ENGINES
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact

@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from aeot.scores.heights import center
+from aeot.search.heights import center
 from aeot.solvers.certificate import Certificate, Tally, certificate_size, certify, tally
 from aeot.solvers.clusters import cluster, correct
 from aeot.solvers.minimize import Trust, conjugate_gradient, lbfgs, levenberg

@@ -9,7 +9,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from aeot.measures import GridDensity
-from aeot.scores.heights import center
+from aeot.search.heights import center
 from aeot.solvers.exact import solve_exact
 from aeot.solvers.problem import Problem
 

@@ -6,7 +6,7 @@ import aeot
 from aeot import BrenierMap, UniformBox, generator
 from aeot.data.toys import toy
 from aeot.maps import extension
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 METHODS = ["affine", "linear", "pair", "inverse-distance"]
 

@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 import aeot
 from aeot.models.aeot import AEOT
 from aeot.models.autoencoder import Autoencoder
-from aeot.scores import engines
+from aeot.search import engines
 
 OPTIONS = {"latent_dim": 4, "batch_size": 32, "precision": "float32", "tol": 0.1, "device": "cpu"}
 

@@ -4,7 +4,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from aeot.diagnostics import steganography
+from aeot.gan_diagnostics import steganography
 from aeot.plotting import translation as pictures
 
 

@@ -15,7 +15,7 @@ from aeot import cli
 from aeot.report.explorer import explorer
 from aeot.report.models import _grouped, _ideal_counts
 from aeot.report.page import Page, sprite, table
-from aeot.scores.nearest import nearest
+from aeot.search.nearest import nearest
 
 
 class Document(html.parser.HTMLParser):

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 import aeot
 from aeot.geometry.diagram import power_diagram
 from aeot.geometry.tessellation import Tessellation, support
-from aeot.scores.heights import center
+from aeot.search.heights import center
 from aeot.singular.curves import singular_curves, singular_surfaces
 from aeot.solvers.exact import evaluate, solve_exact, starting_heights
 

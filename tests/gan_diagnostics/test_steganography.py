@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aeot.data import filters
-from aeot.diagnostics import steganography as st
+from aeot.gan_diagnostics import steganography as st
 
 
 def smooth(count=6, size=32, seed=0):

@@ -1,7 +1,7 @@
 """Scores by a reduction that KeOps compiles: no score is ever written to memory.
 
 Winners and candidate lists are its k highest planes; the rest is that of the torch engine.
-`aeot.scores.engines.Engine` says what every function does.
+`aeot.search.engines.Engine` says what every function does.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from pykeops.torch import LazyTensor
 
-from aeot.scores.planes import Block, Listed, Planes, Winners
-from aeot.scores.torch_engine import (
+from aeot.search.planes import Block, Listed, Planes, Winners
+from aeot.search.torch_engine import (
     add_points,
     arrange,
     close_pairs,

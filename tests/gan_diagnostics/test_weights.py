@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
-from aeot.diagnostics import weights
+from aeot.gan_diagnostics import weights
 
 
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 3.0])

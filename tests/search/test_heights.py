@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from aeot import generator
-from aeot.scores import heights as H
+from aeot.search import heights as H
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 
 from aeot import _check
 from aeot._check import ArrayLike
-from aeot.scores.engines import bind
+from aeot.search.engines import bind
 
 _SPARE = 4  # rows looked at beyond those asked for; measured: fewer leave more rows in doubt
 _BLOCK = 1 << 22  # numbers held at once
@@ -30,7 +30,7 @@ def nearest(
         points: (m, d).
         reference: (n, d), on the same device; a point that is among them is its own nearest.
         k: How many, at most n.
-        engine: As in `aeot.scores.engines.top_k`.
+        engine: As in `aeot.search.engines.top_k`.
 
     Returns:
         Euclidean distances (m, k), ascending, float64, and row numbers (m, k).

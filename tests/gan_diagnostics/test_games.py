@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aeot.diagnostics import games
+from aeot.gan_diagnostics import games
 
 
 def eigenvalues(matrix):

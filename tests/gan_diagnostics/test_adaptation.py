@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aeot.diagnostics.adaptation import adaptation_bound, proxy_distance
+from aeot.gan_diagnostics.adaptation import adaptation_bound, proxy_distance
 
 
 def thresholds(x, cuts):

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from aeot import _check
-from aeot.scores import kdtree_engine, torch_engine
-from aeot.scores.planes import Block, CandidateLists, Edges, Listed, Planes, Winners
+from aeot.search import kdtree_engine, torch_engine
+from aeot.search.planes import Block, CandidateLists, Edges, Listed, Planes, Winners
 
 T = TypeVar("T")
 
@@ -208,11 +208,11 @@ def bind(engine: str, sites: torch.Tensor) -> Engine:
     if package and not installed(package):
         raise ImportError(f"engine={name!r} needs {package}: pip install {package}")
     if name == "numba":
-        from aeot.scores import numba_engine
+        from aeot.search import numba_engine
 
         return numba_engine
     if name == "keops":
-        from aeot.scores import keops_engine
+        from aeot.search import keops_engine
 
         return keops_engine
     return kdtree_engine if name == "kdtree" else torch_engine

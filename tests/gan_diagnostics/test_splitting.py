@@ -3,7 +3,7 @@ import ot
 import pytest
 import torch
 
-from aeot.diagnostics.splitting import diversity, mass_splitting
+from aeot.gan_diagnostics.splitting import diversity, mass_splitting
 
 
 def test_one_point_onto_two():

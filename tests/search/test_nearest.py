@@ -4,8 +4,8 @@ import torch
 from scipy import spatial
 
 from aeot import generator, metrics
-from aeot.scores import nearest as module
-from aeot.scores.nearest import nearest
+from aeot.search import nearest as module
+from aeot.search.nearest import nearest
 
 
 def normal(rows, width, seed, dtype=torch.float64):

@@ -1,7 +1,7 @@
 """Scores by SciPy's k-d tree on lifted sites: for few dimensions and cells near their sites.
 
 Winners and candidate lists are its k highest planes; the rest is that of the torch engine.
-`aeot.scores.engines.Engine` says what every function does.
+`aeot.search.engines.Engine` says what every function does.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from aeot.scores import torch_engine
-from aeot.scores.heights import power_weights
-from aeot.scores.planes import Block, Listed, Planes, Winners
-from aeot.scores.torch_engine import add_points, arrange, close_pairs, count, each, relist
+from aeot.search import torch_engine
+from aeot.search.heights import power_weights
+from aeot.search.planes import Block, Listed, Planes, Winners
+from aeot.search.torch_engine import add_points, arrange, close_pairs, count, each, relist
 
 __all__ = [
     "HALVES",

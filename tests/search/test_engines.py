@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aeot import generator
-from aeot.scores.engines import choose_engine, top_k
+from aeot.search.engines import choose_engine, top_k
 
 ENGINES = ["numba", "torch", "kdtree", pytest.param("keops", marks=pytest.mark.keops)]
 

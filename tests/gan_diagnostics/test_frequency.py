@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from aeot.data import filters
-from aeot.diagnostics import frequency
+from aeot.gan_diagnostics import frequency
 
 
 def sine(rows, columns, size=(24, 32)):

@@ -10,8 +10,8 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import norm
 
 import aeot
-from aeot.diagnostics import critics
 from aeot.gan import losses
+from aeot.gan_diagnostics import critics
 from aeot.training import Diverged
 
 X = torch.linspace(-9, 11, 4001, dtype=torch.float64)

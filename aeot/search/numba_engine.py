@@ -3,7 +3,7 @@
 Every kernel works on one slice of a block and lets go of the interpreter lock, so that a thread
 pool scales; results do not depend on the number of threads. A score is the sum of one row of `a`
 and one row of `b`; columns are handled in groups of sixteen, whose maxima are what a search for the
-winner, or for all scores near it, descends through. `aeot.scores.engines.Engine` says what every
+winner, or for all scores near it, descends through. `aeot.search.engines.Engine` says what every
 function does; the kernel of each stands above it.
 """
 
@@ -20,8 +20,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from aeot._compile import njit
-from aeot.scores import planes as _planes
-from aeot.scores.planes import Block, CandidateLists, Edges, Listed, Planes, Winners, padded_columns
+from aeot.search import planes as _planes
+from aeot.search.planes import Block, CandidateLists, Edges, Listed, Planes, Winners, padded_columns
 
 T = TypeVar("T")
 NAME = "numba"

@@ -1,6 +1,6 @@
 """Scores in plain torch: on any device, and with no other package.
 
-`aeot.scores.engines.Engine` says what every function does.
+`aeot.search.engines.Engine` says what every function does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from aeot.scores.planes import (
+from aeot.search.planes import (
     LOW,
     WIDTH,
     Block,

@@ -1,1 +1,0 @@
-"""What the theory predicts, made measurable."""

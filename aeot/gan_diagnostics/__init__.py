@@ -1,0 +1,1 @@
+"""What the theory of adversarial models and translators predicts, made measurable."""
