@@ -22,12 +22,24 @@ FORMAT = 2
 _MANIFEST = "manifest.json"
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of named tensors, 64 hexadecimal digits.
+
+    It depends on names, shapes, types and values, not on the order or the device.
+    """
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _sync(path: Path) -> None:
@@ -167,7 +179,10 @@ def save(
             json.dumps(body, indent=1, sort_keys=True, default=plain) + "\n"
         )
         files = sorted(p.name for p in fresh.iterdir())
-        manifest = {"format": FORMAT, "sha256": {name: _digest(fresh / name) for name in files}}
+        manifest = {
+            "format": FORMAT,
+            "sha256": {name: _file_digest(fresh / name) for name in files},
+        }
         (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         for file in [*fresh.iterdir(), fresh]:
             _sync(file)
@@ -239,7 +254,7 @@ def load(
         file = path / name
         if not file.is_file():
             raise ValueError(f"{path} is incomplete: {name} is missing; restore or save it again")
-        if _digest(file) != digest:
+        if _file_digest(file) != digest:
             raise ValueError(f"{file} was changed or damaged: its SHA-256 is not the manifest's")
     body = _json(path / "config.json")
     if body.get("kind") != kind:

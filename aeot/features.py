@@ -8,7 +8,6 @@ of its weights belong beside every number (`describe`).
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aeot import _check, _rng, training
+from aeot import _check, _io, _rng, training
 from aeot._estimator import Estimator
 from aeot.data import Dataset, indices, to_uint8
 
@@ -34,11 +33,7 @@ def fingerprint(module: nn.Module) -> str:
 
     It depends on names, shapes, types and values, not on the device.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return _io.digest(module.state_dict())[:16]
 
 
 def describe(extractor: nn.Module | Classifier) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -259,14 +258,11 @@ def _costs(place: Path) -> Path:
     return place.with_name(f"{place.name}.json")
 
 
-def _digest(*parts: Dataset) -> str:
+def _digest(*sets: Dataset) -> str:
     """Return a hash of images and labels, to know them again."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for rows in (part.values, part.labels):
-            if rows is not None:
-                digest.update(rows.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    parts = {f"values {k}": data.values for k, data in enumerate(sets)}
+    parts |= {f"labels {k}": data.labels for k, data in enumerate(sets) if data.labels is not None}
+    return _io.digest(parts)[:16]
 
 
 def _extractor(

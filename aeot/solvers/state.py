@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import scipy.sparse
 import torch
 
@@ -109,13 +107,8 @@ def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
         _PROBES, generator=generator(problem.seed, "transport", "fingerprint")
     )
     arrays = {"source": points, "sites": problem.caller_sites, "masses": problem.masses}
-    parts = {name: _sha256(x.detach().cpu().numpy()) for name, x in arrays.items()}
+    parts = {name: _io.digest({name: x}) for name, x in arrays.items()}
     return {**parts, "seed": problem.seed, **options}
-
-
-def _sha256(array: np.ndarray) -> str:
-    text = f"{array.dtype} {array.shape}".encode()
-    return hashlib.sha256(text + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def save(path: str | os.PathLike, state: State, problem: dict[str, Any]) -> None:
