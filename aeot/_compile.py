@@ -8,11 +8,9 @@ from typing import Any, Literal, TypeVar
 try:
     import numba
 except ImportError:
-    numba = None  # type: ignore[assignment]
+    numba = None  # type: ignore[assignment]  # a module, or nothing
 
 Function = TypeVar("Function", bound=Callable)
-
-AVAILABLE = numba is not None
 
 
 def njit(

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from aeot import _check
+from aeot import __version__, _check
 
 if sys.platform != "win32":
     import resource
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 _PACKAGES = (
-    "aeot",
     "torch",
     "torchvision",
     "numpy",
@@ -49,7 +48,9 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """
     gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     return {
-        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        # Of aeot what runs: an editable installation may have been made from an older tree.
+        "versions": {"aeot": __version__}
+        | {name: version for name in _PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),

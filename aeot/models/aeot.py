@@ -206,8 +206,7 @@ class AEOT(AutoencoderOptions):
             checkpoint=checkpoint,
         )
         solved = time.perf_counter()
-        self.brenier_ = solution.map()
-        self.brenier_.engine = self.engine
+        self.brenier_ = solution.map(engine=self.engine)
         self.singular_ = singular_set.find_singularities(
             self.brenier_, self.max_angle, seed=self.seed
         )

@@ -102,7 +102,7 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
             seed=self.random_state,
             max_samples=self.max_samples,
         )
-        self.solution_, self.brenier_ = solution, solution.map()
+        self.solution_, self.brenier_ = solution, solution.map(engine=self.engine)
         self.heights_ = solution.heights.numpy()
         return self
 

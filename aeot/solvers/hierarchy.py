@@ -30,12 +30,14 @@ class HierarchicalMap:
         labels: (n,) int64, the cluster of each site.
         coarse: Solution onto the k cluster means.
         parts: k solutions, each from the source inside a coarse cell onto the cluster's sites.
+        engine: What finds the cell of a point; see `BrenierMap`.
     """
 
     sites: torch.Tensor
     labels: torch.Tensor
     coarse: Solution
     parts: tuple[Solution, ...]
+    engine: str = "auto"
 
     @property
     def mass_error_upper(self) -> float:
@@ -54,13 +56,13 @@ class HierarchicalMap:
 
     def cell(self, points: torch.Tensor) -> torch.Tensor:
         """Return the site that every point (m, d) is sent to, (m,) int64."""
-        group = self.coarse.map().cell(points)
+        group = self.coarse.map(engine=self.engine).cell(points)
         site = torch.empty(points.shape[0], dtype=torch.int64, device=points.device)
         for k, part in enumerate(self.parts):
             inside = group == k
             if bool(inside.any()):
                 own = torch.nonzero(self.labels == k)[:, 0].to(points.device)
-                site[inside] = own[part.map().cell(points[inside])]
+                site[inside] = own[part.map(engine=self.engine).cell(points[inside])]
         return site
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
@@ -127,14 +129,14 @@ def solve_hierarchical(
     means = (means / mass[:, None]).to(y)
     options: dict[str, Any] = {"tol": tol, "engine": engine, "seed": seed}
     coarse = solve_semidiscrete(source, means, mass, **options)
-    brenier, parts = coarse.map(), []
+    brenier, parts = coarse.map(engine=engine), []
     for group in range(len(mass)):
         own = torch.nonzero(labels == group)[:, 0]
         inside = _restricted(source, brenier, group, float(mass[group]))
         share = nu[own] / nu[own].sum()
         part = solve_semidiscrete(inside, y[own.to(y.device)], share, **options)
         parts.append(replace(part, source=inside))
-    return HierarchicalMap(sites=y, labels=labels, coarse=coarse, parts=tuple(parts))
+    return HierarchicalMap(y, labels, coarse, tuple(parts), engine)
 
 
 def _restricted(source: Measure, brenier: BrenierMap, group: int, mass: float) -> Sampler:

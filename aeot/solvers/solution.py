@@ -73,8 +73,12 @@ class Solution:
         """
         return self.outcome is Outcome.CONVERGED
 
-    def map(self) -> BrenierMap:
-        """Return the transport map, an nn.Module that holds sites, heights and source."""
+    def map(self, *, engine: str = "auto") -> BrenierMap:
+        """Return the transport map, an nn.Module that holds sites, heights and source.
+
+        Args:
+            engine: What finds the cell of a point there; see `BrenierMap`.
+        """
         return BrenierMap(
             self.source,
             self.sites,
@@ -82,4 +86,5 @@ class Solution:
             masses=self.masses,
             centroids=self.cell_centroids,
             spread=self.cell_variance,
+            engine=engine,
         )

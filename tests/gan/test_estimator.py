@@ -234,3 +234,10 @@ def test_data_without_rows_and_labels_without_bound_are_named():
         ConditionalWGANGP(**SMALL).fit(huge, steps=1)
     listed = GAN(**SMALL, betas=[0.0, 0.999])  # the default, as a list
     assert listed.fit(ring, steps=1).history_
+
+
+def test_loaded_networks_are_in_eval_mode(tmp_path):
+    model = GAN(latent_dim=2, hidden=8, batch_size=10).fit(toy("ring", 100), steps=1)
+    model.save(tmp_path / "m")
+    back = GAN.load(tmp_path / "m", device="cpu")
+    assert not any(m.training for m in [*back.generator_.modules(), *back.critic_.modules()])

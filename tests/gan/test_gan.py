@@ -344,3 +344,24 @@ def test_began_records_the_loss_it_minimised(ring):
     error = first["convergence"] - abs(first["balance"] / 0.5)
     assert first["critic_loss"] == pytest.approx(error, rel=1e-5)
     assert second["balance"] > first["balance"] > 0
+
+
+def noise_of(monkeypatch, seed):
+    seen, latent = [], GAN._latent
+
+    def spy(self, n, stream):
+        seen.append(latent(self, n, stream))
+        return seen[-1]
+
+    monkeypatch.setattr(GAN, "_latent", spy)
+    GAN(latent_dim=2, hidden=8, batch_size=10, seed=seed).fit(toy("ring", 100), steps=2)
+    monkeypatch.setattr(GAN, "_latent", latent)
+    return seen
+
+
+def test_noise_follows_seed_and_step(monkeypatch):
+    one, again, other = (noise_of(monkeypatch, s) for s in (1, 1, 2))
+    assert len(one) == 4  # critic and generator, twice
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not any(torch.equal(one[i], one[j]) for i in range(4) for j in range(i))

@@ -167,3 +167,29 @@ def test_the_map_runs_where_its_sites_are():
     brenier = some().to("cuda")
     assert brenier(torch.rand(5, 3, device="cuda")).is_cuda
     assert brenier.draw(5, generator=generator(0)).codes.is_cuda
+
+
+def small(**k):
+    sites = torch.rand(30, 4, generator=generator(0))
+    return BrenierMap(UniformBox(dim=4), sites, torch.zeros(30), **k)
+
+
+def test_held_out_scale_is_not_kept():
+    b, fresh = small(), small()
+    usual = fresh.match_scale()
+    assert b.match_scale(held_out=b.sites + 0.5) != usual
+    assert b.match_scale() == usual
+
+
+def test_scale_is_of_its_cut():
+    class Halves:
+        components = torch.arange(30) % 2
+
+        def crosses(self, i, j):
+            return self.components[i] != self.components[j]
+
+    b = small()
+    whole = b.match_scale()
+    cut = b.match_scale(Halves())
+    assert cut == small().match_scale(Halves())
+    assert cut != whole

@@ -6,6 +6,7 @@ from importlib import resources
 import pytest
 from matplotlib.figure import Figure
 
+from aeot.plotting import style
 from aeot.plotting.images import training_curves
 from aeot.plotting.svg import THEME, svg
 
@@ -64,3 +65,30 @@ def test_text_has_the_font_of_the_page_and_no_rule_reaches_out_of_the_figure():
 
 def test_an_empty_figure_is_drawn():
     assert drawn(Figure()).startswith('<svg viewBox="0 0 ')
+
+
+def test_every_reference_leads_to_an_id_of_its_own_figure():
+    text = svg(training_curves({"loss": (range(3), (1, 10, 1000))}), label="a", key="k")
+    ids = set(re.findall(r' id="([^"]*)"', text))
+    used = set(re.findall(r'(?:href="|url\()#([^")]*)', text))
+    assert used
+    assert used == ids
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("INK", "ink"),
+        ("GRID", "edge"),
+        ("GRAY", "soft"),
+        ("LINE", "soft"),
+        ("ACCENT", "accent"),
+        ("SINGULAR", "alarm"),
+    ],
+)
+def test_each_colour_becomes_its_variable(name, variable):
+    figure = Figure()
+    figure.add_subplot().plot([0, 1], [0, 1], color=getattr(style, name), gid="line")
+    text = svg(figure, label="a", key="k")
+    strokes = re.findall(r'style="fill: none; stroke: var\(--(\w+)\); stroke-width: 1\.5', text)
+    assert strokes == [variable]

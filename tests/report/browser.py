@@ -1,6 +1,5 @@
 """A headless Chromium, driven through chromedriver's own protocol: no package needed."""
 
-import base64
 import contextlib
 import json
 import shutil
@@ -103,15 +102,6 @@ class Browser:
         actions.append({"type": "pointerUp", "button": 0})
         pointer = {"type": "pointer", "id": "mouse", "actions": actions}
         self._call("POST", "/actions", {"actions": [pointer]})
-
-    def screenshot(self, path, full=True):
-        if full:
-            size = self.cdp("Page.getLayoutMetrics")["cssContentSize"]
-            clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-            data = self.cdp("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
-        else:
-            data = self._call("GET", "/screenshot")
-        path.write_bytes(base64.b64decode(data))
 
     def close(self):
         with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aeot import generator
+from aeot.search import numba_engine
 from aeot.search.engines import choose_engine, top_k
 
 ENGINES = ["numba", "torch", "kdtree", pytest.param("keops", marks=pytest.mark.keops)]
@@ -106,3 +107,10 @@ def test_the_answer_stays_on_the_gpu():
     assert values.is_cuda
     assert indices.is_cuda
     assert torch.allclose(values.cpu(), brute(points.cpu(), sites.cpu(), heights.cpu(), 2))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_yields_blocks_in_their_order(threads):
+    assert list(numba_engine.each(lambda b: b * b, range(3, 40), threads)) == [
+        b * b for b in range(3, 40)
+    ]

@@ -292,3 +292,17 @@ def test_bad_arguments_are_named(kwargs, words):
     brenier = solved(torch.rand(12, 2, generator=generator(0), dtype=torch.float64))
     with pytest.raises(ValueError, match=words):
         find_singularities(brenier, **kwargs)
+
+
+def test_another_seed_draws_other_points_and_other_rays():
+    b = BrenierMap(
+        UniformBox(dim=6), torch.rand(60, 6, generator=generator(0)).double(), torch.zeros(60)
+    )
+    first, second = (facets.find_facets(b, 3000, seed=s) for s in (1, 2))
+    masses = [
+        dict(zip(map(tuple, f.pairs.tolist()), f.mass.tolist(), strict=True))
+        for f in (first, second)
+    ]
+    both = [p for p in masses[0] if masses[1].get(p, 0) > 0 and masses[0][p] > 0]
+    assert len(both) > 20
+    assert all(masses[0][p] != masses[1][p] for p in both)

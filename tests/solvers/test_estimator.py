@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import aeot
+from aeot._environment import environment
+from aeot.search import kdtree_engine, numba_engine, torch_engine
 from aeot.solvers.estimator import SemiDiscreteOT, merge_duplicates
 
 
@@ -44,3 +48,27 @@ def test_errors_name_the_argument():
         SemiDiscreteOT(source="sphere").fit([[0.0], [1.0]])
     with pytest.raises(ValueError, match="sample_weight"):
         SemiDiscreteOT().fit([[0.0], [1.0]], sample_weight=[-1, 2])
+
+
+def test_cells_are_found_by_the_engine_that_was_asked_for(monkeypatch):
+    asked = []
+    for module in (numba_engine, torch_engine, kdtree_engine):
+
+        def counted(*args, own=module.top_k, name=module.NAME):
+            asked.append(name)
+            return own(*args)
+
+        monkeypatch.setattr(module, "top_k", counted)
+    codes = np.random.default_rng(0).normal(size=(40, 4))
+    for name in ("kdtree", "torch"):
+        model = SemiDiscreteOT(engine=name, tol=0.1).fit(codes)
+        asked.clear()
+        model.predict(np.full((3, 4), 0.5))
+        model.solution_.map(engine=name).cell(torch.full((3, 4), 0.5))
+        tree = aeot.solve_hierarchical(aeot.UniformBox(dim=4), codes, clusters=3, engine=name)
+        tree(torch.rand(5, 4, dtype=torch.float64))
+        assert set(asked) == {name}
+
+
+def test_the_recorded_version_is_that_of_the_code():
+    assert environment()["versions"]["aeot"] == aeot.__version__

@@ -8,6 +8,8 @@ import torch
 from problems import lattice, line, mass_error, planted, slabs
 from sklearn.exceptions import ConvergenceWarning
 
+import aeot
+from aeot import generator
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
 from aeot.solvers.solution import Outcome
 from aeot.solvers.solve import choose_split, solve_semidiscrete
@@ -443,3 +445,76 @@ def test_hard_shapes(d):
         warnings.simplefilter("error", ConvergenceWarning)
         for sites in (far, curve, near):
             assert solve(UniformBox(dim=d), sites, tol=0.03).converged
+
+
+def test_a_solve_resumed_after_a_check_keeps_its_counts(tmp_path):
+    sites = torch.randn(200, 8, generator=generator(0)).double()
+    source, path = UniformBox(dim=8), tmp_path / "s"
+    whole = aeot.solve_semidiscrete(source, sites, tol=0.02, progress=False)
+    assert [r["stage"] for r in whole.history].count("stream") > 1
+    aeot.solve_semidiscrete(
+        source,
+        sites,
+        tol=0.02,
+        checkpoint=path,
+        on_step=lambda r: r["stage"] == "stream",
+        progress=False,
+    )
+    again = aeot.solve_semidiscrete(source, sites, tol=0.02, checkpoint=path, progress=False)
+    assert torch.equal(again.heights, whole.heights)
+    assert torch.equal(again.cell_centroids, whole.cell_centroids)
+    assert again.cell_variance == whole.cell_variance
+    assert again.history == whole.history
+
+
+@pytest.mark.parametrize("other", [{"engine": "torch"}, {"tol": 0.06}, {"method": "lbfgs"}])
+def test_a_checkpoint_of_other_options_is_refused(tmp_path, other):
+    sites = torch.randn(60, 8, generator=generator(0)).double()
+    options = {"tol": 0.05, "engine": "numba", "progress": False, "checkpoint": tmp_path / "s"}
+    aeot.solve_semidiscrete(UniformBox(dim=8), sites, on_step=lambda r: True, **options)
+    with pytest.raises(ValueError, match=f"another {next(iter(other))} in"):
+        aeot.solve_semidiscrete(UniformBox(dim=8), sites, **options | other)
+
+
+def test_the_best_certificate_is_not_replaced_by_a_worse_one():
+    from dataclasses import replace
+
+    from aeot.solvers.problem import standardise
+    from aeot.solvers.scorer import Scorer
+    from aeot.solvers.stages import Task, check
+    from aeot.solvers.state import State
+
+    n, d = 40, 8
+    y = torch.randn(n, d, generator=generator(0)).double()
+    problem = standardise(UniformBox(dim=d), y, torch.full((n,), 1 / n, dtype=torch.float64), 0)
+    scorer = Scorer(problem, engine="torch", split=1, memory=1 << 24, threads=1)
+    task = Task(problem, scorer, 1e-3, "newton")
+    zeros = torch.zeros(n, dtype=torch.float64)
+    state = State(
+        "stream",
+        zeros,
+        1,
+        torch.zeros(n, d, dtype=torch.float64),
+        torch.zeros(n, dtype=torch.int64),
+    )
+    state, good, _ = check(task, state, "a", 1 << 14, edges=False)
+    worse = replace(state, heights=10 * torch.randn(n, generator=generator(1)).double())
+    after, bad, _ = check(task, worse, "b", 1 << 14, edges=False)
+    assert good.rank < bad.rank
+    assert after.best is good
+    assert torch.equal(after.best_heights, zeros)
+    assert int(after.counts.sum()) == good.n_samples + bad.n_samples
+
+
+def test_sums_start_anew_when_sharing_halves_is_given_up(monkeypatch, tmp_path):
+    n, d, seen = 600, 8, []
+    sites = 1e-3 * torch.randn(n, d, generator=generator(0)).double()
+    sites[:, 0] += torch.linspace(0, 1, n).double()
+    monkeypatch.setattr("aeot.solvers.solve.save", lambda path, state, mark: seen.append(state))
+    aeot.solve_semidiscrete(
+        UniformBox(dim=d), sites, tol=0.04, progress=False, checkpoint=tmp_path / "s"
+    )
+    first = next(state for state in seen if state.split == 1)
+    assert seen[0].split == 8
+    assert int(first.counts.sum()) == 0
+    assert not first.sums.any()

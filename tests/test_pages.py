@@ -1,4 +1,4 @@
-"""docs/design.md and CONTRIBUTING.md name files and functions: they have to be there."""
+"""The pages name files and functions: they have to be there."""
 
 import importlib
 import re
@@ -9,17 +9,26 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CODE = {
     (page, code)
-    for page in ("docs/design.md", "CONTRIBUTING.md")
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+    )
     for code in re.findall(r"`([^`\n]+)`", (ROOT / page).read_text())
 }
 
 
-@pytest.mark.parametrize(("page", "path"), sorted(c for c in CODE if re.match(r"\w+/", c[1])))
+@pytest.mark.parametrize(
+    ("page", "path"),
+    sorted(c for c in CODE if re.match(r"(aeot|benchmarks|docs|examples|tests)/[\w/.]+$", c[1])),
+)
 def test_every_file_is_there(page, path):
     assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize(("page", "name"), sorted(c for c in CODE if re.match(r"aeot\.\w", c[1])))
+@pytest.mark.parametrize(
+    ("page", "name"), sorted(c for c in CODE if re.match(r"aeot\.\w[\w.]*$", c[1]))
+)
 def test_every_name_is_there(page, name):
     found, *rest = name.split("(")[0].split(".")
     found = importlib.import_module(found)
