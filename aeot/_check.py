@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -44,6 +46,30 @@ def fail(name: str, requirement: str, got: object, way_out: str = "") -> ValueEr
     return ValueError(f"{message}; {way_out}" if way_out else message)
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 4
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def shown(value: object) -> str:
+    """Return a short account of any value for a message: tables by their shape, the rest cut."""
+    shape, kind = getattr(value, "shape", None), type(value).__name__
+    if isinstance(shape, tuple) and not (isinstance(value, np.generic)):
+        dtype = getattr(value, "dtype", "")
+        number = f" {value.item()!r}" if shape == () and hasattr(value, "item") else ""
+        return f"{kind}{number} of shape {tuple(shape)}" + (f", {dtype}" if str(dtype) else "")
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return " ".join(_SHORT.repr(value).split())
+
+
+def meant(word: object, options: Iterable[str]) -> str:
+    """Return "did you mean 'x'?" for the option that a mistyped word is like, or nothing."""
+    options = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(str(word).lower(), options, n=1)
+    return f"did you mean {options[near[0]]!r}?" if near else ""
+
+
 def integer(
     name: str, value: object, *, minimum: int | None = 1, maximum: int | None = None
 ) -> int:
@@ -58,7 +84,7 @@ def integer(
             return number
     bounds = [] if minimum is None else [f">= {minimum}"]
     bounds += [] if maximum is None else [f"<= {maximum}"]
-    raise fail(name, " ".join(["be a whole number", " and ".join(bounds)]).strip(), repr(value))
+    raise fail(name, " ".join(["be a whole number", " and ".join(bounds)]).strip(), shown(value))
 
 
 def real(
@@ -81,7 +107,7 @@ def real(
     parts = [f"> {above:g}"] if above > -math.inf else []
     parts += [f">= {minimum:g}"] if minimum > -math.inf else []
     parts += [f"<= {maximum:g}"] if maximum < math.inf else []
-    raise fail(name, " ".join(["be a finite number", " and ".join(parts)]).strip(), repr(value))
+    raise fail(name, " ".join(["be a finite number", " and ".join(parts)]).strip(), shown(value))
 
 
 def choice(name: str, value: object, options: Iterable[str]) -> str:
@@ -92,7 +118,8 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     """
     options = list(options)
     if not isinstance(value, str) or value not in options:
-        raise fail(name, "be one of " + ", ".join(repr(o) for o in options), repr(value))
+        known = "be one of " + ", ".join(repr(o) for o in options)
+        raise fail(name, known, shown(value), meant(value, options))
     return value
 
 
@@ -107,7 +134,7 @@ def device(name: str, value: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:  # torch raises any of them
         reason = str(error).split(". ")[0].split("\n")[0]
         way_out = f"{reason}; 'cpu' always works"
-        raise fail(name, "be a device of this machine", repr(value), way_out) from error
+        raise fail(name, "be a device of this machine", shown(value), way_out) from error
 
 
 def double(value: _Given) -> _Given:

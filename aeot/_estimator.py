@@ -133,7 +133,7 @@ class Estimator:
             if value is None and field.default is None:
                 continue
             if field.type == "bool" and not isinstance(value, bool):  # "no" would be true
-                raise _check.fail(name, "be True or False", repr(value))
+                raise _check.fail(name, "be True or False", _check.shown(value))
             if name in self._checks:
                 self._checks[name](name, value)
 

@@ -215,7 +215,7 @@ class Sampler:
         self, draw: Callable[[int, torch.Generator | None], torch.Tensor], *, dim: int
     ) -> None:
         if not callable(draw):
-            raise _check.fail("draw", "be callable as draw(n, generator)", repr(draw))
+            raise _check.fail("draw", "be callable as draw(n, generator)", _check.shown(draw))
         self.draw = draw
         self.dim = _check.integer("dim", dim)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import aeot
 from aeot import _check
 from aeot._rng import forked, generator, stream_seed
 
@@ -31,6 +32,33 @@ from aeot._rng import forked, generator, stream_seed
 def test_messages_say_what_came_and_the_way_out(call, words):
     with pytest.raises(ValueError, match=words.replace("masses.sum()", r"masses.sum\(\)")):
         call()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.zeros((3, 2)), "ndarray of shape (3, 2), float64"),
+        (torch.zeros(4, requires_grad=True), "Tensor of shape (4,), torch.float32"),
+        (torch.tensor(2), "Tensor 2 of shape (), torch.int64"),
+        ([1] * 1000, "[1, 1, 1, 1, ...]"),
+        ({"a": [1] * 1000}, "{'a': [1, 1, 1, 1, ...]}"),
+        (float, "the class float"),
+        (None, "None"),
+        (np.float64(3.0), "np.float64(3.0)"),
+        ("x" * 1000, None),
+        (aeot.UniformBox(dim=1000), None),
+    ],
+)
+def test_no_message_prints_a_whole_array(value, words):
+    assert words in (None, _check.shown(value))
+    assert len(_check.shown(value)) < 110
+
+
+def test_a_mistyped_choice_is_told_what_was_meant():
+    with pytest.raises(ValueError, match="got 'nwton'; did you mean 'newton'"):
+        _check.choice("method", "nwton", ["adam", "newton"])
+    with pytest.raises(ValueError, match="got 'zzz'$"):
+        _check.choice("method", "zzz", ["adam", "newton"])
 
 
 def test_dtypes_are_kept_and_integers_become_float32():

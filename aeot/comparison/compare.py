@@ -89,7 +89,7 @@ def compare(
     """
     repeats, facts = _check.integer("repeats", repeats), facts or {}
     if not isinstance(facts, Mapping) or not all(isinstance(f, Mapping) for f in facts.values()):
-        raise _check.fail("facts", "map names to dicts of facts", repr(facts))
+        raise _check.fail("facts", "map names to dicts of facts", _check.shown(facts))
     check_metrics(metrics)
     if not isinstance(features, (nn.Module, Classifier, type(None))):
         got = f"{type(features).__name__} {features!r}"

@@ -46,7 +46,7 @@ def check_metrics(names: object) -> None:
         return
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         way_out = "leave it out for all that can be computed"
-        raise _check.fail("metrics", "be a list of names", repr(names), way_out)
+        raise _check.fail("metrics", "be a list of names", _check.shown(names), way_out)
     for name in names:
         _check.choice("metrics", name, METRICS)
 

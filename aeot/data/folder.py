@@ -44,7 +44,7 @@ def images(folder: str | os.PathLike, *, size: int = 64, channels: int | None = 
     root = _folder(folder)
     size = _check.integer("size", size, minimum=4)
     if channels not in (None, 1, 3):
-        raise _check.fail("channels", "be 1, 3 or None", repr(channels))
+        raise _check.fail("channels", "be 1, 3 or None", _check.shown(channels))
     loaded, skipped = _read_all(_image_files(root), size)
     files = [path for path, _ in loaded]
     if channels is None:

@@ -29,7 +29,7 @@ _BLOCK = 500  # rows made at a time, which bounds the memory
 def _betas(name: str, value: object) -> None:
     pair = value if isinstance(value, (tuple, list)) else ()
     if len(pair) != 2 or not all(0 <= _check.real(name, beta) < 1 for beta in pair):
-        raise _check.fail(name, "be two numbers in [0, 1)", repr(value))
+        raise _check.fail(name, "be two numbers in [0, 1)", _check.shown(value))
 
 
 natural: Check = partial(_check.integer, minimum=0)

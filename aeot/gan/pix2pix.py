@@ -110,7 +110,7 @@ class Pix2Pix(Translator):
         """
         self._check_fitted()
         if to != "b":
-            raise _check.fail("to", "be 'b'", repr(to))
+            raise _check.fail("to", "be 'b'", _check.shown(to))
         images = check_images(x, self.shape_, multiple=getattr(self.to_b_, "size", 4))
         if not noise and self.noise_channels:
             zeros = images.new_zeros(len(images), self.noise_channels)

@@ -124,7 +124,7 @@ def support(source: Measure) -> Support:
         raise _check.fail(
             "source",
             "be a UniformBox or UniformBall with dim <= 3, a ConvexPolygon or a GridDensity",
-            repr(source),
+            _check.shown(source),
             "solve_semidiscrete takes any source",
         )
     d, polygon, grid, kind, radius = source.dim, np.zeros((0, 2)), _NO_GRID, UNIFORM, 0.0

@@ -116,7 +116,7 @@ def solve_semidiscrete(
     nu = _check.masses(masses, y.shape[0])
     tol = _check.real("tol", tol, above=0.0, maximum=0.999)
     if on_step is not None and not callable(on_step):
-        raise _check.fail("on_step", "be callable", repr(on_step))
+        raise _check.fail("on_step", "be callable", _check.shown(on_step))
     method = _check.choice("method", method, METHODS)
     engine = _check.choice("engine", engine, ENGINES)
     seed = _check.integer("seed", seed, minimum=0)
@@ -161,7 +161,9 @@ def _check_source(source: Measure) -> None:
         getattr(source, "sample", None)
     ):
         way_out = "for a function of (n, generator) write Sampler(function, dim=...)"
-        raise _check.fail("source", "be a measure such as UniformBox(dim=8)", repr(source), way_out)
+        raise _check.fail(
+            "source", "be a measure such as UniformBox(dim=8)", _check.shown(source), way_out
+        )
 
 
 def _has_geometry(source: Measure, n: int) -> bool:
