@@ -186,7 +186,7 @@ def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads:
     """Hold the sites for a solve."""
     n, d = sites.shape
     cut = (d + 1) // 2 if split > 1 else d
-    padded = torch.zeros(d, padded_columns(n))
+    padded = torch.zeros(d, padded_columns(n), dtype=torch.float32)
     padded[:, :n] = sites.T
     held = 4 * padded.shape[1]  # bytes in a row of scores
     share = memory // (held * (2 if split > 1 else 1) * threads)
@@ -289,9 +289,8 @@ def winners(planes: Planes, heights: np.ndarray, block: Block, *, runners: bool)
     """Find the best site of every sample of a block."""
     m = block.split
     whole = block.left.shape[0] * m
-    site, value = torch.empty(whole, dtype=torch.int32), torch.empty(whole)
-    second = torch.empty(whole if runners else 0, dtype=torch.int32)
-    gap = torch.empty(whole if runners else 0)
+    site, second = (torch.empty(k, dtype=torch.int32) for k in (whole, whole * runners))
+    value, gap = (torch.empty(k, dtype=torch.float32) for k in (whole, whole * runners))
     for a, b, group, rows in _scores(planes, heights, block):
         part = slice(rows.start * m, rows.stop * m)
         _winners(a, b, group, *(x.numpy()[part] for x in (site, value, second, gap)))
@@ -447,7 +446,7 @@ def relist(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
     """Find winner and runner-up of every list at other heights."""
     first, second = torch.empty(2, lists.n_samples, dtype=torch.int32)
-    gap = torch.empty(lists.n_samples)
+    gap = torch.empty(lists.n_samples, dtype=torch.float32)
     arrays = lists.start, lists.site, lists.value, lists.shift(heights), first, second, gap
     total = _relist(*(x.numpy() for x in arrays))
     return first, second, gap, total
@@ -502,7 +501,7 @@ def cluster_maxima(
     planes: Planes, heights: np.ndarray, block: Block, edges: np.ndarray
 ) -> torch.Tensor:
     """Find the best score of every sample within each cluster of consecutive sites."""
-    out = torch.empty(block.left.shape[0], edges.size - 1)
+    out = torch.empty(block.left.shape[0], edges.size - 1, dtype=torch.float32)
     for a, b, _, rows in _scores(planes, heights, block):
         _cluster_maxima(a, b[0], edges, out.numpy()[rows])
     return out

@@ -44,7 +44,7 @@ class Planes:
 
     def padded(self, heights: torch.Tensor) -> torch.Tensor:
         """Return heights (n,) as (columns,) float32, `LOW` in padding columns."""
-        h = torch.full((self.columns,), LOW, device=self.left.device)
+        h = torch.full((self.columns,), LOW, dtype=torch.float32, device=self.left.device)
         h[: heights.shape[0]] = heights.to(h)
         return h
 

@@ -64,7 +64,7 @@ def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads:
     """Hold the sites for a solve."""
     n, d = sites.shape
     cut = (d + 1) // 2 if split > 1 else d
-    padded = torch.zeros(d, padded_columns(n), device=sites.device)
+    padded = torch.zeros(d, padded_columns(n), dtype=torch.float32, device=sites.device)
     padded[:, :n] = sites.T
     # The products of both halves are in memory, and so are the sums of all pairs.
     share = memory // (4 * padded.shape[1] * (2 if split > 1 else 1) * (1 + split))
@@ -176,7 +176,8 @@ def cluster_maxima(
     cells = torch.from_numpy(np.repeat(np.arange(edges.size - 1), np.diff(edges))).to(device)
     parts = []
     for scores, _ in _scores(planes, heights, block):
-        out = torch.full((scores.shape[0], edges.size - 1), LOW, device=device)
+        shape = scores.shape[0], edges.size - 1
+        out = torch.full(shape, LOW, dtype=torch.float32, device=device)
         index = cells.expand(scores.shape[0], -1)
         parts.append(out.scatter_reduce(1, index, scores[:, : cells.shape[0]], "amax"))
     return torch.cat(parts)

@@ -64,8 +64,8 @@ def adam(task: Task, state: State) -> tuple[State, dict[str, Any]]:
             mean += heights / (_ADAM_STEPS // 2)
     samples = state.n_samples + _ADAM_STEPS * per_step * scorer.block_samples
     state = replace(state, heights=mean, step=state.step + 1, n_samples=samples)
-    half = torch.tensor(energies).view(2, -1).mean(1)
-    noise = torch.tensor(energies).view(2, -1).std(1).mean() / (_ADAM_STEPS / 2) ** 0.5
+    halves = torch.tensor(energies, dtype=torch.float64).view(2, -1)
+    half, noise = halves.mean(1), halves.std(1).mean() / (_ADAM_STEPS / 2) ** 0.5
     if float(half[0] - half[1]) >= 2 * float(noise):
         return state, {}
     return _checked(task, replace(state, returns=state.returns + 1, weight=2 * state.weight))

@@ -152,7 +152,8 @@ def best_gaps(
     Returns:
         (k,) float64, the least rise with which the site wins `rank` samples if it alone moves.
     """
-    nearest = torch.full((8, chosen.size), torch.inf, device=heights.device)
+    shape = 8, chosen.size
+    nearest = torch.full(shape, torch.inf, dtype=torch.float32, device=heights.device)
     for won in scorer.winners(heights, stage, blocks):
         gap = won.value[:, None] - scorer.scores_of(won.block, heights, chosen)
         nearest = torch.cat([nearest, gap]).topk(8, dim=0, largest=False, sorted=True).values

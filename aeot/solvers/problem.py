@@ -12,6 +12,7 @@ on z, the sites of size one and these heights, which makes it blind to shifts an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,11 +79,12 @@ class Problem:
             radii = torch.from_numpy(numbers.random((rows, 1), dtype=np.float32))
         else:
             rng = generator(self.seed, "transport", *key, device=device)
+            like: Any = {"generator": rng, "dtype": torch.float32, "device": device}
             if self.law == "box":
-                z = torch.rand(rows, d, generator=rng, device=device)
+                z = torch.rand(rows, d, **like)
                 return (z - 0.5) * 12**0.5
-            z = torch.randn(rows, d, generator=rng, device=device)
-            radii = torch.rand(rows, 1, generator=rng, device=device)
+            z = torch.randn(rows, d, **like)
+            radii = torch.rand(rows, 1, **like)
         if self.law == "ball":
             z = z / z.norm(dim=1, keepdim=True) * radii ** (1 / d) * (d + 2) ** 0.5
         return z
