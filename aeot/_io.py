@@ -1,25 +1,52 @@
-"""Saved models: a directory of safetensors, JSON and a manifest of hashes, replaced whole."""
+"""Saved models: a directory of safetensors, JSON and a manifest of hashes, replaced whole.
+
+What is written lies beside its place, under ``.NAME.writing-PID-...``, until it is whole and on the
+disk; then it takes that place in one step. Checkpoints keep the one before in ``previous``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import errno
 import glob
 import hashlib
 import json
+import logging
 import os
+import re
+import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]  # a module, or nothing
+
+_LOG = logging.getLogger(__name__)
 FORMAT = 2
 _MANIFEST = "manifest.json"
+_FILES = ("config.json", "model.safetensors")
+_PREVIOUS = "previous"  # in a checkpoint: the one before it
+_LONGEST = 1 << 26  # bytes of JSON; half a million records of a history
+_DEEPEST = 100  # dicts and lists within each other
+_DAY = 86_400.0  # seconds
+_TRIES = 200  # of a reader, against a writer that replaces what it reads
+
+
+class Damaged(ValueError):
+    """A save of which a byte changed or a part is missing, or that no `save` wrote."""
 
 
 def _file_digest(path: Path) -> str:
@@ -50,16 +77,179 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file that appears whole or not at all, whatever stops the process."""
-    path = Path(path)
-    fresh = path.with_name(f".{path.name}.writing-{os.getpid()}")
+def lock(handle: int) -> bool | None:
+    """Take the lock of an open file, which ends with its process.
+
+    Returns:
+        Whether it was free; None where the file system has no locks.
+    """
+    if fcntl is None:
+        return None
     try:
-        fresh.write_text(text, encoding="utf-8")
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have errors of the disk name the path that was to be written, and no scratch beside it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        if isinstance(error, SafetensorError) and (
+            found := re.search(r"os error (\d+)", str(error))
+        ):
+            number = int(found[1])
+        reason = str(error) if number is None else os.strerror(number)
+        if isinstance(error, OSError) and str(error.filename) == str(path):
+            reason = error.strerror  # may say more
+        raise OSError(number or errno.EIO, reason, str(path)) from error
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raise an OSError if the disk of `path` has less than `needed` bytes left."""
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        reason = f"{needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; make room"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {reason}", str(path))
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, *, folder: bool = False) -> Iterator[Path]:
+    """Yield a scratch name beside `path`; what is written there takes its place in one step.
+
+    That is at the end of the block. After an error, or a kill, `path` is what it was.
+
+    Args:
+        path: A file, or a folder that is new or empty.
+        folder: Which of them; a folder is made.
+
+    Raises:
+        OSError: If the disk refuses; it names `path`.
+    """
+    path = Path(path)
+    with _named(path), _scratch(path, folder=folder) as fresh:
+        yield fresh
         _sync(fresh)
         os.replace(fresh, path)
+
+
+@contextlib.contextmanager
+def _scratch(path: Path, *, folder: bool) -> Iterator[Path]:
+    """Make a file or folder beside `path` that is ours while we live, and delete what is left."""
+    _remove_abandoned(path)
+    fresh = path.with_name(f".{path.name}.writing-{os.getpid()}-{secrets.token_hex(3)}")
+    if folder:
+        fresh.mkdir()
+    else:
+        fresh.touch(exist_ok=False)
+    handle = os.open(fresh, os.O_RDONLY)
+    try:
+        lock(handle)
+        yield fresh
     finally:
-        fresh.unlink(missing_ok=True)
+        os.close(handle)
+        _remove(fresh)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete what killed processes left beside `path`; what another one writes now stays."""
+    for scratch in path.parent.glob(f".{glob.escape(path.name)}.writing-*"):
+        with contextlib.suppress(OSError):  # gone, or not ours to open
+            found = re.fullmatch(r"(\d+)(-[0-9a-f]{6})?", scratch.name.rpartition(".writing-")[2])
+            if found is None:
+                continue
+            old = time.time() - scratch.stat().st_mtime > _DAY
+            if not old and _alive(int(found[1])):
+                continue
+            handle = os.open(scratch, os.O_RDONLY)
+            try:
+                free = lock(handle)  # a process of another machine or container may hold it
+                if free or (free is None and old):
+                    _remove(scratch)
+            finally:
+                os.close(handle)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # the signal would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file that appears whole or not at all, whatever stops the process."""
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+def append_line(path: str | os.PathLike, record: dict[str, Any]) -> None:
+    """Add a record to a file of JSON lines, whole or not at all.
+
+    Raises:
+        OSError: If the disk refuses; it names the path.
+    """
+    line = (json.dumps(record, default=str) + "\n").encode()
+    path = Path(path)
+    with _named(path):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            before = os.fstat(handle).st_size
+            try:
+                if os.write(handle, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except BaseException:
+                os.ftruncate(handle, before)
+                raise
+        finally:
+            os.close(handle)
+
+
+def parse_json(text: str | bytes, kind: type = object) -> Any:  # noqa: ANN401
+    """Return the value of this kind that a text of JSON holds.
+
+    Raises:
+        ValueError: If it is none, is too long or nested too deeply, or says a key twice.
+    """
+    if len(text) > _LONGEST:
+        raise ValueError(
+            f"{len(text) / 1e6:.0f} MB of JSON, where {_LONGEST / 1e6:.0f} are allowed"
+        )
+    try:
+        value = json.loads(text, object_pairs_hook=_once)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"holds a {type(value).__name__}, not a {kind.__name__}")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
 
 
 def read_json(path: str | os.PathLike, kind: type = object) -> Any:  # noqa: ANN401
@@ -69,14 +259,17 @@ def read_json(path: str | os.PathLike, kind: type = object) -> Any:  # noqa: ANN
         ValueError: If it is damaged; the message names the file.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(value, kind):
-            raise ValueError(f"holds a {type(value).__name__}")
-        return value
+        return parse_json(_bounded(Path(path)), kind)
     except ValueError as error:
         raise ValueError(
             f"{path} must be a JSON file, got a damaged one ({error}); delete it"
         ) from error
+
+
+def _bounded(path: Path) -> bytes:
+    """Return what a file of JSON holds, a byte more than is allowed at most."""
+    with path.open("rb") as file:
+        return file.read(_LONGEST + 1)
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
@@ -90,10 +283,6 @@ def plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, (torch.device, os.PathLike)):
         return str(value)
     raise TypeError(f"a {type(value).__name__} cannot be saved")
-
-
-def _previous(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.previous")
 
 
 def check_writable(directory: str | os.PathLike, *, kind: str | None = None) -> Path:
@@ -124,100 +313,169 @@ def check_writable(directory: str | os.PathLike, *, kind: str | None = None) -> 
 
 def _check_replaceable(path: Path, kind: str | None) -> None:
     # Replacing a directory deletes what is in it, so it may hold nothing but an earlier save.
-    ours = {_MANIFEST, "config.json", "model.safetensors"}
     inside = {file.name for file in path.iterdir() if not file.name.startswith(".")}
-    others = sorted(inside - ours if _MANIFEST in inside else inside)
+    before = path / _PREVIOUS
+    ours = {_MANIFEST, *_FILES}
+    if (before / _MANIFEST).is_file() and {file.name for file in before.iterdir()} <= ours:
+        ours.add(_PREVIOUS)
+    others = sorted(inside - ours if inside & {_MANIFEST, _PREVIOUS} & ours else inside)
     if others:
         raise ValueError(
             f"path must be new, empty or a saved model, got {path} with other files in it, such "
             f"as {others[0]}; choose another name"
         )
-    if kind is not None and (path / "config.json").is_file():
-        there = _json(path / "config.json").get("kind")
-        if there != kind:
-            raise ValueError(
-                f"path must be new, empty or an earlier save of a {kind!r}, got {path} with a "
-                f"{there!r}; choose another name"
-            )
+    kinds, reason = [], ""
+    for place in (path, before):
+        if kind is not None and (place / "config.json").is_file():
+            try:
+                kinds.append(_json(place / "config.json").get("kind"))
+            except Damaged as error:
+                reason = reason or str(error)
+    if kinds and kinds[0] != kind:
+        raise ValueError(
+            f"path must be new, empty or an earlier save of a {kind!r}, got {path} with a "
+            f"{kinds[0]!r}; choose another name"
+        )
+    if reason and not kinds:
+        raise Damaged(f"{reason}; delete {path} or choose another name")
 
 
 def save(
     directory: str | os.PathLike,
-    tensors: dict[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor],
     config: dict[str, Any],
     *,
     kind: str,
+    keep_previous: bool = False,
 ) -> None:
     """Write tensors and plain values as a directory that appears whole or not at all.
 
-    A process killed half-way leaves the directory that was there before.
+    A process killed half-way, or a disk that is full, leaves the directory that was there before.
 
     Args:
         directory: Created, or replaced if it holds an earlier save of the same kind.
         tensors: What to store, by name; any device, stored as on the CPU.
         config: Plain values that JSON can hold.
         kind: What this is (a class name); `load` asks for the same.
+        keep_previous: Keep the save that is replaced; `load` takes it where this one is damaged.
 
     Raises:
         ValueError: If the directory holds something else or cannot be written.
+        OSError: If the disk is full or refuses; it names the directory.
     """
-    path = check_writable(directory, kind=kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.writing-*"):
-        with contextlib.suppress(FileNotFoundError):  # another process may be done with its own
-            if time.time() - leftover.stat().st_mtime > 86_400:  # of a process that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
-        # clone: safetensors refuses tensors that share memory, such as tied weights.
-        stored = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        save_file(stored, fresh / "model.safetensors")
-        body = {"format": FORMAT, "kind": kind, "config": config}
-        (fresh / "config.json").write_text(
-            json.dumps(body, indent=1, sort_keys=True, default=plain) + "\n"
-        )
-        files = sorted(p.name for p in fresh.iterdir())
-        manifest = {
-            "format": FORMAT,
-            "sha256": {name: _file_digest(fresh / name) for name in files},
-        }
-        (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        for file in [*fresh.iterdir(), fresh]:
-            _sync(file)
-        previous = _previous(path)
-        if path.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            os.replace(path, previous)
+    path = check_writable(directory, kind=kind).resolve()  # what a link leads to, not the link
+    stored = _separate(tensors)
+    body = {"format": FORMAT, "kind": kind, "config": config}
+    text = (json.dumps(body, indent=1, sort_keys=True, default=plain) + "\n").encode()
+    if len(text) > _LONGEST:
+        got = f"{len(text) / 1e6:.0f} MB"
+        must = f"take at most {_LONGEST / 1e6:.0f} MB as JSON"
+        raise ValueError(f"config must {must}, got {got}; keep a shorter history")
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_space(path, sum(t.nbytes for t in stored.values()) + len(text) + (1 << 16))
+        with _scratch(path, folder=True) as fresh:
+            config_file, tensor_file = (fresh / name for name in _FILES)
+            config_file.write_bytes(text)
+            save_file(stored, tensor_file)
+            tensor_file.chmod(config_file.stat().st_mode)  # which is what the umask gives
+            manifest = {
+                "format": FORMAT,
+                "sha256": {name: _file_digest(fresh / name) for name in _FILES},
+            }
+            (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            for file in [*fresh.iterdir(), fresh]:
+                _sync(file)
+            _swap(fresh, path, keep=keep_previous)
+            _sync(path.parent)
+
+
+def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors on the CPU, none in the memory of another: safetensors refuses that."""
+    stored, seen = {}, set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        memory = here.untyped_storage()
+        if memory.nbytes() != here.nbytes or memory.data_ptr() in seen:
+            here = here.clone()
+        seen.add(here.untyped_storage().data_ptr())
+        stored[name] = here
+    return stored
+
+
+def _swap(fresh: Path, path: Path, *, keep: bool) -> None:
+    """Put the folder `fresh` at `path`; of what was there, keep it in `previous` or nothing."""
+    old = fresh
+    if not path.exists():
         os.replace(fresh, path)
-        _sync(path.parent)
-        shutil.rmtree(previous, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        old = next(iter(_replaced(path)), fresh)
+    else:
+        try:
+            _exchange(fresh, path)
+        except OSError:  # an old kernel, another system, some network disks: there, in two steps
+            old = path.with_name(fresh.name.replace(".writing-", ".replaced-"))
+            os.replace(path, old)
+            try:
+                os.replace(fresh, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
+    if keep and (old / _MANIFEST).is_file():
+        _remove(old / _PREVIOUS)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.replace(old, path / _PREVIOUS)
+    for left in {old, *_replaced(path)}:
+        _remove(left)
 
 
-def _restored(directory: str | os.PathLike) -> Path:
-    """Return the path, after putting back what a kill between the renames of `save` left aside."""
+def _exchange(one: Path, other: Path) -> None:
+    """Exchange two directories in one step, as only Linux offers it.
+
+    Raises:
+        OSError: Where that is not offered; then nothing happened.
+    """
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if function(here, os.fsencode(one), here, os.fsencode(other), exchange) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _replaced(path: Path) -> list[Path]:
+    """Return what a kill between two renames of `_swap` left beside `path`: whole saves of ours."""
+    beside = path.parent.glob(f".{glob.escape(path.name)}.replaced-*")
+    return [place for place in beside if (place / _MANIFEST).is_file()]
+
+
+def _main(directory: str | os.PathLike) -> Path:
+    """Return where the newest save should lie: a run directory holds its own under ``model``."""
     path = Path(directory).expanduser().absolute()
-    if path.exists():
-        # Not needed any more; left, it would come back if the user deleted the directory.
-        shutil.rmtree(_previous(path), ignore_errors=True)
-    elif _previous(path).is_dir():
-        with contextlib.suppress(OSError):
-            os.replace(_previous(path), path)
-    return path
+    inside = path / "model"
+    return path if (path / _MANIFEST).is_file() or not (inside / _MANIFEST).is_file() else inside
+
+
+def _places(directory: str | os.PathLike) -> list[Path]:
+    """Return where saves lie that `load` would read, the newest first."""
+    path = _main(directory)
+    places = [path, path / _PREVIOUS, *([] if path.exists() else _replaced(path))]
+    return [place for place in places if (place / _MANIFEST).is_file()]
 
 
 def holds_save(directory: str | os.PathLike) -> bool:
     """Return whether `load` would find something there."""
-    return (_restored(directory) / _MANIFEST).is_file()
+    return bool(_places(directory))
 
 
 def load(
     directory: str | os.PathLike, *, kind: str, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `save` wrote, after checking every byte against the manifest.
+
+    A writer may replace the directory meanwhile: what is returned is of one save. Where the
+    newest is damaged and the one before it was kept, that is returned, with a warning.
 
     Args:
         directory: The saved model, or a run directory that holds one under ``model``.
@@ -228,45 +486,105 @@ def load(
         The tensors by name, and the config.
 
     Raises:
-        ValueError: If nothing is there, a file is missing, changed or of an unknown format, or
-            the saved class is another one.
+        Damaged: If a file is missing or changed, or is not what `save` writes.
+        ValueError: If nothing is there, or what is there is of an unknown format or another class.
     """
-    path = _restored(directory)
-    if not (path / _MANIFEST).is_file() and (path / "model" / _MANIFEST).is_file():
-        path = path / "model"
-    if not (path / _MANIFEST).is_file():
+    for tried in range(_TRIES):
+        before = _stamps(directory)
+        try:
+            found = _newest_whole(directory, kind, str(device))
+        except ValueError:
+            # A look between two renames may find nothing; three in a row do not.
+            if before == _stamps(directory) and (before or tried > 2):
+                raise
+        else:
+            if before == _stamps(directory):
+                return found
+        time.sleep(0.005)
+    raise ValueError(f"{directory} is replaced faster than it can be read; stop its writer")
+
+
+def _stamps(directory: str | os.PathLike) -> list[tuple[str, int, int]]:
+    """Return what tells the saves that lie there now from later ones."""
+    stamps = []
+    for place in _places(directory):
+        with contextlib.suppress(OSError):
+            found = (place / _MANIFEST).stat()
+            stamps.append((str(place), found.st_ino, found.st_mtime_ns))
+    return stamps
+
+
+def _newest_whole(
+    directory: str | os.PathLike, kind: str, device: str
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    places = _places(directory)
+    if not places:
+        path = Path(directory).expanduser().absolute()
         got = f"{path}, which does not exist"
         if (path / "checkpoint").is_dir():
             got = f"{path}, a run that is not finished; repeat its command to go on"
         elif path.exists():
             got = f"{path} without {_MANIFEST}"
         raise ValueError(f"path must be a saved model, got {got}")
+    path, errors = _main(directory), []
+    if path not in places:
+        errors.append(Damaged(f"{path} is incomplete: {_MANIFEST} is missing"))
+    for place in places:
+        try:
+            found = _read(place, kind, device)
+        except Damaged as error:
+            errors.append(error)
+        else:
+            if errors and path.exists():
+                _LOG.warning("%s; going on from the one before it, in %s", errors[0], place)
+            return found
+    if len(errors) == 1:
+        raise errors[0]
+    way_out = f"so is the one before it: delete {path} to start anew"
+    raise Damaged(f"{errors[0]}; {way_out}") from errors[1]
+
+
+def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read one save, believing nothing."""
     manifest = _json(path / _MANIFEST)
-    if manifest.get("format") != FORMAT:
+    if type(manifest.get("format")) is not int:
+        raise Damaged(f"{path / _MANIFEST} has no format; restore or save it again")
+    if manifest["format"] != FORMAT:
         raise ValueError(
-            f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT}; "
+            f"{path} has format {manifest['format']}, this version reads {FORMAT}; "
             "load it with the version of aeot that wrote it"
         )
-    digests = manifest.get("sha256", {})
-    for name in {"model.safetensors", "config.json"} - digests.keys():
-        raise ValueError(f"{path} is incomplete: its manifest does not list {name}")
-    for name, digest in digests.items():
+    digests = manifest.get("sha256")
+    if not isinstance(digests, dict):
+        raise Damaged(f"{path / _MANIFEST} lists no files; restore or save it again")
+    for name in sorted({*_FILES} - digests.keys()):
+        raise Damaged(f"{path} is incomplete: its manifest does not list {name}")
+    for name in sorted(digests.keys() - {*_FILES}):
+        raise Damaged(f"{path / _MANIFEST} lists {name[:80]!r}, which no save holds")
+    for name in _FILES:
         file = path / name
         if not file.is_file():
-            raise ValueError(f"{path} is incomplete: {name} is missing; restore or save it again")
-        if _file_digest(file) != digest:
-            raise ValueError(f"{file} was changed or damaged: its SHA-256 is not the manifest's")
+            raise Damaged(f"{path} is incomplete: {name} is missing; restore or save it again")
+        if _file_digest(file) != digests[name]:
+            raise Damaged(f"{file} was changed or damaged: its SHA-256 is not the manifest's")
     body = _json(path / "config.json")
-    if body.get("kind") != kind:
-        raise ValueError(f"{path} holds a {body.get('kind')!r}, not a {kind!r}; load it with that")
-    return load_file(path / "model.safetensors", device=str(device)), body["config"]
+    if not isinstance(body.get("kind"), str) or not isinstance(body.get("config"), dict):
+        raise Damaged(f"{path / 'config.json'} must hold a kind and a config; save it again")
+    if body["kind"] != kind:
+        got = f"{body['kind'][:80]!r}"
+        raise ValueError(f"{path} holds a {got}, not a {kind!r}; load it with that")
+    try:
+        return load_file(path / "model.safetensors", device=device), body["config"]
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers torch lacks
+        file = path / "model.safetensors"
+        raise Damaged(f"{file} is no file of tensors ({error}); save it again") from error
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return parse_json(_bounded(path), dict)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise Damaged(f"{path} cannot be read: {error}") from error
 
 
 def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - any state_dict
@@ -317,18 +635,36 @@ def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - an
     return tensors, walk(tree, "")
 
 
-def unpack(tensors: dict[str, torch.Tensor], skeleton: Any) -> Any:  # noqa: ANN401
-    """Put together again what `pack` took apart."""
-    if isinstance(skeleton, list):
-        return [unpack(tensors, value) for value in skeleton]
-    if not isinstance(skeleton, dict):
-        return skeleton
-    if "$tensor" in skeleton:
-        return tensors[skeleton["$tensor"]]
-    if "$tuple" in skeleton:
-        return tuple(unpack(tensors, value) for value in skeleton["$tuple"])
-    items = skeleton.get("$dict", skeleton.items())
-    return {key: unpack(tensors, value) for key, value in items}
+def unpack(tensors: Mapping[str, torch.Tensor], skeleton: Any) -> Any:  # noqa: ANN401
+    """Put together again what `pack` took apart.
+
+    Raises:
+        Damaged: If `pack` returned no such skeleton.
+    """
+
+    def walk(node: Any, depth: int) -> Any:  # noqa: ANN401
+        if depth > _DEEPEST:
+            raise Damaged(f"a tree must be at most {_DEEPEST} deep; save it again")
+        if isinstance(node, list):
+            return [walk(value, depth + 1) for value in node]
+        if not isinstance(node, dict):
+            return node
+        mark = next((key for key in node if key[:1] == "$"), None)
+        if mark is None:
+            return {key: walk(value, depth + 1) for key, value in node.items()}
+        inside = node[mark]
+        if mark == "$tensor" and isinstance(inside, str) and inside in tensors:
+            return tensors[inside]
+        if mark == "$tuple" and isinstance(inside, list):
+            return tuple(walk(inside, depth + 1))
+        if mark == "$dict" and isinstance(inside, list):
+            pairs = [item for item in inside if isinstance(item, list) and len(item) == 2]
+            keys = [key for key, _ in pairs if isinstance(key, (str, int, float))]
+            if len(keys) == len(inside):
+                return {key: walk(value, depth + 1) for key, value in pairs}
+        raise Damaged(f"{mark} must be followed by what was saved, got {str(inside)[:80]}")
+
+    return walk(skeleton, 0)
 
 
 def take_apart(
@@ -364,15 +700,48 @@ def put_together(parts: dict[str, Any], kinds: Mapping[str, Any], **given: Any) 
         given: The fields that were left out, for every class that has a field of that name.
 
     Raises:
-        ValueError: If a class is not known.
+        Damaged: If a class is not known, or its fields are not of the types it declares.
     """
-    kind = kinds.get(parts["record"])
+    name = parts.get("record") if isinstance(parts, dict) else None
+    kind = kinds.get(name) if isinstance(name, str) else None
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        raise ValueError(f"unknown record {parts['record']!r}; load it with the version that saved")
-    fields = {field.name for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in given.items() if name in fields}
-    for name, value in parts.items():
-        if name != "record":
-            nested = isinstance(value, dict) and "record" in value
-            values[name] = put_together(value, kinds, **given) if nested else value
-    return kind(**values)
+        raise Damaged(f"unknown record {str(name)[:80]!r}; load it with the version that saved")
+    values = {}
+    types = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in given:
+            values[field.name] = given[field.name]
+        elif field.name in parts:
+            value = parts[field.name]
+            if isinstance(value, dict) and "record" in value:
+                value = put_together(value, kinds, **given)
+            if not _is(value, types[field.name]):
+                got = f"a {type(value).__name__} as {field.name}"
+                raise Damaged(f"a {name} must hold {field.type}, got {got}; save it again")
+            values[field.name] = value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise Damaged(f"a {name} must be whole, got one without a field: {error}") from error
+
+
+def _is(value: object, annotation: Any) -> bool:  # noqa: ANN401 - a type, of any form
+    """Return whether a value is of a type that a field of a record declares."""
+    inside = get_args(annotation)
+    kind = get_origin(annotation) or annotation
+    if kind in (Union, UnionType):
+        return any(_is(value, option) for option in inside)
+    if kind is Any:
+        return True
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(value, kind):
+        return False
+    if kind is tuple and inside:
+        every = (inside[0],) * len(value) if inside[-1] is Ellipsis else inside
+        return len(every) == len(value) and all(map(_is, value, every))
+    if kind is list and inside:
+        return all(_is(item, inside[0]) for item in value)
+    return True

@@ -269,7 +269,7 @@ class _Keeper:
         if self.directory is None or self.snapshot is None or self.written:
             return
         _, tensors, config = self.snapshot
-        _io.save(self.directory, tensors, config, kind=_KIND)
+        _io.save(self.directory, tensors, config, kind=_KIND, keep_previous=True)
         self.written, self.last_write = True, time.monotonic()
 
 

@@ -1,7 +1,14 @@
 import dataclasses
+import errno
+import itertools
 import json
 import os
+import shutil
 import signal
+import stat
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -77,10 +84,35 @@ def test_nothing_of_others_is_overwritten(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.fixture(params=["in one step", "in two steps"])
+def swap(request, monkeypatch):
+    """Directories are exchanged in one step where the system can, else renamed twice."""
+    if request.param == "in two steps":
+        monkeypatch.setattr(_io, "_exchange", mock_refusal(errno.EINVAL))
+    return request.param
+
+
+def mock_refusal(number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_a_save_is_replaced_and_leaves_nothing_else(tmp_path, swap):
+    for k in range(3):
+        _io.save(tmp_path / "m", TENSORS, {"k": k}, kind="Thing")
+        assert _io.load(tmp_path / "m", kind="Thing")[1] == {"k": k}
+        assert [p.name for p in tmp_path.iterdir()] == ["m"]
+        assert len(list((tmp_path / "m").iterdir())) == 3
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("stage", ["save_file", "_sync", "replace", "replace twice"])
-def test_a_process_killed_while_saving_leaves_the_old_model_whole(tmp_path, stage):
-    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("stage", ["save_file", "_sync", "_exchange", "replace", "replace twice"])
+def test_a_process_killed_while_saving_leaves_a_whole_model(tmp_path, swap, stage, keep):
+    for k in range(2):
+        _io.save(tmp_path / "m", TENSORS, {"k": k}, kind="Thing", keep_previous=keep)
     child = os.fork()
     if child == 0:  # a process of its own, killed at its first or second call of `stage`
         owner, name = (os, "replace") if stage.startswith("replace") else (_io, stage)
@@ -94,15 +126,140 @@ def test_a_process_killed_while_saving_leaves_the_old_model_whole(tmp_path, stag
 
         setattr(owner, name, dying)
         try:
-            _io.save(tmp_path / "m", {"a": torch.zeros(2)}, {}, kind="Thing")
+            new = {"a": torch.zeros(2)}
+            _io.save(tmp_path / "m", new, {"k": 2}, kind="Thing", keep_previous=keep)
         finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+            os._exit(0)
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    renames = {"in one step": int(keep), "in two steps": 2 + keep}[swap]
+    needed = {"replace": 1, "replace twice": 2}.get(stage, 0)
+    assert killed == (-signal.SIGKILL if renames >= needed else 0)
+    assert _io.holds_save(tmp_path / "m")
     tensors, config = _io.load(tmp_path / "m", kind="Thing")
-    assert config == CONFIG
-    assert torch.equal(tensors["a"], TENSORS["a"])
-    _io.save(tmp_path / "m", {"a": torch.zeros(2)}, {}, kind="Thing")
-    assert _io.load(tmp_path / "m", kind="Thing")[1] == {}
+    newer = config == {"k": 2}
+    assert newer or (config == {"k": 1} and torch.equal(tensors["a"], TENSORS["a"]))
+    _io.save(tmp_path / "m", {"a": torch.zeros(2)}, {"k": 3}, kind="Thing", keep_previous=keep)
+    assert _io.load(tmp_path / "m", kind="Thing")[1] == {"k": 3}
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path, caplog, swap):
+    for k in range(3):
+        _io.save(tmp_path / "m", TENSORS, {"k": k}, kind="Thing", keep_previous=True)
+    for name, damage in itertools.product(
+        ("model.safetensors", "config.json", "manifest.json"),
+        (lambda body: body[:-9], lambda body: b"", lambda body: b"[" + body[1:], None),
+    ):
+        caplog.clear()
+        path = tmp_path / "m" / name
+        body = path.read_bytes()
+        path.unlink() if damage is None else path.write_bytes(damage(body))
+        tensors, config = _io.load(tmp_path / "m", kind="Thing")
+        assert config == {"k": 1}
+        assert torch.equal(tensors["a"], TENSORS["a"])
+        assert len(caplog.records) == 1
+        assert "going on from the one before it" in caplog.text
+        assert name in caplog.text
+        _io.check_writable(tmp_path / "m", kind="Thing")
+        path.write_bytes(body)
+    caplog.clear()
+    assert _io.load(tmp_path / "m", kind="Thing")[1] == {"k": 2}
+    assert not caplog.records
+    for place in (tmp_path / "m", tmp_path / "m" / "previous"):
+        (place / "config.json").write_text("{")
+    with pytest.raises(_io.Damaged, match=r"so is the one before it: delete .*m to start anew"):
+        _io.load(tmp_path / "m", kind="Thing")
+    with pytest.raises(ValueError, match=r"delete .*m or choose another"):
+        _io.check_writable(tmp_path / "m", kind="Thing")
+
+
+def test_after_a_damage_the_next_save_counts(tmp_path):
+    for k in range(2):
+        _io.save(tmp_path / "m", TENSORS, {"k": k}, kind="Thing", keep_previous=True)
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"cut")
+    assert _io.load(tmp_path / "m", kind="Thing")[1] == {"k": 0}
+    _io.save(tmp_path / "m", TENSORS, {"k": 2}, kind="Thing", keep_previous=True)
+    assert _io.load(tmp_path / "m", kind="Thing")[1] == {"k": 2}
+    _io.save(tmp_path / "m", TENSORS, {"k": 3}, kind="Thing", keep_previous=True)
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"cut")
+    assert _io.load(tmp_path / "m", kind="Thing")[1] == {"k": 2}
+
+
+def test_folders_of_others_beside_a_save_are_let_alone(tmp_path, swap):
+    for name in (".m.previous", ".m.writing-notes", ".m.replaced-notes", ".m.writing-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("precious")
+    others = sorted(p.name for p in tmp_path.iterdir())
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    assert _io.load(tmp_path / "m", kind="Thing")[1] == CONFIG
+    shutil.rmtree(tmp_path / "m")
+    assert not _io.holds_save(tmp_path / "m")
+    assert sorted(p.name for p in tmp_path.iterdir()) == others  # process 1 is always alive
+
+
+def test_what_dead_processes_left_is_deleted_and_what_live_ones_write_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [tmp_path / f".m.writing-{dead.pid}", tmp_path / f".m.writing-{dead.pid}-0a1b2c"]
+    held = tmp_path / f".m.writing-{dead.pid}-333333"  # of another machine, by its number
+    live = tmp_path / f".m.writing-{os.getppid()}"
+    for folder in (*left, held, live):
+        folder.mkdir()
+        (folder / "config.json").write_text("{")
+    handle = os.open(held, os.O_RDONLY)
+    assert _io.lock(handle)
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([held.name, live.name, "m"])
+    os.close(handle)
+    os.utime(live, (0, 0))  # its number is another process's by now
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_all_files_have_the_mode_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+        _io.write_text(tmp_path / "text", "x")
+    finally:
+        os.umask(before)
+    files = [tmp_path / "text", *(tmp_path / "m").iterdir()]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o640}
+    assert stat.S_IMODE((tmp_path / "m").stat().st_mode) == 0o750
+
+
+WRITER = """
+import itertools, sys, torch
+from aeot import _io
+if {two_steps}:
+    def refuse(*_):
+        raise OSError(22, "no")
+    _io._exchange = refuse
+for k in itertools.count():
+    _io.save(sys.argv[1], {{"a": torch.full((1000,), float(k))}}, {{"k": k}}, kind="Thing")
+"""
+
+
+def test_readers_beside_a_writer_never_fail(tmp_path, swap):
+    path = tmp_path / "m"
+    _io.save(path, {"a": torch.full((1000,), -1.0)}, {"k": -1}, kind="Thing")
+    script = WRITER.format(two_steps=swap == "in two steps")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    writer = subprocess.Popen([sys.executable, "-c", script, str(path)], env=environment)
+    try:
+        while _io.load(path, kind="Thing")[1]["k"] < 0:
+            pass
+        seen, end = set(), time.monotonic() + 1.5
+        while time.monotonic() < end:
+            tensors, config = _io.load(path, kind="Thing")
+            assert bool((tensors["a"] == config["k"]).all())
+            seen.add(config["k"])
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.wait()
+    assert len(seen) > 3
 
 
 def test_a_text_appears_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -199,10 +199,23 @@ def test_a_nan_weight_is_never_written(tmp_path):
 
 def test_a_save_killed_between_its_renames_is_taken_up(tmp_path):
     Problem().run(10, checkpoint=tmp_path / "run")
-    os.replace(tmp_path / "run", tmp_path / ".run.previous")
+    os.replace(tmp_path / "run", tmp_path / ".run.replaced-1-0a1b2c")
     seen = []
     Problem().run(12, checkpoint=tmp_path / "run", on_step=lambda step, _: seen.append(step))
     assert seen == [11, 12]
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path, caplog):
+    Problem().run(10, checkpoint=tmp_path / "run")
+    Problem().run(20, checkpoint=tmp_path / "run")
+    file = tmp_path / "run" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    straight, again, seen = Problem(), Problem(), []
+    straight.run(25)
+    again.run(25, checkpoint=tmp_path / "run", on_step=lambda step, _: seen.append(step))
+    assert seen[0] == 11
+    assert torch.equal(again.weights(), straight.weights())
+    assert "going on from the one before it" in caplog.text
 
 
 def test_a_log_inside_the_checkpoint_is_refused_before_any_work(tmp_path):

@@ -12,9 +12,10 @@ from typing import Any
 from aeot import _check, _io
 
 _WRITTEN = re.compile(  # all that `fit` and `sample` write, and what a kill can leave of it
-    r"\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-\d+)?"
+    r"\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-[\w-]+)?"
     r"|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
-    r"|(\.?model|checkpoint/\.?\w+)(\.writing-\d+|\.previous)?/(model\.safetensors|\w+\.json)"
+    r"|(\.?model|checkpoint/\.?\w+)(\.(writing|replaced)-[\w-]+)?(/previous)?"
+    r"/(model\.safetensors|\w+\.json)"
 )
 
 

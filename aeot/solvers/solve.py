@@ -143,7 +143,7 @@ def solve_semidiscrete(
     scorer = Scorer(problem, engine=engine, split=split, memory=memory, threads=threads)
     task = Task(problem, scorer, tol, method)
     mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
-    if checkpoint is not None and os.path.exists(checkpoint):
+    if checkpoint is not None and _io.holds_save(checkpoint):
         state = load(checkpoint, mark, problem.sites.device)
     else:
         state = _started(task, scorer, start)

@@ -114,7 +114,8 @@ def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
 def save(path: str | os.PathLike, state: State, problem: dict[str, Any]) -> None:
     """Write a checkpoint of the problem with this `fingerprint`."""
     tensors, skeleton = _io.pack(_io.take_apart(state))
-    _io.save(path, tensors, {"problem": problem, "state": skeleton}, kind="transport")
+    config = {"problem": problem, "state": skeleton}
+    _io.save(path, tensors, config, kind="transport", keep_previous=True)
 
 
 def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device) -> State:
