@@ -107,7 +107,7 @@ def _named(path: Path) -> Iterator[None]:
             number = int(found[1])
         reason = str(error) if number is None else os.strerror(number)
         if isinstance(error, OSError) and str(error.filename) == str(path):
-            reason = error.strerror  # may say more
+            reason = error.strerror or reason  # may say more
         raise OSError(number or errno.EIO, reason, str(path)) from error
 
 
