@@ -21,10 +21,10 @@ demo: venv
 test: venv
 	$(PYTEST) -n 2 --without-keops
 
-# With the slow tests, and the lines that none of them ran. In one process, because some of them
-# measure time and threads; coverage adds up by itself under -n, too.
+# With the slow tests, with new examples of the properties, and the lines that none of them ran. In
+# one process, because some of them measure time and threads; coverage adds up by itself under -n, too.
 test-all: venv
-	$(PYTEST) -m "not gpu" --cov --cov-report=term
+	$(PYTEST) -m "not gpu" --hypothesis-profile=long --cov --cov-report=term
 
 test-keops: venv
 	$(PYTEST) -m keops

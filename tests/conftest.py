@@ -3,6 +3,15 @@ import sys
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# The same few examples at every run; `--hypothesis-profile=long` looks for new ones, and prints how
+# to repeat a failure. No deadline: the first example may be the one that compiles.
+_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+_COMMON = {"deadline": None, "suppress_health_check": _SLOW}
+settings.register_profile("quick", derandomize=True, max_examples=20, **_COMMON)
+settings.register_profile("long", max_examples=500, print_blob=True, **_COMMON)
+settings.load_profile("quick")
 
 
 def pytest_addoption(parser):

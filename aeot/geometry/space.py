@@ -441,6 +441,8 @@ def add_face(
         after = k + 1 if k + 1 < count else 0
         ax, ay = _dot(corners[k], e1), _dot(corners[k], e2)
         bx, by = _dot(corners[after], e1), _dot(corners[after], e2)
+        if (bx - ax) ** 2 + (by - ay) ** 2 == 0.0:
+            continue  # a corner of more than three faces is there several times
         t0, t1 = chord(ax, ay, bx, by, inner) if inner > 0.0 else (1.0, 0.0)
         if t1 <= t0:
             t0, t1 = 1.0, 1.0

@@ -53,19 +53,35 @@ def interpolate(
         slope, *_ = np.linalg.lstsq(c[inside] - mean_c, y[inside] - mean_y, rcond=1e-9)
         corners = np.concatenate([c[inside], frame])
         heights = np.concatenate([y[inside], mean_y + (frame - mean_c) @ slope])
-        mesh = Delaunay(corners)
-        simplex = mesh.find_simplex(x[rows])
-        affine = mesh.transform[simplex]
-        part = np.einsum("mij,mj->mi", affine[:, :-1], x[rows] - affine[:, -1])
-        weights = np.concatenate([part, 1 - part.sum(1, keepdims=True)], 1)
-        corner = mesh.simplices[simplex]
-        values[rows] = (weights[:, :, None] * heights[corner]).sum(1)
+        simplices, simplex, weights = _located(corners, x[rows])
+        values[rows] = (weights[:, :, None] * heights[simplices[simplex]]).sum(1)
         valid[rows] = (simplex >= 0) & np.isfinite(values[rows]).all(1)
         if sides.separated is not None:
             cells = torch.from_numpy(inside).to(sides.labels.device)
-            valid[rows] &= ~_broken(mesh.simplices, cells, sides.separated)[simplex]
+            valid[rows] &= ~_broken(simplices, cells, sides.separated)[simplex]
     device = points.device
     return torch.from_numpy(values).to(device), torch.from_numpy(valid).to(device)
+
+
+def _located(corners: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Triangulate corners (k, d), and find points (m, d) in it.
+
+    Returns:
+        The corners of every simplex (t, d + 1); the simplex of every point, -1 outside, (m,); and
+        the weights of its corners there (m, d + 1).
+    """
+    if x.shape[1] == 1:  # Qhull begins with the plane
+        order = corners[:, 0].argsort()
+        line, ends = corners[order, 0], np.c_[order[:-1], order[1:]]
+        inside = (x[:, 0] >= line[0]) & (x[:, 0] <= line[-1])
+        interval = (np.searchsorted(line, x[:, 0]) - 1).clip(0, len(ends) - 1)
+        share = (x[:, 0] - line[interval]) / (line[interval + 1] - line[interval])
+        return ends, np.where(inside, interval, -1), np.c_[1 - share, share]
+    mesh = Delaunay(corners)
+    simplex = mesh.find_simplex(x)
+    affine = mesh.transform[simplex]
+    part = np.einsum("mij,mj->mi", affine[:, :-1], x - affine[:, -1])
+    return mesh.simplices, simplex, np.concatenate([part, 1 - part.sum(1, keepdims=True)], 1)
 
 
 def _broken(simplices: np.ndarray, cells: torch.Tensor, separated: Separated) -> np.ndarray:

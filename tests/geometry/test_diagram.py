@@ -129,6 +129,16 @@ def test_half_planes_of_disk_and_ball():
             assert float(diagram.facets.mass[0]) == pytest.approx(chord, rel=1e-6)
 
 
+def test_edges_of_no_length_at_the_centre_of_a_ball():
+    # Six corners of a cube: many faces meet in the ball's centre, where corners coincide.
+    source = aeot.UniformBall(dim=3, center=[1.0, 0.0, -1.0], radius=2.0)
+    corners = [[0, 1, 0], [1, 0, 0], [0, 1, 1], [1, 1, 0], [1, 0, 1], [0, 0, 0]]
+    masses = torch.tensor([0.1741, 0.2594, 0.0083, 0.0039, 0.1416, 0.4127], dtype=torch.float64)
+    solution = aeot.solve_exact(source, corners, masses / masses.sum())
+    assert solution.converged
+    assert torch.allclose(solution.cell_masses, masses / masses.sum(), atol=1e-11)
+
+
 def test_a_flat_picture_is_the_box():
     _, sites, heights = problem("box", 80)
     flat = aeot.GridDensity(torch.ones(7, 9), low=[-1.0, 0.5], high=[2.0, 2.0])

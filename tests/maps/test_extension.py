@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -122,6 +123,17 @@ def test_linear_is_continuous_inside_a_mode_and_jumps_between_modes(d):
     assert float(jumps("linear")[broken].min()) > 5
     for method, kwargs in (("pair", {"weight": 0.75}), ("inverse-distance", {}), ("affine", {})):
         assert float(jumps(method, **kwargs)[~broken].max()) > 0.1  # the others are not
+
+
+def test_linear_on_a_line_joins_the_middles_of_the_cells():
+    sites = torch.tensor([[0.0], [3.0], [1.0]], dtype=torch.float64)
+    brenier = aeot.solve_exact(UniformBox(dim=1), sites, [0.2, 0.5, 0.3]).map()
+    x = torch.linspace(0.1, 0.75, 30, dtype=torch.float64)[:, None]  # cells end at 0.2 and 0.5
+    expected = np.interp(x[:, 0], [0.1, 0.35, 0.75], [0.0, 1.0, 3.0])
+    found = brenier.extend(x, None, "linear")[:, 0]
+    assert torch.allclose(found, torch.from_numpy(expected), atol=1e-12)
+    beyond = brenier.extend(x + 5, None, "linear")
+    assert bool((beyond.diff(dim=0) > 0).all())  # the affine map that fits best
 
 
 @pytest.mark.parametrize("d", [2, 3, 6])
