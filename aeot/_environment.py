@@ -1,20 +1,28 @@
-"""Where a result was made: versions, processor, devices, threads, memory."""
+"""Where a result was made: versions, processor, devices, threads, memory; torch's settings."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from aeot import __version__, _check
 
 if sys.platform != "win32":
     import resource
+
+_Class = TypeVar("_Class", bound=type)
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 _PACKAGES = (
@@ -133,3 +141,92 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+
+
+class _Process:
+    """Settings that torch keeps for the whole process, set aside while any thread computes here."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.undo = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.users:
+                self._set_aside()
+            self.users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self.undo.close()
+
+    def _set_aside(self) -> None:
+        if torch.get_default_dtype() != torch.float32:
+            self.undo.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+        # What torch.set_float32_matmul_precision("medium") sets: products of fewer digits.
+        mkldnn: Any = torch.backends.mkldnn
+        for place in (mkldnn.matmul, mkldnn.conv, torch.backends.cuda.matmul):
+            if (before := place.fp32_precision) not in ("none", "ieee"):
+                self.undo.callback(setattr, place, "fp32_precision", before)
+                place.fp32_precision = "ieee"
+
+
+_PROCESS = _Process()
+_NUMPY: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+
+
+@contextlib.contextmanager
+def plain_torch(*, grad: bool | None = None) -> Iterator[None]:
+    """Compute as if the caller had changed no setting of torch, and put every setting back.
+
+    Inside, tensors are float32 on the CPU where nothing else is said, products have all digits of
+    their dtype (no autocast, no TF32 or bfloat16 in float32 products), small numbers are not
+    flushed to zero, there is no inference mode, and numpy warns where it would by default. Also
+    a decorator of functions; for generators it does nothing.
+
+    Args:
+        grad: Record gradients; None: if the caller does.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16), plain_torch():
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.float32
+    """
+    probe = torch.empty(0)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_PROCESS)
+        if probe.device.type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        wanted = torch.is_grad_enabled() if grad is None else grad
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))  # it turns gradients on
+        if torch.is_grad_enabled() != wanted:
+            stack.enter_context(torch.set_grad_enabled(wanted))
+        if sys.float_info.min * 0.5 == 0:
+            torch.set_flush_denormal(False)
+            stack.callback(torch.set_flush_denormal, True)
+        if np.geterr() != _NUMPY:
+            stack.enter_context(np.errstate(**_NUMPY))
+        yield
+
+
+def plain_methods(cls: _Class, *, grad: bool | None = None) -> _Class:
+    """Run the constructor, the public methods and the properties of a class in `plain_torch`."""
+    plain = plain_torch(grad=grad)
+    for name, value in vars(cls).copy().items():
+        if name.startswith("_") and name not in ("__init__", "__call__", "__getitem__"):
+            continue
+        if isinstance(value, FunctionType):
+            setattr(cls, name, plain(value))
+        elif isinstance(value, (classmethod, staticmethod)):
+            setattr(cls, name, type(value)(plain(value.__func__)))
+        elif isinstance(value, property) and value.fget is not None:
+            setattr(cls, name, value.getter(plain(value.fget)))
+        elif isinstance(value, functools.cached_property):
+            value.func = plain(value.func)
+    return cls

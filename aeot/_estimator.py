@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from aeot import _check, _io
-from aeot._environment import PRECISIONS, resolve_device
+from aeot._environment import PRECISIONS, plain_methods, resolve_device
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,6 +25,7 @@ Check = Callable[[str, Any], object]
 positive: Check = partial(_check.real, above=0)
 
 
+@plain_methods
 @dataclass(kw_only=True, eq=False, repr=False)
 class Estimator:
     """Arguments stored unchanged under their names; what `fit` learns ends in an underscore.
@@ -48,6 +49,10 @@ class Estimator:
         "tol": partial(_check.real, above=0, maximum=1),
         "seed": partial(_check.integer, minimum=0),
     }
+
+    def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401
+        super().__init_subclass__(**options)
+        plain_methods(cls, grad=True)  # `fit` trains, also where the caller records no gradients
 
     def __repr__(self) -> str:
         changed = [

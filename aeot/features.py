@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from aeot import _check, _io, _rng, training
+from aeot._environment import plain_torch
 from aeot._estimator import Estimator
 from aeot.data import Dataset, indices, to_uint8
 
@@ -46,7 +47,7 @@ def describe(extractor: nn.Module | Classifier) -> dict[str, Any]:
     return {"name": str(name), "hash": fingerprint(module), **getattr(module, "facts", {})}
 
 
-@torch.no_grad()
+@plain_torch(grad=False)
 def extract(
     extractor: nn.Module | Classifier, images: Dataset | torch.Tensor, *, batch_size: int = 256
 ) -> torch.Tensor:
@@ -137,6 +138,7 @@ class _Inception(nn.Module):
         return self.inner(to_uint8(images).expand(-1, 3, -1, -1))[0]
 
 
+@plain_torch()
 def inception(weights: str | os.PathLike) -> nn.Module:
     """Return the Inception network of published FIDs: 2048 features, its own 299-pixel resize.
 
@@ -285,7 +287,8 @@ class Classifier(Estimator):
             step, rows = numbered
             draw = _rng.generator(seed, "shift", step)
             images = _shifted(data[rows], draw).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            kind = images.device.type  # no cache, as in `Autoencoder`
+            with torch.autocast(kind, torch.bfloat16, enabled=half, cache_enabled=False):
                 scores = network.head(network(images))
             loss = F.cross_entropy(scores.float(), labels[rows])
             optimizer.zero_grad(set_to_none=True)

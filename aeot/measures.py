@@ -9,6 +9,7 @@ import torch
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._environment import plain_methods
 from aeot._rng import device_of
 
 
@@ -33,6 +34,7 @@ def _vector(name: str, value: ArrayLike | float, dim: int) -> torch.Tensor:
     return tensor
 
 
+@plain_methods
 class UniformBox:
     """The uniform measure on an axis-parallel box; the unit cube by default.
 
@@ -98,6 +100,7 @@ class UniformBox:
         return low + (high - low) * unit
 
 
+@plain_methods
 class UniformBall:
     """The uniform measure on a Euclidean ball (a disk for dim=2).
 
@@ -137,6 +140,7 @@ class UniformBall:
         return self.center.to(device) + self.radius * x
 
 
+@plain_methods
 class Gaussian:
     """A normal measure with any covariance; the standard one by default.
 
@@ -199,6 +203,7 @@ class Gaussian:
         return self.mean.to(device) + z @ self.factor.to(device).T
 
 
+@plain_methods
 class Sampler:
     """Any source that can be sampled: a function of a count and a generator.
 
@@ -236,6 +241,7 @@ class Sampler:
         return x
 
 
+@plain_methods
 class Empirical:
     """The uniform measure on given points; sampling draws rows with replacement.
 
@@ -274,6 +280,7 @@ class Empirical:
         return self.points.to(device)[rows]
 
 
+@plain_methods
 class ConvexPolygon:
     """The uniform measure on a convex polygon in the plane.
 
@@ -349,6 +356,7 @@ class ConvexPolygon:
         )
 
 
+@plain_methods
 class GridDensity:
     """A density on a rectangle given by a picture: constant on each pixel, or bilinear between.
 

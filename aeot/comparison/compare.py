@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from aeot import _check, _environment
+from aeot._environment import plain_torch
 from aeot._rng import generator, stream_seed
 from aeot.comparison import contestants
 from aeot.comparison.budget import Peak
@@ -27,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 _SHOWN = 64  # samples kept for pictures
 
 
+@plain_torch(grad=True)
 def compare(
     models: Mapping[str, Any],
     data: Dataset,

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from aeot import _check, _io
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot._rng import generator
 
 BYTES = (torch.uint8, np.uint8)
@@ -108,6 +109,7 @@ class Domains:
         return self.a[index], self.b[index]
 
 
+@plain_torch()
 def tensors(
     array: ArrayLike,
     labels: ArrayLike | None = None,
@@ -212,7 +214,7 @@ def _to_unit(argument: str, values: torch.Tensor, value_range: tuple[float, floa
         warnings.warn(
             "no image value is negative although black is -1; pass value_range=(0, 1) if black "
             "is 0",
-            stacklevel=3,
+            stacklevel=4,
         )
     return (values.to(torch.float32) - black).mul_(2 / (white - black)).sub_(1)
 
@@ -247,6 +249,7 @@ def digest(data: Dataset) -> dict[str, Any]:
     return {"rows": len(data), "data": _io.digest(parts)[:16]}
 
 
+@plain_torch()
 def unpaired(a: Dataset | ArrayLike, b: Dataset | ArrayLike) -> Domains:
     """Put two independent collections side by side, for translation without pairs.
 
@@ -304,13 +307,14 @@ def indices(
     """
     n, batch_size = _check.integer("n", n), _check.integer("batch_size", batch_size)
     position = _check.integer("start", start, minimum=0) * batch_size
-    epoch, order = -1, torch.empty(0, dtype=torch.int64)
+    epoch, order = -1, torch.empty(0, dtype=torch.int64, device="cpu")
     while True:
         parts, missing = [], batch_size
         while missing:
             if position // n != epoch:
                 epoch = position // n
-                order = torch.randperm(n, generator=generator(seed, key, epoch))
+                stream = generator(seed, key, epoch)
+                order = torch.randperm(n, generator=stream, device="cpu")
             parts.append(order[position % n :][:missing])
             position += len(parts[-1])
             missing -= len(parts[-1])
@@ -350,6 +354,7 @@ def loader(
     return (data[i] for i in indices(len(data), batch_size, seed=seed, start=start))
 
 
+@plain_torch()
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Turn images in [-1, 1] into bytes: the one way out, for files and metrics.
 
@@ -366,6 +371,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+@plain_torch()
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     """Crop uint8 images to the centred square and resize them, antialiased bicubic.
 
@@ -397,6 +403,7 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     return out
 
 
+@plain_torch()
 def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the rows that are exactly equal.
 

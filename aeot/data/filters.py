@@ -11,10 +11,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from aeot._check import fail, integer, real
+from aeot._environment import plain_torch
 
 STEP = 2 / 255  # one 8-bit level, for images in [-1, 1]
 
 
+@plain_torch()
 def radial_frequency(height: int, width: int) -> torch.Tensor:
     """Distance from zero frequency of every coefficient of `torch.fft.rfft2`.
 
@@ -31,6 +33,7 @@ def radial_frequency(height: int, width: int) -> torch.Tensor:
     return torch.hypot(rows[:, None], columns[None, :])
 
 
+@plain_torch()
 def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
     """Remove every Fourier coefficient above a radial frequency.
 
@@ -52,6 +55,7 @@ def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
     return torch.fft.irfft2(spectrum, s=(height, width)).to(images.dtype)
 
 
+@plain_torch()
 def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur images (B, C, H, W) with a Gaussian of standard deviation `sigma` pixels."""
     sigma = real("sigma", sigma, above=0)
@@ -64,6 +68,7 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(rows, kernel.transpose(2, 3), groups=images.shape[1])
 
 
+@plain_torch()
 def edges(images: torch.Tensor, threshold: float = 1.5) -> torch.Tensor:
     """Draw white lines on black where the brightness changes fast.
 
@@ -84,12 +89,14 @@ def edges(images: torch.Tensor, threshold: float = 1.5) -> torch.Tensor:
     return (slope > threshold).to(images.dtype) * 2 - 1
 
 
+@plain_torch()
 def quantise(images: torch.Tensor, bits: int = 8) -> torch.Tensor:
     """Round images in [-1, 1] to 2**bits equally spaced levels, as saving them would."""
     levels = 2 ** integer("bits", bits) - 1
     return ((images.clamp(-1, 1) + 1) * (levels / 2)).round() * (2 / levels) - 1
 
 
+@plain_torch()
 def jpeg(images: torch.Tensor, quality: int = 90) -> torch.Tensor:
     """Write images as JPEG files and read them back.
 

@@ -13,12 +13,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot.data.arrays import Dataset, Domains, domain, pairs, resize
 
 _GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _BROKEN = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
+@plain_torch()
 def images(folder: str | os.PathLike, *, size: int = 64, channels: int | None = None) -> Dataset:
     """Read every image in a folder and its subfolders.
 
@@ -64,6 +66,7 @@ def images(folder: str | os.PathLike, *, size: int = 64, channels: int | None = 
     return Dataset(values, root.name, labels, classes, info)
 
 
+@plain_torch()
 def paired(
     a: str | os.PathLike | Dataset | ArrayLike,
     b: Dataset | ArrayLike | None = None,
@@ -177,7 +180,7 @@ def _read_all(files: list[Path], size: int) -> tuple[list[tuple[Path, torch.Tens
         if not loaded:
             got = f"{len(broken)} unreadable file(s): {named}{more}"
             raise _check.fail("folder", "hold readable images", got)
-        warnings.warn(f"skipped {len(broken)} unreadable image(s): {named}{more}", stacklevel=3)
+        warnings.warn(f"skipped {len(broken)} unreadable image(s): {named}{more}", stacklevel=4)
     return loaded, [path for path, _ in broken]
 
 

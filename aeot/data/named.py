@@ -13,6 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot.data.arrays import Dataset, resize
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "celeba")
@@ -32,6 +33,7 @@ _FASHION = (
 _DIGITS = tuple(str(digit) for digit in range(10))
 
 
+@plain_torch()
 def dataset(
     name: str = "digits",
     root: str | os.PathLike | None = None,

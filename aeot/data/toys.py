@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot._rng import generator, stream_seed
 from aeot.data.arrays import Dataset
 
@@ -21,6 +22,7 @@ _BOXES = {  # name -> (low, high) of the left part and of the right one, divisor
 }
 
 
+@plain_torch()
 def toy(
     name: str,
     n: int = 100_000,

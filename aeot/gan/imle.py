@@ -162,9 +162,7 @@ def _implicit_step(
             with torch.no_grad():
                 images = torch.cat([mapping(part).float() for part in drawn.split(4096)])
             mapping.train()
-            # Products in bfloat16 would find other rows than the nearest.
-            with torch.autocast(images.device.type, enabled=False):
-                _, found = nearest(targets.flatten(1), images.flatten(1))
+            _, found = nearest(targets.flatten(1), images.flatten(1))
             choice.nearest.copy_(found[:, 0])
             choice.epoch.fill_(epoch)
         choice.noise, choice.drawn = drawn[choice.nearest], epoch

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from aeot._check import fail, points
+from aeot._environment import plain_torch
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Adaptation:
     bound: np.ndarray
 
 
+@plain_torch()
 def adaptation_bound(
     source_predictions: np.ndarray,
     source_labels: np.ndarray,
@@ -87,6 +89,7 @@ def adaptation_bound(
     return Adaptation(source, target, distance, joint, source + distance + joint)
 
 
+@plain_torch()
 def proxy_distance(first: torch.Tensor, second: torch.Tensor, *, seed: int = 0) -> float:
     """Estimate how well a linear classifier can tell two samples of features apart.
 

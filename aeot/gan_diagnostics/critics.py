@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot._rng import forked, generator
 from aeot.gan import losses
 from aeot.networks.discriminators import MLPCritic
@@ -20,6 +21,7 @@ from aeot.training import Diverged
 Draw = Callable[[int, torch.Generator], torch.Tensor]
 
 
+@plain_torch(grad=True)
 def fit_critic(
     real: Draw,
     fake: Draw,
@@ -118,6 +120,7 @@ def fit_critic(
     return critic.eval()
 
 
+@plain_torch()
 def estimate(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> float:
     """Return mean critic(real) - mean critic(fake): the estimate of the Wasserstein-1 distance.
 
@@ -143,12 +146,14 @@ def corrected(value: float, penalty: float) -> float:
     return penalty * (math.sqrt(1 + 2 * max(value, 0.0) / penalty) - 1)
 
 
+@plain_torch(grad=True)
 def slopes(critic: nn.Module, points: torch.Tensor) -> torch.Tensor:
     """Return the gradients of the critic at points (m, d), shape (m, d)."""
     points = points.detach().clone().requires_grad_()
     return torch.autograd.grad(critic(points).sum(), points)[0]
 
 
+@plain_torch(grad=True)
 def alignment(critic: nn.Module, points: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """Return the cosine between minus the critic's gradient and given directions.
 
@@ -183,6 +188,7 @@ def _shares(p: ArrayLike, q: ArrayLike) -> list[torch.Tensor]:
     return shares
 
 
+@plain_torch()
 def jensen_shannon(p: ArrayLike, q: ArrayLike) -> float:
     """Return the Jensen-Shannon divergence of two histograms, in nats; log 2 if disjoint.
 
@@ -203,6 +209,7 @@ def jensen_shannon(p: ArrayLike, q: ArrayLike) -> float:
     return float(sum(parts)) / 2
 
 
+@plain_torch(grad=True)
 def saturation(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
     """Measure how far a GAN's discriminator has stopped to teach.
 
@@ -227,6 +234,7 @@ def saturation(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> dic
     }
 
 
+@plain_torch()
 def parallel_lines(gap: float, dim: int = 2) -> tuple[Draw, Draw]:
     """Two segments {0} x [0, 1] and {gap} x [0, 1]: disjoint for every gap, distance |gap|.
 
@@ -272,6 +280,7 @@ def _graph(n: int, edges: ArrayLike, lengths: ArrayLike) -> tuple[torch.Tensor, 
     return pairs.long(), lengths
 
 
+@plain_torch()
 def shortest_paths(n: int, edges: ArrayLike, lengths: ArrayLike) -> torch.Tensor:
     """Return all distances along an undirected graph, float64 (n, n); infinity if unconnected.
 
@@ -294,6 +303,7 @@ def shortest_paths(n: int, edges: ArrayLike, lengths: ArrayLike) -> torch.Tensor
     return torch.from_numpy(dijkstra(graph.view(n, n).numpy(), directed=False))
 
 
+@plain_torch(grad=True)
 def graph_critic(
     p: ArrayLike,
     q: ArrayLike,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from aeot._check import fail, integer, real
+from aeot._environment import plain_torch
 from aeot.data.filters import radial_frequency
 
 
@@ -28,6 +29,7 @@ def _band_energy(images: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(edges) - 1, dtype=torch.float64).index_add(0, band, power.flatten())
 
 
+@plain_torch()
 def spectrum(images: torch.Tensor, *, n_bands: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     """Split the mean square of images by radial frequency.
 
@@ -46,6 +48,7 @@ def spectrum(images: torch.Tensor, *, n_bands: int = 12) -> tuple[torch.Tensor, 
     return (edges[1:] + edges[:-1]) / 2, _band_energy(images, edges)
 
 
+@plain_torch()
 def error_split(
     output: torch.Tensor, target: torch.Tensor, *, cutoff: float = 0.125
 ) -> dict[str, float]:
@@ -74,7 +77,7 @@ def error_split(
     return {"structure": low, "texture": high, "total": low + high, "texture_power": power}
 
 
-@torch.no_grad()
+@plain_torch(grad=False)
 def contrast_response(
     function: Callable[[torch.Tensor], torch.Tensor],
     x: torch.Tensor,

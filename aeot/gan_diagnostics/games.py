@@ -12,10 +12,12 @@ from __future__ import annotations
 import torch
 
 from aeot._check import choice, real
+from aeot._environment import plain_torch
 
 METHODS = ("simultaneous", "alternating", "extragradient")
 
 
+@plain_torch()
 def flow_matrix(*, alpha: float = 0.0, beta: float = 0.0) -> torch.Tensor:
     """Return the matrix A of the flow d(g, d)/dt = A (g, d), float64 (2, 2).
 
@@ -34,6 +36,7 @@ def flow_matrix(*, alpha: float = 0.0, beta: float = 0.0) -> torch.Tensor:
     return torch.tensor([[-alpha, -1.0], [1.0, -beta]], dtype=torch.float64)
 
 
+@plain_torch()
 def step_matrix(method: str, rate: float, *, alpha: float = 0.0, beta: float = 0.0) -> torch.Tensor:
     """Return the matrix that one update applies to (g, d), float64 (2, 2).
 
@@ -69,11 +72,13 @@ def step_matrix(method: str, rate: float, *, alpha: float = 0.0, beta: float = 0
     return second @ first
 
 
+@plain_torch()
 def spectral_radius(matrix: torch.Tensor) -> float:
     """Return the largest modulus of an eigenvalue: below 1 the update converges."""
     return float(torch.linalg.eigvals(matrix).abs().max())
 
 
+@plain_torch(grad=True)
 def dirac_wgan_gp(
     rate: float, steps: int, *, critic_steps: int = 1, penalty: float = 1.0
 ) -> torch.Tensor:

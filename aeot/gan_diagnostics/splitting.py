@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from aeot._check import fail, integer, points
+from aeot._environment import plain_torch
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def _assign(cost: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return plan
 
 
+@plain_torch()
 def mass_splitting(source: torch.Tensor, target: torch.Tensor) -> Splitting:
     """Find the optimal plan between two sets of equal atoms and what a map must miss of it.
 
@@ -82,7 +84,7 @@ def mass_splitting(source: torch.Tensor, target: torch.Tensor) -> Splitting:
     return Splitting(plan, float((plan * cost).sum()), split, remaining, mapped)
 
 
-@torch.no_grad()
+@plain_torch(grad=False)
 def diversity(
     draw: Callable[[torch.Tensor, int], torch.Tensor],
     x: torch.Tensor,

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from aeot._check import fail
+from aeot._environment import plain_torch
 from aeot._rng import generator
 from aeot.data import filters
 
@@ -30,7 +31,7 @@ def _error(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double() - b.double()).square().mean())
 
 
-@torch.no_grad()
+@plain_torch(grad=False)
 def sensitivity(
     to_b: Translator,
     to_a: Translator,
@@ -68,7 +69,7 @@ def sensitivity(
     return {"levels": [float(v) for v in levels], "curve": curve, "integral": float(area)}
 
 
-@torch.no_grad()
+@plain_torch(grad=False)
 def drops(
     to_b: Translator,
     to_a: Translator,
@@ -101,7 +102,7 @@ def drops(
     return errors | {"chance": _error(x, x.mean(dim=0, keepdim=True))}
 
 
-@torch.no_grad()
+@plain_torch(grad=False)
 def honesty(
     to_b: Translator, to_a: Translator, x: torch.Tensor, y: torch.Tensor
 ) -> dict[str, float]:
@@ -130,7 +131,7 @@ def honesty(
     return {"real": real, "cycle": cycle, "gap": real - cycle}
 
 
-@torch.no_grad()
+@plain_torch(grad=False)
 def low_pass_curve(
     to_b: Translator,
     to_a: Translator,
@@ -157,7 +158,7 @@ def low_pass_curve(
     }
 
 
-@torch.no_grad()
+@plain_torch(grad=False)
 def swap(
     to_b: Translator,
     to_a: Translator,
@@ -191,6 +192,7 @@ def swap(
     return {"detail": detail, "visible": visible, "leak": visible / max(detail + visible, 1e-30)}
 
 
+@plain_torch()
 def examine(
     to_b: Translator,
     to_a: Translator,
@@ -230,6 +232,7 @@ def examine(
     return result
 
 
+@plain_torch()
 def cheating_pair(amplitude: float = 0.5) -> tuple[Translator, Translator]:
     """Build the pair that cheats perfectly: a flat grey image with everything written underneath.
 
@@ -263,6 +266,7 @@ def cheating_pair(amplitude: float = 0.5) -> tuple[Translator, Translator]:
     return to_b, to_a
 
 
+@plain_torch()
 def linear_pair(matrix: torch.Tensor) -> tuple[Translator, Translator]:
     """Build an honest pair: an invertible linear map of the flattened image, and its inverse.
 

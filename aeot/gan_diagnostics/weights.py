@@ -7,8 +7,10 @@ import math
 import torch
 
 from aeot import _check
+from aeot._environment import plain_torch
 
 
+@plain_torch()
 def l1_weight(residuals: torch.Tensor, *, estimate: str = "mean") -> float:
     """Estimate the best weight of an L1 loss from residuals y - G(x).
 

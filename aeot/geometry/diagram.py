@@ -13,6 +13,7 @@ import torch
 from scipy.spatial import ConvexHull, QhullError
 
 from aeot import _check
+from aeot._environment import plain_methods, plain_torch
 from aeot.geometry.facets import Facets
 from aeot.geometry.neighbours import line_envelope
 from aeot.geometry.tessellation import Tessellation, support
@@ -20,6 +21,7 @@ from aeot.measures import Measure
 from aeot.search import heights as conversions
 
 
+@plain_methods
 @dataclass(frozen=True)
 class PowerDiagram:
     """Power cells clipped to the support of a source.
@@ -221,6 +223,7 @@ def laplacian(
     return (scipy.sparse.diags(degree) - both).tocsr()
 
 
+@plain_torch()
 def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  # noqa: ANN401
     """Divide the support of a source into the power cells of given heights, exactly.
 

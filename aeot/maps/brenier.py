@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from aeot import _check
+from aeot._environment import plain_methods
 from aeot._rng import device_of
 from aeot._rng import generator as _generator
 from aeot.geometry.diagram import power_diagram
@@ -98,6 +99,7 @@ class Costs:
     n_points: int
 
 
+@plain_methods
 class BrenierMap(nn.Module):
     """The semi-discrete optimal transport map x -> y_i on the power cell W_i.
 

@@ -14,11 +14,13 @@ import torch
 
 from aeot import _check, _rng
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot.metrics.distances import BLOCK, pair
 from aeot.metrics.distances import features as _features
 from aeot.search.nearest import PLAIN, nearest
 
 
+@plain_torch()
 def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     """Squared 2-Wasserstein distance of the two Gaussians with the data's moments (FD).
 
@@ -69,6 +71,7 @@ def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     return max(0.0, float((means[0] - means[1]).square().sum() + spread))
 
 
+@plain_torch()
 def kernel_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (<x, y> / width + 1)^3 (KD, KID).
 
@@ -109,6 +112,7 @@ def kernel_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     return within(generated) + within(reference) - 2 * across
 
 
+@plain_torch()
 def sliced_wasserstein(
     generated: ArrayLike,
     reference: ArrayLike,
@@ -161,6 +165,7 @@ def sliced_wasserstein(
     return math.sqrt(total / directions.shape[1])
 
 
+@plain_torch()
 def class_divergence(
     generated: ArrayLike,
     reference: ArrayLike,
@@ -206,6 +211,7 @@ def class_divergence(
     return max(0.0, float(torch.xlogy(q, q / p).sum()))
 
 
+@plain_torch()
 def memorisation(
     generated: ArrayLike,
     training: ArrayLike,
@@ -246,6 +252,7 @@ def memorisation(
     return {"ratio": ours_median / theirs_median, "copied": float(copied.double().mean())}
 
 
+@plain_torch()
 def mode_coverage(
     samples: ArrayLike,
     modes: ArrayLike,

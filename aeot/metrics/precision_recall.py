@@ -13,10 +13,12 @@ from sklearn.cluster import MiniBatchKMeans
 
 from aeot import _check, _rng
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot.metrics.distances import pair, squares
 from aeot.search.nearest import nearest
 
 
+@plain_torch()
 def prdc(
     generated: ArrayLike,
     reference: ArrayLike,
@@ -104,6 +106,7 @@ def _numbers(name: str, value: ArrayLike) -> np.ndarray:
     return _check.array(name, _check.double(value)).detach().double().cpu().numpy()
 
 
+@plain_torch()
 def prd_from_histograms(
     generated: ArrayLike,
     reference: ArrayLike,
@@ -156,6 +159,7 @@ def prd_from_histograms(
     return np.clip(precision, 0, 1), np.clip(recall, 0, 1)
 
 
+@plain_torch()
 def prd_curve(
     generated: ArrayLike,
     reference: ArrayLike,
@@ -209,6 +213,7 @@ def prd_curve(
     return precision, recall
 
 
+@plain_torch()
 def prd_scores(precision: ArrayLike, recall: ArrayLike) -> tuple[float, float]:
     """Sum up a PRD curve by the best F8 (recall) and the best F1/8 (precision) on it.
 

@@ -363,7 +363,7 @@ class AEOT(AutoencoderOptions):
                 f"{self.merged_['images']} of {len(data)} rows are exact copies of another and "
                 f"{self.merged_['codes']} more have equal codes: they were merged and their "
                 "masses added",
-                stacklevel=3,
+                stacklevel=4,
             )
         if len(kept) < 2:
             raise _check.fail("data", "have at least 2 different codes", str(len(kept)))

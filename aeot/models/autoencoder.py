@@ -271,7 +271,8 @@ class Autoencoder(AutoencoderOptions):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=steps))
         device = data.values.device
         low = self.precision_ == "bfloat16"
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
+        # No cache: inside a caller's autocast it would outlive the step, and the weights move.
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=False)
         # Images span [-1, 1] here and [0, 1] in the literature: squared errors differ by 4.
         unit = 0.25 if len(self.shape_) == 3 else self.scale_**2
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from aeot import _check, _rng
+from aeot._environment import plain_torch
 from aeot.measures import Measure, Sampler
 from aeot.solvers.solution import Solution
 from aeot.solvers.solve import solve_semidiscrete
@@ -15,6 +16,7 @@ from aeot.solvers.solve import solve_semidiscrete
 Generator = Callable[[torch.Tensor], torch.Tensor]
 
 
+@plain_torch()
 def cooperative_update(
     generator: Generator,
     latent: Measure,

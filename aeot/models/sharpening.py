@@ -18,11 +18,13 @@ from __future__ import annotations
 import torch
 
 from aeot import _check
+from aeot._environment import plain_torch
 
 LIMIT = 2.0  # no frequency is amplified more: what is nearly lost cannot be brought back
 _BLOCK = 500  # images at a time bound the memory
 
 
+@plain_torch()
 def spectral_gain(images: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
     """Return how much each frequency of decoded images must be amplified.
 
@@ -57,6 +59,7 @@ def spectral_gain(images: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
     return ratio.sqrt().clamp(1, LIMIT).float()
 
 
+@plain_torch()
 def sharpen(images: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
     """Amplify the frequencies of images by a gain, and clip to [-1, 1].
 

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot.comparison.result import Comparison
 from aeot.plotting import images
 from aeot.plotting.style import COLOURS, GRAY, add_legend, panel, save
@@ -22,6 +23,7 @@ _BASELINES = {"real": "--", "reconstructions": (0, (1, 1))}  # no generator has 
 _SIZE = (4.8, 3.7)  # inches, without the names
 
 
+@plain_torch()
 def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None) -> Figure:
     """Draw every row at (F8, F1/8): recall to the right, precision up, best in the corner.
 
@@ -67,6 +69,7 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
     return save(figure, path)
 
 
+@plain_torch()
 def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> Figure:
     """Draw the precision-recall curve of every row.
 
@@ -97,6 +100,7 @@ def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> F
     return save(figure, path)
 
 
+@plain_torch()
 def sample_rows(
     found: Comparison,
     *,

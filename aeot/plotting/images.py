@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot.data import to_uint8
 from aeot.plotting.style import CHART, COLOURS, GRAY, INK, LINE, add_legend, panel, save
 
@@ -24,6 +25,7 @@ _MARGIN = 12  # pixels around and between blocks
 _CAPTION = 22  # pixels above each block
 
 
+@plain_torch()
 def image_grid(
     images: torch.Tensor,
     *,
@@ -51,6 +53,7 @@ def image_grid(
     return side_by_side({title: images}, columns=columns, path=path)
 
 
+@plain_torch()
 def side_by_side(
     groups: Mapping[str, torch.Tensor],
     *,
@@ -88,6 +91,7 @@ def side_by_side(
     return _canvas(blocks, _scale(next(iter(tiles.values()))), path, across)
 
 
+@plain_torch()
 def nearest_images(
     generated: torch.Tensor,
     nearest: torch.Tensor,
@@ -124,6 +128,7 @@ def nearest_images(
     return _canvas([(caption, block)], _scale(above), path)
 
 
+@plain_torch()
 def training_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
@@ -172,6 +177,7 @@ def training_curves(
     return save(figure, path)
 
 
+@plain_torch()
 def point_clouds(
     groups: Mapping[str, torch.Tensor], *, path: str | os.PathLike | None = None
 ) -> Figure:

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as pictures
@@ -19,6 +20,7 @@ from aeot.search.nearest import nearest
 _SHOWN = 100  # rows whose nearest training row is looked for
 
 
+@plain_torch()
 def draw_run(
     folder: Path,
     model: AEOT,
@@ -83,6 +85,7 @@ def draw_run(
     return near
 
 
+@plain_torch()
 def nearest_rows(rows: torch.Tensor, data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the nearest row of `data` for each of `rows`, block by block.
 
@@ -105,6 +108,7 @@ def nearest_rows(rows: torch.Tensor, data: Dataset) -> tuple[torch.Tensor, torch
     return best * unit / flat.shape[1] ** 0.5, index
 
 
+@plain_torch()
 def by_class(
     model: AEOT,
     data: Dataset,

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot.geometry.diagram import power_diagram
 from aeot.plotting.images import as_tiles, mosaic
 from aeot.plotting.style import ACCENT, CHART, INK, LINE, SINGULAR, colour_sites, panel, save
@@ -16,6 +17,7 @@ from aeot.plotting.transport import power_diagram as draw_diagram
 from aeot.singular.singular_set import SingularSet
 
 
+@plain_torch()
 def modes(
     singular: SingularSet,
     *,
@@ -60,6 +62,7 @@ def modes(
     return save(figure, path)
 
 
+@plain_torch()
 def crossing(
     broken: torch.Tensor,
     blended: torch.Tensor,
@@ -102,6 +105,7 @@ def crossing(
     return save(figure, path)
 
 
+@plain_torch()
 def jumps(singular: SingularSet, *, path: str | os.PathLike | None = None) -> Figure:
     """Draw how far the map jumps across its facets, regular and singular ones.
 

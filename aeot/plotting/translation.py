@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot.plotting.images import as_tiles, mosaic, show_pixels
 from aeot.plotting.style import COLOURS, GRAY, INK, save
 
@@ -24,6 +25,7 @@ class Translates(Protocol):
         ...
 
 
+@plain_torch()
 def image_rows(
     rows: Mapping[str, torch.Tensor],
     *,
@@ -72,6 +74,7 @@ def image_rows(
     return save(figure, path, dpi=None)
 
 
+@plain_torch()
 def translations(
     model: Translates,
     a: torch.Tensor,
@@ -104,6 +107,7 @@ def translations(
     return image_rows(rows, title=title, path=path)
 
 
+@plain_torch()
 def snapshots(
     model: Translates,
     a: torch.Tensor,
@@ -136,6 +140,7 @@ def snapshots(
     return on_step
 
 
+@plain_torch()
 def hiding(
     reports: Mapping[str, Mapping[str, dict]],
     *,

@@ -14,6 +14,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot.geometry.diagram import PowerDiagram
 from aeot.plotting.style import CHART, COLOURS, INK, LINE, SINGULAR, colour_sites, panel, save
 from aeot.singular.curves import singular_curves
@@ -31,6 +32,7 @@ def _limits(ax: Axes, points: np.ndarray) -> None:
     ax.set_ylim(low[1] - margin, high[1] + margin)
 
 
+@plain_torch()
 def power_diagram(
     diagram: PowerDiagram,
     *,
@@ -94,6 +96,7 @@ def _draw_curves(ax: Axes, diagram: PowerDiagram, singular: ArrayLike) -> None:
     )
 
 
+@plain_torch()
 def delaunay(
     diagram: PowerDiagram,
     *,
@@ -138,6 +141,7 @@ def delaunay(
     return save(figure, path)
 
 
+@plain_torch()
 def displacement(
     diagram: PowerDiagram,
     times: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9),
@@ -168,6 +172,7 @@ def displacement(
     return save(figure, path)
 
 
+@plain_torch()
 def potential(
     diagram: PowerDiagram,
     *,
@@ -232,6 +237,7 @@ def _light(faces: Iterable[np.ndarray]) -> np.ndarray:
     return 0.72 + 0.28 * np.abs(normals @ lamp)
 
 
+@plain_torch()
 def cell_hits(
     hits: np.ndarray,
     cells: np.ndarray,

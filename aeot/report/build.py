@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from aeot import _check, _io
+from aeot._environment import plain_torch
 from aeot.comparison.result import Comparison
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
@@ -13,6 +14,7 @@ from aeot.report.models import add_model
 from aeot.report.page import Page
 
 
+@plain_torch()
 def write_page(
     sources: dict[str, AEOT | Comparison],
     path: str | os.PathLike,

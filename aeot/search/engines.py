@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot.search import kdtree_engine, torch_engine
 from aeot.search.planes import Block, CandidateLists, Edges, Listed, Planes, Winners
 
@@ -218,6 +219,7 @@ def bind(engine: str, sites: torch.Tensor) -> Engine:
     return kdtree_engine if name == "kdtree" else torch_engine
 
 
+@plain_torch()
 def top_k(
     points: torch.Tensor,
     sites: torch.Tensor,

@@ -8,6 +8,7 @@ import torch
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot.search.engines import bind
 
 _SPARE = 4  # rows looked at beyond those asked for; measured: fewer leave more rows in doubt
@@ -15,6 +16,7 @@ _BLOCK = 1 << 22  # numbers held at once
 PLAIN = "donot_use_mm_for_euclid_dist"  # torch's name for distances by differences
 
 
+@plain_torch()
 def nearest(
     points: ArrayLike, reference: ArrayLike, k: int = 1, *, engine: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor]:

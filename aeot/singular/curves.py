@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from aeot import _check
+from aeot._environment import plain_torch
 from aeot.geometry.diagram import PowerDiagram
 
 
@@ -72,6 +73,7 @@ def _mask(diagram: PowerDiagram, singular: Any, dim: int) -> np.ndarray:  # noqa
     return np.flatnonzero(mask.numpy())
 
 
+@plain_torch()
 def singular_curves(diagram: PowerDiagram, singular: Any) -> SingularCurves:  # noqa: ANN401
     """Chain singular facets of a planar power diagram into curves.
 
@@ -138,6 +140,7 @@ def singular_curves(diagram: PowerDiagram, singular: Any) -> SingularCurves:  # 
     )
 
 
+@plain_torch()
 def singular_surfaces(diagram: PowerDiagram, singular: Any) -> SingularSurfaces:  # noqa: ANN401
     """Join singular facets of a diagram in space into sheets that end where sheets meet.
 

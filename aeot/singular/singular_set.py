@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from aeot import _check
+from aeot._environment import plain_methods, plain_torch
 from aeot.geometry.facets import Facets, angle, jump
 from aeot.maps.brenier import BrenierMap
 from aeot.singular import modes
@@ -38,6 +39,7 @@ class Crossings:
     singular: torch.Tensor
 
 
+@plain_methods
 @dataclass(frozen=True)
 class SingularSet:
     """The facets the map breaks across, and the modes that are left when they are cut.
@@ -211,6 +213,7 @@ class SingularSet:
         return torch.tensor(path[::-1], device=self.links.device)
 
 
+@plain_torch()
 def find_singularities(
     brenier: BrenierMap,
     max_angle: float | Criterion | None = None,

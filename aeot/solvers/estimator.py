@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from aeot import _check
+from aeot._environment import plain_methods
 from aeot._rng import generator
 from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
 from aeot.solvers.solve import METHODS, solve_semidiscrete
@@ -17,6 +18,7 @@ from aeot.solvers.solve import METHODS, solve_semidiscrete
 SOURCES = ("box", "ball", "gaussian")
 
 
+@plain_methods
 class SemiDiscreteOT(TransformerMixin, BaseEstimator):
     """Optimal transport of a simple source onto a data set, in scikit-learn's manner.
 

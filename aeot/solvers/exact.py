@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot.data.arrays import distinct
 from aeot.geometry.diagram import PowerDiagram, laplacian, power_diagram
 from aeot.geometry.tessellation import Support, Tessellation, support
@@ -38,6 +39,7 @@ def reject_duplicates(sites: torch.Tensor) -> None:
     raise _check.fail("sites", "be distinct", where, "merge them and add their masses")
 
 
+@plain_torch()
 def solve_exact(
     source: Measure,
     sites: ArrayLike,
@@ -267,7 +269,7 @@ def _certified(
     message = f"every cell within {relative:.1e} of its mass after {steps} Newton steps"
     if not converged:
         message = _reason(diagram, worst, float(error[worst]), steps)
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        warnings.warn(message, ConvergenceWarning, stacklevel=4)
     return Solution(
         source=source,
         sites=sites,

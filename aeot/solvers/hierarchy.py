@@ -10,6 +10,7 @@ import torch
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._environment import plain_methods, plain_torch
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Measure, Sampler
 from aeot.solvers.clusters import cluster
@@ -18,6 +19,7 @@ from aeot.solvers.solution import Solution
 from aeot.solvers.solve import solve_semidiscrete
 
 
+@plain_methods
 @dataclass(frozen=True)
 class HierarchicalMap:
     """A transport map made of a coarse optimal map and one optimal map per cluster.
@@ -74,6 +76,7 @@ class HierarchicalMap:
         return float((points - self(points)).to(torch.float64).square().sum(1).mean() / 2)
 
 
+@plain_torch()
 def solve_hierarchical(
     source: Measure,
     sites: ArrayLike,

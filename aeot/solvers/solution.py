@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from aeot._environment import plain_methods
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Measure
 
@@ -22,6 +23,7 @@ class Outcome(Enum):
     OUT_OF_SAMPLES = "out of samples: raise max_samples or tol"
 
 
+@plain_methods
 @dataclass(frozen=True)
 class Solution:
     """Heights with their certificate.

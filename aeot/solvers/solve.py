@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from aeot import _check, _io
 from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot.geometry.tessellation import support
 from aeot.measures import Empirical, Measure
 from aeot.search.engines import ENGINES
@@ -35,6 +36,7 @@ _EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 20_000}  # where exact cells beat sam
 STEPS = {"newton": NEWTON, "lbfgs": LBFGS, "adam": ADAM}
 
 
+@plain_torch()
 def solve_semidiscrete(
     source: Measure,
     sites: ArrayLike,
@@ -184,7 +186,7 @@ def _exactly(source: Measure, y: torch.Tensor, nu: torch.Tensor, tol: float) -> 
     if exact.converged:
         return exact
     if exact.mass_error > tol:
-        warnings.warn(exact.message, ConvergenceWarning, stacklevel=3)
+        warnings.warn(exact.message, ConvergenceWarning, stacklevel=4)
         return exact
     return replace(
         exact, outcome=Outcome.CONVERGED, message=f"mass error {exact.mass_error:.3g} (exact)"
@@ -305,7 +307,7 @@ def _solution(
         reasons += [f"{c.empty} empty cell(s)"] if c.empty else []
         message += ": " + ", ".join([*reasons, outcome.value])
     if outcome is Outcome.OUT_OF_SAMPLES:
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        warnings.warn(message, ConvergenceWarning, stacklevel=4)
     centroids, spread = _means(problem, scorer, state)
     return Solution(
         source=problem.source,
