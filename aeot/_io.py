@@ -204,20 +204,20 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         fresh.write_text(text, encoding="utf-8")
 
 
-def append_line(path: str | os.PathLike, record: dict[str, Any]) -> None:
-    """Add a record to a file of JSON lines, whole or not at all.
+def append_lines(path: str | os.PathLike, *records: dict[str, Any]) -> None:
+    """Add records to a file of JSON lines, which is made, all of them or none.
 
     Raises:
         OSError: If the disk refuses; it names the path.
     """
-    line = (json.dumps(record, default=str) + "\n").encode()
+    lines = "".join(json.dumps(record, default=str) + "\n" for record in records).encode()
     path = Path(path)
     with _named(path):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             before = os.fstat(handle).st_size
             try:
-                if os.write(handle, line) < len(line):
+                if lines and os.write(handle, lines) < len(lines):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except BaseException:
                 os.ftruncate(handle, before)

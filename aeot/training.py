@@ -172,10 +172,9 @@ def _from(batches: Iterable[Any] | Callable[[int], Iterable[Any]], step: int) ->
 def _append(log: str | os.PathLike, *records: dict[str, Any]) -> None:
     try:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        with Path(log).open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+        _io.append_lines(log, *records)
     except OSError as error:
-        raise _check.fail("log", "be a file that can be written", f"{log} ({error})") from error
+        raise _check.fail("log", "be a file that can be written", str(error)) from error
 
 
 class _Keeper:

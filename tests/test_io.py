@@ -3,6 +3,7 @@ import errno
 import itertools
 import json
 import os
+import pathlib
 import shutil
 import signal
 import stat
@@ -12,6 +13,7 @@ import time
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from aeot import _io
@@ -260,6 +262,132 @@ def test_readers_beside_a_writer_never_fail(tmp_path, swap):
         writer.kill()
         writer.wait()
     assert len(seen) > 3
+
+
+FULL = [errno.ENOSPC, errno.EIO, errno.EROFS]
+
+
+class Refusing:
+    """The k-th call of all that changes a disk, counted from 0, is refused."""
+
+    def __init__(self, monkeypatch, k, number):
+        self.calls, self.k, self.number = 0, k, number
+        for owner, name in (
+            *((os, n) for n in ("open", "write", "fsync", "replace", "mkdir", "ftruncate")),
+            *((pathlib.Path, n) for n in ("write_text", "write_bytes", "touch", "chmod")),
+            (_io, "save_file"),
+            (_io, "_exchange"),
+        ):
+            monkeypatch.setattr(owner, name, self.refusing(name, getattr(owner, name)))
+
+    def refusing(self, name, original):
+        def call(*args, **kwargs):
+            reads = name == "open" and not args[1] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR)
+            if not reads:
+                self.calls += 1
+                if self.calls == self.k + 1:
+                    if name == "save_file":  # as safetensors tells it
+                        raise SafetensorError(f"I/O error: no (os error {self.number})")
+                    raise OSError(self.number, os.strerror(self.number))
+            return original(*args, **kwargs)
+
+        return call
+
+
+def write_save(path):
+    _io.save(path, {"a": torch.zeros(2)}, {}, kind="Thing", keep_previous=True)
+
+
+def write_folder(path):
+    with _io.replacing(path, folder=True) as fresh:
+        (fresh / "picture").write_bytes(b"x")
+
+
+WRITERS = {
+    "save": (write_save, lambda path: _io.load(path, kind="Thing")[1].get("k") == 1),
+    "text": (lambda path: _io.write_text(path, "new"), lambda path: path.read_text() == "old"),
+    "lines": (lambda path: _io.append_lines(path, {"k": 1}), lambda p: p.read_text() == "old"),
+    "folder": (write_folder, lambda path: not list(path.iterdir())),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("number", FULL, ids=errno.errorcode.get)
+def test_a_disk_that_refuses_any_write_leaves_all_as_it_was(tmp_path, monkeypatch, kind, number):
+    write, is_as_before = WRITERS[kind]
+
+    def tried(k):
+        path = tmp_path / f"{k}" / "m"
+        path.parent.mkdir()
+        if kind == "save":
+            for before in range(2):
+                _io.save(path, TENSORS, {"k": before}, kind="Thing", keep_previous=True)
+        else:
+            path.mkdir() if kind == "folder" else path.write_text("old")
+        with monkeypatch.context() as patch:
+            refusing, error = Refusing(patch, k, number), None
+            try:
+                write(path)
+            except OSError as raised:
+                error = raised
+        assert [p.name for p in path.parent.iterdir()] == ["m"], f"litter of call {k}"
+        return path, error, refusing.calls
+
+    path, error, calls = tried(-1)
+    assert error is None
+    assert not is_as_before(path)
+    assert calls >= {"save": 10, "text": 4, "lines": 2, "folder": 4}[kind]
+    for k in range(calls):
+        path, error, _ = tried(k)
+        if error is not None:
+            assert (error.errno, error.filename) == (number, str(path))
+            assert "\n" not in str(error)
+        if kind == "save" and k == calls - 1:  # the entry in the folder above was not synced
+            assert _io.load(path, kind="Thing")[1] == {}
+        else:  # some calls may fail, such as the exchange where two renames do, too
+            assert is_as_before(path) == (error is not None)
+
+
+def test_files_that_may_not_grow_are_never_cut(tmp_path):
+    resource = pytest.importorskip("resource")
+    path, text = tmp_path / "m", tmp_path / "log"
+    big = {"a": torch.rand(2000)}
+    _io.save(path, big, {"k": list(range(500))}, kind="Thing")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    text.write_text("old\n")
+    for limit in (1, 20, 100, 1000, 4000, 8000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"File too large: '.*m'"):
+                _io.save(path, {"b": torch.rand(2000)}, {"k": list(range(900))}, kind="Thing")
+            with pytest.raises(OSError, match=r"File too large|No space left"):
+                _io.append_lines(text, {"record": "x" * 9000})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert torch.equal(_io.load(path, kind="Thing")[0]["a"], big["a"])
+        assert text.read_text() == "old\n"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "m"]
+
+
+def test_too_little_space_is_known_before_anything_is_written(tmp_path, monkeypatch):
+    _io.save(tmp_path / "m", TENSORS, CONFIG, kind="Thing")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(_io, "save_file", lambda *_: pytest.fail("wrote"))
+    wanted = r"No space left on device: 4\.1 MB are needed and 1\.0 MB are free.*m'"
+    with pytest.raises(OSError, match=wanted) as error:
+        _io.save(tmp_path / "m", {"a": torch.zeros(1_000_000)}, {}, kind="Thing")
+    assert error.value.errno == errno.ENOSPC
+    assert _io.load(tmp_path / "m", kind="Thing")[1] == CONFIG
+
+
+def test_a_link_to_a_save_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "m").symlink_to(tmp_path / "disk" / "m")
+    for k in range(2):
+        _io.save(tmp_path / "m", TENSORS, {"k": k}, kind="Thing")
+        assert _io.load(tmp_path / "disk" / "m", kind="Thing")[1] == {"k": k}
+        assert (tmp_path / "m").is_symlink()
 
 
 def test_a_text_appears_whole_or_not_at_all(tmp_path, monkeypatch):

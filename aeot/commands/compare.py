@@ -118,53 +118,60 @@ def compare(
         label: [run.path / "models" / f"{label}-{seed + k}" for k in range(seeds)]
         for label in classes
     }
-    _check_labels(plan, run.path / "models")
-    _check_kept(places, reference, n_samples)
-    classifier = run.path / "classifier"
-    extractor = _extractor(features, training, reference, classifier, seed)
-    if extractor is not None:
-        extract(extractor, reference.subset(slice(2)))  # fits images of this size
-    how: dict[str, Any] = {"metrics": metrics, "features": extractor}
-    how |= {"training": training, "seed": seed}
-    if metrics or n_samples:  # what cannot be measured is said before training
-        some = training.subset(slice(n_samples or min(10_000, len(reference))))
-        _compare({"training images, as a trial": some}, reference, n_samples=n_samples, **how)
-    run.begin()
-    if features is None and extractor is not None and not _io.holds_save(classifier):
-        extractor.save(classifier)
-    facts: dict[str, dict[str, Any]] = {}
-    for label, kind in classes.items():
-        try:
-            costs = [
-                _fitted(kind(latent_dim=latent_dim, seed=seed + k), training, limit, place)
-                for k, place in enumerate(places[label])
-            ]
-        except KeyboardInterrupt:
-            _LOG.warning("the models finished are kept: the same command goes on with %s", label)
-            raise
-        facts[label] = _mean(costs)
-    contestants |= places
-    found = _compare(
-        {label: contestants[label] for label in plan},
-        reference,
-        n_samples=n_samples,
-        repeats=repeats,
-        facts=facts,
-        **how,
-    )
-    if facts:
-        told = f"{images_seen} images" if images_seen else f"{limit['seconds']:g} s of wall clock"
-        found.protocol["budget"] = f"{told} for each training; what it took is in its row of costs"
-    found.save(run.path)
-    for old in run.path.glob("*.png"):  # of an earlier call, perhaps of other models
-        old.unlink()
-    if any(row["curve"] for row in found.rows):
-        pictures.prd_curves(found, path=run.path / "prd.png")
-    if {"f8", "f1_8"} <= set(found[next(iter(found))]):
-        pictures.precision_recall(found, path=run.path / "precision_recall.png")
-    pictures.sample_rows(found, path=run.path / "samples.png")
-    write_page({f"comparison on {training.name}": found}, run.path / "report.html")
-    return f"{found.markdown()}\ntables, figures, models and report.html are in {run.path}"
+    with run:
+        _check_labels(plan, run.path / "models")
+        _check_kept(places, reference, n_samples)
+        classifier = run.path / "classifier"
+        extractor = _extractor(features, training, reference, classifier, seed)
+        if extractor is not None:
+            extract(extractor, reference.subset(slice(2)))  # fits images of this size
+        how: dict[str, Any] = {"metrics": metrics, "features": extractor}
+        how |= {"training": training, "seed": seed}
+        if metrics or n_samples:  # what cannot be measured is said before training
+            some = training.subset(slice(n_samples or min(10_000, len(reference))))
+            _compare({"training images, as a trial": some}, reference, n_samples=n_samples, **how)
+        run.begin()
+        if features is None and extractor is not None and not _io.holds_save(classifier):
+            extractor.save(classifier)
+        facts: dict[str, dict[str, Any]] = {}
+        for label, kind in classes.items():
+            try:
+                costs = [
+                    _fitted(kind(latent_dim=latent_dim, seed=seed + k), training, limit, place)
+                    for k, place in enumerate(places[label])
+                ]
+            except KeyboardInterrupt:
+                told = "the models finished are kept: the same command goes on with %s"
+                _LOG.warning(told, label)
+                raise
+            facts[label] = _mean(costs)
+        contestants |= places
+        found = _compare(
+            {label: contestants[label] for label in plan},
+            reference,
+            n_samples=n_samples,
+            repeats=repeats,
+            facts=facts,
+            **how,
+        )
+        if facts:
+            told = (
+                f"{limit['seconds']:g} s of wall clock"
+                if "seconds" in limit
+                else f"{images_seen} images"
+            )
+            told += " for each training; what it took is in its row of costs"
+            found.protocol["budget"] = told
+        found.save(run.path)
+        for old in run.path.glob("*.png"):  # of an earlier call, perhaps of other models
+            old.unlink()
+        if any(row["curve"] for row in found.rows):
+            pictures.prd_curves(found, path=run.path / "prd.png")
+        if {"f8", "f1_8"} <= set(found[next(iter(found))]):
+            pictures.precision_recall(found, path=run.path / "precision_recall.png")
+        pictures.sample_rows(found, path=run.path / "samples.png")
+        write_page({f"comparison on {training.name}": found}, run.path / "report.html")
+        return f"{found.markdown()}\ntables, figures, models and report.html are in {run.path}"
 
 
 def _planned(models: list[str]) -> dict[str, Any]:

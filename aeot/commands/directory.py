@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
+import platform
 import re
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aeot import _check, _io
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_LOG = logging.getLogger(__name__)
+_LONGEST = 1 << 20  # bytes of recorded options
+_LOCK = ".lock"  # held by the process that works in the folder; says which one that is
 _WRITTEN = re.compile(  # all that `fit` and `sample` write, and what a kill can leave of it
-    r"\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-[\w-]+)?"
+    r"\.lock|\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-[\w-]+)?"
     r"|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
     r"|(\.?model|checkpoint/\.?\w+)(\.(writing|replaced)-[\w-]+)?(/previous)?"
     r"/(model\.safetensors|\w+\.json)"
@@ -22,7 +33,8 @@ _WRITTEN = re.compile(  # all that `fit` and `sample` write, and what a kill can
 class RunDirectory:
     """A folder that belongs to one run and records its options.
 
-    Nothing is written before `begin`, so a refused run leaves nothing behind. A run of the same
+    Used in a `with` statement, which keeps other runs out until the block or the process ends. What
+    is recorded is written by `begin`, so a refused run leaves nothing behind. A run of the same
     options goes on where it stopped; one of other options is refused, or replaced if asked to.
 
     Args:
@@ -33,7 +45,7 @@ class RunDirectory:
         overwrite: Whether an earlier run is replaced; None where that is not offered.
 
     Raises:
-        ValueError: If `out` cannot be written, or holds anything else.
+        ValueError: If `out` cannot be written, holds anything else, or another run works there.
     """
 
     def __init__(
@@ -48,7 +60,29 @@ class RunDirectory:
         self.path = Path(out).expanduser().absolute()
         self._record, self._last = self.path / record, last
         self._options = json.loads(json.dumps(options))  # as they will be read
+        self._overwrite = overwrite
         self._begun = self._replaces = False
+        self._held = contextlib.ExitStack()
+        if (self.path / _LOCK).is_file():
+            with _alone(self.path):
+                pass
+        self._check()
+
+    def __enter__(self) -> Self:
+        self._held.enter_context(_alone(self.path))
+        try:
+            self._check()  # of what another run may have done meanwhile
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def _check(self) -> None:
+        """Find out whether the run is new, goes on, or replaces another; else refuse it."""
+        last, overwrite = self._last, self._overwrite
         finished = last is not None and (self.path / last).is_file()
         before = read_options(self._record)
         self._resumed = before == self._options and not finished and not overwrite
@@ -98,8 +132,7 @@ class RunDirectory:
 
     def log(self, name: str, record: dict[str, Any]) -> None:
         """Append a record to log.jsonl."""
-        with (self.path / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"name": name, **record}, default=str) + "\n")
+        _io.append_lines(self.path / "log.jsonl", {"name": name, **record})
 
     def _written(self) -> list[Path]:
         """The files there that a fit, and `sample`, write."""
@@ -114,16 +147,63 @@ class RunDirectory:
             raise _check.fail("out", "hold a run alone", got, "move it, or choose another out")
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made, until the block or this process ends."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / _LOCK
+    handle = _taken(file)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+        with contextlib.suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
+
+
+def _taken(file: Path) -> int:
+    """Return the open file that holds the lock, in which its holder is named."""
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            free = _io.lock(handle)
+            if free is False:
+                holder = os.read(handle, 500).decode(errors="replace").strip()
+                got = f"{file.parent}, where another run works: {holder}"
+                way_out = "wait until it ends, or choose another folder"
+                raise _check.fail("out", "be free", got, way_out)
+            if free is None:
+                _LOG.warning(
+                    "%s lies on a file system without locks: see to it that no other run uses it",
+                    file.parent,
+                )
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), file.stat()):  # not one that was let go
+                    since = time.strftime("%Y-%m-%d %H:%M:%S")
+                    holder = f"host {platform.node()}, process {os.getpid()}, since {since}\n"
+                    os.ftruncate(handle, 0)
+                    os.write(handle, holder.encode())
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
 def read_options(record: Path) -> dict[str, Any] | None:
     """Return the options that a run recorded; None if the file is missing or damaged."""
     try:
+        if record.stat().st_size > _LONGEST:
+            return None
         text = record.read_text(encoding="utf-8")
         if record.suffix == ".yaml":
-            return {k: json.loads(v) for k, v in (x.split(": ", 1) for x in text.splitlines())}
-        options = json.loads(text)
+            return {k: _io.parse_json(v) for k, v in (x.split(": ", 1) for x in text.splitlines())}
+        return _io.parse_json(text, dict)
     except (OSError, ValueError):
         return None
-    return options if isinstance(options, dict) else None
 
 
 def check_new(out: str | os.PathLike) -> Path:
@@ -141,8 +221,9 @@ def check_new(out: str | os.PathLike) -> Path:
     path = Path(out).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise _check.fail("out", "be a folder", f"the file {path}", "choose another name")
-    # A run killed before its first step leaves an empty log.
-    if path.is_dir() and any(p.name != "log.jsonl" or p.stat().st_size for p in path.iterdir()):
+    # A run killed before its first step leaves an empty log, and its lock.
+    files = [p for p in path.iterdir() if p.name != _LOCK] if path.is_dir() else []
+    if any(p.name != "log.jsonl" or p.stat().st_size for p in files):
         raise _check.fail("out", "be new or empty", f"{path} with files in it", "choose another")
     parent = path
     while not parent.exists():

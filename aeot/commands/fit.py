@@ -144,17 +144,28 @@ def fit(
     Raises:
         ValueError: If anything given is unusable; then nothing was written.
     """
-    begun = time.perf_counter()
     if not _environment.is_writer():  # the computation is not split: one process does it all
         return Summary()
     path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
     kept = {**options, "out": str(path), **model.arguments()}
-    run = RunDirectory(path, kept, last="summary.json", overwrite=overwrite)
-    training, held_out, nu = _rows(options, model.seed, download)
-    read = time.perf_counter() - begun
-    if overwrite:  # else its training would go on
-        shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+    with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
+        begun = time.perf_counter()
+        rows = _rows(options, model.seed, download)
+        if overwrite:  # else its training would go on
+            shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+        return _fitted(model, rows, run, steps, time.perf_counter() - begun)
+
+
+def _fitted(
+    model: AEOT,
+    rows: tuple[Dataset, Dataset, torch.Tensor | None],
+    run: RunDirectory,
+    steps: int | None,
+    read: float,
+) -> Summary:
+    """Fit, draw and write what `fit` says; `read` seconds were spent before."""
+    training, held_out, nu = rows
     losses: list[tuple[int, float]] = []
     solved: list[dict[str, Any]] = []
 

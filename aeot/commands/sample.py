@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aeot import _check
+from aeot import _check, _io
 from aeot.commands.directory import check_new
 from aeot.data import to_uint8
 from aeot.models.aeot import AEOT
@@ -42,12 +42,13 @@ def sample(
     model = AEOT.load(run, device=device)
     path = check_new(out or Path(run) / f"samples-{seed}")
     rows = model.sample(_check.integer("n", n), seed=seed)
-    path.mkdir(parents=True, exist_ok=True)
-    if rows.ndim == 4:
-        for k, image in enumerate(to_uint8(rows).movedim(1, -1).squeeze(-1).numpy()):
-            Image.fromarray(image).save(path / f"{k:06d}.png")
-        image_grid(rows[:_SHOWN], path=path / "grid.png")
-    else:
-        np.save(path / "samples.npy", rows.numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _io.replacing(path, folder=True) as fresh:  # all of them, or none
+        if rows.ndim == 4:
+            for k, image in enumerate(to_uint8(rows).movedim(1, -1).squeeze(-1).numpy()):
+                Image.fromarray(image).save(fresh / f"{k:06d}.png")
+            image_grid(rows[:_SHOWN], path=fresh / "grid.png")
+        else:
+            np.save(fresh / "samples.npy", rows.numpy())
     accepted = model.sampled_["acceptance"]
     return f"{n} samples in {path}; {accepted:.1%} of the points drawn were accepted"

@@ -63,21 +63,24 @@ def translate(
     del options["device"]
     if model.decay:  # a constant rate can be prolonged; a falling one depends on the steps
         options["steps"] = steps
-    run = RunDirectory(out, options)
-    shown = (first[:8], second[:8])
-    grids = pictures.snapshots(model, *shown, run.path / "pictures", every=every)
+    with RunDirectory(out, options) as run:
+        shown = (first[:8], second[:8])
+        grids = pictures.snapshots(model, *shown, run.path / "pictures", every=every)
 
-    def on_step(step: int, record: dict[str, float]) -> None:
-        run.begin()
-        grids(step, record)
+        def on_step(step: int, record: dict[str, float]) -> None:
+            run.begin()
+            grids(step, record)
 
-    places = {"checkpoint": run.path / "checkpoint", "log": run.path / "log.jsonl"}
-    model.fit(data, steps=steps, on_step=on_step, **places)
-    model.save(run.path / "model")
-    pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
-    facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
-    facts |= {"environment": environment(resolve_device(model.device)), "history": model.history_}
-    run.write("run.json", facts)
+        places = {"checkpoint": run.path / "checkpoint", "log": run.path / "log.jsonl"}
+        model.fit(data, steps=steps, on_step=on_step, **places)
+        model.save(run.path / "model")
+        pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
+        facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
+        facts |= {
+            "environment": environment(resolve_device(model.device)),
+            "history": model.history_,
+        }
+        run.write("run.json", facts)
     return f"{out}: the model in model/, grids of translations in pictures/"
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from aeot import _io
+
 INK = "#1f2933"
 LINE = "#9aa5b1"
 GRID = "#e4e7eb"
@@ -110,6 +112,8 @@ def add_legend(
 def save(figure: Figure, path: str | os.PathLike | None, *, dpi: float | None = 130) -> Figure:
     """Write the figure if there is a path, making its folder; None: at the figure's own dpi."""
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=dpi or figure.dpi)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _io.replacing(path) as fresh:
+            figure.savefig(fresh, dpi=dpi or figure.dpi, format=path.suffix[1:] or None)
     return figure

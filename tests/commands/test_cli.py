@@ -2,6 +2,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -297,6 +298,32 @@ def test_vectors_are_drawn_as_points(tmp_path):
     rows = np.load(tmp_path / "run" / "samples-0" / "samples.npy")
     assert np.array_equal(rows, aeot.AEOT.load(tmp_path / "run").sample(4, seed=0).numpy())
     assert (tmp_path / "run" / "pictures" / "generated.png").is_file()
+
+
+@pytest.mark.parametrize("limit", [30, 300, 3000])
+def test_a_full_disk_ends_commands_with_one_line_and_leaves_nothing_cut(
+    finished, blobs, tmp_path, capsys, limit
+):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    shutil.copytree(finished, tmp_path / "run")
+    fresh = ["fit", "--data", str(blobs), "--out", str(tmp_path / "new"), *OPTIONS]
+    for argv in (["sample", str(tmp_path / "run"), "--n", "90"], fresh):
+        capsys.readouterr()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # as a disk that fills up
+        try:
+            assert cli.main(argv) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if "warning" not in x]
+        assert re.fullmatch(r"aeot: error: .*(File too large|No space left).*/(run|new)/.*", line)
+    assert not list((tmp_path / "run").glob("*samples*"))
+    for file in (tmp_path / "new").rglob("*"):
+        assert file.is_dir() or ".writing-" not in file.name
+    for file in (tmp_path / "new").glob("log.jsonl"):
+        assert all(json.loads(line) for line in file.read_text().splitlines())
+    assert cli.main(fresh) == 0, "the same command goes on once there is room"
+    assert model_bytes(tmp_path / "new") == model_bytes(finished)
 
 
 def test_only_the_first_of_several_processes_works(blobs, tmp_path, monkeypatch, capsys):
