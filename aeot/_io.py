@@ -241,7 +241,7 @@ def parse_json(text: str | bytes, kind: type = object) -> Any:  # noqa: ANN401
     except (RecursionError, MemoryError) as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, kind):
-        raise ValueError(f"holds a {type(value).__name__}, not a {kind.__name__}")
+        raise ValueError(f"holds a {type(value).__name__}")
     return value
 
 
