@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -14,9 +15,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
-from aeot import _check, _io
+from aeot import _check, _io, _loop
 
 _LOG = logging.getLogger(__name__)
 _KIND = "checkpoint"
@@ -52,6 +52,7 @@ def run(
     log: str | os.PathLike | None = None,
     name: str = "training",
     history: list[dict[str, float]] | None = None,
+    progress: bool | None = None,
 ) -> list[dict[str, float]]:
     """Call `update` on one batch after another, and keep what is needed to go on later.
 
@@ -68,18 +69,21 @@ def run(
         state: What `update` changes: something with ``state_dict`` and ``load_state_dict``, or
             several by name. Needed for checkpoints and to step back from a NaN.
         checkpoint: Directory to resume from, if it exists, and to write to. It is replaced whole,
-            at most once in `checkpoint_seconds`, at the end, and when the run is interrupted; an
-            interrupt takes it back to the last record or the last writing.
+            at the end, when a signal stops the run, and in between as `checkpoint_seconds` says;
+            an exception takes it back to the last record or the last writing.
         facts: Plain values that must be what they were when the checkpoint began, such as
             the arguments of the estimator and what tells its data from others (its `digest`).
         on_step: Called as ``on_step(step, record)`` after each step, counted from 1, with what
             that step measured; returning True ends the run.
         every: Steps per record of the history; a record holds means over them.
-        checkpoint_seconds: The shortest time between two checkpoints.
+        checkpoint_seconds: The shortest time between two checkpoints, which is longer where 50
+            times the time that one takes is: they cost 2 % at most. 0: one after every step.
         log: File to which each record is added as a line of JSON; its folder is made. After a
             kill, the records since the last writing of the checkpoint come a second time.
-        name: Shown on the progress bar, which appears when stderr is a terminal.
+        name: Of the work, where progress is shown.
         history: List that is to hold the history, also where an exception ends the run.
+        progress: Whether to show it on stderr; None: a bar if that is a terminal, else a line a
+            minute.
 
     Returns:
         The history: one dict per record with ``step``, ``seconds`` (spent in this process and
@@ -89,6 +93,9 @@ def run(
         Diverged: If a measured value or a weight after a step, or any state at a record, is not
             finite. The message names it; `state` and the checkpoint are back at the last record
             or writing.
+        KeyboardInterrupt: If Ctrl-C or SIGTERM came: once the step is done and the checkpoint
+            holds it; a second Ctrl-C does not wait. Handlers of the caller's are left alone, and
+            what they raise stops the run where it is.
         ValueError: If the checkpoint belongs to something else, stands beyond `steps`, or it or
             `log` cannot be written; if `log` lies inside the checkpoint, which is replaced whole.
 
@@ -126,40 +133,47 @@ def run(
     sums: dict[str, float] = begun_record.get("sums", {})
     counts: dict[str, int] = begun_record.get("counts", {})  # a step may miss a measurement
     stop = step >= steps
-    bar = tqdm(total=steps, initial=step, desc=name, disable=None, unit="step")
-    try:
-        for batch in _from(batches, step):
-            if stop:
-                break
-            measured = {key: float(value) for key, value in update(batch).items()}
-            step += 1
-            for key, value in measured.items():
-                if not math.isfinite(value):
-                    raise keeper.diverged(f"{key!r} became {value}", step)
-                sums[key] = sums.get(key, 0.0) + value
-                counts[key] = counts.get(key, 0) + 1
-            if bad := keeper.bad_weight():
-                raise keeper.diverged(f"{bad} became NaN or infinite", step)
-            bar.update()
-            stop = bool(on_step and on_step(step, {"step": step, **measured})) or step == steps
-            seconds = round(elapsed + time.perf_counter() - begun, 3)
-            if step % every == 0 or stop:
-                means = {key: value / counts[key] for key, value in sums.items()}
-                record = {"step": step, "seconds": seconds, **means}
-                keeper.take(step, [*history, record])
-                history.append(record)
-                sums, counts = {}, {}
-                bar.set_postfix({key: f"{value:.4g}" for key, value in means.items()})
-                if log is not None:
-                    _append(log, {"name": name, **record})
-            elif keeper.due():  # steps may take half a minute each
-                part = {"seconds": seconds, "sums": dict(sums), "counts": dict(counts)}
-                keeper.take(step, list(history), part)
-        if not stop and step < steps:
-            raise _check.fail("batches", f"last for {steps} steps", f"{step} batches")
-    finally:
-        bar.close()
-        keeper.write()
+
+    def part() -> dict[str, Any]:
+        seconds = round(elapsed + time.perf_counter() - begun, 3)
+        return {"seconds": seconds, "sums": dict(sums), "counts": dict(counts)}
+
+    with _loop.Loop(name, steps, done=step, progress=progress) as loop:
+        try:
+            for batch in _from(batches, step):
+                if stop:
+                    break
+                if number := _loop.asked():
+                    keeper.take(step, list(history), part())
+                    keeper.write()
+                    raise _loop.Stopped(number, f"step {step} of {steps} of {name}", keeper.kept())
+                with _loop.whole():
+                    measured = {key: float(value) for key, value in update(batch).items()}
+                    step += 1
+                    for key, value in measured.items():
+                        if not math.isfinite(value):
+                            raise keeper.diverged(f"{key!r} became {value}", step)
+                        sums[key] = sums.get(key, 0.0) + value
+                        counts[key] = counts.get(key, 0) + 1
+                    if bad := keeper.bad_weight():
+                        raise keeper.diverged(f"{bad} became NaN or infinite", step)
+                    stop = bool(on_step and on_step(step, {"step": step, **measured}))
+                    stop = stop or step == steps
+                    if step % every == 0 or stop:
+                        means = {key: value / counts[key] for key, value in sums.items()}
+                        record = {"step": step, "seconds": part()["seconds"], **means}
+                        keeper.take(step, [*history, record])
+                        history.append(record)
+                        sums, counts = {}, {}
+                        if log is not None:
+                            _append(log, {"name": name, **record})
+                    elif keeper.due():  # steps may take half a minute each
+                        keeper.take(step, list(history), part())
+                loop.at(step, measured)
+            if not stop and step < steps:
+                raise _check.fail("batches", f"last for {steps} steps", f"{step} batches")
+        finally:
+            keeper.write()
     return history
 
 
@@ -191,12 +205,11 @@ class _Keeper:
             state = {"state": state}
         self.state: dict[str, Stateful] = dict(state or {})
         self.directory = directory
-        self.seconds = seconds
+        self.pace = None if seconds == 0 else _loop.Pace(seconds)
         # As they come back from a file.
         self.facts = json.loads(json.dumps(dict(facts or {}), default=_io.plain))
         self.snapshot: tuple[int, dict[str, torch.Tensor], dict[str, Any]] | None = None
         self.written = True
-        self.last_write = time.monotonic()
 
     def restore(self) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
         """Return the step to go on from, the history so far and the record in the making."""
@@ -235,13 +248,13 @@ class _Keeper:
 
     def due(self) -> bool:
         """Whether the last writing is so long ago that the next should not wait for a record."""
-        return self.directory is not None and time.monotonic() - self.last_write >= self.seconds
+        return self.directory is not None and (self.pace is None or self.pace.due())
 
     def take(
         self, step: int, history: list[dict[str, float]], part: dict[str, Any] | None = None
     ) -> None:
         """Keep the present state, unless a tensor of it is not finite: then raise `Diverged`."""
-        if not self.state:
+        if not self.state or (self.snapshot is not None and self.snapshot[0] == step):
             return
         tree = {name: part.state_dict() for name, part in self.state.items()}
         tensors, skeleton = _io.pack(tree)
@@ -268,8 +281,15 @@ class _Keeper:
         if self.directory is None or self.snapshot is None or self.written:
             return
         _, tensors, config = self.snapshot
-        _io.save(self.directory, tensors, config, kind=_KIND, keep_previous=True)
-        self.written, self.last_write = True, time.monotonic()
+        with self.pace.measured() if self.pace else contextlib.nullcontext():
+            _io.save(self.directory, tensors, config, kind=_KIND, keep_previous=True)
+        self.written = True
+
+    def kept(self) -> str:
+        """Return what a run that was stopped leaves behind, and how to go on."""
+        if self.directory is None:
+            return "nothing is kept of it without a checkpoint"
+        return f"{self.directory} holds it, and the same call goes on"
 
 
 def _load(state: dict[str, Stateful], tensors: dict[str, torch.Tensor], skeleton: Any) -> None:  # noqa: ANN401

@@ -48,12 +48,16 @@ def each(work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
             return
         with ThreadPoolExecutor(threads) as pool:
             running: deque = deque()
-            for index in blocks:
-                running.append(pool.submit(work, index))
-                if len(running) > 2 * threads:
+            try:
+                for index in blocks:
+                    running.append(pool.submit(work, index))
+                    if len(running) > 2 * threads:
+                        yield running.popleft().result()
+                while running:
                     yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
+            finally:  # whoever stops in the middle does not wait for what has not begun
+                for future in running:
+                    future.cancel()
 
 
 @_compiled

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from aeot import _loop
 from aeot.geometry.diagram import laplacian
 from aeot.search.engines import Engine
 from aeot.search.planes import CandidateLists, Edges
@@ -66,6 +67,7 @@ class Bank:
             return torch.bincount(winner, minlength=n), lists.lead + best, near
 
         for count, best, near in self._map(part):
+            _loop.beat()
             counts += count
             total += best
             if near is not None:

@@ -8,14 +8,18 @@ products of 2m rows (each half as wide).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from aeot import _loop
 from aeot.search.engines import bind
 from aeot.search.planes import Block, CandidateLists, Listed, Winners, joined, padded_columns
 from aeot.solvers.problem import Problem
+
+T = TypeVar("T")
 
 
 class Scorer:
@@ -94,7 +98,7 @@ class Scorer:
         def work(block: int) -> Winners:
             return self.engine.winners(self.planes, h, self.draw(stage, block), runners=runners)
 
-        yield from self.engine.each(work, blocks, self.threads)
+        yield from self._each(work, blocks)
 
     def candidates(
         self,
@@ -129,7 +133,7 @@ class Scorer:
         found: list[CandidateLists] = []
         waiting: list[Listed] = []
         last = len(blocks) - 1
-        for count, piece in enumerate(self.engine.each(work, blocks, self.threads)):
+        for count, piece in enumerate(self._each(work, blocks)):
             waiting.append(piece)
             if len(waiting) * self.block_samples >= 1 << 15 or count == last:
                 start, site, value, lead, bound = joined(waiting)
@@ -150,7 +154,12 @@ class Scorer:
         def work(block: int) -> torch.Tensor:
             return self.engine.cluster_maxima(self.planes, h, self.draw(stage, block), edges)
 
-        yield from self.engine.each(work, blocks, self.threads)
+        yield from self._each(work, blocks)
+
+    def _each(self, work: Callable[[int], T], blocks: range) -> Iterator[T]:
+        for done in self.engine.each(work, blocks, self.threads):
+            _loop.beat()
+            yield done
 
     def scores_of(self, block: Block, heights: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
         """Return the scores of chosen sites at the samples of a block, (samples, k)."""

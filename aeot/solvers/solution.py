@@ -19,7 +19,6 @@ class Outcome(Enum):
     CONVERGED = "the certificate holds"
     UNMET = "the masses asked for were not met: raise tol"
     STOPPED = "stopped by on_step"
-    INTERRUPTED = "interrupted from the keyboard"
     OUT_OF_SAMPLES = "out of samples: raise max_samples or tol"
 
 

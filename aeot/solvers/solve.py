@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from tqdm import tqdm
 
-from aeot import _check, _io
+from aeot import _check, _io, _loop
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.geometry.tessellation import support
@@ -85,12 +84,13 @@ def solve_semidiscrete(
             what an ordinary problem takes.
         memory: Bytes for blocks of scores; rounding aside it changes no result.
         threads: Worker threads on a CPU; torch's number if left out. They change no result.
-        checkpoint: Directory where the state is saved after every step and from which a solve of
-            the same problem goes on, to the same heights.
+        checkpoint: Directory where the state is saved and from which a solve of the same problem
+            goes on, to the same heights: after every step, as long as that costs 2 % of the time
+            at most, and whenever the solve ends or is stopped.
         on_step: Called with every record of the history (with "seconds" and "left", an estimate,
-            added); return True to stop and get the best certified heights so far. An interrupt
-            from the keyboard does the same.
-        progress: Show a progress bar on stderr; by default where that is a terminal.
+            added); return True to stop and get the best certified heights so far.
+        progress: Whether to show progress on stderr; by default a bar if that is a terminal, else
+            a line a minute.
 
     Returns:
         The solution; ``converged`` says whether the certificate holds, ``message`` what to change.
@@ -98,6 +98,8 @@ def solve_semidiscrete(
     Raises:
         ValueError: If an argument is wrong, two sites are equal, or a checkpoint is of another
             problem.
+        KeyboardInterrupt: If Ctrl-C or SIGTERM came, within a second. It holds the best heights so
+            far as ``heights``, to be passed as `init`; what was done since the last step is lost.
 
     References:
         N. Lei, D. An, Y. Guo, K. Su, S. Liu, Z. Luo, S.-T. Yau, X. Gu, "A geometric understanding
@@ -145,17 +147,18 @@ def solve_semidiscrete(
     scorer = Scorer(problem, engine=engine, split=split, memory=memory, threads=threads)
     task = Task(problem, scorer, tol, method)
     mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
-    if checkpoint is not None and _io.holds_save(checkpoint):
-        state = load(checkpoint, mark, problem.sites.device)
-    else:
-        state = _started(task, scorer, start)
-
-    def keep(state: State) -> None:
-        if checkpoint is not None:
-            save(checkpoint, state, mark)
-
-    state, outcome = _run(task, state, max_samples, keep, on_step, progress)
-    return _solution(task, state, outcome, y, order.argsort())
+    place = order.argsort()
+    keeper = _Keeper(checkpoint, mark)
+    try:
+        with _loop.Loop("transport", unit="samples", progress=progress) as loop:
+            state = keeper.restored(problem.sites.device) or _started(task, scorer, start)
+            state, outcome = _run(task, state, max_samples, keeper, on_step, loop)
+    except _loop.Stopped as stopped:
+        if stopped.heights is not None:
+            heights = problem.from_standard(stopped.heights.cpu())
+            stopped.heights = heights[place].to(y.device)
+        raise
+    return _solution(task, state, outcome, y, place)
 
 
 def _check_source(source: Measure) -> None:
@@ -242,40 +245,78 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
     )
 
 
+class _Keeper:
+    """Writes the states of a solve, as often as that costs little, and the last one always."""
+
+    def __init__(self, path: str | os.PathLike | None, mark: dict[str, Any]) -> None:
+        self.path, self.mark = path, mark
+        self.pace = _loop.Pace(0.0)
+
+    def restored(self, device: torch.device) -> State | None:
+        """Return the state that was written last, if there is one."""
+        if self.path is None or not _io.holds_save(self.path):
+            return None
+        return load(self.path, self.mark, device)
+
+    def write(self, state: State) -> None:
+        if self.path is not None:
+            with self.pace.measured():
+                save(self.path, state, self.mark)
+
+    def stopped(self, number: int, state: State) -> _loop.Stopped:
+        """Return what is raised where a signal stops the solve."""
+        left = "its heights are the best so far, to be passed as init"
+        if self.path is not None:
+            left = f"{self.path} holds it, and the same call goes on"
+        done = f"step {len(state.history)} of the transport ({state.n_samples} samples)"
+        stopped = _loop.Stopped(number, done, left)
+        best = state.heights if state.best_heights is None else state.best_heights
+        stopped.heights = best
+        return stopped
+
+
 def _run(
     task: Task,
     state: State,
     max_samples: float | None,
-    keep: Callable[[State], None],
+    keeper: _Keeper,
     on_step: Callable[[dict[str, Any]], bool | None] | None,
-    progress: bool | None,
+    loop: _loop.Loop,
 ) -> tuple[State, Outcome]:
     """Make steps until the heights are certified, or something else ends the solve."""
     begun = time.perf_counter()
-    hidden = None if progress is None else not progress
-    bar = tqdm(desc="transport", unit=" samples", unit_scale=True, disable=hidden)
+    written = state if state.history else None
+    loop.first = state.n_samples
+
+    def exhausted() -> bool:
+        return state.n_samples > (max_samples or 8 * task.expected(state))
+
     try:
         while state.phase != "done":
+            if state.history and exhausted():
+                return state, Outcome.OUT_OF_SAMPLES
             before, then = state.n_samples, time.perf_counter()
-            state = advance(task, STEPS[task.method], state)
+            try:
+                state = advance(task, STEPS[task.method], state)
+            except _loop.Stopped as stopped:
+                raise keeper.stopped(stopped.number, state) from None
             record = state.history[-1]
-            bar.update(state.n_samples - before)
-            bar.set_postfix(stage=record["stage"], error=record["error"])
             now = time.perf_counter()
             seconds, drawn = now - begun, max(state.n_samples - before, 1)
             # Early stages cost more per sample than the last ones: an overestimate at first.
-            left = 0.0
-            if state.phase != "done":
-                left = task.planned(state) * (now - then) / drawn
-                keep(state)
+            ahead = 0.0 if state.phase == "done" else task.planned(state)
+            left = ahead * (now - then) / drawn
+            loop.total = state.n_samples + ahead
+            shown = {"stage": record["stage"], "error": record["error"], "bound": record["upper"]}
+            loop.at(state.n_samples, {k: v for k, v in shown.items() if v is not None}, left)
+            if keeper.pace.due():
+                keeper.write(state)
+                written = state
             if on_step and on_step({**record, "seconds": seconds, "left": left}) is True:
                 return state, Outcome.STOPPED
-            if state.n_samples > (max_samples or 8 * task.expected(state)):
-                return state, Outcome.OUT_OF_SAMPLES
-    except KeyboardInterrupt:
-        return state, Outcome.INTERRUPTED
     finally:
-        bar.close()
+        if state is not written and state.history:
+            keeper.write(state)
     return state, Outcome.CONVERGED
 
 

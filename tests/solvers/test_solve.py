@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -234,13 +236,51 @@ def test_stopping_returns_certified_heights():
     raw, floor = mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 16)
     assert raw <= s.mass_error_upper + floor
 
-    def ctrl_c(record):
-        if record["stage"] == "stream":
-            raise KeyboardInterrupt
 
-    s = solve(UniformBox(dim=8), codes(), tol=0.01, on_step=ctrl_c)
-    assert not s.converged
-    assert s.outcome is Outcome.INTERRUPTED
+@pytest.mark.parametrize("with_checkpoint", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_solve_and_loses_no_step(tmp_path, reference, number, with_checkpoint):
+    path, seen = tmp_path / "solve", []
+
+    def strike(record):
+        seen.append(record)
+        if record["stage"] == "grow":
+            os.kill(os.getpid(), number)
+
+    options = {"checkpoint": path} if with_checkpoint else {}
+    handlers = [signal.getsignal(k) for k in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match="of the transport") as stopped:
+        solve(UniformBox(dim=8), codes(), on_step=strike, **options)
+    assert handlers == [signal.getsignal(k) for k in (signal.SIGINT, signal.SIGTERM)]
+    assert stopped.value.number == number
+    assert f"step {len(seen)} of" in stopped.value.where
+    known = stopped.value.heights
+    spread = float(reference.heights.std())
+    assert float((known - reference.heights).std()) < 0.2 * spread  # not of another order
+    if with_checkpoint:
+        steps = []
+        again = solve(UniformBox(dim=8), codes(), on_step=steps.append, **options)
+        assert len(steps) == len(reference.history) - len(seen)
+        assert torch.equal(again.heights, reference.heights)
+        assert again.history == reference.history
+
+
+def test_a_finished_solve_is_taken_up_as_it_is(tmp_path, reference):
+    path, seen = tmp_path / "solve", []
+    with pytest.warns(ConvergenceWarning, match="max_samples"):
+        short = solve(UniformBox(dim=8), codes(), tol=1e-3, max_samples=30_000, checkpoint=path)
+    with pytest.warns(ConvergenceWarning, match="max_samples"):
+        again = solve(
+            UniformBox(dim=8),
+            codes(),
+            tol=1e-3,
+            max_samples=30_000,
+            checkpoint=path,
+            on_step=seen.append,
+        )
+    assert not seen
+    assert torch.equal(again.heights, short.heights)
+    assert again.mass_error_upper == short.mass_error_upper
 
 
 def test_an_exhausted_budget_is_a_warning_and_a_value():
