@@ -16,6 +16,7 @@ import inspect
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import aeot
+from aeot import _loop
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "demo": ("aeot.commands.fit:demo", "train, transport and generate on scikit-learn's digits"),
@@ -57,6 +59,9 @@ as --config FILE; --print_config writes one. AEOT_DEBUG=1 shows the traceback of
 """
 
 
+_GOING_ON = ("fit", "translate", "compare")  # what they have done is kept where they are stopped
+
+
 class _Refused(Exception):
     """The command line itself is wrong."""
 
@@ -68,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after ``aeot``; None takes the process's own.
 
     Returns:
-        The exit status: 0, 2 for a mistake the user can mend, 130 if interrupted.
+        The exit status: 0, 2 for a mistake the user can mend, 130 if stopped by Ctrl-C (SIGINT),
+        143 by SIGTERM.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -82,11 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             known = ", ".join(COMMANDS)
             raise _Refused(f"there is no command {argv[0]!r}; the commands are {known}")
-        with _quiet_messages():
+        with _quiet_messages(), _loop.stopping_at_once(), _loop.Loop("", stops=False):
             _run(argv[0], [_underscored(argument) for argument in argv[1:]])
-    except KeyboardInterrupt:
-        print("aeot: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        return _stopped(stopped, argv)
     except BrokenPipeError:  # `aeot doctor | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -98,6 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"aeot: error: {message or type(error).__name__}", file=sys.stderr)
         return 2
     return 0
+
+
+def _stopped(error: KeyboardInterrupt, argv: list[str]) -> int:
+    """Say in one line where a command was stopped and what becomes of it; return the status."""
+    number, where = int(getattr(error, "number", signal.SIGINT)), getattr(error, "where", "")
+    told = f"stopped by {signal.Signals(number).name}" + (f" at {where}" if where else "")
+    way_out = "the same command starts anew"
+    if argv[0] in _GOING_ON:
+        bare = all(word.partition("=")[0] != "--overwrite" for word in argv)
+        way_out = f"the same command {'' if bare else 'without --overwrite '}goes on"
+    print(f"aeot: {told}; {way_out}", file=sys.stderr)
+    return 128 + number
 
 
 def _run(command: str, argv: list[str]) -> None:

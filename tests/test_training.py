@@ -278,3 +278,52 @@ def test_generators_go_on_only_as_they_began(tmp_path):
     ae.fit(points, steps=6, checkpoint=tmp_path / "ae")
     with pytest.raises(ValueError, match="latent_dim must be 2"):
         aeot.Autoencoder(latent_dim=1).fit(points, steps=6, checkpoint=tmp_path / "ae")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [13, 20])  # in the middle of a record, and at its end
+def test_a_signal_loses_no_step(tmp_path, number, at):
+    straight = Problem()
+    history = straight.run(33)
+
+    def strike(step, record):
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt, match=f"step {at} of 33 of training") as stopped:
+        Problem().run(33, checkpoint=tmp_path / "run", on_step=strike)
+    assert str(tmp_path / "run") in str(stopped.value)
+    assert "the same call goes on" in str(stopped.value)
+    seen = []
+    again = Problem()
+    resumed = again.run(33, checkpoint=tmp_path / "run", on_step=lambda step, _: seen.append(step))
+    assert seen[0] == at + 1
+    assert torch.equal(again.weights(), straight.weights())
+    assert without_time(resumed) == without_time(history)
+
+
+def test_a_signal_without_a_checkpoint_says_so():
+    def strike(step, record):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="nothing is kept of it without a checkpoint"):
+        Problem().run(33, on_step=strike)
+
+
+def test_a_checkpoint_waits_for_fifty_times_its_cost(tmp_path, monkeypatch):
+    now, save, written = [0.0], training._io.save, []
+
+    def slow(*arguments, **options):
+        now[0] += 5
+        written.append(now[0])
+        save(*arguments, **options)
+
+    def second(step, record):
+        now[0] += 1
+
+    monkeypatch.setattr(training._io, "save", slow)
+    monkeypatch.setattr(training._loop.Pace.__init__, "__defaults__", (lambda: now[0],))
+    Problem().run(1000, checkpoint=tmp_path / "run", on_step=second)
+    assert written[0] == 65
+    assert min(b - a for a, b in zip(written, written[1:-1], strict=False)) >= 255
+    assert len(written) == 5  # after 60, 310, 560, 810 seconds of work, and at the end

@@ -167,7 +167,6 @@ def _fitted(
     """Fit, draw and write what `fit` says; `read` seconds were spent before."""
     training, held_out, nu = rows
     losses: list[tuple[int, float]] = []
-    solved: list[dict[str, Any]] = []
 
     def on_step(step: int, record: dict[str, float]) -> None:
         losses.append((step, record["loss"]))
@@ -176,7 +175,6 @@ def _fitted(
             run.write("environment.json", _environment.environment(model.device or "auto"))
 
     def on_solver_step(record: dict[str, Any]) -> None:
-        solved.append(record)
         run.log("transport", record)
 
     model.fit_autoencoder(
@@ -187,8 +185,9 @@ def _fitted(
         log=run.path / "log.jsonl",
         on_step=on_step,
     )
-    model.fit_transport(training, nu, on_step=on_solver_step)
-    if not solved:  # a solver without samples reports all its steps at the end
+    place = run.path / "checkpoint" / "transport"
+    model.fit_transport(training, nu, checkpoint=place, on_step=on_solver_step)
+    if model.certificate_["method"] == "exact":  # reports all its steps at the end
         for record in model.history_["transport"]:
             run.log("transport", record)
 

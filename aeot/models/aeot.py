@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aeot import _check, _io
+from aeot import _check, _io, _loop
 from aeot._check import ArrayLike
 from aeot._environment import resolve_device
 from aeot._estimator import positive
@@ -130,13 +130,14 @@ class AEOT(AutoencoderOptions):
 
         Raises:
             ValueError: If an argument is out of range or the data does not fit.
+            KeyboardInterrupt: If Ctrl-C or SIGTERM came; the same call goes on from `checkpoint`.
         """
         data = domain("data", data)
-        self.fit_autoencoder(
-            data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
-        )
+        options: dict[str, Any] = {"checkpoint": checkpoint, "log": log, "on_step": on_step}
         folder = None if checkpoint is None else Path(checkpoint) / "transport"
-        return self.fit_transport(data, checkpoint=folder)
+        with _loop.Loop("", stops=False):  # one minute between lines of progress, whatever runs
+            self.fit_autoencoder(data, steps=steps, held_out=held_out, **options)
+            return self.fit_transport(data, checkpoint=folder)
 
     def fit_autoencoder(
         self,

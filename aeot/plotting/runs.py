@@ -148,7 +148,8 @@ def by_class(
 
 
 def _draw_training(path: Path, model: AEOT, losses: Sequence[tuple[float, float]]) -> None:
-    if not losses or losses[0][0] != 1:  # a resumed run saw its last steps only
+    ends = {record["phase"]: record["step"] for record in model.history_["autoencoder"]}
+    if len(losses) != sum(ends.values()):  # a resumed run saw its last steps only
         losses = [(record["step"], record["loss"]) for record in model.history_["autoencoder"]]
     steps, values = np.array(losses, dtype=float).T
     breaks = np.flatnonzero(np.diff(steps) <= 0)
