@@ -95,7 +95,7 @@ def _take_over(handler: Callable[[int, FrameType | None], None]) -> dict[int, An
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {number: signal.getsignal(number) for number in _SIGNALS}
-    before = {number: known for number, known in found.items() if known in _OURS}
+    before: dict[int, Any] = {number: known for number, known in found.items() if known in _OURS}
     for number in before:
         signal.signal(number, handler)
     _flag.scopes += bool(before)
@@ -187,6 +187,7 @@ class Loop:
         self._stops, self._stream, self._clock = stops, stream, clock
         self._end: float | None = None
         self._before: dict[int, Any] = {}
+        self._display: _Display
 
     def __enter__(self) -> Self:
         self.begun = self._clock()
@@ -278,7 +279,9 @@ class _Display:
             self.drawn = False
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+        if self.stream is None:  # a program without a console
+            return
+        with contextlib.suppress(OSError, ValueError):  # closed
             self.stream.write(text)
             self.stream.flush()
 
