@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -132,64 +133,98 @@ def device(name: str, value: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=value).device
     except (RuntimeError, AssertionError, TypeError) as error:  # torch raises any of them
-        reason = str(error).split(". ")[0].split("\n")[0]
-        way_out = f"{reason}; 'cpu' always works"
+        way_out = f"{_reason(error)}; 'cpu' always works"
         raise fail(name, "be a device of this machine", shown(value), way_out) from error
 
 
 def double(value: _Given) -> _Given:
     """Give Python numbers and whole numbers the double precision they carry; leave others alone."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-        return value.astype(np.float64)
-    if torch.is_tensor(value) and not (value.is_floating_point() or value.is_complex()):
-        return value.double()
-    if isinstance(value, (list, tuple, float, int)):
-        try:
-            return torch.tensor(value, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError):
-            return value  # whoever checks it next says what is wrong
-    return value
+    try:
+        if isinstance(value, (list, tuple, float, int)):
+            found = tensor(value if _has_tensors(value) else np.asarray(value))
+        else:
+            found = tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return value  # whoever checks it next says what is wrong
+    whole = not (found.is_floating_point() or found.is_complex())
+    return found.double() if whole else found
 
 
-def forward(value: _Given) -> _Given:
-    """Copy a numpy array that runs backwards, as a flipped one does: torch has no such strides."""
-    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
-        return value.copy()
-    return value
+def _has_tensors(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and any(torch.is_tensor(v) and v.ndim for v in value)
+
+
+def tensor(value: ArrayLike | float) -> torch.Tensor:
+    """Return any array-like as a tensor: tables, lists of rows, any byte order and strides.
+
+    What needs no conversion is not copied. Read-only arrays are shared as well: nothing here
+    writes to what it was given.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: If it is none; the caller names the argument.
+    """
+    if torch.is_tensor(value):
+        return value
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError("masked entries")
+    if isinstance(value, (list, tuple)) and _has_tensors(value):
+        return torch.stack([torch.as_tensor(v) for v in value])
+    if hasattr(value, "__array__") or (
+        isinstance(value, (list, tuple)) and any(hasattr(v, "__array__") for v in value)
+    ):
+        value = np.asarray(value)  # tables of pandas and polars, for torch reads them by index
+    if not isinstance(value, np.ndarray):
+        return torch.as_tensor(value)
+    if value.dtype == object:  # as columns with missing entries are; numbers find their own type
+        value = np.array(value.tolist())
+    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
+        value = value.astype(np.float64)
+    if not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in value.strides):  # as flipped ones have; torch has no such
+        value = value.copy()
+    if value.flags.writeable:
+        return torch.as_tensor(value)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+        return torch.as_tensor(value)
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what torch or NumPy said."""
+    return str(error).split("\n")[0].split(". ")[0][:200].rstrip(".")
 
 
 def array(name: str, value: ArrayLike | float) -> torch.Tensor:
     """Return an array-like as a floating tensor, keeping its dtype and device.
 
-    Integers and float16 become float32; sequences and numpy arrays are taken as they are.
+    Integers and float16 become float32; sequences, tables and arrays are taken as they are.
 
     Raises:
         ValueError: If it is not numeric or holds NaN or infinity.
     """
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise fail(name, "have no masked entries", f"{np.ma.count_masked(value)} of them")
+    if hasattr(value, "toarray"):  # SciPy's sparse matrices
+        raise fail(name, "be a dense array", shown(value), f"pass {name}.toarray()")
     try:
-        if isinstance(value, (list, tuple)) and any(torch.is_tensor(v) and v.ndim for v in value):
-            value = torch.stack([torch.as_tensor(v) for v in value])
-        elif isinstance(value, (list, tuple)) and any(isinstance(v, np.ndarray) for v in value):
-            value = np.asarray(value)
-        tensor = torch.as_tensor(forward(value))
-    except (TypeError, ValueError, RuntimeError) as error:
-        got = f"{type(value).__name__} ({error})"
+        found = tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        got = f"{type(value).__name__} ({_reason(error)})"
         raise fail(name, "be a numeric array", got) from error
-    if tensor.layout != torch.strided:
-        raise fail(name, "be a dense array", str(tensor.layout), f"pass {name}.to_dense()")
-    if tensor.is_complex():
-        raise fail(name, "be a real array", str(tensor.dtype))
-    if tensor.dtype not in (torch.float32, torch.float64):
-        tensor = tensor.to(torch.float32)
-    finite = torch.isfinite(tensor)
+    if found.layout != torch.strided:
+        raise fail(name, "be a dense array", str(found.layout), f"pass {name}.to_dense()")
+    if found.is_complex():
+        raise fail(name, "be a real array", str(found.dtype))
+    if found.dtype not in (torch.float32, torch.float64):
+        found = found.to(torch.float32)
+    finite = torch.isfinite(found)
     if not bool(finite.all()):
         bad = int((~finite).sum())
         first = tuple(int(i) for i in (~finite).nonzero()[0])
         got = f"{bad} NaN or infinite value(s), the first at index {first}"
         raise fail(name, "be finite", got, "drop or repair those rows")
-    return tensor
+    return found
 
 
 def points(

@@ -1,7 +1,13 @@
 import math
+import subprocess
+import sys
+import warnings
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
+import scipy.sparse
 import torch
 
 import aeot
@@ -59,6 +65,81 @@ def test_a_mistyped_choice_is_told_what_was_meant():
         _check.choice("method", "nwton", ["adam", "newton"])
     with pytest.raises(ValueError, match="got 'zzz'$"):
         _check.choice("method", "zzz", ["adam", "newton"])
+
+
+FLOATS = np.random.default_rng(0).normal(size=(5, 3))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pd.DataFrame(FLOATS),
+        pd.DataFrame(np.r_[FLOATS, FLOATS])[lambda t: t.index >= 5],
+        pd.DataFrame(FLOATS, dtype="Float64"),
+        pl.DataFrame(FLOATS),
+        FLOATS.astype(">f8"),
+        np.r_[FLOATS, FLOATS][5:],
+        FLOATS[::-1][::-1],
+        np.repeat(FLOATS, 2, axis=1)[:, ::2],
+        FLOATS.astype(object),
+        FLOATS.astype(np.longdouble),
+        list(FLOATS),
+        [pd.Series(row) for row in FLOATS],
+        [torch.from_numpy(row) for row in FLOATS],
+        np.ma.MaskedArray(FLOATS),
+        np.asmatrix(FLOATS),
+        np.broadcast_to(FLOATS, (2, 5, 3))[1],
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_one_door_takes_all_that_is_like_an_array(given):
+    for value in (given, given if isinstance(given, list) else given[:]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = _check.array("x", value)
+            assert torch.equal(_check.double(value), found)
+        assert found.dtype == torch.float64
+        assert np.array_equal(found.numpy(), FLOATS)
+
+
+def test_series_of_a_filtered_table_are_read_by_position():
+    series = pd.Series(np.arange(6.0))
+    assert _check.array("x", series[series > 2]).tolist() == [3, 4, 5]
+    assert _check.masses(series[series > 2] / 12, 3).tolist() == [0.25, 4 / 12, 5 / 12]
+
+
+def test_read_only_arrays_are_shared_without_a_warning():
+    code = "import numpy as np; from aeot import _check; x = np.arange(3.); x.flags.writeable = 0"
+    code += "; assert _check.array('x', x).data_ptr() == x.ctypes.data"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)  # torch warns once only
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (scipy.sparse.eye(3, format="csr"), "dense array, got csr_matrix.*x.toarray"),
+        (torch.eye(3).to_sparse(), "dense array.*x.to_dense"),
+        (np.ma.MaskedArray([1.0, 2], [True, False]), "no masked entries, got 1 of them"),
+        ([[1.0], [2.0, 3.0]], "numeric array, got list"),
+        (pd.DataFrame({"a": ["b"]}), "numeric array, got DataFrame"),
+        (pd.Series([1, None], dtype="Int64"), "finite"),
+        (pd.Series([1.0, None]), "finite"),
+        (pl.Series([1.0, None]), "finite"),
+        ([10**400], "numeric array, got list"),
+        ({"a": 1}, "numeric array, got dict"),
+        (None, "numeric array, got NoneType"),
+        ("abc", "numeric array, got str"),
+        (np.array([object()]), "numeric array, got ndarray"),
+        (np.array(["2020-01-01"], dtype="datetime64[D]"), "numeric array, got ndarray"),
+        (lambda: 0, "numeric array, got function"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(value, words):
+    with pytest.raises(ValueError, match=f"x must (be|have) .*{words}") as error:
+        _check.array("x", value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=f"x must (be|have) .*{words}"):
+        _check.array("x", _check.double(value))
 
 
 def test_dtypes_are_kept_and_integers_become_float32():

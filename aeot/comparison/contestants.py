@@ -191,7 +191,7 @@ def _checked(name: str, batch: ArrayLike, expected: tuple[int, ...]) -> torch.Te
     """Return what a model drew as uint8 images, or say what is wrong with it."""
     who = f"samples of {name!r}"
     try:
-        batch = torch.as_tensor(_check.forward(batch)).detach()
+        batch = _check.tensor(batch).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise _check.fail(who, "be an array of images", type(batch).__name__) from error
     if batch.shape != expected:

@@ -145,7 +145,7 @@ def tensors(
     """
     argument = "array" if name == "tensors" else name  # as the caller spells it
     is_bytes = getattr(array, "dtype", None) in BYTES
-    values = torch.as_tensor(_check.forward(array)) if is_bytes else _check.array(argument, array)
+    values = _check.tensor(array) if is_bytes else _check.array(argument, array)
     values = values.detach()
     if values.ndim and len(values) == 0:
         raise _check.fail(argument, "hold at least one row", f"shape {tuple(values.shape)}")
@@ -224,7 +224,7 @@ def _labels(labels: ArrayLike | None, n: int) -> torch.Tensor | None:
         return None
     requirement = f"be {n} whole numbers >= 0, one per row"
     try:
-        tensor = torch.as_tensor(_check.forward(labels))
+        tensor = _check.tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _check.fail("labels", requirement, f"{type(labels).__name__} ({error})") from error
     whole = not tensor.is_floating_point() and not tensor.is_complex()

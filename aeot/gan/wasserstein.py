@@ -243,7 +243,7 @@ class ConditionalWGANGP(SlopePenalised):
             labels = torch.randint(classes, (n,), generator=stream)
         wanted = f"be {n} whole numbers from 0 to {classes - 1}"
         try:
-            labels = torch.as_tensor(labels)
+            labels = _check.tensor(labels)
         except (TypeError, ValueError, RuntimeError) as error:
             raise _check.fail("labels", wanted, f"{type(labels).__name__} ({error})") from error
         if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:

@@ -194,7 +194,7 @@ def class_divergence(
     frequencies = []
     for name, value in (("generated", generated), ("reference", reference)):
         _check.array(name, value)
-        labels = torch.as_tensor(_check.forward(value))
+        labels = _check.tensor(value)
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
         whole = whole and labels.ndim == 1 and len(labels) > 0
         labels = labels.long() if whole else labels
