@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aeot import _check
 from aeot._environment import plain_methods
 from aeot._rng import generator
-from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
+from aeot.measures import (
+    ConvexPolygon,
+    Gaussian,
+    GridDensity,
+    Measure,
+    UniformBall,
+    UniformBox,
+)
+from aeot.search.nearest import nearest
 from aeot.solvers.solve import METHODS, solve_semidiscrete
 
 SOURCES = ("box", "ball", "gaussian")
+_SLACK = 1e-6  # of the support's size: points on its edge may be rounded
 
 
 @plain_methods
-class SemiDiscreteOT(TransformerMixin, BaseEstimator):
+class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Optimal transport of a simple source onto a data set, in scikit-learn's manner.
 
     The rows of X are the sites. Equal rows are merged and their masses added.
+
+    Two directions, each with methods of its own: `transform` takes rows of data to coordinates in
+    the source, which are multivariate ranks (for the unit ball centre-outward ones);
+    `inverse_transform` and `predict` take points of the source to the data.
 
     Args:
         source: "box" (unit cube), "ball" (unit ball), "gaussian" (standard), or a measure.
@@ -30,23 +45,31 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
         method: "auto", "newton", "lbfgs", "adam" or "exact".
         engine: "auto", "numba", "torch", "keops" or "kdtree"; see `solve_semidiscrete`.
         max_samples: Sample budget; see `solve_semidiscrete`.
-        random_state: Seed of all samples, a whole number >= 0.
+        random_state: Seed of all samples, a whole number >= 0. As everywhere in scikit-learn, None
+            draws it from NumPy's global generator, a `RandomState` from that.
 
     Attributes:
         solution_: The `Solution`, on the distinct sites.
         brenier_: The `BrenierMap`.
         sites_: (k, d) distinct sites in lexicographic order, whatever the order of the rows of X.
         masses_: (k,) their masses.
-        site_of_row_: (n,) the distinct site of every row of X.
+        centroids_: (k, d) centroids of the sites' cells: their coordinates in the source.
+        site_of_row_: (n,) the distinct site of every row of X, -1 where its mass is zero.
         heights_: (k,) float64.
         n_features_in_: d.
+        feature_names_in_: (d,) names of X's columns, where it has some.
+
+    References:
+        V. Chernozhukov, A. Galichon, M. Hallin, M. Henry, "Monge-Kantorovich depth, quantiles,
+        ranks and signs", Annals of Statistics 45 (2017).
 
     Example:
         >>> import numpy as np
         >>> codes = np.random.default_rng(0).normal(size=(30, 2))
         >>> model = SemiDiscreteOT().fit(codes)
-        >>> model.transform([[0.5, 0.5]]).shape
-        (1, 2)
+        >>> ranks = model.transform(codes)  # in the unit square, spread evenly
+        >>> bool((model.inverse_transform(ranks) == codes).all())
+        True
         >>> points, images = model.pairs(8, seed=1)
         >>> points.shape, images.shape
         ((8, 2), (8, 2))
@@ -60,7 +83,7 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
         method: str = "auto",
         engine: str = "auto",
         max_samples: float | None = None,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.source = source
         self.tol = tol
@@ -85,15 +108,17 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
 
         Returns:
             The fitted estimator.
+
+        Raises:
+            ValueError: If an argument is out of range or the weights do not fit.
         """
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=1)  # noqa: N806
         _check.choice("method", self.method, METHODS)
-        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
-        if weight.shape != (len(X),) or not np.isfinite(weight).all() or (weight < 0).any():
-            raise _check.fail("sample_weight", f"be {len(X)} numbers >= 0", f"{weight!r}")
-        if not weight.sum() > 0:
-            raise _check.fail("sample_weight", "not be zero everywhere", "all weights zero")
-        self.sites_, self.masses_, self.site_of_row_ = merge_duplicates(X, weight)
+        X = validate_data(  # noqa: N806
+            self, _plain("X", X), dtype=[np.float64, np.float32], ensure_min_samples=1
+        )
+        self.sites_, self.masses_, self.site_of_row_ = merge_duplicates(
+            X, _weights(sample_weight, len(X))
+        )
         solution = solve_semidiscrete(
             self._measure(X.shape[1]),
             torch.from_numpy(self.sites_),
@@ -101,23 +126,81 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
             tol=self.tol,
             method=self.method,
             engine=self.engine,
-            seed=self.random_state,
+            seed=_seed(self.random_state),
             max_samples=self.max_samples,
         )
         self.solution_, self.brenier_ = solution, solution.map(engine=self.engine)
         self.heights_ = solution.heights.numpy()
+        assert solution.cell_centroids is not None
+        self.centroids_ = solution.cell_centroids.numpy().astype(self.sites_.dtype)
+        self._n_features_out = X.shape[1]
         return self
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
-        """Map source points (m, d) to the sites their cells belong to, (m, d)."""
-        cells = self.predict(X)
-        return self.sites_[cells]
+        """Return the source coordinates of rows of data (m, d): their multivariate ranks, (m, d).
+
+        A row has those of its site, the centroid of the site's cell; a row that `fit` has not seen
+        has those of the nearest site.
+        """
+        X = self._data(X)  # noqa: N806
+        _, rows = nearest(X, self.sites_, engine=self.engine)
+        return self.centroids_[rows[:, 0].numpy()]
+
+    def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
+        """Map points of the source (m, d) to the sites whose cells they lie in, (m, d).
+
+        Raises:
+            ValueError: If a point lies outside the source's support, as rows of data do.
+        """
+        check_is_fitted(self)
+        points = check_array(_plain("X", X), dtype=[np.float64, np.float32], input_name="X")
+        if points.shape[1] != self.n_features_in_:
+            raise _check.fail("X", f"have {self.n_features_in_} columns", str(points.shape[1]))
+        if told := self._outside(points):
+            way_out = "these are points of the source; for rows of data use transform"
+            raise _check.fail("X", "lie in the source's support", told, way_out)
+        return self.sites_[self._cells(points)]
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
-        """Return the index into `sites_` of the cell of every source point, (m,) int64."""
+        """Return the index into `sites_` of the cell of every point of the source, (m,) int64.
+
+        Cells reach beyond the support of the source, but mean nothing there: a UserWarning says
+        so. (It is no error because scikit-learn's own checks predict any rows.)
+        """
+        points = self._data(X)
+        if self._outside(points):
+            warnings.warn(  # without numbers, so that Python shows it once for a loop over rows
+                "X has rows outside the source's support; predict takes points of the source, "
+                "transform takes rows of data",
+                stacklevel=2,
+            )
+        return self._cells(points)
+
+    def sample(
+        self, n: int = 1, random_state: int | np.random.RandomState | None = None
+    ) -> np.ndarray:
+        """Draw rows of data, (n, d): the images of points drawn from the source.
+
+        Args:
+            n: How many.
+            random_state: Seed of the draw; None: another one each time, as in scikit-learn.
+        """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])  # noqa: N806
-        return self.brenier_.cell(torch.from_numpy(np.require(X, None, ["C", "W"]))).numpy()
+        return self.pairs(n, seed=_seed(random_state))[1]
+
+    def score(self, X: Any, y: None = None) -> float:  # noqa: ANN401, N803
+        """Return minus the certified error of the masses, `solution_.mass_error_upper`.
+
+        It is what `tol` bounds and what the fits of a grid differ in: methods, engines, budgets of
+        samples, tolerances. It does not depend on the rows: the transport cost, which does,
+        says how the data lie, not how well the problem was solved.
+
+        Args:
+            X: Rows of data (m, d), checked and not used.
+            y: Ignored.
+        """
+        self._data(X)
+        return -float(self.solution_.mass_error_upper)
 
     def pairs(self, n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Draw source points and their images: coupled pairs, for flow matching for instance.
@@ -131,9 +214,27 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         n = _check.integer("n", n)
+        seed = _check.integer("seed", seed, minimum=0)
         points = self.solution_.source.sample(n, generator=generator(seed, "pairs"))
         cells = self.brenier_.cell(points.to(torch.from_numpy(self.sites_[:1]).dtype))
         return points.numpy().astype(self.sites_.dtype), self.sites_[cells.numpy()]
+
+    def _data(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
+        """Return rows like those `fit` had, checked."""
+        check_is_fitted(self)
+        return validate_data(self, _plain("X", X), reset=False, dtype=[np.float64, np.float32])
+
+    def _cells(self, points: np.ndarray) -> np.ndarray:
+        return self.brenier_.cell(torch.from_numpy(np.require(points, None, ["C", "W"]))).numpy()
+
+    def _outside(self, points: np.ndarray) -> str:
+        """Say which points lie outside the support of the source; nothing if none does."""
+        out = outside(self.solution_.source, torch.from_numpy(points.astype(np.float64)))
+        if not bool(out.any()):
+            return ""
+        first = int(out.nonzero()[0])
+        where = _check.shown([float(f"{v:.3g}") for v in points[first]])
+        return f"{int(out.sum())} of {len(points)} rows, the first {where} at index {first}"
 
     def _measure(self, dim: int) -> Measure:
         if not isinstance(self.source, str):
@@ -141,6 +242,61 @@ class SemiDiscreteOT(TransformerMixin, BaseEstimator):
         _check.choice("source", self.source, SOURCES)
         makers = {"box": UniformBox, "ball": UniformBall, "gaussian": Gaussian}
         return makers[self.source](dim=dim)
+
+
+def _plain(name: str, value: Any) -> Any:  # noqa: ANN401
+    """Return tensors as arrays, and refuse masked entries, which scikit-learn would read."""
+    if isinstance(value, np.ma.MaskedArray):
+        _check.array(name, value)
+        return np.ma.getdata(value)
+    if torch.is_tensor(value) and value.layout == torch.strided:
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return value
+
+
+def _weights(sample_weight: Any, n: int) -> np.ndarray:  # noqa: ANN401
+    """Return weights (n,), >= 0, the largest one 1, so that no sum overflows."""
+    if sample_weight is None:
+        return np.ones(n)
+    name = "sample_weight"
+    weight = _check.array(name, _check.double(sample_weight)).detach().cpu().double().numpy()
+    if weight.shape != (n,):
+        raise _check.fail(name, f"be {n} numbers >= 0", f"shape {weight.shape}", "one per row of X")
+    if (weight < 0).any():
+        first = int(np.argmax(weight < 0))
+        raise _check.fail(name, f"be {n} numbers >= 0", f"{weight[first]:g} at index {first}")
+    if not weight.any():
+        raise _check.fail(name, "not be zero everywhere", "all weights zero", "leave it out")
+    return weight / weight.max()
+
+
+def _seed(random_state: Any) -> int:  # noqa: ANN401
+    if random_state is None or isinstance(random_state, np.random.RandomState):
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    return _check.integer("random_state", random_state, minimum=0)
+
+
+def outside(source: Measure, points: torch.Tensor) -> torch.Tensor:
+    """Return which points (m, d) lie outside the support of a source, by more than rounding.
+
+    Sources without a border, and those that are only sampled, have no outside.
+    """
+    if isinstance(source, (UniformBox, GridDensity)):
+        low, high = source.low.to(points), source.high.to(points)
+        slack = _SLACK * (high - low)
+        return ((points < low - slack) | (points > high + slack)).any(1)
+    if isinstance(source, UniformBall):
+        away = (points - source.center.to(points)).norm(dim=1)
+        return away > source.radius * (1 + _SLACK)
+    if isinstance(source, ConvexPolygon):
+        corners = source.vertices.to(points)
+        edges = corners.roll(-1, 0) - corners
+        normals = torch.stack([edges[:, 1], -edges[:, 0]], 1)
+        size = corners.amax(0) - corners.amin(0)
+        reach = (corners * normals).sum(1) + _SLACK * float(size.norm()) * normals.norm(dim=1)
+        return (points @ normals.T > reach).any(1)
+    return torch.zeros(len(points), dtype=torch.bool)
 
 
 def merge_duplicates(
