@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias, TypeVar
@@ -69,6 +70,17 @@ def meant(word: object, options: Iterable[str]) -> str:
     options = {option.lower(): option for option in options}
     near = difflib.get_close_matches(str(word).lower(), options, n=1)
     return f"did you mean {options[near[0]]!r}?" if near else ""
+
+
+_PASSED_OVER = ("aeot", "contextlib", "sklearn", "torch")
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn once per line of the caller's, outside this package and the wrappers around it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _PASSED_OVER:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def integer(

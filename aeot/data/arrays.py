@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -211,10 +210,8 @@ def _to_unit(argument: str, values: torch.Tensor, value_range: tuple[float, floa
         way_out = "say what black and white are with value_range=(black, white)"
         raise _check.fail(argument, f"lie in [{black:g}, {white:g}]", got, way_out)
     if (black, white) == (-1, 1) and low >= 0 and high > 0:
-        warnings.warn(
-            "no image value is negative although black is -1; pass value_range=(0, 1) if black "
-            "is 0",
-            stacklevel=4,
+        _check.warn(
+            "no image value is negative although black is -1; pass value_range=(0, 1) if black is 0"
         )
     return (values.to(torch.float32) - black).mul_(2 / (white - black)).sub_(1)
 

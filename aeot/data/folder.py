@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -180,7 +179,7 @@ def _read_all(files: list[Path], size: int) -> tuple[list[tuple[Path, torch.Tens
         if not loaded:
             got = f"{len(broken)} unreadable file(s): {named}{more}"
             raise _check.fail("folder", "hold readable images", got)
-        warnings.warn(f"skipped {len(broken)} unreadable image(s): {named}{more}", stacklevel=4)
+        _check.warn(f"skipped {len(broken)} unreadable image(s): {named}{more}")
     return loaded, [path for path, _ in broken]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -360,11 +359,10 @@ class AEOT(AutoencoderOptions):
         masses = torch.zeros(len(kept), dtype=torch.float64).index_add_(0, group, merged)
         self.merged_ = {"images": len(data) - len(first), "codes": len(first) - len(kept)}
         if any(self.merged_.values()):
-            warnings.warn(
+            _check.warn(
                 f"{self.merged_['images']} of {len(data)} rows are exact copies of another and "
                 f"{self.merged_['codes']} more have equal codes: they were merged and their "
-                "masses added",
-                stacklevel=4,
+                "masses added"
             )
         if len(kept) < 2:
             raise _check.fail("data", "have at least 2 different codes", str(len(kept)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -169,10 +168,9 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         points = self._data(X)
         if self._outside(points):
-            warnings.warn(  # without numbers, so that Python shows it once for a loop over rows
+            _check.warn(  # without numbers, so that Python shows it once for a loop over rows
                 "X has rows outside the source's support; predict takes points of the source, "
-                "transform takes rows of data",
-                stacklevel=2,
+                "transform takes rows of data"
             )
         return self._cells(points)
 

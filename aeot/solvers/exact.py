@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -269,7 +268,7 @@ def _certified(
     message = f"every cell within {relative:.1e} of its mass after {steps} Newton steps"
     if not converged:
         message = _reason(diagram, worst, float(error[worst]), steps)
-        warnings.warn(message, ConvergenceWarning, stacklevel=4)
+        _check.warn(message, ConvergenceWarning)
     return Solution(
         source=source,
         sites=sites,

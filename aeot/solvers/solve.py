@@ -189,7 +189,7 @@ def _exactly(source: Measure, y: torch.Tensor, nu: torch.Tensor, tol: float) -> 
     if exact.converged:
         return exact
     if exact.mass_error > tol:
-        warnings.warn(exact.message, ConvergenceWarning, stacklevel=4)
+        _check.warn(exact.message, ConvergenceWarning)
         return exact
     return replace(
         exact, outcome=Outcome.CONVERGED, message=f"mass error {exact.mass_error:.3g} (exact)"
@@ -348,7 +348,7 @@ def _solution(
         reasons += [f"{c.empty} empty cell(s)"] if c.empty else []
         message += ": " + ", ".join([*reasons, outcome.value])
     if outcome is Outcome.OUT_OF_SAMPLES:
-        warnings.warn(message, ConvergenceWarning, stacklevel=4)
+        _check.warn(message, ConvergenceWarning)
     centroids, spread = _means(problem, scorer, state)
     return Solution(
         source=problem.source,
