@@ -10,7 +10,7 @@ from typing import Any
 
 import aeot
 from aeot import _check, _io
-from aeot.commands.directory import RunDirectory
+from aeot.commands.directory import RunDirectory, passed_over
 from aeot.commands.fit import open_data
 from aeot.comparison import budget
 from aeot.comparison.compare import compare as _compare
@@ -58,6 +58,7 @@ def compare(
     root: str | None = None,
     out: str = "comparison",
     seed: int = 0,
+    strict: bool = False,
 ) -> str:
     """Train generators under one budget, measure them under one protocol, and report.
 
@@ -83,6 +84,7 @@ def compare(
         root: Where published data lie.
         out: Where everything is kept.
         seed: Of everything random.
+        strict: Refuse data in a folder in which a file cannot be read, instead of skipping it.
 
     Returns:
         The tables, and where everything is.
@@ -101,7 +103,7 @@ def compare(
     else:
         limit = {"images_seen": _check.integer("images_seen", images_seen)}
     plan = _planned(models)
-    training, reference = _data(data, size, root, seed)
+    training, reference = _data(data, size, root, seed, strict)
     if n_samples is not None and _check.integer("n_samples", n_samples) > len(reference):
         must = f"keep {n_samples} images apart to compare with"
         way_out = f"pass n_samples={len(reference)} or less"
@@ -162,6 +164,7 @@ def compare(
             )
             told += " for each training; what it took is in its row of costs"
             found.protocol["budget"] = told
+        found.protocol.update(passed_over(training))
         found.save(run.path)
         for old in run.path.glob("*.png"):  # of an earlier call, perhaps of other models
             old.unlink()
@@ -206,8 +209,10 @@ def _planned(models: list[str]) -> dict[str, Any]:
     return plan
 
 
-def _data(data: str, size: int | None, root: str | None, seed: int) -> tuple[Dataset, Dataset]:
-    every = open_data(data, size=size, root=root)
+def _data(
+    data: str, size: int | None, root: str | None, seed: int, strict: bool
+) -> tuple[Dataset, Dataset]:
+    every = open_data(data, size=size, root=root, strict=strict)
     if len(every.shape) != 3:
         raise _check.fail("data", "be images", f"rows of shape {every.shape}")
     if data in NAMES:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aeot import _check, _io
+from aeot.data import Dataset
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -204,6 +205,16 @@ def read_options(record: Path) -> dict[str, Any] | None:
         return _io.parse_json(text, dict)
     except (OSError, ValueError):
         return None
+
+
+def passed_over(data: Dataset) -> dict[str, Any]:
+    """Return, for the record of a run, what lay in the folder of these data and was not read.
+
+    ``skipped`` says of each image that could not be read why, ``repeated`` which links lead to
+    others, ``others`` counts files that are no images; what there is none of is left out.
+    """
+    names = {"skipped": "reasons", "repeated": "repeated", "others": "others"}
+    return {name: data.info[key] for name, key in names.items() if data.info.get(key)}
 
 
 def check_new(out: str | os.PathLike) -> Path:

@@ -16,7 +16,7 @@ import torch
 
 from aeot import _check, _environment
 from aeot._rng import generator
-from aeot.commands.directory import RunDirectory
+from aeot.commands.directory import RunDirectory, passed_over
 from aeot.data import Dataset, dataset, images, tensors
 from aeot.data.named import NAMES
 from aeot.models.aeot import AEOT
@@ -32,6 +32,7 @@ def open_data(
     size: int | None = None,
     root: str | None = None,
     download: bool = False,
+    strict: bool = False,
 ) -> Dataset:
     """Open what a user named: a published set, a folder of images or a NumPy file.
 
@@ -43,6 +44,7 @@ def open_data(
             of a folder 64.
         root: Where the published sets lie.
         download: Let a missing published set be fetched.
+        strict: Let no file of a folder be skipped.
 
     Returns:
         The data.
@@ -58,7 +60,7 @@ def open_data(
         return dataset(data, root, split=split, size=size, download=download)
     path = Path(data).expanduser()
     if path.is_dir():
-        return images(path, size=64 if size is None else size)
+        return images(path, size=64 if size is None else size, strict=strict)
     if path.is_file() and path.suffix == ".npy":
         return tensors(_array("data", path), name=path.stem)
     names = ", ".join(NAMES)
@@ -121,6 +123,7 @@ def fit(
     root: str | None = None,
     download: bool = False,
     overwrite: bool = False,
+    strict: bool = False,
 ) -> Summary:
     """Fit a model, draw from it, and write a run directory.
 
@@ -137,6 +140,7 @@ def fit(
         root: Folder where the published sets lie.
         download: Fetch a missing published set.
         overwrite: Replace the run that the directory holds; refused if it holds other files too.
+        strict: Refuse a folder in which a file cannot be read, instead of skipping the file.
 
     Returns:
         The summary, as written to summary.json; printed, it is plain lines.
@@ -151,7 +155,7 @@ def fit(
     kept = {**options, "out": str(path), **model.arguments()}
     with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
         begun = time.perf_counter()
-        rows = _rows(options, model.seed, download)
+        rows = _rows(options, model.seed, download=download, strict=strict)
         if overwrite:  # else its training would go on
             shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
         return _fitted(model, rows, run, steps, time.perf_counter() - begun)
@@ -198,6 +202,7 @@ def _fitted(
     near = draw_run(run.path / "pictures", model, training, held_out, generated, losses)
     summary: dict[str, Any] = {"data": training.name, "rows": len(training)}
     summary |= {"held_out_rows": len(held_out), "shape": list(training.shape)}
+    summary |= passed_over(training)
     summary |= {"latent_dim": model.latent_dim, **model.summary()}
     summary["seconds"] = {"reading": read, **summary["seconds"], "sampling": sampled}
     summary["seconds"]["pictures"] = time.perf_counter() - begun - sampled
@@ -226,10 +231,10 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
 
 
 def _rows(
-    options: dict[str, Any], seed: int, download: bool
+    options: dict[str, Any], seed: int, **how: bool
 ) -> tuple[Dataset, Dataset, torch.Tensor | None]:
     """Return what to fit to, what to keep from it, and the masses."""
-    where = {"size": options["size"], "root": options["root"], "download": download}
+    where = {"size": options["size"], "root": options["root"], **how}
     training = open_data(options["data"], **where)
     nu = None
     if options["masses"] is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aeot import _check
 from aeot._environment import environment, resolve_device
-from aeot.commands.directory import RunDirectory
+from aeot.commands.directory import RunDirectory, passed_over
 from aeot.data import Dataset, dataset, images, unpaired
 from aeot.gan.cyclegan import CycleGAN
 from aeot.plotting import translation as pictures
@@ -25,6 +25,7 @@ def translate(
     steps: int | None = None,
     every: int = 500,
     root: str | None = None,
+    strict: bool = False,
 ) -> str:
     """Train a CycleGAN between two collections of images; write the model and sample grids.
 
@@ -41,6 +42,7 @@ def translate(
         steps: Batches in all, at least 1; by default 200 passes over the larger collection.
         every: Steps between two grids of translations.
         root: Folder where published sets lie.
+        strict: Refuse a folder in which a file cannot be read, instead of skipping the file.
 
     Returns:
         One line that says where everything is.
@@ -54,7 +56,9 @@ def translate(
     _check.integer("every", every)
     if _check.integer("size", size, minimum=4) % 4:
         raise _check.fail("size", "be a multiple of 4", size)
-    first, second = (_collection(name, place, size, root) for name, place in (("a", a), ("b", b)))
+    first, second = (
+        _collection(name, place, size, root, strict) for name, place in (("a", a), ("b", b))
+    )
     if first.shape[0] != second.shape[0]:  # gray photographs among coloured ones
         _LOG.info("one collection is gray and one in colour: both are used as coloured")
         first, second = _colour(first), _colour(second)
@@ -76,6 +80,7 @@ def translate(
         model.save(run.path / "model")
         pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
         facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
+        facts["passed over"] = [passed_over(first), passed_over(second)]
         facts |= {
             "environment": environment(resolve_device(model.device)),
             "history": model.history_,
@@ -84,9 +89,9 @@ def translate(
     return f"{out}: the model in model/, grids of translations in pictures/"
 
 
-def _collection(name: str, place: str, size: int, root: str | None) -> Dataset:
+def _collection(name: str, place: str, size: int, root: str | None, strict: bool) -> Dataset:
     if Path(place).is_dir() or ":" not in place:
-        return images(place, size=size)
+        return images(place, size=size, strict=strict)
     known, label = place.rsplit(":", 1)
     data = dataset(known, root=root, size=size)
     if not label.isdigit() or data.labels is None or not bool((data.labels == int(label)).any()):
@@ -99,4 +104,4 @@ def _colour(side: Dataset) -> Dataset:
     if side.shape[0] == 3:
         return side
     values = side.values.expand(-1, 3, -1, -1).contiguous()
-    return Dataset(values, side.name, side.labels, side.classes)
+    return Dataset(values, side.name, side.labels, side.classes, side.info)

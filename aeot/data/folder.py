@@ -1,68 +1,102 @@
-"""Folders of image files, converted in one documented way."""
+"""Folders of image files: which files are read, what is said of the others, labels and pairs."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aeot import _check
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
+from aeot.data import image_file
 from aeot.data.arrays import Dataset, Domains, domain, pairs, resize
 
-_GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-_BROKEN = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
+# Images of formats that are not read: named, because their owner would miss them.
+_UNREAD = (
+    ".heic .heif .hif .svg .svgz .psd .psb .xcf .ai .eps .ps .jxl .jxr .wdp .hdp .exr .hdr .dds"
+    " .tga .pcx .ico .icns .sgi .rgb .ras .xbm .xpm .fits .fit .dcm .nii .cr2 .cr3 .crw .nef .nrw"
+    " .arw .srf .sr2 .orf .rw2 .raf .pef .dng .raw .3fr .erf .kdc .mrw .x3f .iiq .wmf .emf"
+    " .cur .fli .flc .pcd .qoi .bpg .flif"
+)
+_FOREIGN = frozenset(_UNREAD.split())
+_QUIET = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"))
+_NAMED = 100  # files named in a warning; ``info`` names all
+_Read = TypeVar("_Read")
 
 
 @plain_torch()
-def images(folder: str | os.PathLike, *, size: int = 64, channels: int | None = None) -> Dataset:
+def images(
+    folder: str | os.PathLike,
+    *,
+    size: int = 64,
+    channels: int | None = None,
+    white: float | None = None,
+    max_pixels: int = image_file.MAX_PIXELS,
+    strict: bool = False,
+) -> Dataset:
     """Read every image in a folder and its subfolders.
 
     The one way a file is converted: turned as its EXIF orientation says; transparency laid over
-    white; 16-bit gray divided by 257 (more than 16 bits or floats: only if they fit that range or
-    [0, 1]); palettes, CMYK and the like made RGB; cropped to the centred square; resized with
-    antialiasing. Of an animation the first frame is taken. Files that cannot be read are named in
-    a warning and skipped; files that are not images are passed over.
+    white; 16-bit samples divided by 257; palettes, CMYK and the like made RGB; cropped to the
+    centred square; resized with antialiasing. Of an animation, and of several pages, the first is
+    taken. PNG, JPEG, GIF, BMP, TIFF, WebP, PPM, JPEG 2000 and AVIF are read, whatever the name.
+
+    Floats and integers of 32 bits do not say what white is. Unless `white` does, it is that of the
+    brightest of them in the folder: the smallest of 1, 255 and 65535 (of integers 255, 65535 and
+    4294967295) that holds its values up to a thousandth. Where that would leave the brightest
+    below a tenth of white, it could be another scale: such files are skipped, and told why.
+
+    One bad file does not end a folder: whatever is wrong with it, it is named in a warning and
+    skipped, and images of other formats (.heic, .svg) are, too. Files that are no images are
+    counted; hidden ones, and what desktops leave behind, are not. Links are followed; a file that
+    is reached twice is taken once, under its own name rather than that of a link.
 
     Args:
         folder: Where to look. If every image lies in a subfolder, the first level of subfolders
             gives the labels.
         size: Height and width of the result in pixels.
         channels: 1 for gray, 3 for colour. None: gray if every file is.
+        white: What white is in floats and integers of 32 bits; for instance 4095 of 12 bits.
+        max_pixels: Files of more are skipped before they are decoded. All that is decoded at once
+            has no more, either: some 16 bytes each, a GiB by default.
+        strict: Raise an error instead of skipping a file.
 
     Returns:
-        The images in the order of their paths; ``info["files"]`` names them and
-        ``info["skipped"]`` the unreadable ones.
+        The images in the order of their paths. ``info["files"]`` names them, ``info["skipped"]``
+        the others and ``info["reasons"]`` why; ``info["repeated"]`` says which links lead to files
+        taken already, and ``info["others"]`` counts files that are no images by suffix.
 
     Raises:
-        ValueError: If the folder is missing, holds no image, or none can be read.
+        ValueError: If the folder is missing, holds no image, or none can be read; with `strict`
+            if one cannot.
     """
     root = _folder(folder)
     size = _check.integer("size", size, minimum=4)
     if channels not in (None, 1, 3):
-        raise _check.fail("channels", "be 1, 3 or None", _check.shown(channels))
-    loaded, skipped = _read_all(_image_files(root), size)
-    files = [path for path, _ in loaded]
+        raise _check.fail("channels", "be 1, 3 or None", repr(channels))
+    white, room = _limits(white, max_pixels)
+    found = _find(root)
+    loaded = _read_all(found, lambda pixels: resize(pixels[None], size)[0], white, room)
+    _tell(found, len(loaded), strict)
     if channels is None:
-        channels = max(pixels.shape[0] for _, pixels in loaded)
-    values = torch.stack([_with_channels(pixels, channels) for _, pixels in loaded])
-    tops = [path.relative_to(root).parts for path in files]
+        channels = max(pixels.shape[0] for pixels in loaded.values())
+    values = torch.stack([_with_channels(pixels, channels) for pixels in loaded.values()])
+    tops = [path.relative_to(root).parts for path in loaded]
     labels: torch.Tensor | None = None
     classes: tuple[str, ...] = ()
     if all(len(parts) > 1 for parts in tops):
         classes = tuple(sorted({parts[0] for parts in tops}))
         number = {name: i for i, name in enumerate(classes)}
         labels = torch.tensor([number[parts[0]] for parts in tops])
-    info = {
-        "files": [str(path.relative_to(root)) for path in files],
-        "skipped": [str(path.relative_to(root)) for path in skipped],
-    }
-    return Dataset(values, root.name, labels, classes, info)
+    return Dataset(values, root.name, labels, classes, _info(root, found, list(loaded)))
 
 
 @plain_torch()
@@ -71,22 +105,30 @@ def paired(
     b: Dataset | ArrayLike | None = None,
     *,
     size: int = 256,
+    white: float | None = None,
+    max_pixels: int = image_file.MAX_PIXELS,
+    strict: bool = False,
 ) -> Domains:
     """Put two collections side by side whose rows belong together, for translation with pairs.
 
     Args:
         a: A `Dataset` or anything `tensors` takes; or, without `b`, a folder: either with
             subfolders ``a`` and ``b`` that hold files of the same names (suffixes may differ), or
-            with files that show a on their left half and b on their right half.
+            with files that show a on their left half and b on their right half. Files are read as
+            by `images`; a pair of which one cannot be read is skipped and named.
         b: As many rows, of the same height and width.
         size: Height and width to which files from a folder are brought.
+        white: What white is in floats and integers of 32 bits, as in `images`; if None, each of
+            the subfolders has its own.
+        max_pixels: As in `images`.
+        strict: Raise an error instead of skipping a pair.
 
     Returns:
         The two domains; ``pairs[i]`` is a row of each.
 
     Raises:
         ValueError: If the numbers of rows or their sizes differ, the folder is missing or empty,
-            or a file has no partner.
+            a file has no partner, or no pair can be read; with `strict` if one cannot.
 
     Example:
         >>> both = paired(torch.zeros(4, 2), torch.ones(4, 2))
@@ -100,43 +142,62 @@ def paired(
     if b is not None:
         raise _check.fail("b", "be left out beside a folder", type(b).__name__)
     root, size = _folder(a), _check.integer("size", size, minimum=4)
+    white, room = _limits(white, max_pixels)
     if (root / "a").is_dir() and (root / "b").is_dir():
-        left, right = (_by_name(root / side) for side in ("a", "b"))
-        alone = sorted(left.keys() ^ right.keys())
-        if alone:
-            got = f"no partner for {', '.join(alone[:5])}"
-            raise _check.fail("folder", "hold the same names in a/ and b/", got)
-        files = [(left[name], right[name]) for name in left]
+        found, rows = _sides(root, size, white, room)
     else:
-        files = [(path, path) for path in _image_files(root)]
-    halves = files[0][0] == files[0][1]
-    rows = [_pair(first, second, halves, size) for first, second in files]
-    channels = max(picture.shape[0] for row in rows for picture in row)
-    sides = (
-        Dataset(torch.stack([_with_channels(row[k], channels) for row in rows]), "ab"[k])
+        found = _find(root)
+        halves = _read_all(found, lambda pixels: _halves(pixels, size), white, room)
+        rows = {(path, path): row for path, row in halves.items()}
+    _tell(found, len(rows), strict)
+    channels = max(picture.shape[0] for row in rows.values() for picture in row)
+    domains = (
+        Dataset(
+            torch.stack([_with_channels(row[k], channels) for row in rows.values()]),
+            "ab"[k],
+            info=_info(root, found, [files[k] for files in rows]),
+        )
         for k in range(2)
     )
-    return pairs(*sides)
+    return pairs(*domains)
 
 
-def _by_name(side: Path) -> dict[str, Path]:
+def _sides(
+    root: Path, size: int, white: float | None, room: image_file.Room
+) -> tuple[_Found, dict[tuple[Path, Path], tuple[torch.Tensor, torch.Tensor]]]:
+    """Read the subfolders a and b; return what was found, and files and images of each pair."""
+    sides = [_find(root / side) for side in "ab"]
+    first, second = (_by_name(root / k, side.files) for k, side in zip("ab", sides, strict=True))
+    if alone := sorted(first.keys() ^ second.keys()):
+        got = f"no partner for {', '.join(_shown(name) for name in alone[:5])}"
+        raise _check.fail("folder", "hold the same names in a/ and b/", got)
+    left, right = (
+        _read_all(side, lambda pixels: resize(pixels[None], size)[0], white, room) for side in sides
+    )
+    files = [(path, second[name]) for name, path in first.items()]
+    rows = {(p, q): (left[p], right[q]) for p, q in files if p in left and q in right}
+    found = _Found(
+        skipped=sides[0].skipped | sides[1].skipped,
+        repeated=sides[0].repeated | sides[1].repeated,
+        others=sides[0].others + sides[1].others,
+        notes=sides[0].notes + sides[1].notes,
+    )
+    return found, rows
+
+
+def _by_name(side: Path, files: list[Path]) -> dict[str, Path]:
     named: dict[str, Path] = {}
-    for path in _image_files(side):
+    for path in files:
         other = named.setdefault(str(path.relative_to(side).with_suffix("")), path)
         if other is not path:
-            got = f"{other.name} and {path.name} in {path.parent}"
+            got = f"{_shown(other.name)} and {_shown(path.name)} in {_shown(path.parent)}"
             raise _check.fail("folder", "hold one file of each name", got, "remove one of them")
     return named
 
 
-def _pair(first: Path, second: Path, halves: bool, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    try:
-        left, right = _pixels(first), _pixels(second)
-    except _BROKEN as error:
-        raise ValueError(f"{first} cannot be read: {error}; remove that pair") from error
-    if halves:
-        half = left.shape[-1] // 2
-        left, right = left[..., :half], right[..., right.shape[-1] - half :]
+def _halves(pixels: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    half = pixels.shape[-1] // 2
+    left, right = pixels[..., :half], pixels[..., pixels.shape[-1] - half :]
     return resize(left[None], size)[0], resize(right[None], size)[0]
 
 
@@ -148,62 +209,196 @@ def _folder(folder: str | os.PathLike) -> Path:
     return root
 
 
-def _image_files(root: Path) -> list[Path]:
-    known = Image.registered_extensions()
-    files = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in known
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-    if not files:
-        raise _check.fail("folder", "hold images", f"none in {root}", "check the path")
-    return files
+@dataclass
+class _Found:
+    """What lies in a folder.
+
+    Attributes:
+        files: What may be read, in the order of the paths.
+        skipped: Images that are not read, and why.
+        repeated: Links to what is there already, and under which name.
+        others: How many other files there are of each suffix.
+        notes: What else is to be said.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    skipped: dict[Path, str] = field(default_factory=dict)
+    repeated: dict[Path, Path] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
-def _read_all(files: list[Path], size: int) -> tuple[list[tuple[Path, torch.Tensor]], list[Path]]:
-    def read(path: Path) -> torch.Tensor | str:
+def _find(root: Path) -> _Found:
+    """Look through a folder and what links in it lead to, each file and folder once.
+
+    Links are followed when all else has been seen, so that what is found both ways goes by its
+    own name, and no loop is entered.
+    """
+    found = _Found()
+    folders: dict[str, Path] = {}
+    files: dict[str, Path] = {}
+    linked: list[Path] = []
+
+    def unopened(error: OSError) -> None:
+        found.skipped[Path(error.filename)] = _reason(error)
+
+    waiting = [root]
+    while waiting:
+        links: list[Path] = []
+        for start in waiting:
+            for place, inner, names in os.walk(start, onerror=unopened):
+                here, real = Path(place), os.path.realpath(place)
+                if real in folders:
+                    found.repeated[here] = folders[real]
+                    inner.clear()
+                    continue
+                folders[real] = here
+                inner[:] = [name for name in inner if not _is_quiet(name)]
+                links += [here / name for name in inner if (here / name).is_symlink()]
+                for path in (here / name for name in names if not _is_quiet(name)):
+                    suffix = path.suffix.lower()
+                    if suffix in image_file.SUFFIXES:
+                        if path.is_symlink():
+                            linked.append(path)
+                        else:
+                            files[os.path.join(real, path.name)] = path
+                    elif suffix in _FOREIGN:
+                        found.skipped[path] = f"{suffix} is not read; save it as PNG"
+                    else:
+                        found.others[suffix or "no suffix"] += 1
+        waiting = sorted(links)
+    for path in sorted(linked):
+        first = files.setdefault(os.path.realpath(path), path)
+        if first is not path:
+            found.repeated[path] = first
+    found.files = sorted(files.values())
+    parents = {parent for path in found.files for parent in path.parents}
+    for path in folders.values():
+        if path != root and path.suffix.lower() in image_file.SUFFIXES and path not in parents:
+            found.skipped[path] = "a folder"
+    if not found.files:
+        named = [f"{count} {suffix}" for suffix, count in sorted(found.others.items())]
+        named += [f"{_shown(path)}: {reason}" for path, reason in sorted(found.skipped.items())[:5]]
+        got = f"none in {_shown(root)}" + (f" ({'; '.join(named)})" if named else "")
+        raise _check.fail("folder", "hold images", got, "check the path")
+    return found
+
+
+def _is_quiet(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _QUIET
+
+
+def _limits(white: float | None, max_pixels: int) -> tuple[float | None, image_file.Room]:
+    white = None if white is None else _check.real("white", white, above=0)
+    return white, image_file.Room(_check.integer("max_pixels", max_pixels))
+
+
+def _read_all(
+    found: _Found,
+    finish: Callable[[torch.Tensor], _Read],
+    white: float | None,
+    room: image_file.Room,
+) -> dict[Path, _Read]:
+    """Read what was found, hand each picture to `finish`, and note what could not be read."""
+
+    def read(path: Path, white: float | None) -> _Read | image_file.Unscaled | str:
         try:
-            return resize(_pixels(path)[None], size)[0]
-        except _BROKEN as error:
-            return str(error) or type(error).__name__
+            return image_file.read(path, finish, white=white, room=room)
+        except image_file.Unscaled as question:
+            return question
+        except Exception as error:  # noqa: BLE001 - a file can be damaged in any way
+            return _reason(error)
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        results = list(pool.map(read, files))
-    loaded = [(p, r) for p, r in zip(files, results, strict=True) if isinstance(r, torch.Tensor)]
-    broken = [(p, r) for p, r in zip(files, results, strict=True) if isinstance(r, str)]
-    if broken:
-        named = "; ".join(f"{path}: {reason}" for path, reason in broken[:5])
-        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-        if not loaded:
-            got = f"{len(broken)} unreadable file(s): {named}{more}"
-            raise _check.fail("folder", "hold readable images", got)
-        _check.warn(f"skipped {len(broken)} unreadable image(s): {named}{more}")
-    return loaded, [path for path, _ in broken]
+    results: dict[Path, Any] = {}
+    # Pillow decodes outside the interpreter's lock. What it warns of is no error of a file, also
+    # where warnings are errors.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")
+        try:
+            seen = pool.map(lambda path: read(path, white), found.files)
+            results.update(zip(found.files, seen, strict=True))
+            for kind in ("f", "i"):
+                asked = {
+                    path: result.largest
+                    for path, result in results.items()
+                    if isinstance(result, image_file.Unscaled) and result.kind == kind
+                }
+                scale = _scale(found, kind, asked)
+                seen = pool.map(lambda path, scale=scale: read(path, scale), asked)
+                results.update(zip(asked, seen, strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interruption waits for no file
+            raise
+    for path, result in results.items():
+        if isinstance(result, image_file.Unscaled):
+            found.skipped[path] = (
+                f"what is white cannot be told from values up to {result.largest:g}; "
+                "pass white=, such as 1, 255 or 4095, to aeot.images"
+            )
+        elif isinstance(result, str):
+            found.skipped[path] = result
+    return {path: result for path, result in results.items() if path not in found.skipped}
 
 
-def _pixels(path: Path) -> torch.Tensor:
-    """Read one file as uint8 (1 or 3, H, W)."""
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-            return torch.from_numpy(_deep_gray(np.asarray(picture)))[None]
-        gray = picture.mode in _GRAY
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture)
-        pixels = torch.from_numpy(np.array(picture.convert("L" if gray else "RGB")))
-    return pixels[None] if gray else pixels.permute(2, 0, 1).contiguous()
+def _scale(found: _Found, kind: str, largest: dict[Path, float]) -> float | None:
+    """Return what is white in all these files, given the largest value of each."""
+    own = {path: image_file.white_of(kind, value) for path, value in largest.items()}
+    white = max((value for value in own.values() if value), default=None)
+    darker = [path for path in own if own[path] not in (None, white) and largest[path] > 0]
+    if white is not None and darker:
+        brightest = max((p for p in own if own[p] == white), key=lambda path: largest[path])
+        found.notes.append(
+            f"white is {white:g} in all images of {'floats' if kind == 'f' else 'integers'}, as in "
+            f"{_shown(brightest)}; {len(darker)} of them, such as {_shown(darker[0])}, have no "
+            f"value above {own[darker[0]]:g}: pass white={own[darker[0]]:g} if that is white"
+        )
+    return white
 
 
-def _deep_gray(values: np.ndarray) -> np.ndarray:
-    top = 1.0 if values.dtype.kind == "f" and values.max() <= 1 else 65535.0
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-        raise ValueError("gray values beyond 16 bits")
-    return np.rint(values * (255 / top)).astype(np.uint8)
+def _reason(error: Exception) -> str:
+    """Say in one line what is wrong with a file."""
+    text = str(getattr(error, "strerror", None) or error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+def _shown(name: str | Path) -> str:
+    """Return a name as it can be printed: any bytes may be in it."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _tell(found: _Found, loaded: int, strict: bool) -> None:
+    """Warn of what was not read; raise an error if nothing was, or if nothing may be skipped."""
+    lines = [f"{_shown(path)}: {reason}" for path, reason in sorted(found.skipped.items())]
+    count = len(lines)
+    told = "; ".join(lines[:_NAMED]) + (f"; and {count - _NAMED} more" * (count > _NAMED))
+    if not loaded or (strict and lines):
+        requirement = "hold readable images" if not loaded else "hold no other images if strict"
+        raise _check.fail("folder", requirement, f"{count} unreadable file(s): {told}")
+    if lines:
+        _check.warn(f"skipped {count} unreadable image(s): {told}")
+    if found.repeated:
+        path, first = min(found.repeated.items())
+        _check.warn(
+            f"{len(found.repeated)} link(s) lead to what is in the folder already and is taken "
+            f"once: {_shown(path)} is {_shown(first)}"
+        )
+    for note in found.notes:
+        _check.warn(note)
+
+
+def _info(root: Path, found: _Found, files: list[Path]) -> dict[str, Any]:
+    def name(path: Path) -> str:
+        return str(path.relative_to(root))
+
+    reasons = {name(path): reason for path, reason in sorted(found.skipped.items())}
+    return {
+        "files": [name(path) for path in files],
+        "skipped": list(reasons),
+        "reasons": reasons,
+        "repeated": {name(path): name(first) for path, first in sorted(found.repeated.items())},
+        "others": dict(sorted(found.others.items())),
+    }
 
 
 def _with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
