@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import reprlib
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -134,6 +136,24 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
         known = "be one of " + ", ".join(repr(o) for o in options)
         raise fail(name, known, shown(value), meant(value, options))
     return value
+
+
+def path(name: str, value: object) -> Path:
+    """Return a path, with ``~`` replaced by the home that it stands for.
+
+    Raises:
+        ValueError: If it is none, or of a user without a home.
+    """
+    if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
+        raise fail(name, "be a path", shown(value))
+    text = os.fspath(value)
+    if not isinstance(text, str) or "\0" in text or not text:
+        raise fail(name, "be a path", repr(text), "write the name of a file or folder")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        way_out = "write the folder in full"
+        raise fail(name, "begin with a home that is known", repr(text), way_out) from error
 
 
 def device(name: str, value: str | torch.device) -> torch.device:

@@ -29,6 +29,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from aeot import _check
+
 try:
     import fcntl
 except ImportError:  # not on Windows
@@ -298,7 +300,7 @@ def check_writable(directory: str | os.PathLike, *, kind: str | None = None) -> 
     Raises:
         ValueError: If it is a file, holds something else, or cannot be written.
     """
-    path = Path(directory).expanduser().absolute()
+    path = _check.path("path", directory).absolute()
     if path.exists() and not path.is_dir():
         raise ValueError(f"path must be a directory, got the file {path}; choose another name")
     if path.is_dir():
@@ -452,7 +454,7 @@ def _replaced(path: Path) -> list[Path]:
 
 def _main(directory: str | os.PathLike) -> Path:
     """Return where the newest save should lie: a run directory holds its own under ``model``."""
-    path = Path(directory).expanduser().absolute()
+    path = _check.path("path", directory).absolute()
     inside = path / "model"
     return path if (path / _MANIFEST).is_file() or not (inside / _MANIFEST).is_file() else inside
 
@@ -519,7 +521,7 @@ def _newest_whole(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     places = _places(directory)
     if not places:
-        path = Path(directory).expanduser().absolute()
+        path = _check.path("path", directory).absolute()
         got = f"{path}, which does not exist"
         if (path / "checkpoint").is_dir():
             got = f"{path}, a run that is not finished; repeat its command to go on"

@@ -118,7 +118,7 @@ def run(
         if state is None:
             raise _check.fail("state", "be given with a checkpoint", "None")
         checkpoint = _io.check_writable(checkpoint, kind=_KIND)
-        if log is not None and checkpoint in Path(log).expanduser().absolute().parents:
+        if log is not None and checkpoint in _check.path("log", log).absolute().parents:
             raise _check.fail("log", "lie outside the checkpoint, which is replaced whole", log)
     keeper = _Keeper(state, checkpoint, checkpoint_seconds, facts)
     history = [] if history is None else history

@@ -168,3 +168,10 @@ def test_forked_leaves_the_global_generator_alone():
         assert torch.equal(torch.rand(3), a)
     x, y = (torch.rand(3, generator=generator(7, "x")) for _ in range(2))
     assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("value", ["", "a\0b", "~nobody-of-that-name/x", 3, None, b"x", ["a"]])
+def test_a_path_is_one_that_a_file_can_have(value):
+    with pytest.raises(ValueError, match=r"^out must (be a path|begin with a home)[^\0]*$"):
+        _check.path("out", value)
+    assert _check.path("out", "~/x").is_absolute()

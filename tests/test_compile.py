@@ -1,7 +1,11 @@
 """Loops run where numba is missing, or where nothing can be kept on disk."""
 
+import ctypes
+import errno
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -55,3 +59,85 @@ def test_without_a_folder_for_compiled_code_the_loops_are_compiled_all_the_same(
     assert compiled(3) == 6
     monkeypatch.setattr(_compile, "numba", None)
     assert _compile.njit(fastmath=True)(twice) is twice
+
+
+def test_a_disk_that_refuses_compiled_code_costs_nothing_but_the_next_compilation(
+    tmp_path, monkeypatch
+):
+    caching = pytest.importorskip("numba.core.caching")
+    place = tmp_path / "loops.py"
+    place.write_text("def twice(x):\n    return 2 * x\n")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def twice():
+        space = {}
+        exec(compile(place.read_text(), place, "exec"), space)
+        return _compile.njit()(space["twice"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caching.IndexDataCacheFile, "_save_data", refuse)
+        assert twice()(3) == 6
+    assert twice()(3) == 6  # an index without data
+    kept = twice()
+    assert kept(3) == 6
+    assert sum(kept.stats.cache_hits.values()) == 1
+    for file in (tmp_path / "__pycache__").iterdir():
+        file.write_bytes(file.read_bytes()[:3])  # cut
+    assert twice()(3) == 6
+
+
+STRANGE = """
+import pwd
+def nobody(*_):
+    raise KeyError("uid not found")
+pwd.getpwuid = nobody
+import contextlib, io, os
+import aeot
+import aeot.search.numba_engine
+try:
+    open(os.path.join(os.path.dirname(aeot.__file__), "x"), "w")
+except OSError:
+    print("package is read-only")
+from aeot import cli
+print(cli.main(["doctor"]), cli.main(["fit", "--data", "mnist"]))
+print(cli.main(["fit", "--data", "~nobody/data"]), os.listdir("."))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="drops a right of root as Linux does")
+@pytest.mark.parametrize("home", [None, pytest.param("/nonexistent", marks=pytest.mark.slow)])
+def test_the_package_and_the_home_may_be_read_only_or_missing(tmp_path, home):
+    package = tmp_path / "site" / "aeot"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(pathlib.Path(_compile.__file__).parent, package, ignore=ignored)
+    for folder, _, _ in os.walk(package):
+        os.chmod(folder, 0o555)  # noqa: S103
+    (tmp_path / "here").mkdir()
+    homes = ("HOME", "USER", "LOGNAME", "USERNAME", "LNAME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in homes}
+    environment |= {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    if home is not None:
+        environment["HOME"] = home
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGE],
+        cwd=tmp_path / "here",
+        env=environment,
+        capture_output=True,
+        text=True,
+        # CAP_DAC_OVERRIDE, by which root writes everywhere.
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) if os.getuid() == 0 else None,
+    )
+    assert done.returncode == 0, done.stderr
+    first, *report, last = done.stdout.splitlines()
+    assert first == "package is read-only"
+    assert any(line.startswith("  mnist         not found; looked in data") for line in report)
+    assert report[-1] == "0 2"
+    assert last == "2 []"
+    mnist, nobody = (x for x in done.stderr.splitlines() if x.startswith("aeot: error"))
+    assert "data set 'mnist' was not found; looked in data" in mnist
+    assert (f"{home}/.cache" in mnist) == (home is not None)
+    assert "data must" in nobody
+    for folder, _, _ in os.walk(package):
+        os.chmod(folder, 0o755)  # noqa: S103

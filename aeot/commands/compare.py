@@ -184,9 +184,9 @@ def _planned(models: list[str]) -> dict[str, Any]:
     plan: dict[str, Any] = {}
     for text in models:
         label, equals, thing = text.partition("=")
-        thing = str(Path(thing).expanduser())
-        if not equals or Path(text).expanduser().exists():
-            thing = str(Path(text).expanduser())
+        thing = str(_check.path("models", thing or text))
+        if not equals or _check.path("models", text).exists():
+            thing = str(_check.path("models", text))
             label = Path(thing).absolute().name
         if not label or label in (".", "..") or "/" in label or "\\" in label:
             raise _check.fail("models", "have labels that can name a folder", repr(label))

@@ -58,7 +58,7 @@ class RunDirectory:
         last: str | None = None,
         overwrite: bool | None = None,
     ) -> None:
-        self.path = Path(out).expanduser().absolute()
+        self.path = _check.path("out", out).absolute()
         self._record, self._last = self.path / record, last
         self._options = json.loads(json.dumps(options))  # as they will be read
         self._overwrite = overwrite
@@ -229,7 +229,7 @@ def check_new(out: str | os.PathLike) -> Path:
     Raises:
         ValueError: If something is there, or no folder can be made there.
     """
-    path = Path(out).expanduser().absolute()
+    path = _check.path("out", out).absolute()
     if path.exists() and not path.is_dir():
         raise _check.fail("out", "be a folder", f"the file {path}", "choose another name")
     # A run killed before its first step leaves an empty log, and its lock.

@@ -58,7 +58,7 @@ def open_data(
     """
     if data in NAMES:
         return dataset(data, root, split=split, size=size, download=download)
-    path = Path(data).expanduser()
+    path = _check.path("data", data)
     if path.is_dir():
         return images(path, size=64 if size is None else size, strict=strict)
     if path.is_file() and path.suffix == ".npy":

@@ -41,13 +41,13 @@ def report(
         ValueError: If one of `runs` is neither, or `out` cannot be written.
     """
     _check.integer("shown", shown)
-    target = Path(out).expanduser()
+    target = _check.path("out", out)
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise _check.fail("out", "be a file in a folder that exists", str(target))
     sources: dict[str, AEOT | Comparison] = {}
     training: dict[str, Dataset] = {}
     for run in runs:
-        source, rows = _read(Path(run).expanduser(), data)
+        source, rows = _read(_check.path("runs", run), data)
         name = _unused(Path(run).absolute().name, sources)
         sources[name] = source
         if rows is not None:

@@ -120,13 +120,14 @@ def _read(model: Contestant, data: Dataset) -> Contestant:
     """Return a data set of given images, or what a folder holds."""
     if not isinstance(model, (str, Path)):
         return tensors(model)
-    folder = Path(model).expanduser()
+    folder = _check.path("models", model)
     for place in (folder, folder / "model"):
         if (place / "manifest.json").is_file():
             kind = _io.read_json(place / "config.json", dict).get("kind")
-            if kind not in aeot.__all__:
-                raise ValueError(f"{place} holds a saved {kind!r}")
-            return getattr(aeot, kind).load(place)
+            known = getattr(aeot, kind) if kind in list(aeot.__all__) else None
+            if not hasattr(known, "load"):
+                raise ValueError(f"{place} holds a saved {_check.shown(kind)}")
+            return known.load(place)
     return images(folder, size=data.shape[-1], channels=data.shape[0])
 
 

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,7 +146,7 @@ class Comparison(Mapping):
         Raises:
             ValueError: If the directory cannot be written.
         """
-        folder = Path(directory).expanduser()
+        folder = _check.path("directory", directory)
         _io.check_writable(folder / "data", kind="Comparison")
         pictures = {f"shown/{name}": value for name, value in self.shown.items()}
         pictures |= {f"nearest/{name}": value for name, value in self.nearest.items()}
@@ -162,7 +161,7 @@ class Comparison(Mapping):
         Raises:
             ValueError: If nothing is there or it is damaged.
         """
-        tensors, config = _io.load(Path(directory).expanduser() / "data", kind="Comparison")
+        tensors, config = _io.load(_check.path("directory", directory) / "data", kind="Comparison")
         names = [row["model"] for row in config["rows"]]
         shown, nearest = (
             {name: tensors[f"{part}/{name}"] for name in names if f"{part}/{name}" in tensors}

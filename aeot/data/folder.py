@@ -202,7 +202,7 @@ def _halves(pixels: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _folder(folder: str | os.PathLike) -> Path:
-    root = Path(folder).expanduser()
+    root = _check.path("folder", folder)
     if not root.is_dir():
         got = f"{root}, a file" if root.exists() else f"{root}, which does not exist"
         raise _check.fail("folder", "be a folder of images", got)

@@ -89,12 +89,14 @@ def dataset(
 
 def _roots(root: str | os.PathLike | None) -> list[Path]:
     if root is not None:
-        path = Path(root).expanduser()
+        path = _check.path("root", root)
         if not path.is_dir():
             raise _check.fail("root", "be a folder", str(path), "create it or leave root out")
         return [path]
     named = os.environ.get("AEOT_DATA")
-    return [*([Path(named)] if named else []), Path("data"), Path.home() / ".cache" / "aeot"]
+    home = Path(os.path.expanduser("~"))  # stays ~ where nobody knows whose process this is
+    kept = [home / ".cache" / "aeot"] if home.is_absolute() else []
+    return [*([Path(named)] if named else []), Path("data"), *kept]
 
 
 def _missing(name: str, looked: list[Path]) -> ValueError:
