@@ -567,7 +567,11 @@ def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], 
         file = path / name
         if not file.is_file():
             raise Damaged(f"{path} is incomplete: {name} is missing; restore or save it again")
-        if _file_digest(file) != digests[name]:
+        try:
+            found = _file_digest(file)
+        except OSError as error:
+            raise Damaged(f"{file} cannot be read: {error}") from error
+        if found != digests[name]:
             raise Damaged(f"{file} was changed or damaged: its SHA-256 is not the manifest's")
     body = _json(path / "config.json")
     if not isinstance(body.get("kind"), str) or not isinstance(body.get("config"), dict):
@@ -577,7 +581,7 @@ def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], 
         raise ValueError(f"{path} holds a {got}, not a {kind!r}; load it with that")
     try:
         return load_file(path / "model.safetensors", device=device), body["config"]
-    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers torch lacks
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: numbers that torch lacks
         file = path / "model.safetensors"
         raise Damaged(f"{file} is no file of tensors ({error}); save it again") from error
 
