@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +19,7 @@ from aeot._environment import plain_torch
 from aeot._rng import generator
 
 BYTES = (torch.uint8, np.uint8)
+_KEPT = (*BYTES, torch.bool, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,20 +124,22 @@ def tensors(
     """Make a data set of an array or tensor.
 
     Args:
-        array: Images (n, H, W), (n, C, H, W) or (n, H, W, C) with C = 1 or 3, or vectors (n, d).
-            uint8 images are taken as they are; other images must lie in `value_range`. What needs
-            no conversion is not copied: the data set then changes with the array.
+        array: Images (n, H, W), (n, C, H, W) or (n, H, W, C) with C = 1 or 3, the first where
+            both fit, or vectors (n, d). uint8 images are taken as they are, bool ones as black and
+            white; others must lie in `value_range`, up to rounding. What needs no conversion is
+            not copied: the data set then changes with the array.
         labels: Class of each row (n,), whole numbers from 0, or None.
         classes: Names of the classes, in the order of the labels.
-        value_range: What black and white are in images that are not uint8.
+        value_range: What black and white are in images that are neither uint8 nor bool; in uint8
+            images, too, if it is neither the default nor (0, 255).
         name: What it is called in reports.
 
     Returns:
         The data set.
 
     Raises:
-        ValueError: If the shape is none of the above, a value is not finite or out of range, or
-            the labels do not fit.
+        ValueError: If the shape is none of the above, a value is not finite or out of range, the
+            range has no width, or labels or classes do not fit.
 
     Example:
         >>> tensors([[0.0, 1.0], [2.0, 3.0]], labels=[0, 1])
@@ -143,8 +149,8 @@ def tensors(
         ((1, 8, 8), -1.0)
     """
     argument = "array" if name == "tensors" else name  # as the caller spells it
-    is_bytes = getattr(array, "dtype", None) in BYTES
-    values = _check.tensor(array) if is_bytes else _check.array(argument, array)
+    black, white = _edges(value_range)
+    values = _values(argument, array)
     values = values.detach()
     if values.ndim and len(values) == 0:
         raise _check.fail(argument, "hold at least one row", f"shape {tuple(values.shape)}")
@@ -152,15 +158,17 @@ def tensors(
         requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
         raise _check.fail(argument, requirement, f"shape {tuple(values.shape)}")
     if values.ndim == 2:
-        largest = float(values.abs().max())
+        largest = float(values.max() if values.dtype in _KEPT else values.abs().max())
         values = values.to(torch.float32)
         if not bool(torch.isfinite(values).all()):
             raise _check.fail(argument, "hold values below 3.4e38 (float32)", f"{largest:g}")
     else:
         values = _channels_first(argument, values)
-        if not is_bytes:
-            values = _to_unit(argument, values, value_range)
-    return Dataset(values.contiguous(), name, _labels(labels, len(values)), tuple(classes))
+        if values.dtype == torch.bool:
+            values = values.to(torch.uint8) * 255
+        elif values.dtype != torch.uint8 or (black, white) not in ((-1, 1), (0, 255)):
+            values = _to_unit(argument, values, black, white)
+    return Dataset(values.contiguous(), name, *_labels(labels, len(values), tuple(classes)))
 
 
 def rows_of(
@@ -194,6 +202,12 @@ def check_range(name: str, images: torch.Tensor) -> None:
 
 def _channels_first(argument: str, values: torch.Tensor) -> torch.Tensor:
     if values.ndim == 3:
+        n, height, width = values.shape
+        if width == 3 < min(n, height):
+            _check.warn(
+                f"{argument} of shape {(n, height, width)} is read as {n} gray images of "
+                f"{height} x {width}; pass {argument}[None] if it is one image in colour"
+            )
         return values[:, None]
     if values.shape[1] not in (1, 3) and values.shape[3] in (1, 3):
         values = values.permute(0, 3, 1, 2)
@@ -202,23 +216,54 @@ def _channels_first(argument: str, values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def _to_unit(argument: str, values: torch.Tensor, value_range: tuple[float, float]) -> torch.Tensor:
-    black, white = (_check.real("value_range", edge) for edge in value_range)
+def _values(argument: str, array: ArrayLike) -> torch.Tensor:
+    """Return bytes and truth values as they are, numbers in the precision that they have."""
+    parts = array if isinstance(array, (list, tuple)) else [array]
+    kinds = [getattr(part, "dtype", None) for part in parts]
+    if all(kind in _KEPT for kind in kinds) and not any(map(np.ma.is_masked, parts)):
+        with contextlib.suppress(ValueError, RuntimeError):  # of unequal sizes: refused below
+            kept = _check.tensor(array)
+            if kept.layout == torch.strided and kept.dtype in _KEPT:
+                return kept
+    return _check.array(argument, _check.double(array))
+
+
+def _edges(value_range: tuple[float, float]) -> tuple[float, float]:
+    try:
+        black, white = (_check.real("value_range", edge) for edge in value_range)
+    except (TypeError, ValueError):
+        black = white = 0.0
+    # 2 / width has to be finite, and the width, too
+    if not sys.float_info.min <= white - black < math.inf:
+        must = "be two finite numbers, black below white"
+        way_out = "pass (0, 1), (0, 65535) or what black and white are"
+        raise _check.fail("value_range", must, _check.shown(value_range), way_out)
+    return black, white
+
+
+def _to_unit(argument: str, values: torch.Tensor, black: float, white: float) -> torch.Tensor:
     low, high = float(values.min()), float(values.max())
-    if not black < white or low < black or high > white:
-        got = f"values from {low:g} to {high:g}"
+    margin = (white - black) * 5e-4  # as in `check_range`
+    if low < black - margin or high > white + margin:
+        got = f"values from {low:.7g} to {high:.7g}"
         way_out = "say what black and white are with value_range=(black, white)"
         raise _check.fail(argument, f"lie in [{black:g}, {white:g}]", got, way_out)
     if (black, white) == (-1, 1) and low >= 0 and high > 0:
         _check.warn(
             "no image value is negative although black is -1; pass value_range=(0, 1) if black is 0"
         )
-    return (values.to(torch.float32) - black).mul_(2 / (white - black)).sub_(1)
+    out = torch.empty(values.shape, dtype=torch.float32, device=values.device)
+    for start in range(0, len(values), 1024):  # blocks bound the memory of the float64 copy
+        block = values[start : start + 1024].double() - black
+        out[start : start + 1024] = block.mul_(2 / (white - black)).sub_(1).clamp_(-1, 1)
+    return out
 
 
-def _labels(labels: ArrayLike | None, n: int) -> torch.Tensor | None:
+def _labels(
+    labels: ArrayLike | None, n: int, classes: tuple[str, ...]
+) -> tuple[torch.Tensor | None, tuple[str, ...]]:
     if labels is None:
-        return None
+        return None, classes
     requirement = f"be {n} whole numbers >= 0, one per row"
     try:
         tensor = _check.tensor(labels)
@@ -227,7 +272,10 @@ def _labels(labels: ArrayLike | None, n: int) -> torch.Tensor | None:
     whole = not tensor.is_floating_point() and not tensor.is_complex()
     if tensor.shape != (n,) or not whole or int((tensor := tensor.to(torch.int64)).min()) < 0:
         raise _check.fail("labels", requirement, f"{tensor.dtype} of shape {tuple(tensor.shape)}")
-    return tensor
+    if classes and (last := int(tensor.max())) >= len(classes):
+        must = f"name every label from 0 to {last}"
+        raise _check.fail("classes", must, f"{len(classes)} names")
+    return tensor, classes
 
 
 def domain(name: str, value: Dataset | ArrayLike) -> Dataset:

@@ -50,6 +50,114 @@ def test_value_range_maps_black_and_white():
 
 
 @pytest.mark.parametrize(
+    "value_range",
+    [
+        (0, 1e-320),  # 2 / width overflows
+        (0, 1e-310),
+        (-1e308, 1e308),  # the width does
+        (0, 0),
+        (1, -1),
+        (0, np.nan),
+        (-np.inf, 0),
+        (0, np.inf),
+        (0, 0.5, 1),
+        (0,),
+        1,
+        None,
+        "01",
+        ("0", "1"),
+        np.zeros((2, 2)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16, np.uint8, bool])
+def test_a_value_range_without_a_width_is_refused(value_range, dtype):
+    message = "^value_range must be two finite numbers, black below white, got .*; pass"
+    with pytest.raises(ValueError, match=message):
+        aeot.tensors(np.zeros((2, 4, 4), dtype), value_range=value_range)
+
+
+@pytest.mark.parametrize(
+    ("black", "white"),
+    [(0, 1e-300), (0, 1e-40), (1e9, 1e9 + 1), (-3e38, 3e38), (-8e307, 8e307), (0, 65535), (7, 9)],
+)
+def test_any_other_range_brings_values_to_unit_size(black, white):
+    array = np.array([[[black, black / 2 + white / 2, white]]])
+    np.testing.assert_allclose(
+        aeot.tensors(array, value_range=(black, white))[0].flatten(), [-1, 0, 1], atol=1e-6
+    )
+
+
+def test_values_a_rounding_unit_outside_are_white_or_black():
+    above = np.nextafter(np.float32(1), np.float32(2))
+    array = np.array([[[-1e-7, above, 1.0004]]], np.float32)
+    assert aeot.tensors(array, value_range=(0, 1))[0].flatten().tolist() == [-1, 1, 1]
+    assert aeot.tensors(-array)[0].flatten().tolist()[1:] == [-1, -1]
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got values from 0 to 1.002; say"):
+        aeot.tensors(array * 0 + np.float32(1.002) * (array > 1), value_range=(0, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.uint32, np.int64])
+def test_integers_need_their_white(dtype):
+    array = np.array([[[0, 16448, 32767]]], dtype)
+    with pytest.raises(
+        ValueError, match=r"array must lie in \[-1, 1\], .* to 32767; .*value_range="
+    ):
+        aeot.tensors(array)
+    wanted = [-1, 2 * 16448 / 32767 - 1, 1]
+    found = aeot.tensors(array, value_range=(0, 32767))[0].flatten()
+    np.testing.assert_allclose(found, wanted, atol=1e-7)
+
+
+def test_truth_values_are_black_and_white():
+    mask = np.array([[[False, True], [True, False]]])
+    for array in (mask, torch.as_tensor(mask), list(mask)):
+        assert aeot.tensors(array)[0].flatten().tolist() == [-1, 1, 1, -1]
+    assert aeot.tensors(mask[0]).values.tolist() == [[0, 1], [1, 0]]  # vectors stay numbers
+
+
+def test_bytes_in_a_list_are_bytes():
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8)
+    for array in (list(images), tuple(images), list(torch.as_tensor(images))):
+        assert torch.equal(aeot.tensors(array).values[:, 0], torch.as_tensor(images))
+
+
+def test_bytes_have_another_white_if_told():
+    mask = np.array([[[0, 1]]], np.uint8)
+    assert aeot.tensors(mask, value_range=(0, 1))[0].flatten().tolist() == [-1, 1]
+    assert aeot.tensors(mask, value_range=(0, 255)).values.flatten().tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"array must lie in \[0, 1\], got values from 0 to 200"):
+        aeot.tensors(mask * 200, value_range=(0, 1))
+
+
+def test_bytes_with_masked_or_missing_entries_are_refused():
+    masked = np.ma.array(np.zeros((2, 4, 4), np.uint8), mask=np.eye(4)[None].repeat(2, 0) > 0)
+    with pytest.raises(ValueError, match="array must have no masked entries, got 8"):
+        aeot.tensors(masked)
+    with pytest.raises(ValueError, match="array must be a dense array"):
+        aeot.tensors(torch.zeros(2, 4, 4, dtype=torch.uint8).to_sparse())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers_are_named(value):
+    array = np.zeros((2, 4, 4))
+    array[1, 2, 3] = value
+    with pytest.raises(ValueError, match=r"array must be finite, got 1 .* index \(1, 2, 3\)"):
+        aeot.tensors(array)
+
+
+def test_one_coloured_image_alone_is_doubted():
+    with pytest.warns(UserWarning, match=r"\(8, 9, 3\) is read as 8 gray images of 9 x 3"):
+        assert aeot.tensors(np.zeros((8, 9, 3), np.uint8)).shape == (1, 9, 3)
+    assert aeot.tensors(np.zeros((8, 9, 3), np.uint8)[None]).shape == (3, 8, 9)
+
+
+def test_classes_name_every_label():
+    with pytest.raises(ValueError, match="classes must name every label from 0 to 2, got 2 names"):
+        aeot.tensors(torch.zeros(2, 3), [0, 2], classes=("a", "b"))
+
+
+@pytest.mark.parametrize(
     ("array", "words"),
     [
         (torch.zeros(4), "shape"),
