@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TWICE = 0.1  # seconds within which the same signal is the same wish: `timeout` sends it twice
 _LINE_SECONDS = 60.0  # between two lines where there is no terminal
+_WAIT_SECONDS = 0.5  # before a bar: what is over by then needs none
 _BAR_SECONDS = 0.1  # between two states of the bar
 _BAR = 20  # characters
 
@@ -150,6 +151,12 @@ def beat() -> None:
         loops[0]._display.show(loops)
 
 
+def at(done: float, values: Mapping[str, object] | None = None) -> None:
+    """Say how far the innermost loop is: see `Loop.at`."""
+    if _threads.loops:
+        _threads.loops[-1].at(done, values)
+
+
 class Loop:
     """A context in which a long loop can be stopped and shows how far it is.
 
@@ -164,7 +171,7 @@ class Loop:
         progress: Whether to show it: True from the beginning, False never; None: on a terminal,
             or once a minute has passed.
         stops: Whether a signal waits for `beat`; False for work that keeps nothing and may end
-            anywhere.
+            anywhere, and whose bar goes away with it.
         stream: Where to show it; None: stderr.
         clock: Seconds.
     """
@@ -210,7 +217,7 @@ class Loop:
     ) -> None:
         loops = _threads.loops
         if self.name and not any(loop.name for loop in loops[: loops.index(self)]):
-            self._display.end(loops)
+            self._display.end(loops if self._stops else [])
         loops.remove(self)
         number = _give_back(self._before)
         if number and error is None:  # it came after the last step
@@ -258,7 +265,7 @@ class _Display:
     def __init__(self, stream: TextIO | None, clock: Callable[[], float]) -> None:
         self.stream, self.clock = stream, clock
         self.terminal = stream is not None and hasattr(stream, "isatty") and stream.isatty()
-        self.next = clock() + (0.0 if self.terminal else _LINE_SECONDS)
+        self.next = clock() + (_WAIT_SECONDS if self.terminal else _LINE_SECONDS)
         self.drawn = False
 
     def show(self, loops: list[Loop]) -> None:
@@ -273,9 +280,9 @@ class _Display:
             self._write(f"aeot: {_text(loops)}\n")
 
     def end(self, loops: list[Loop]) -> None:
-        """Leave the bar as it is, and go on below it."""
+        """Leave the bar of these loops as it is and go on below it; of none, take it away."""
         if self.drawn:
-            self._write(f"\r{_bar(loops)}\x1b[K\n")
+            self._write(f"\r{_bar(loops)}\x1b[K" + ("\n" if loops else ""))
             self.drawn = False
 
     def _write(self, text: str) -> None:

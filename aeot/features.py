@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aeot import _check, _io, _rng, training
+from aeot import _check, _io, _loop, _rng, training
 from aeot._environment import plain_torch
 from aeot._estimator import Estimator
 from aeot.data import Dataset, indices, to_uint8
@@ -78,14 +78,16 @@ def extract(
         _checked(images, None)
     like = next(iter(module.parameters()), torch.empty(0))
     rows = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        batch = batch if batch.dtype == torch.uint8 else to_uint8(batch)
-        features = module(batch.to(like.device, like.dtype).div(127.5).sub(1))
-        if features.ndim != 2 or len(features) != len(batch):
-            got = f"{tuple(features.shape)} for {len(batch)} images"
-            raise _check.fail("extractor", "return one row per image, (B, width)", got)
-        rows.append(features.double().cpu())
+    with _loop.Loop("features", len(images), unit="image", stops=False) as loop:
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            batch = batch if batch.dtype == torch.uint8 else to_uint8(batch)
+            features = module(batch.to(like.device, like.dtype).div(127.5).sub(1))
+            if features.ndim != 2 or len(features) != len(batch):
+                got = f"{tuple(features.shape)} for {len(batch)} images"
+                raise _check.fail("extractor", "return one row per image, (B, width)", got)
+            rows.append(features.double().cpu())
+            loop.at(start + len(batch))
     return _check.points("features", torch.cat(rows))
 
 

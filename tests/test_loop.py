@@ -165,6 +165,9 @@ def test_short_loops_are_silent_in_a_file_and_share_its_minutes():
 
 def test_a_terminal_gets_one_line_that_is_rewritten():
     out, clock = Terminal(), Clock()
+    with _loop.Loop("short", 5, stream=out, clock=clock) as loop:
+        loop.at(1)
+    assert out.getvalue() == ""
     with _loop.Loop("joint", 100, done=50, stream=out, clock=clock) as loop:
         for step in range(51, 101):
             clock.now += 0.05
@@ -175,6 +178,10 @@ def test_a_terminal_gets_one_line_that_is_rewritten():
     assert states[-1].startswith("[####################] joint: step 100 of 100, loss 0.5")
     # The pace is that of this process, which made half of the steps.
     assert "step 75 of 100, loss 0.5, 0:01 left" in out.getvalue()
+    with _loop.Loop("decoding", 9, stream=out, clock=clock, stops=False) as loop:
+        clock.now += 1
+        loop.at(1)
+    assert out.getvalue().endswith("\r\x1b[K"), "of what keeps nothing no bar is left"
 
 
 def test_a_loop_inside_another_is_shown_behind_it():

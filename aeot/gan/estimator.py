@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from aeot import _check, training
+from aeot import _check, _loop, training
 from aeot._check import ArrayLike
 from aeot._estimator import Check, Estimator
 from aeot._rng import forked, generator
@@ -242,8 +242,12 @@ class GenerativeModel(Trained):
         for module, _ in modes:
             module.eval()
         try:
-            with torch.no_grad():
-                return torch.cat([make(part, generator(seed, key, part.start)) for part in blocks])
+            parts = []
+            with torch.no_grad(), _loop.Loop("sampling", n, unit="row", stops=False) as loop:
+                for part in blocks:
+                    parts.append(make(part, generator(seed, key, part.start)))
+                    loop.at(part.stop)
+            return torch.cat(parts)
         finally:
             for module, was in modes:
                 module.train(was)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from aeot import _check
+from aeot import _check, _loop
 from aeot._check import ArrayLike
 from aeot._environment import resolve_device
 from aeot._rng import forked, generator
@@ -227,19 +227,21 @@ class Translator(Trained):
                     layer.train()
         parts = []
         try:
-            for start in range(0, len(images), _BLOCK):
-                block = images[start : start + _BLOCK].to(device, torch.float32)
-                count = len(block)
-                if seed is not None and count < _BLOCK:
-                    # Dropout draws for the whole block: a full one keeps image i's noise the same.
-                    filler = block.new_zeros(_BLOCK - count, *block.shape[1:])
-                    block = torch.cat([block, filler])
-                if noise_channels:
-                    stream = generator(seed or 0, "noise", start)
-                    z = torch.randn(len(block), noise_channels, generator=stream)
-                    block = with_noise(block, z.to(block))
-                with forked(seed or 0, "translate", start):
-                    parts.append(network(block)[:count])
+            with _loop.Loop("translating", len(images), unit="image", stops=False) as loop:
+                for start in range(0, len(images), _BLOCK):
+                    block = images[start : start + _BLOCK].to(device, torch.float32)
+                    count = len(block)
+                    if seed is not None and count < _BLOCK:
+                        # Dropout draws for the whole block: a full one keeps image i's noise the same.
+                        filler = block.new_zeros(_BLOCK - count, *block.shape[1:])
+                        block = torch.cat([block, filler])
+                    if noise_channels:
+                        stream = generator(seed or 0, "noise", start)
+                        z = torch.randn(len(block), noise_channels, generator=stream)
+                        block = with_noise(block, z.to(block))
+                    with forked(seed or 0, "translate", start):
+                        parts.append(network(block)[:count])
+                    loop.at(start + count)
         finally:
             network.train(was)
         return torch.cat(parts) if parts else images.new_empty(0, *self.out_shape_)

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from aeot import _check
+from aeot import _check, _loop
 from aeot.geometry import neighbours
 from aeot.geometry.pixels import tabulate
 from aeot.geometry.plane import (
@@ -212,6 +212,7 @@ class Tessellation:
         edges = np.zeros((len(graph[1]) if ends and d == 2 else 0, 4))
         planes = Planes(self.sites, heights, *graph)
         box = (where.half, where.radius, where.density)
+        _loop.beat()
 
         def part(span: tuple[int, int]) -> None:
             if d == 2:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from aeot import _check
+from aeot import _check, _loop
 from aeot._environment import plain_methods
 from aeot._rng import device_of
 from aeot._rng import generator as _generator
@@ -579,6 +579,7 @@ class _Pool:
         taken = torch.bincount(group[torch.cat(self.kept[1])].cpu(), minlength=count)
         usable = torch.zeros(count, dtype=torch.int64)
         while bool((taken < want).any()) and not (exempt and self.n_seen >= self.most):
+            _loop.beat()
             # Enough for the group that lacks most at its rate so far.
             drawn = self.n_seen - begun
             need = float(((want - taken) * (drawn + count) / (usable + 1)).max())

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aeot import _check, training
+from aeot import _check, _loop, training
 from aeot._check import ArrayLike
 from aeot._environment import resolve_device, resolve_precision
 from aeot._estimator import Estimator, positive
@@ -184,7 +184,10 @@ class Autoencoder(AutoencoderOptions):
         """
         self._check_fitted()
         rows = rows_of("data", data, self.shape_).to(self.compute_device)
-        return _in_blocks(lambda block: self.encoder_(self._scaled(block)), rows, self.latent_dim)
+        with _loop.Loop("encoding", len(rows), unit="row", stops=False):
+            return _in_blocks(
+                lambda block: self.encoder_(self._scaled(block)), rows, self.latent_dim
+            )
 
     def decode(self, codes: ArrayLike) -> torch.Tensor:
         """Return the images, in [-1, 1], or vectors of codes.
@@ -201,7 +204,8 @@ class Autoencoder(AutoencoderOptions):
         """
         self._check_fitted()
         codes = _check.points("codes", codes, dim=self.latent_dim).to(self.compute_device)
-        rows = _in_blocks(self.decoder_, codes, *self.shape_)
+        with _loop.Loop("decoding", len(codes), unit="row", stops=False):
+            rows = _in_blocks(self.decoder_, codes, *self.shape_)
         return rows if len(self.shape_) == 3 else rows.mul_(self.scale_).add_(self.shift_)
 
     def error(self, data: Dataset) -> float:
@@ -355,4 +359,5 @@ def _in_blocks(
             block = rows[start : start + _BLOCK].to(torch.float32)
             padded = F.pad(block, [0, 0] * (block.ndim - 1) + [0, _BLOCK - len(block)])
             out[start : start + len(block)] = network(padded)[: len(block)]
+            _loop.at(start + len(block))
     return out

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from aeot import _check
+from aeot import _check, _loop
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.data.arrays import distinct
@@ -61,6 +61,7 @@ def solve_exact(
 
     Raises:
         ValueError: If an argument is unusable, or two sites coincide.
+        KeyboardInterrupt: If Ctrl-C or SIGTERM came, after the cells in the making.
 
     References:
         J. Kitagawa, Q. Merigot, B. Thibert, "Convergence of a Newton algorithm for semi-discrete
@@ -85,7 +86,12 @@ def solve_exact(
         heights = _line(where, exact[:, 0].numpy(), nu.numpy())
         history: list[dict[str, Any]] = []
     else:
-        heights, history = _newton(where, shifted, nu, tol)
+        try:
+            with _loop.Loop("exact transport"):
+                heights, history = _newton(where, shifted, nu, tol)
+        except _loop.Stopped as stopped:
+            kept = "nothing is kept of it, and the same call starts anew"
+            raise _loop.Stopped(stopped.number, "the exact transport", kept) from None
         heights = conversions.shifted_source(heights, shifted, center)
     return _certified(source, y, nu, heights, history, tol)
 
@@ -155,8 +161,12 @@ def _descend(
             return False
         return residual(trial) <= (1 - length / 2) * residual(now)
 
-    heights, _, history = newton(oracle, start, accept=accept, done=done)
+    heights, _, history = newton(oracle, start, accept=accept, done=done, on_step=_shown)
     return heights, history
+
+
+def _shown(record: dict[str, float]) -> None:
+    _loop.at(record["step"], {"mass error": record["mass_error"]})
 
 
 def starting_heights(where: Support, sites: np.ndarray, nu: np.ndarray) -> np.ndarray:
