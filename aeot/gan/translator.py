@@ -232,7 +232,7 @@ class Translator(Trained):
                     block = images[start : start + _BLOCK].to(device, torch.float32)
                     count = len(block)
                     if seed is not None and count < _BLOCK:
-                        # Dropout draws for the whole block: a full one keeps image i's noise the same.
+                        # Dropout draws for the whole block: a full one keeps image i's noise.
                         filler = block.new_zeros(_BLOCK - count, *block.shape[1:])
                         block = torch.cat([block, filler])
                     if noise_channels:

@@ -1,6 +1,8 @@
 """The exact solver against closed forms, planted heights and a linear program."""
 
 import math
+import os
+import signal
 
 import numpy as np
 import ot
@@ -309,3 +311,20 @@ def test_masks_are_checked():
         singular_curves(diagram, diagram.facets.jumps)
     with pytest.raises(ValueError, match="d = 3"):
         singular_surfaces(diagram, diagram.facets.jumps > 0)
+
+
+def test_a_signal_stops_between_two_diagrams(monkeypatch):
+    from aeot import _loop
+
+    seen, plain = [], _loop.at
+
+    def strike(done, values=None):
+        plain(done, values)
+        seen.append(done)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(_loop, "at", strike)
+    sites = torch.rand(3000, 2, generator=torch.Generator().manual_seed(0)).double() ** 3
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM at the exact transport"):
+        aeot.solve_semidiscrete(aeot.UniformBox(dim=2), sites)
+    assert len(seen) == 1

@@ -1,0 +1,215 @@
+"""Ctrl-C and SIGTERM in the long loops of commands: what is kept, said, and made of it later."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aeot import _loop, cli
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+FIT = ["--steps", "24", "--tol", "0.2", "--precision", "float32", "--architecture", "mlp"]
+FIT += ["--width", "16"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Vectors, and pictures of one blurred spot in two folders."""
+    draw = np.random.default_rng(0)
+    place = tmp_path_factory.mktemp("data")
+    np.save(place / "rows.npy", draw.normal(size=(90, 6)) @ draw.normal(size=(6, 8)))
+    x, y = np.meshgrid(np.arange(8), np.arange(8))
+    for name in "ab":
+        (place / name).mkdir()
+        for k, (a, b) in enumerate(draw.uniform(1, 6, (24, 2))):
+            spot = np.rint(255 * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 4)).astype(np.uint8)
+            Image.fromarray(spot).save(place / name / f"{k}.png")
+    return place
+
+
+class Strike:
+    """Sends this process a signal when the loop of this name has made so many steps, once."""
+
+    def __init__(self, monkeypatch, name, done, number):
+        self.struck, self.steps_after = False, 0
+        plain = _loop.Loop.at
+
+        def at(loop, *arguments):
+            plain(loop, *arguments)
+            self.steps_after += self.struck
+            if loop.name == name and loop.done >= done and not self.struck:
+                self.struck = True
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(_loop.Loop, "at", at)
+
+
+def results(path):
+    """Bytes of the trained tensors and of what was generated, by name."""
+    found = [*path.rglob("model.safetensors"), *path.rglob("generated.png"), *path.rglob("*.npy")]
+    found += path.rglob("final.png")
+    kept = {p.relative_to(path): p.read_bytes() for p in found if "checkpoint" not in p.parts}
+    assert kept
+    return kept
+
+
+def stopped_and_repeated(argv, path, loop, done, number, monkeypatch, capsys):
+    """Stop a command in a loop, check what it says, repeat it; return what it left."""
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        strike = Strike(patch, loop, done, number)
+        assert cli.main(argv) == STATUS[number]
+    assert strike.struck
+    assert strike.steps_after == 0, "stopped within the step"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "stopped" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"aeot: stopped by {signal.Signals(number).name}")
+    assert not (path / "summary.json").exists()
+    handlers = [signal.getsignal(k) for k in STATUS]
+    assert handlers == [signal.default_int_handler, signal.SIG_DFL]
+    seen = []
+    with monkeypatch.context() as patch:
+        plain = _loop.Loop.__enter__
+        patch.setattr(
+            _loop.Loop, "__enter__", lambda loop: seen.append((loop.name, loop.done)) or plain(loop)
+        )
+        assert cli.main(argv) == 0
+    return lines[0], seen
+
+
+def fit_command(folders, path, latent):
+    data = ["--data", str(folders / "rows.npy"), "--latent_dim", str(latent)]
+    return ["fit", *data, "--out", str(path), *FIT]
+
+
+@pytest.fixture(scope="module")
+def straight(folders, tmp_path_factory):
+    made = {}
+
+    def run(latent):
+        if latent not in made:
+            made[latent] = tmp_path_factory.mktemp("runs") / f"z{latent}"
+            assert cli.main(fit_command(folders, made[latent], latent)) == 0
+        return made[latent]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("loop", "done", "latent", "where", "number"),
+    [
+        ("joint", 5, 4, "step 5 of 16 of joint", signal.SIGTERM),
+        ("transport", 1, 4, "of the transport", signal.SIGINT),
+        ("exact transport", 1, 2, "the exact transport", signal.SIGTERM),
+        pytest.param("decoder", 3, 4, "step 3 of 8 of decoder", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_fit_goes_on_where_it_was_stopped(
+    loop, done, latent, where, number, folders, straight, tmp_path, monkeypatch, capsys
+):
+    path, number = tmp_path / "run", signal.Signals(number)
+    argv = fit_command(folders, path, latent)
+    told, seen = stopped_and_repeated(argv, path, loop, done, number, monkeypatch, capsys)
+    assert where in told
+    assert told.endswith("; the same command goes on")
+    assert results(path) == results(straight(latent))
+    if loop == "joint":
+        assert ("joint", 5) in seen
+    elif "transport" in loop:
+        assert {("joint", 16), ("decoder", 8)} <= set(seen), "no step is trained again"
+    records = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+    whole = (straight(latent) / "log.jsonl").read_text().splitlines()
+    assert [(r["name"], r["step"]) for r in records] == [
+        (r["name"], r["step"]) for r in map(json.loads, whole)
+    ]
+    assert not (path / "checkpoint").exists()
+
+
+def test_a_stopped_run_that_replaces_another_says_so(folders, tmp_path, monkeypatch, capsys):
+    argv = [*fit_command(folders, tmp_path / "run", 2), "--overwrite"]
+    with monkeypatch.context() as patch:
+        Strike(patch, "joint", 5, signal.SIGINT)
+        assert cli.main(argv) == 130
+    assert "the same command without --overwrite goes on" in capsys.readouterr().err
+    assert cli.main(argv[:-1]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", STATUS)
+def test_translate_goes_on_where_it_was_stopped(number, folders, tmp_path, monkeypatch, capsys):
+    options = ["--size", "8", "--steps", "6", "--filters", "4", "--n_blocks", "1"]
+    argv = ["translate", str(folders / "a"), str(folders / "b"), *options, "--n_layers", "1"]
+    assert cli.main([*argv, "--out", str(tmp_path / "straight")]) == 0
+    path = tmp_path / "run"
+    argv += ["--out", str(path)]
+    told, seen = stopped_and_repeated(argv, path, "CycleGAN", 3, number, monkeypatch, capsys)
+    assert "step 3 of 6 of CycleGAN; the same command goes on" in told
+    assert ("CycleGAN", 3) in seen
+    assert results(path) == results(tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", STATUS)
+@pytest.mark.parametrize("loop", ["joint", "WGANGP"])
+def test_compare_keeps_the_models_that_are_finished(
+    loop, number, folders, tmp_path, monkeypatch, capsys
+):
+    argv = ["compare", "AEOT", "WGANGP", "--data", str(folders / "a"), "--images_seen", "400"]
+    argv += ["--latent_dim", "2", "--size", "8", "--n_samples", "4"]
+    assert cli.main([*argv, "--out", str(tmp_path / "straight")]) == 0
+    path = tmp_path / "run"
+    argv += ["--out", str(path)]
+    told, seen = stopped_and_repeated(argv, path, loop, 3, number, monkeypatch, capsys)
+    assert "the same command goes on" in told
+    if loop == "WGANGP":
+        assert not [k for k, _ in seen[-3:] if k == "joint"]
+    assert results(path) == results(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_sample_leaves_nothing_half_written(
+    number, folders, straight, tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "drawn"
+    argv = ["sample", str(straight(2)), "--n", "600", "--out", str(path)]
+    told, _ = stopped_and_repeated(argv, path, "decoding", 256, number, monkeypatch, capsys)
+    assert told.endswith("; the same command starts anew")
+    assert cli.main([*argv[:-1], str(tmp_path / "straight")]) == 0
+    assert results(path) == results(tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["joint", "decoder", "transport"])
+def test_a_scheduler_stops_and_kills(stage, folders, tmp_path):
+    """SIGTERM, and SIGKILL two seconds later, as batch schedulers do; then the job comes again."""
+    argv = [sys.executable, "-m", "aeot", *fit_command(folders, tmp_path / "run", 4)]
+    argv += ["--steps", "9000", "--tol", "0.004"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    log, ends = tmp_path / "run" / "log.jsonl", []
+    for _ in range(20):
+        job = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+        stopped = None
+        while job.poll() is None:
+            time.sleep(0.02)
+            reached = f'"name": "{stage}"' in (log.read_text() if log.exists() else "")
+            if reached and not ends and stopped is None:
+                job.send_signal(signal.SIGTERM)
+                stopped = time.monotonic()
+            if stopped and time.monotonic() - stopped > 2:
+                job.kill()
+        ends.append((job.returncode, job.stderr.read()))
+        if job.returncode == 0:
+            break
+    assert ends[0][0] == 143, ends
+    assert "the same command goes on" in ends[0][1]
+    assert ends[-1][0] == 0
+    straight = tmp_path / "straight"
+    argv[argv.index("--out") + 1] = str(straight)
+    subprocess.run(argv, env=environment, check=True, capture_output=True)
+    assert results(tmp_path / "run") == results(straight)
