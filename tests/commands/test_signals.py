@@ -160,7 +160,7 @@ def test_translate_goes_on_where_it_was_stopped(number, folders, tmp_path, monke
 def test_compare_keeps_the_models_that_are_finished(
     loop, number, folders, tmp_path, monkeypatch, capsys
 ):
-    argv = ["compare", "AEOT", "WGANGP", "--data", str(folders / "a"), "--images_seen", "400"]
+    argv = ["compare", "AEOT", "WGANGP", "--data", str(folders / "a"), "--images_seen", "2000"]
     argv += ["--latent_dim", "2", "--size", "8", "--n_samples", "4"]
     assert cli.main([*argv, "--out", str(tmp_path / "straight")]) == 0
     path = tmp_path / "run"
@@ -168,7 +168,7 @@ def test_compare_keeps_the_models_that_are_finished(
     told, seen = stopped_and_repeated(argv, path, loop, 3, number, monkeypatch, capsys)
     assert "the same command goes on" in told
     if loop == "WGANGP":
-        assert not [k for k, _ in seen[-3:] if k == "joint"]
+        assert [name for name, _ in seen].count("joint") == 1, "for two steps, as a rehearsal"
     assert results(path) == results(tmp_path / "straight")
 
 
@@ -189,7 +189,7 @@ def test_sample_leaves_nothing_half_written(
 def test_a_scheduler_stops_and_kills(stage, folders, tmp_path):
     """SIGTERM, and SIGKILL two seconds later, as batch schedulers do; then the job comes again."""
     argv = [sys.executable, "-m", "aeot", *fit_command(folders, tmp_path / "run", 4)]
-    argv += ["--steps", "9000", "--tol", "0.004"]
+    argv += ["--steps", "9000", "--tol", "0.002"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     log, ends = tmp_path / "run" / "log.jsonl", []
     for _ in range(20):
