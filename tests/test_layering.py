@@ -32,7 +32,7 @@ ONLY = {  # a package that one place alone may import
 }
 LAZY = {  # imports inside a function: what compiles, or is asked for by name
     "data.named": {"torchvision"},
-    "search.engines": {"aeot.search.numba_engine", "aeot.search.keops_engine"},
+    "search.engines": {"aeot.search." + name for name in ("numba_engine", "keops_engine", "line")},
 }
 FREE = {"cli", "__init__"}
 

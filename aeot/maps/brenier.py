@@ -19,7 +19,7 @@ from aeot.maps import extension, triangulation
 from aeot.maps.extension import Near, Sides
 from aeot.measures import Measure
 from aeot.search import heights as conversions
-from aeot.search.engines import ENGINES, top_k
+from aeot.search.engines import ENGINES, cell, top_k
 from aeot.search.nearest import nearest
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
@@ -200,7 +200,7 @@ class BrenierMap(nn.Module):
 
     def cell(self, points: torch.Tensor) -> torch.Tensor:
         """Return the power cell of every point, (m,) int64."""
-        return self.top(points)[1][:, 0]
+        return cell(points, self.sites, self.heights, engine=self.engine)
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Return T(x) = y_i, the gradient of the potential, (m, d)."""

@@ -12,12 +12,19 @@ import torch
 from aeot import _check
 from aeot._environment import plain_torch
 from aeot.search import kdtree_engine, torch_engine
-from aeot.search.planes import Block, CandidateLists, Edges, Listed, Planes, Winners
+from aeot.search.planes import (
+    Block,
+    CandidateLists,
+    Edges,
+    Listed,
+    Planes,
+    Winners,
+    scores_of,
+)
 
 T = TypeVar("T")
 
 ENGINES = ("auto", "numba", "torch", "keops", "kdtree")
-_TILE = 1 << 20  # numbers held at once; a constant, so that no setting changes a result
 
 
 def choose_engine(n: int, d: int, device: torch.device | str, *, has_numba: bool) -> str:
@@ -77,8 +84,12 @@ class Engine(Protocol):
 
     def top_k(
         self, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
-    ) -> torch.Tensor:
-        """Return the k highest planes at every point (m, d), best first: indices (m, k) int64."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the k highest planes at every point (m, d), best first: indices (m, k) int64.
+
+        Also at which points (m,) rounding cannot have changed them; what float64 products decide
+        counts as right.
+        """
 
     def arrange(
         self, sites: torch.Tensor, *, split: int, rows: int, memory: int, threads: int = 1
@@ -106,8 +117,18 @@ class Engine(Protocol):
         block: Block,
         *,
         runners: bool,
+        slack: torch.Tensor | None = None,
     ) -> Winners:
-        """Find the best site of every sample of a block, and the next if `runners`."""
+        """Find the best site of every sample of a block.
+
+        Args:
+            planes: The sites.
+            heights: Raised.
+            block: The samples.
+            runners: Find the next best, too.
+            slack: (rows,) float32; name the samples of each row that have another score within
+                so much of the best.
+        """
 
     def candidates(
         self,
@@ -230,8 +251,9 @@ def top_k(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k highest planes <x, y_i> + h_i at every point, best first.
 
-    The first column is the potential and the power cell. Ties are decided by rounding, so compare
-    engines by the values. The score matrix (m, n) is never held: memory is a few MiB beside the
+    The first column is the potential and the power cell. Points are decided as by products in
+    float64 of the sites and heights as given, whatever their own precision; ties are decided by
+    its rounding, so compare engines by the values. The score matrix (m, n) is never held: memory is a few MiB beside the
     result, and a point's answer does not depend on the other points.
 
     Args:
@@ -255,24 +277,48 @@ def top_k(
         >>> top_k(torch.tensor([[0.2], [0.9]]), sites, torch.tensor([0.25, -0.25]))[1].T
         tensor([[0, 1]])
     """
-    points = _check.array("points", points)
-    n, d = sites.shape
+    points = _checked(points, sites)
+    if _check.integer("k", k) > len(sites):
+        raise _check.fail("k", f"be at most the number of sites {len(sites)}", k)
+    indices = _decided(points.detach(), sites.detach(), heights.detach(), k, engine)
+    # From the winners alone and in float64: the same for every engine, block and thread count.
+    return scores_of(points, sites, heights, indices).to(points.dtype), indices
+
+
+def cell(
+    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, *, engine: str = "auto"
+) -> torch.Tensor:
+    """Return the highest plane at every point, its power cell, (m,) int64: see `top_k`."""
+    points = _checked(points, sites)
+    return _decided(points.detach(), sites.detach(), heights.detach(), 1, engine)[:, 0]
+
+
+def _checked(points: torch.Tensor, sites: torch.Tensor) -> torch.Tensor:
+    points, d = _check.array("points", points), sites.shape[1]
     if points.ndim != 2 or points.shape[1] != d:
         raise _check.fail("points", f"have shape (rows, {d})", f"shape {tuple(points.shape)}")
-    if _check.integer("k", k) > n:
-        raise _check.fail("k", f"be at most the number of sites {n}", k)
     if points.device != sites.device:
         got = f"{points.device} against {sites.device}"
         raise _check.fail("points", "be on the device of the sites", got)
+    return points
+
+
+def _decided(
+    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int, engine: str
+) -> torch.Tensor:
+    # Where a point belongs, for callers and for certificates alike. Fast arithmetic first; a point
+    # that its rounding may have sent to another plane is decided again by products in float64.
     found = bind(engine, sites)
     if points.shape[0] == 0:
-        return points.new_empty(0, k), torch.empty(0, k, dtype=torch.int64, device=points.device)
-    indices = found.top_k(points.detach(), sites.detach(), heights.detach(), k)
-    # From the winners alone and in float64: the same for every engine, block and thread count.
-    h = heights.to(torch.float64)
-    values = []
-    rows = max(1, _TILE // (k * d))
-    for x, near in zip(points.split(rows), indices.split(rows), strict=True):
-        products = x.to(torch.float64)[:, None] * sites[near].to(torch.float64)  # (rows, k, d)
-        values.append((products.sum(2) + h[near]).to(points.dtype))
-    return torch.cat(values), indices
+        return torch.empty(0, k, dtype=torch.int64, device=points.device)
+    if sites.shape[1] == 1 and k == 1:
+        from aeot.search import line
+
+        return line.owners(points[:, 0], sites[:, 0], heights)[:, None]
+    x = points if points.dtype == torch.float64 else points.to(torch.float32)
+    indices, sure = found.top_k(x, sites, heights, k)
+    if not bool(sure.all()):
+        again = (~sure).nonzero()[:, 0]
+        exact = bind("auto", sites)
+        indices[again] = exact.top_k(x[again].to(torch.float64), sites, heights, k)[0]
+    return indices

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from aeot.search import torch_engine
 from aeot.search.heights import power_weights
-from aeot.search.planes import Block, Listed, Planes, Winners
+from aeot.search.planes import Block, Listed, Planes, Winners, scores_of
 from aeot.search.torch_engine import add_points, arrange, close_pairs, count, each, relist
 
 __all__ = [
@@ -34,10 +34,13 @@ __all__ = [
 ]
 NAME = "kdtree"
 HALVES = False
+_EPS = 64 * torch.finfo(torch.float64).eps
 
 
-def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the k highest planes at every point, best first."""
+def top_k(
+    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k highest planes at every point, best first, and where they are certain."""
     x, y = points.to(torch.float64), sites.to(torch.float64)
     # Cells are those of any shifted and scaled copy of the sites (with the heights to match);
     # the tree prunes well where the sites lie among the points.
@@ -47,7 +50,11 @@ def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: i
     factor = spread[0] / spread[1] if min(spread) > 0 else 1.0
     y = factor * y
     h = factor * heights.to(torch.float64) + y @ middle
-    return _query(_tree(y, h), x - middle, k)
+    tree = _tree(y, h)
+    found = _query(tree, x - middle, min(k + 1, len(y)))
+    value = scores_of(x - middle, y, h, found)
+    slack = _rounding(tree) + _EPS * (x - middle).square().sum(1)
+    return found[:, :k].contiguous(), (value[:, :-1] - value[:, 1:] > slack[:, None]).all(1)
 
 
 def _tree(sites: torch.Tensor, heights: torch.Tensor) -> cKDTree:
@@ -55,6 +62,12 @@ def _tree(sites: torch.Tensor, heights: torch.Tensor) -> cKDTree:
     weights = power_weights(heights, sites)
     lifted = torch.cat([sites, (weights.max() - weights).sqrt()[:, None]], 1)
     return cKDTree(lifted.numpy())
+
+
+def _rounding(tree: cKDTree) -> float:
+    # How far the half squared distances may be off, beside the share of the points: a site that
+    # is far away lifts all the others.
+    return _EPS * float(np.square(tree.data).sum(1).max())
 
 
 def _query(tree: cKDTree, points: torch.Tensor, k: int) -> torch.Tensor:
@@ -67,12 +80,14 @@ class Raised(NamedTuple):
 
     heights: torch.Tensor
     tree: cKDTree
+    slack: float  # what the tree's rounding adds to that of scores
 
 
 def raised(planes: Planes, heights: torch.Tensor) -> Raised:
     """Prepare heights for the passes over blocks that follow."""
     h = heights.to(torch.float64)
-    return Raised(planes.padded(heights), _tree(planes.sites.to(torch.float64), h))
+    tree = _tree(planes.sites.to(torch.float64), h)
+    return Raised(planes.padded(heights), tree, 2 * _rounding(tree))
 
 
 def _top(
@@ -83,9 +98,18 @@ def _top(
     return torch.stack([(x * y[i]).sum(1) + heights.heights[i] for i in site.T], 1), site
 
 
-def winners(planes: Planes, heights: Raised, block: Block, *, runners: bool) -> Winners:
+def winners(
+    planes: Planes,
+    heights: Raised,
+    block: Block,
+    *,
+    runners: bool,
+    slack: torch.Tensor | None = None,
+) -> Winners:
     """Find the best site of every sample of a block."""
-    return torch_engine.winners_of(block, *_top(planes, heights, block, 1 + runners), runners)
+    slack = None if slack is None else slack + heights.slack
+    found = _top(planes, heights, block, 1 if slack is None and not runners else 2)
+    return torch_engine.winners_of(block, *found, runners, slack)
 
 
 def candidates(

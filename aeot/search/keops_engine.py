@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from pykeops.torch import LazyTensor
 
-from aeot.search.planes import Block, Listed, Planes, Winners
+from aeot.search.planes import Block, Listed, Planes, Winners, scores_of, sure
 from aeot.search.torch_engine import (
     add_points,
     arrange,
@@ -42,12 +42,19 @@ NAME = "keops"
 HALVES = False
 
 
-def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the k highest planes at every point, best first."""
+def top_k(
+    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k highest planes at every point, best first, and where they are certain."""
+    wide = k if points.dtype == torch.float64 else min(k + 1, len(sites))  # the next one tells
     # A shift of all sites changes no cell and keeps float32 products accurate far from zero.
     y = sites.to(torch.float64)
     y = (y - y.mean(0)).to(points.dtype)
-    return _highest(points, y, heights.to(points.dtype), k)
+    h = heights.to(points.dtype)
+    found = _highest(points, y, h, wide)
+    # Computed another way than those that were compared, so off by as much again.
+    value = scores_of(points, y, h, found).to(points.dtype) / 2
+    return found[:, :k].contiguous(), sure(value, points, y, h)
 
 
 def _highest(x: torch.Tensor, y: torch.Tensor, h: torch.Tensor, k: int) -> torch.Tensor:
@@ -67,9 +74,18 @@ def _top(
     return torch.stack([(x * y[i]).sum(1) + h[i] for i in site.T], 1), site
 
 
-def winners(planes: Planes, heights: torch.Tensor, block: Block, *, runners: bool) -> Winners:
+def winners(
+    planes: Planes,
+    heights: torch.Tensor,
+    block: Block,
+    *,
+    runners: bool,
+    slack: torch.Tensor | None = None,
+) -> Winners:
     """Find the best site of every sample of a block."""
-    return winners_of(block, *_top(planes, heights, block, 1 + runners), runners)
+    slack = None if slack is None else 2 * slack  # not the scores that were compared
+    found = _top(planes, heights, block, 1 if slack is None and not runners else 2)
+    return winners_of(block, *found, runners, slack)
 
 
 def candidates(

@@ -75,7 +75,7 @@ def _search(
     squares = b.square().sum(1, dtype=torch.float64)
     width = min(k + _SPARE, len(y))
     # The nearest row is the highest of the planes <a, b_j> - |b_j|^2 / 2.
-    found = bind(engine, b).top_k(a, b, -squares / 2, width)
+    found, _ = bind(engine, b).top_k(a, b, -squares / 2, width)
     step = max(1, _BLOCK // (width * x.shape[1]))
     parts = [
         torch.linalg.vector_norm(p.double()[:, None] - y[rows].double(), dim=-1)

@@ -21,7 +21,16 @@ from threadpoolctl import ThreadpoolController
 
 from aeot._compile import njit
 from aeot.search import planes as _planes
-from aeot.search.planes import Block, CandidateLists, Edges, Listed, Planes, Winners, padded_columns
+from aeot.search.planes import (
+    Block,
+    CandidateLists,
+    Edges,
+    Listed,
+    Planes,
+    Winners,
+    padded_columns,
+    sure,
+)
 
 T = TypeVar("T")
 NAME = "numba"
@@ -159,31 +168,35 @@ def _top_k(scores, heights, values, sites):  # noqa: ANN001, ANN202
                     site[e] = base + s * WIDTH
 
 
-def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the k highest planes at every point, best first."""
+def top_k(
+    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k highest planes at every point, best first, and where they are certain."""
     m, n, d = points.shape[0], *sites.shape
     dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
     columns = padded_columns(n)
     # A shift of all sites changes no cell and keeps float32 products accurate far from zero.
     y = sites.to(torch.float64)
+    y = (y - y.mean(0)).to(dtype)
     right = torch.zeros(d, columns, dtype=dtype)
-    right[:, :n] = (y - y.mean(0)).T
+    right[:, :n] = y.T
     h = torch.full((1, columns), float(LOWEST), dtype=dtype)
     h[0, :n] = heights
     rows = max(64, _TILE // columns, d // 2)  # wide sites are worth reading for many points
-    indices = torch.empty(m, k, dtype=torch.int64)
+    wide = k if dtype == torch.float64 else min(k + 1, n)  # the next one tells how certain
+    indices, values = torch.empty(m, wide, dtype=torch.int64), torch.empty(m, wide, dtype=dtype)
 
     def work(block: int) -> None:
         x = points[rows * block : rows * (block + 1)].to(dtype).numpy()
         padded = np.zeros((rows, d), x.dtype)  # one shape: a point is answered alone as in company
         padded[: len(x)] = x
         scores = (padded @ right.numpy())[: len(x)]
-        found = indices[rows * block : rows * block + len(x)].numpy()
-        _top_k(scores, h.numpy(), np.empty((len(x), k), x.dtype), found)
+        found = slice(rows * block, rows * block + len(x))
+        _top_k(scores, h.numpy(), values[found].numpy(), indices[found].numpy())
 
     for _ in each(work, range(-(-m // rows)), torch.get_num_threads()):
         pass
-    return indices
+    return indices[:, :k], sure(values, points, y, h[0, :n])
 
 
 def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads: int = 1) -> Planes:
@@ -235,26 +248,41 @@ def _buffer(planes: Planes, name: str, rows: int) -> np.ndarray:
 
 
 @_compiled
-def _find(best, coarse, groups, a, b):  # noqa: ANN001, ANN202
+def _find(best, low, coarse, groups, a, b):  # noqa: ANN001, ANN202
     # Where a score stands that is known: its column and tile among the groups, its slot in the
-    # group. Selected without branches, which would be guessed wrongly most of the time.
-    column, tile, slot = 0, 0, 0
+    # group. Selected without branches, which would be guessed wrongly most of the time. The last
+    # number returned is 3 exactly if no other score is above `low`.
+    column, tile, slot, near = 0, 0, 0, 0
     for c in range(WIDTH):
         column = c if coarse[c] == best else column
+        near += coarse[c] >= low
     for t in range(groups.size // WIDTH):
         tile = t if groups[t * WIDTH + column] == best else tile
+        near += groups[t * WIDTH + column] >= low
     base = tile * 16 * WIDTH + column
     p, q = a[base:], b[base:]  # indices into slices are known not to be negative
     for s in range(16):
         slot = s if p[s * WIDTH] + q[s * WIDTH] == best else slot
-    return column, tile, slot
+        near += p[s * WIDTH] + q[s * WIDTH] >= low
+    return column, tile, slot, near
+
+
+class _Won(NamedTuple):
+    """What `_winners` fills in, (m,) each; the last three only if they have that length."""
+
+    site: np.ndarray  # int32
+    value: np.ndarray  # float32, its score
+    second: np.ndarray  # int32, the runner-up
+    gap: np.ndarray  # float32, how far it is behind
+    unsure: np.ndarray  # bool, whether it is within the slack
 
 
 @_compiled
-def _winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN202
+def _winners(a, b, per_block, slack, out):  # noqa: ANN001, ANN202
     # a (rows, columns) float32, columns a multiple of 16 * WIDTH; b (groups * m, columns): row k of
-    # `a` meets the m rows of group k // per_block, an even number if there are several. Filled,
-    # (rows * m,): the winning column, its score, and if wanted the runner-up and its distance.
+    # `a` meets the m rows of group k // per_block, an even number if there are several; slack
+    # (rows,), or one number that is not looked at.
+    site, value, second, gap, unsure = out
     m = b.shape[0] // (a.shape[0] // per_block)
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
     coarse = np.empty(WIDTH, np.float32)
@@ -266,7 +294,10 @@ def _winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN202
             groups = pair[k % 2, r]
             _fold(groups, coarse)
             best = _highest(coarse)
-            column, tile, slot = _find(best, coarse, groups, a[k], rows[r])
+            low = best - slack[k % slack.size]
+            column, tile, slot, near = _find(best, low, coarse, groups, a[k], rows[r])
+            if unsure.size:
+                unsure[k * m + r] = near != 3
             base = tile * 16 * WIDTH + column
             site[k * m + r] = base + slot * WIDTH
             value[k * m + r] = best
@@ -283,22 +314,32 @@ def _winners(a, b, per_block, site, value, second, gap):  # noqa: ANN001, ANN202
             coarse[column] = _highest(groups[column::WIDTH])
             other = _highest(coarse)
             if other > own:
-                column, tile, near = _find(other, coarse, groups, a[k], rows[r])
+                column, tile, near, _ = _find(other, other, coarse, groups, a[k], rows[r])
                 base = tile * 16 * WIDTH + column
             second[k * m + r] = base + near * WIDTH
             gap[k * m + r] = best - max(own, other)
 
 
-def winners(planes: Planes, heights: np.ndarray, block: Block, *, runners: bool) -> Winners:
+def winners(
+    planes: Planes,
+    heights: np.ndarray,
+    block: Block,
+    *,
+    runners: bool,
+    slack: torch.Tensor | None = None,
+) -> Winners:
     """Find the best site of every sample of a block."""
     m = block.split
     whole = block.left.shape[0] * m
-    site, second = (torch.empty(k, dtype=torch.int32) for k in (whole, whole * runners))
-    value, gap = (torch.empty(k, dtype=torch.float32) for k in (whole, whole * runners))
+    lengths = whole, whole, whole * runners, whole * runners, whole * (slack is not None)
+    kinds = torch.int32, torch.float32, torch.int32, torch.float32, torch.bool
+    found = [torch.empty(n, dtype=kind) for n, kind in zip(lengths, kinds, strict=True)]
+    near = np.zeros(1, np.float32) if slack is None else slack.numpy()
     for a, b, group, rows in _scores(planes, heights, block):
         part = slice(rows.start * m, rows.stop * m)
-        _winners(a, b, group, *(x.numpy()[part] for x in (site, value, second, gap)))
-    return Winners(block, site, value, second, gap)
+        out = _Won(*(x.numpy()[part] for x in found))
+        _winners(a, b, group, near[rows] if slack is not None else near, out)
+    return Winners(block, *found[:4], found[4].nonzero()[:, 0])
 
 
 class _Lists(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 
 LOW = -1e30  # the height of padding columns
 WIDTH = 32  # groups of sixteen columns lie side by side in tiles of 16 * WIDTH
+_TILE = 1 << 20  # numbers held at once; a constant, so that no setting changes a result
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,25 @@ class Block:
         left: (rows, p) float32.
         right: (groups * m, q) float32; (1, 0) for independent samples.
         group: Rows of `left` per group.
+        drawn: The points of the source as it gave them (rows, p), where whole points stand for
+            such; None where the block was drawn in the coordinates of the solve.
     """
 
     left: torch.Tensor
     right: torch.Tensor
     group: int
+    drawn: torch.Tensor | None = None
 
     @property
     def split(self) -> int:
         """The number m of second halves that every first half meets; 1 for whole points."""
         return self.right.shape[0] // (self.left.shape[0] // self.group)
+
+    def some(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return chosen samples (k,) of the block as points, (k, p + q)."""
+        m = self.split
+        row = samples // m
+        return torch.cat([self.left[row], self.right[row // self.group * m + samples % m]], 1)
 
     def points(self) -> torch.Tensor:
         """Return every sample of the block as one point, (rows * m, p + q)."""
@@ -93,6 +103,7 @@ class Winners:
         value: (m,) float32, the best score.
         second: (m,) int32, the runner-up, or (0,).
         gap: (m,) float32, how far it is behind, or (0,).
+        unsure: (k,) int64, the samples whose winner rounding may have chosen, if asked for.
     """
 
     block: Block
@@ -100,6 +111,7 @@ class Winners:
     value: torch.Tensor
     second: torch.Tensor
     gap: torch.Tensor
+    unsure: torch.Tensor
 
 
 # The lists of one block: where each starts (m + 1,) int64; sites (entries,) int32; scores minus the
@@ -151,3 +163,55 @@ def joined(parts: list[Listed]) -> Listed:
     starts.append(parts[-1][0][-1:] + int(offsets[-2]))
     _, site, value, lead, bound = zip(*parts, strict=True)
     return torch.cat(starts), torch.cat(site), torch.cat(value), torch.cat(lead), torch.cat(bound)
+
+
+def rounding(reach: torch.Tensor, heights: torch.Tensor, d: int, dtype: torch.dtype) -> torch.Tensor:
+    """Bound how far rounding moves the difference of two scores <x, y_i> + h_i, (m,) float64.
+
+    Each score is off by at most (d + 2) u |x| |y_i| of its sum, in any order of adding up (N. J.
+    Higham, "Accuracy and stability of numerical algorithms", 2002, eq. 3.5), and by what the
+    rounding of point, site, height and of the result adds; u is half the precision's epsilon.
+
+    Args:
+        reach: (m,) float64, |x| times the largest |y_i|.
+        heights: (n,), as added.
+        d: Number of coordinates.
+        dtype: Of the scores.
+    """
+    kind = torch.finfo(dtype)
+    largest = heights.abs().max().to(torch.float64)
+    return kind.eps * ((d + 6) * reach + 3 * largest) + d * kind.tiny
+
+
+def sure(
+    values: torch.Tensor, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor
+) -> torch.Tensor:
+    """Return at which points rounding cannot have changed the highest planes, (m,).
+
+    Args:
+        values: (m, k + 1), the highest scores in the dtype of the points, or all there are, best
+            first; those of float64 count as right.
+        points: (m, d).
+        sites: (n, d), as multiplied.
+        heights: (n,), as added.
+    """
+    if values.dtype == torch.float64:
+        return torch.ones(len(values), dtype=torch.bool, device=values.device)
+    longest, sizes = (
+        torch.linalg.vector_norm(t, dim=1, dtype=torch.float64) for t in (sites, points)
+    )
+    slack = rounding(sizes * longest.max(), heights, points.shape[1], values.dtype)
+    return (values[:, :-1] - values[:, 1:] > slack[:, None]).all(1)
+
+
+def scores_of(
+    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, indices: torch.Tensor
+) -> torch.Tensor:
+    """Return the scores of chosen sites (m, k) at every point (m, d), in float64, (m, k)."""
+    h = heights.to(torch.float64)
+    parts = []
+    rows = max(1, _TILE // (indices.shape[1] * points.shape[1]))
+    for x, near in zip(points.split(rows), indices.split(rows), strict=True):
+        products = x.to(torch.float64)[:, None] * sites[near].to(torch.float64)  # (rows, k, d)
+        parts.append(products.sum(2) + h[near])
+    return torch.cat(parts)

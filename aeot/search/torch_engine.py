@@ -21,6 +21,7 @@ from aeot.search.planes import (
     Planes,
     Winners,
     padded_columns,
+    sure,
 )
 
 T = TypeVar("T")
@@ -30,18 +31,23 @@ _GROUPS = 16  # columns per group in the two-level maximum
 _TILE = 1 << 20  # scores held at once; a constant, so that no setting changes a result
 
 
-def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the k highest planes at every point, best first."""
+def top_k(
+    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k highest planes at every point, best first, and where they are certain."""
     m, n = points.shape[0], sites.shape[0]
+    wide = k if points.dtype == torch.float64 else min(k + 1, n)  # the next one tells how certain
     groups = -(-n // _GROUPS)
     # A shift of all sites changes no cell and keeps float32 products accurate far from zero.
-    y = sites.to(torch.float64)
-    y = torch.nn.functional.pad((y - y.mean(0)).to(points.dtype).T, (0, groups * _GROUPS - n))
+    centred = sites.to(torch.float64)
+    centred = (centred - centred.mean(0)).to(points.dtype)
+    y = torch.nn.functional.pad(centred.T, (0, groups * _GROUPS - n))
     h = heights.to(points.dtype)
     h = torch.nn.functional.pad(h, (0, groups * _GROUPS - n), value=-torch.inf)
     # Wide sites are worth reading for many points.
     rows = max(8, min(4096, _TILE // (groups * _GROUPS)), points.shape[1] // 2)
     indices = torch.empty(m, k, dtype=torch.int64, device=points.device)
+    values = torch.empty(m, wide, dtype=points.dtype, device=points.device)
     for start in range(0, m, rows):
         x = points[start : start + rows]
         count = x.shape[0]
@@ -51,13 +57,23 @@ def top_k(points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: i
         # Column g + groups * r belongs to group g. The k best groups hold the k best columns,
         # and a maximum over strided groups is vectorised where one with an index is not.
         tops = scores.amax(1)  # (rows, groups)
-        best = tops.argmax(1, keepdim=True) if k == 1 else tops.topk(min(k, groups), 1).indices
-        inside = scores.gather(2, best[:, None].expand(-1, _GROUPS, -1)).flatten(1)
-        picked = inside.argmax(1, keepdim=True) if k == 1 else inside.topk(k, 1).indices
+        if k == 1:  # cheaper than a search for two
+            top, best = tops.max(1, keepdim=True)
+            inside = scores.gather(2, best[:, None].expand(-1, _GROUPS, -1)).flatten(1)
+            picked = inside.argmax(1, keepdim=True)
+            if wide > 1:
+                near = inside.scatter_(1, picked, -torch.inf).amax(1, keepdim=True)
+                far = tops.scatter_(1, best, -torch.inf).amax(1, keepdim=True)
+                top = torch.cat([top, torch.maximum(near, far)], 1)
+        else:
+            best = tops.topk(min(wide, groups), 1).indices
+            inside = scores.gather(2, best[:, None].expand(-1, _GROUPS, -1)).flatten(1)
+            top, picked = inside.topk(wide, 1)
         width = best.shape[1]
         found = best.gather(1, picked % width) + groups * (picked // width)
-        indices[start : start + count] = found[:count]
-    return indices
+        indices[start : start + count] = found[:count, :k]
+        values[start : start + count] = top[:count]
+    return indices, sure(values, points, centred, h[:n])
 
 
 def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads: int = 1) -> Planes:
@@ -98,23 +114,39 @@ def _scores(
             yield (a.view(-1, m, 1, n) + b.view(-1, 1, m, n)).reshape(-1, n), rows
 
 
-def winners(planes: Planes, heights: torch.Tensor, block: Block, *, runners: bool) -> Winners:
+def winners(
+    planes: Planes,
+    heights: torch.Tensor,
+    block: Block,
+    *,
+    runners: bool,
+    slack: torch.Tensor | None = None,
+) -> Winners:
     """Find the best site of every sample of a block."""
     tops = [scores.topk(2, dim=1) for scores, _ in _scores(planes, heights, block)]
-    return winners_of(
-        block, torch.cat([t.values for t in tops]), torch.cat([t.indices for t in tops]), runners
-    )
+    value, site = (torch.cat([t[k] for t in tops]) for k in (0, 1))
+    return winners_of(block, value, site, runners, slack)
 
 
-def winners_of(block: Block, value: torch.Tensor, site: torch.Tensor, runners: bool) -> Winners:
+def winners_of(
+    block: Block,
+    value: torch.Tensor,
+    site: torch.Tensor,
+    runners: bool,
+    slack: torch.Tensor | None,
+) -> Winners:
     """Return the winners where the highest scores (m, k) and their sites are known, best first."""
     site = site.to(torch.int32)
-    if not runners:
-        return Winners(block, site[:, 0], value[:, 0], site[:0, 0], value[:0, 0])
     if site.shape[1] == 1:  # a single site has no runner-up
-        far = torch.full_like(value[:, 0], -LOW)
-        return Winners(block, site[:, 0], value[:, 0], torch.full_like(site[:, 0], -1), far)
-    return Winners(block, site[:, 0], value[:, 0], site[:, 1], value[:, 0] - value[:, 1])
+        second, gap = torch.full_like(site[:, 0], -1), torch.full_like(value[:, 0], -LOW)
+    else:
+        second, gap = site[:, 1], value[:, 0] - value[:, 1]
+    unsure = torch.zeros(0, dtype=torch.int64, device=site.device)
+    if slack is not None:
+        unsure = (~(gap > slack.repeat_interleave(block.split))).nonzero()[:, 0]
+    if not runners:
+        second, gap = second[:0], gap[:0]
+    return Winners(block, site[:, 0], value[:, 0], second, gap, unsure)
 
 
 def candidates(
