@@ -13,6 +13,7 @@ from aeot.solvers.oracles import NEAR
 from aeot.solvers.scorer import Scorer
 
 BATCHES = 32  # independent parts of a sample, whose spread measures its noise
+_AT_ONCE = 1 << 14  # doubtful samples that wait to be decided together
 ENOUGH = 30  # a cell that expects this many samples and gets none is empty
 
 
@@ -50,7 +51,10 @@ def tally(
     sums: np.ndarray | None = None,
     window: float | None = None,
 ) -> Tally:
-    """Score the samples of some blocks against all sites and count the winners.
+    """Count where the samples of some blocks belong, as `BrenierMap.cell` says.
+
+    Fast scores decide first; a sample that their rounding may have sent to another cell is decided
+    again, and put right, on the caller's sites with the heights that he would get.
 
     Args:
         scorer: Of the problem.
@@ -66,16 +70,79 @@ def tally(
     per_group = scorer.split**2 if scorer.split > 1 else 32
     per_block = scorer.block_samples // per_group
     edges: list[Edges] = []
-    found = scorer.winners(heights, stage, blocks, runners=window is not None)
+    doubtful: list[_Doubtful] = []
+    found = scorer.winners(heights, stage, blocks, runners=window is not None, doubts=True)
     for index, won in zip(blocks, found, strict=True):
         cell = won.site.cpu().numpy()
         scorer.engine.count(cell, index * per_block, per_group, counts)
         if sums is not None:
             scorer.engine.add_points(won.block, cell, sums)
         if window is not None:
-            near = won.site, won.second, won.gap, window, NEAR
+            second = won.second.index_fill(0, won.unsure, -1)
+            near = won.site, second, won.gap, window, NEAR
             edges.append(scorer.engine.close_pairs(scorer.problem.sites, *near))
+        if len(won.unsure):
+            batch = (index * per_block + won.unsure.cpu().numpy() // per_group) % BATCHES
+            z, x = won.block.some(won.unsure), scorer.points(won.block, won.unsure)
+            doubtful.append(_Doubtful(z, x, cell[won.unsure.cpu().numpy()], batch))
+        if doubtful and (index == blocks[-1] or sum(map(len, doubtful)) >= _AT_ONCE):
+            near_again = _settled(scorer, heights, doubtful, counts, sums, window)
+            edges += [] if near_again is None else [near_again]
+            doubtful = []
     return Tally(counts, sums, edges)
+
+
+@dataclass(frozen=True)
+class _Doubtful:
+    """Samples that rounding may have sent to another cell.
+
+    Attributes:
+        z: (k, d) float32, columns in the scorer's order.
+        x: (k, d) float64, the same in the caller's coordinates.
+        cell: (k,), where they were counted.
+        batch: (k,), in which batch.
+    """
+
+    z: torch.Tensor
+    x: torch.Tensor
+    cell: np.ndarray
+    batch: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.cell)
+
+
+def _settled(
+    scorer: Scorer,
+    heights: torch.Tensor,
+    doubtful: list[_Doubtful],
+    counts: np.ndarray,
+    sums: np.ndarray | None,
+    window: float | None,
+) -> Edges | None:
+    """Decide doubtful samples as the caller would, put counts and sums right; return edges."""
+    problem = scorer.problem
+    two = window is not None and len(heights) > 1
+    values, sites = problem.decide(torch.cat([d.x for d in doubtful]), heights, 1 + two)
+    values, found = values.cpu(), sites.cpu().numpy()
+    cell = np.concatenate([d.cell for d in doubtful])
+    moved = cell != found[:, 0]
+    batch = np.concatenate([d.batch for d in doubtful])[moved]
+    before, after = cell[moved], found[moved, 0]
+    np.subtract.at(counts, (batch, before), 1)
+    np.add.at(counts, (batch, after), 1)
+    if sums is not None:
+        z = torch.cat([d.z for d in doubtful]).cpu().numpy()[moved].astype(np.float64)
+        np.subtract.at(sums, before, z)
+        np.add.at(sums, after, z)
+    if not two:
+        return None
+    # The sites apart in float64: those of near-duplicates may be one in float32.
+    y = problem.caller_sites
+    apart = ((y[found[:, 0]] - y[found[:, 1]]) @ problem.factor).norm(dim=1) / problem.scale
+    band = (NEAR * apart).clamp(max=window).numpy()
+    close = (values[:, 0] - values[:, 1]).numpy() < band
+    return found[close, 0], found[close, 1], 0.5 / band[close]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from aeot import _check
 from aeot._rng import generator, stream_seed
 from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
+from aeot.search.engines import top_k
 from aeot.search.heights import center
 
 
@@ -37,6 +38,7 @@ class Problem:
         scale: Unit of the heights.
         caller_sites: (n, d) float64, the sites as given.
         seed: The seed of every sample.
+        place: (n,) int64, where each of the caller's sites, in his order, stands in `sites`.
     """
 
     source: Measure
@@ -48,6 +50,7 @@ class Problem:
     scale: float
     caller_sites: torch.Tensor
     seed: int
+    place: torch.Tensor
 
     def to_standard(self, heights: torch.Tensor) -> torch.Tensor:
         """Carry the caller's heights into standard coordinates, mean zero, (n,) float64."""
@@ -58,14 +61,44 @@ class Problem:
         """Carry heights from standard coordinates to the caller's, mean zero, (n,) float64."""
         return center(heights.to(self.mean) * self.scale - self.caller_sites @ self.mean)
 
+    def to_source(self, z: torch.Tensor) -> torch.Tensor:
+        """Carry points (m, d) from standard coordinates to the caller's, float64."""
+        return self.mean.to(z.device) + z.to(torch.float64) @ self.factor.T.to(z.device)
+
+    def to_z(self, x: torch.Tensor) -> torch.Tensor:
+        """Carry points (m, d) of the source to standard coordinates, float32, where the sites are.
+
+        The caller's coordinates are kept in float64 up to here.
+        """
+        shifted = x.to(self.sites.device, torch.float64) - self.mean.to(self.sites.device)
+        return torch.linalg.solve(self.factor.to(shifted), shifted.T).T.to(torch.float32)
+
+    def decide(
+        self, points: torch.Tensor, heights: torch.Tensor, k: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find the k highest planes at points of the source as `BrenierMap` does for the caller.
+
+        Args:
+            points: (m, d) float64, in the caller's coordinates.
+            heights: (n,) float64, standard coordinates; those that would be returned count.
+            k: How many.
+
+        Returns:
+            Scores in units of standard coordinates (m, k) float64, and sites (m, k) int64.
+        """
+        h = self.from_standard(heights.cpu())[self.place].to(points.device)
+        values, found = top_k(points, self.caller_sites[self.place].to(points.device), h, k)
+        return values / self.scale, self.place.to(points.device)[found]
+
+    def drawn(self, rows: int, *key: int | str) -> torch.Tensor:
+        """Draw x (rows, d) from the source, for a law that is known by its samples only."""
+        return self.source.sample(rows, generator=generator(self.seed, "transport", *key))
+
     def draw(self, rows: int, *key: int | str) -> torch.Tensor:
         """Draw z (rows, d) float32 from the stream (seed, *key) alone, on the sites' device."""
-        d, device = self.sites.shape[1], self.sites.device
         if self.law == "sampler":
-            rng = generator(self.seed, "transport", *key)
-            x = self.source.sample(rows, generator=rng).to(device, torch.float64)
-            z = torch.linalg.solve(self.factor.to(device), (x - self.mean.to(device)).T).T
-            return z.to(torch.float32)
+            return self.to_z(self.drawn(rows, *key))
+        d, device = self.sites.shape[1], self.sites.device
         if device.type == "cpu":
             # numpy's generators keep all 64 bits of the key and are faster than torch's on a CPU.
             bits = np.random.SFC64(stream_seed(self.seed, "transport", *key))
@@ -90,7 +123,13 @@ class Problem:
         return z
 
 
-def standardise(source: Measure, sites: torch.Tensor, masses: torch.Tensor, seed: int) -> Problem:
+def standardise(
+    source: Measure,
+    sites: torch.Tensor,
+    masses: torch.Tensor,
+    seed: int,
+    place: torch.Tensor | None = None,
+) -> Problem:
     """Put a problem into standard coordinates.
 
     Args:
@@ -98,6 +137,7 @@ def standardise(source: Measure, sites: torch.Tensor, masses: torch.Tensor, seed
         sites: (n, d), already checked.
         masses: (n,) float64, summing to one.
         seed: The seed of every sample the solver will draw.
+        place: (n,), where each of the caller's sites stands in `sites`; the same if left out.
 
     Returns:
         The problem; its sites lie on the device of `sites`.
@@ -123,6 +163,7 @@ def standardise(source: Measure, sites: torch.Tensor, masses: torch.Tensor, seed
         scale=scale,
         caller_sites=y,
         seed=seed,
+        place=torch.arange(len(y)) if place is None else place,
     )
 
 

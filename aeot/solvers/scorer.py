@@ -16,10 +16,22 @@ import torch
 
 from aeot import _loop
 from aeot.search.engines import bind
-from aeot.search.planes import Block, CandidateLists, Listed, Winners, joined, padded_columns
+from aeot.search.planes import (
+    Block,
+    CandidateLists,
+    Listed,
+    Winners,
+    joined,
+    padded_columns,
+    rounding,
+)
 from aeot.solvers.problem import Problem
 
 T = TypeVar("T")
+
+
+def _longest(rows: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).max())
 
 
 class Scorer:
@@ -75,15 +87,33 @@ class Scorer:
 
     def draw(self, stage: str, block: int) -> Block:
         """Draw one block, from (seed, stage, block) alone."""
-        z = self.problem.draw(self.rows, stage, self.split, block)
+        key, x = (stage, self.split, block), None
+        if self.problem.law == "sampler":
+            x = self.problem.drawn(self.rows, *key)
+            z = self.problem.to_z(x)
+        else:
+            z = self.problem.draw(self.rows, *key)
         if self.split == 1:
-            return Block(z, z.new_zeros(1, 0), self.rows)
+            return Block(z, z.new_zeros(1, 0), self.rows, x)
         # Independent coordinates may be taken in any order, so here in that of `order`.
         z, cut = z.view(-1), self.rows * self.planes.left.shape[0]
         return Block(z[:cut].view(self.rows, -1), z[cut:].view(self.rows, -1), self.split)
 
+    def points(self, block: Block, samples: torch.Tensor) -> torch.Tensor:
+        """Return chosen samples (k,) of a block in the caller's coordinates, (k, d) float64."""
+        if block.drawn is not None and self.split == 1:
+            return block.drawn.to(samples.device)[samples].to(torch.float64)
+        z = block.some(samples)
+        return self.problem.to_source(z[:, torch.argsort(self.order).to(z.device)])
+
     def winners(
-        self, heights: torch.Tensor, stage: str, blocks: range, *, runners: bool = False
+        self,
+        heights: torch.Tensor,
+        stage: str,
+        blocks: range,
+        *,
+        runners: bool = False,
+        doubts: bool = False,
     ) -> Iterator[Winners]:
         """Yield, block by block, the samples and the sites that win them.
 
@@ -92,13 +122,36 @@ class Scorer:
             stage: Key of the samples.
             blocks: Which blocks.
             runners: Find the runners-up, too.
+            doubts: Name the samples that `Problem.decide` might decide otherwise.
         """
         h = self.engine.raised(self.planes, heights)
+        slack_of = self._slack(heights) if doubts else lambda block: None
 
-        def work(block: int) -> Winners:
-            return self.engine.winners(self.planes, h, self.draw(stage, block), runners=runners)
+        def work(index: int) -> Winners:
+            block = self.draw(stage, index)
+            slack = slack_of(block)
+            return self.engine.winners(self.planes, h, block, runners=runners, slack=slack)
 
         yield from self._each(work, blocks)
+
+    def _slack(self, heights: torch.Tensor) -> Callable[[Block], torch.Tensor]:
+        # How far the scores of the samples of each row may be from those that the caller's sites
+        # and heights give in float64.
+        p = self.problem
+        d, reach = p.sites.shape[1], _longest(p.sites)
+        centred = _longest(p.caller_sites - p.caller_sites.mean(0))
+        mean, spread = float(p.mean.norm()), float(torch.linalg.matrix_norm(p.factor, 2))
+        given = p.from_standard(heights.cpu())
+
+        def slack_of(block: Block) -> torch.Tensor:
+            sizes = torch.linalg.vector_norm(block.left, dim=1, dtype=torch.float64)
+            if self.split > 1:
+                sizes = (sizes.square() + _longest(block.right) ** 2).sqrt()
+            fast = rounding(sizes * reach, heights, d, torch.float32)
+            exact = rounding((mean + spread * sizes) * centred, given, d, torch.float64)
+            return (fast + 2 * exact / p.scale).to(torch.float32)
+
+        return slack_of
 
     def candidates(
         self,

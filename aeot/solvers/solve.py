@@ -142,12 +142,12 @@ def solve_semidiscrete(
     # The solver sees the sites sorted, coordinate by coordinate, whatever the caller's order.
     order = torch.from_numpy(np.lexsort(y.detach().cpu().numpy().T[::-1]))
     start = None if start is None else start.detach().cpu()[order]
-    problem = standardise(source, y[order.to(y.device)], nu[order], seed)
+    place = order.argsort()
+    problem = standardise(source, y[order.to(y.device)], nu[order], seed, place)
     split = choose_split(problem.law, *problem.sites.shape)
     scorer = Scorer(problem, engine=engine, split=split, memory=memory, threads=threads)
     task = Task(problem, scorer, tol, method)
     mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
-    place = order.argsort()
     keeper = _Keeper(checkpoint, mark)
     try:
         with _loop.Loop("transport", unit="samples", progress=progress) as loop:
@@ -158,7 +158,7 @@ def solve_semidiscrete(
             heights = problem.from_standard(stopped.heights.cpu())
             stopped.heights = heights[place].to(y.device)
         raise
-    return _solution(task, state, outcome, y, place)
+    return _solution(task, state, outcome, y)
 
 
 def _check_source(source: Measure) -> None:
@@ -320,9 +320,7 @@ def _run(
     return state, Outcome.CONVERGED
 
 
-def _solution(
-    task: Task, state: State, outcome: Outcome, sites: torch.Tensor, place: torch.Tensor
-) -> Solution:
+def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -> Solution:
     """Carry the best heights and their certificate back to the caller's sites.
 
     Args:
@@ -330,10 +328,9 @@ def _solution(
         state: Where it ended.
         outcome: Why.
         sites: (n, d), as the caller gave them.
-        place: (n,), where each of them stands among the sorted ones.
     """
     problem, tol = task.problem, task.tol
-    scorer = task.scorer(state)
+    scorer, place = task.scorer(state), problem.place
     if state.best is None:  # stopped before any check
         m = min(certificate_size(task.nu.numpy(), tol), 64 * task.n + 4096)
         state, _, _ = check(task, state, "certificate", m, edges=False)
