@@ -253,8 +253,8 @@ def top_k(
 
     The first column is the potential and the power cell. Points are decided as by products in
     float64 of the sites and heights as given, whatever their own precision; ties are decided by
-    its rounding, so compare engines by the values. The score matrix (m, n) is never held: memory is a few MiB beside the
-    result, and a point's answer does not depend on the other points.
+    its rounding, so compare engines by the values. The score matrix (m, n) is never held: memory is
+    a few MiB beside the result, and a point's answer does not depend on the other points.
 
     Args:
         points: (m, d) floating; its dtype is that of the values.

@@ -248,22 +248,26 @@ def _buffer(planes: Planes, name: str, rows: int) -> np.ndarray:
 
 
 @_compiled
-def _find(best, low, coarse, groups, a, b):  # noqa: ANN001, ANN202
+def _find(best, slack, coarse, groups, a, b):  # noqa: ANN001, ANN202
     # Where a score stands that is known: its column and tile among the groups, its slot in the
     # group. Selected without branches, which would be guessed wrongly most of the time. The last
-    # number returned is 3 exactly if no other score is above `low`.
-    column, tile, slot, near = 0, 0, 0, 0
+    # number returned is 3 exactly if no other score is within `slack` of it.
+    column, tile, slot, near = 0, 0, 0, np.int32(0)
+    low = best - slack
     for c in range(WIDTH):
         column = c if coarse[c] == best else column
-        near += coarse[c] >= low
+    for c in range(WIDTH):
+        near += np.int32(coarse[c] >= low)
     for t in range(groups.size // WIDTH):
-        tile = t if groups[t * WIDTH + column] == best else tile
-        near += groups[t * WIDTH + column] >= low
+        value = groups[t * WIDTH + column]
+        tile = t if value == best else tile
+        near += np.int32(value >= low)
     base = tile * 16 * WIDTH + column
     p, q = a[base:], b[base:]  # indices into slices are known not to be negative
     for s in range(16):
-        slot = s if p[s * WIDTH] + q[s * WIDTH] == best else slot
-        near += p[s * WIDTH] + q[s * WIDTH] >= low
+        value = p[s * WIDTH] + q[s * WIDTH]
+        slot = s if value == best else slot
+        near += np.int32(value >= low)
     return column, tile, slot, near
 
 
@@ -274,30 +278,30 @@ class _Won(NamedTuple):
     value: np.ndarray  # float32, its score
     second: np.ndarray  # int32, the runner-up
     gap: np.ndarray  # float32, how far it is behind
-    unsure: np.ndarray  # bool, whether it is within the slack
+    unsure: np.ndarray  # bool, whether any other is within the slack
 
 
 @_compiled
 def _winners(a, b, per_block, slack, out):  # noqa: ANN001, ANN202
     # a (rows, columns) float32, columns a multiple of 16 * WIDTH; b (groups * m, columns): row k of
     # `a` meets the m rows of group k // per_block, an even number if there are several; slack
-    # (rows,), or one number that is not looked at.
+    # (rows,), not looked at where no `unsure` is wanted.
     site, value, second, gap, unsure = out
     m = b.shape[0] // (a.shape[0] // per_block)
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
     coarse = np.empty(WIDTH, np.float32)
     for k in range(a.shape[0]):
         rows = b[(k // per_block) * m : (k // per_block + 1) * m]
+        wide = slack[k] if unsure.size else np.float32(0)
         if k % 2 == 0:
             _group_maxima(a[k], a[min(k + 1, a.shape[0] - 1)], rows, pair)
         for r in range(m):
             groups = pair[k % 2, r]
             _fold(groups, coarse)
             best = _highest(coarse)
-            low = best - slack[k % slack.size]
-            column, tile, slot, near = _find(best, low, coarse, groups, a[k], rows[r])
+            column, tile, slot, many = _find(best, wide, coarse, groups, a[k], rows[r])
             if unsure.size:
-                unsure[k * m + r] = near != 3
+                unsure[k * m + r] = many != 3
             base = tile * 16 * WIDTH + column
             site[k * m + r] = base + slot * WIDTH
             value[k * m + r] = best
@@ -314,7 +318,7 @@ def _winners(a, b, per_block, slack, out):  # noqa: ANN001, ANN202
             coarse[column] = _highest(groups[column::WIDTH])
             other = _highest(coarse)
             if other > own:
-                column, tile, near, _ = _find(other, other, coarse, groups, a[k], rows[r])
+                column, tile, near, _ = _find(other, np.float32(0), coarse, groups, a[k], rows[r])
                 base = tile * 16 * WIDTH + column
             second[k * m + r] = base + near * WIDTH
             gap[k * m + r] = best - max(own, other)
@@ -334,12 +338,13 @@ def winners(
     lengths = whole, whole, whole * runners, whole * runners, whole * (slack is not None)
     kinds = torch.int32, torch.float32, torch.int32, torch.float32, torch.bool
     found = [torch.empty(n, dtype=kind) for n, kind in zip(lengths, kinds, strict=True)]
-    near = np.zeros(1, np.float32) if slack is None else slack.numpy()
+    near = np.zeros(0, np.float32) if slack is None else slack.numpy()
     for a, b, group, rows in _scores(planes, heights, block):
         part = slice(rows.start * m, rows.stop * m)
         out = _Won(*(x.numpy()[part] for x in found))
-        _winners(a, b, group, near[rows] if slack is not None else near, out)
-    return Winners(block, *found[:4], found[4].nonzero()[:, 0])
+        _winners(a, b, group, near[rows], out)
+    site, value, second, gap, unsure = found
+    return Winners(block, site, value, second, gap, unsure.nonzero()[:, 0])
 
 
 class _Lists(NamedTuple):

@@ -165,7 +165,9 @@ def joined(parts: list[Listed]) -> Listed:
     return torch.cat(starts), torch.cat(site), torch.cat(value), torch.cat(lead), torch.cat(bound)
 
 
-def rounding(reach: torch.Tensor, heights: torch.Tensor, d: int, dtype: torch.dtype) -> torch.Tensor:
+def rounding(
+    reach: torch.Tensor, heights: torch.Tensor, d: int, dtype: torch.dtype
+) -> torch.Tensor:
     """Bound how far rounding moves the difference of two scores <x, y_i> + h_i, (m,) float64.
 
     Each score is off by at most (d + 2) u |x| |y_i| of its sum, in any order of adding up (N. J.

@@ -144,14 +144,14 @@ def solve_hierarchical(
 
 def _restricted(source: Measure, brenier: BrenierMap, group: int, mass: float) -> Sampler:
     """The source conditioned on one coarse cell, by rejection."""
-    sites = brenier.sites
+    device = brenier.sites.device
 
     def draw(n: int, generator: torch.Generator | None) -> torch.Tensor:
         kept, found = [], 0
         for _ in range(10_000):
             batch = int(np.clip(1.2 * (n - found) / mass, 256, 1 << 16))
             x = source.sample(batch, generator=generator)
-            x = x[brenier.cell(x.to(sites)) == group]
+            x = x[(brenier.cell(x.to(device)) == group).to(x.device)]
             kept.append(x)
             found += x.shape[0]
             if found >= n:

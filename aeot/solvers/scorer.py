@@ -142,14 +142,17 @@ class Scorer:
         centred = _longest(p.caller_sites - p.caller_sites.mean(0))
         mean, spread = float(p.mean.norm()), float(torch.linalg.matrix_norm(p.factor, 2))
         given = p.from_standard(heights.cpu())
+        # Both bounds are linear in the sample's size: slope and intercept.
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        fast = rounding(ends * reach, heights.cpu(), d, torch.float32)
+        exact = rounding((mean + spread * ends) * centred, given, d, torch.float64)
+        least, more = (fast + 2 * exact / p.scale).tolist()
 
         def slack_of(block: Block) -> torch.Tensor:
-            sizes = torch.linalg.vector_norm(block.left, dim=1, dtype=torch.float64)
+            squares = block.left.square().sum(1)
             if self.split > 1:
-                sizes = (sizes.square() + _longest(block.right) ** 2).sqrt()
-            fast = rounding(sizes * reach, heights, d, torch.float32)
-            exact = rounding((mean + spread * sizes) * centred, given, d, torch.float64)
-            return (fast + 2 * exact / p.scale).to(torch.float32)
+                squares += block.right.square().sum(1).max()
+            return squares.sqrt_().mul_((more - least) * 1.001).add_(least * 1.001)
 
         return slack_of
 

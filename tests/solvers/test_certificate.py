@@ -1,0 +1,229 @@
+"""The certificate speaks of the caller's sites and the heights he gets, in float64."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import aeot
+from aeot import generator
+from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
+from aeot.solvers.certificate import BATCHES, tally
+from aeot.solvers.problem import standardise
+from aeot.solvers.scorer import Scorer
+from aeot.solvers.starts import gaussian_heights
+
+
+def normal(n, d, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def twins(n=60, d=5):
+    """The first site has a neighbour one float32 unit away."""
+    y = normal(n, d).astype(np.float32)
+    return np.r_[y, np.nextafter(y[:1], np.float32(9))]
+
+
+def spaced(n=40, d=5):
+    """Half of the sites in pairs, 1e-3 to 1e-9 apart."""
+    y = normal(n, d, 1)
+    gaps = np.repeat([1e-3, 1e-4, 1e-6, 1e-9], n // 8)[:, None]
+    return np.r_[y, y[: n // 2] + gaps * normal(n // 2, d, 2)]
+
+
+def outlier(n=50, d=5):
+    """One site lies 1e8 times as far as the rest."""
+    y = normal(n, d, 3)
+    return np.r_[y, 1e8 * np.ones((1, d))]
+
+
+def lattice(k=3, d=4):
+    axes = np.meshgrid(*[np.arange(k)] * d, indexing="ij")
+    return np.stack(axes, -1).reshape(-1, d).astype(np.float32)
+
+
+KINDS = {
+    "twins": twins,
+    "pairs": spaced,
+    "outlier": outlier,
+    "lattice": lattice,
+    "far": lambda: 1e6 + normal(50, 5, 4),
+    "far and small": lambda: 1e6 + 1e-6 * normal(50, 5, 4),
+    "tiny": lambda: 1e-30 * normal(50, 5, 4),
+}
+
+
+def solve(source, sites, masses=None, **options):
+    given = {"tol": 0.05, "progress": False, "threads": 1, "max_samples": 2e5} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return aeot.solve_semidiscrete(source, sites, masses, **given)
+
+
+def counted(source, sites, heights, m=1 << 16, seed=77):
+    """Masses of fresh points by all scores in float64, block by block; an independent route."""
+    y = np.asarray(sites, dtype=np.float64)
+    middle = (y.min(0) + y.max(0)) / 2  # moves all scores of a point alike
+    x = source.sample(m, generator=generator(seed)).double().numpy()
+    scores = np.concatenate([b @ (y - middle).T + heights.numpy() for b in np.split(x, 16)])
+    return np.bincount(scores.argmax(1), minlength=len(y)) / m
+
+
+def agree(s, source, sites, m=1 << 16):
+    """The masses that were certified are those counted, up to the noise of both counts."""
+    fresh, said = counted(source, sites, s.heights, m), s.cell_masses.numpy()
+    noise = np.sqrt(np.maximum(fresh, said) * (1 / m + 1 / 4096)) + 2 / 4096
+    assert (np.abs(fresh - said) < 6 * noise).all(), np.abs(fresh - said).max()
+    covered = np.abs(fresh - s.masses.numpy()).sum() / 2
+    floor = 0.4 * np.sqrt(len(fresh) / m)
+    assert covered <= s.mass_error_upper + 2 * floor
+    if s.converged:
+        assert (fresh > 0).all()
+    return fresh
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_masses_certified_are_those_of_the_returned_heights(kind):
+    sites = KINDS[kind]()
+    source = UniformBox(dim=sites.shape[1])
+    agree(solve(source, sites), source, sites)
+
+
+@pytest.mark.parametrize("kind", ["twins", "outlier", "far"])
+def test_with_weights_too(kind):
+    sites = KINDS[kind]()
+    masses = np.random.default_rng(0).dirichlet(np.ones(len(sites)))
+    source = Gaussian(dim=sites.shape[1])
+    agree(solve(source, sites, masses), source, sites)
+
+
+def test_twins_get_their_shares_or_no_certificate():
+    sites = twins()
+    s = solve(UniformBox(dim=5), sites, tol=0.02, max_samples=1.2e6)
+    fresh = agree(s, UniformBox(dim=5), sites, 1 << 18)
+    if s.converged:
+        assert abs(fresh[[0, 60]] - 1 / 61).max() < 0.004
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch", "kdtree"])
+@pytest.mark.parametrize("kind", ["twins", "outlier", "lattice"])
+def test_every_engine_and_the_map_see_the_same_cells(kind, engine):
+    sites = KINDS[kind]()
+    n, d = sites.shape
+    source = UniformBox(dim=d)
+    s = solve(source, sites, engine=engine, max_samples=6e4)
+    x = source.sample(1 << 14, generator=generator(3))
+    cells = s.map(engine=engine).cell(x)
+    y = sites.astype(np.float64)
+    scores = x.double().numpy() @ (y - y.mean(0)).T + s.heights.numpy()
+    best, at = scores.max(1), scores[np.arange(len(x)), cells.numpy()]
+    # float32 points are decided as float64 ones, to the rounding of float64
+    assert (best - at <= 1e-14 * (np.abs(scores).max() + 1)).all()
+    assert torch.equal(cells, s.map().cell(x.double()))
+    fresh = np.bincount(cells.numpy(), minlength=n) / len(x)
+    assert np.abs(fresh - s.cell_masses.numpy()).max() < 6 * np.sqrt(0.1 / len(x)) + 0.01
+
+
+@pytest.mark.parametrize("split", [1, 8])
+def test_a_tally_is_what_cell_says_of_its_own_samples(split):
+    """Counts and sums, sample by sample, of sites that float32 cannot tell apart."""
+    n, d = 80, 8
+    y = np.r_[normal(n // 2, d), normal(n // 2, d) * (1 + 1e-8)]
+    order = np.random.default_rng(5).permutation(n)
+    y, masses = torch.from_numpy(y[order]), torch.full((n,), 1 / n, dtype=torch.float64)
+    ranked = torch.from_numpy(np.lexsort(y.numpy().T[::-1]))
+    source = UniformBox(low=[1.0] * d, high=[3.0] * d)
+    problem = standardise(source, y[ranked], masses, 0, ranked.argsort())
+    scorer = Scorer(problem, split=split, threads=1)
+    h = gaussian_heights(problem.sites) + 1e-9 * torch.randn(n, generator=generator(1)).double()
+    sums = np.zeros((n, d))
+    result = tally(scorer, h, "t", range(3), sums=sums)
+    brenier = aeot.BrenierMap(source, y, problem.from_standard(h)[problem.place])
+    counts, totals = np.zeros(n, np.int64), np.zeros((n, d))
+    for block in range(3):
+        drawn = scorer.draw("t", block)
+        z = drawn.points()
+        cells = brenier.cell(problem.to_source(z[:, torch.argsort(scorer.order)])).numpy()
+        counts += np.bincount(cells, minlength=n)
+        np.add.at(totals, cells, z.double().numpy())
+    place = problem.place.numpy()
+    assert result.counts.shape == (BATCHES, n)
+    assert (result.cell_counts[place] == counts).all()
+    fast = sum(w.site.long().bincount(minlength=n) for w in scorer.winners(h, "t", range(3)))
+    assert (fast.numpy()[place] != counts).sum() > 20  # float32 sees one of each pair
+    assert np.allclose(sums[place], totals, atol=1e-6)
+
+
+def test_points_of_a_lattice_that_tie_are_counted_as_the_map_sends_them():
+    corners = lattice(2, 4)
+    source = Empirical(np.r_[corners, corners + 0.5, lattice(3, 4)].astype(np.float64))
+    heights = -np.square(corners).sum(1).astype(np.float64) / 2  # Voronoi: a point may have 16
+    s = solve(source, corners, init=heights, max_samples=1, tol=1e-3, method="newton")
+    cells = s.map().cell(source.points).numpy()
+    exact = np.bincount(cells, minlength=len(corners)) / len(cells)
+    noise = np.sqrt(exact / 1e4) + 1e-3
+    assert (np.abs(exact - s.cell_masses.numpy()) < 6 * noise).all()
+
+
+@pytest.mark.parametrize("kind", ["twins", "far"])
+def test_a_start_is_judged_in_the_same_arithmetic(kind):
+    sites = KINDS[kind]()
+    source = UniformBox(dim=5)
+    first = solve(source, sites)
+    again = solve(source, sites, init=first.heights, max_samples=1)
+    agree(again, source, sites)
+    if first.converged:
+        assert again.converged
+
+
+def test_a_checkpoint_goes_on_to_the_same_cells(tmp_path):
+    sites, source = spaced(), UniformBox(dim=5)
+    whole = solve(source, sites)
+    solve(source, sites, checkpoint=tmp_path / "s", on_step=lambda r: r["stage"] == "stream")
+    again = solve(source, sites, checkpoint=tmp_path / "s")
+    assert torch.equal(again.heights, whole.heights)
+    assert torch.equal(again.cell_masses, whole.cell_masses)
+    assert again.mass_error_upper == whole.mass_error_upper
+
+
+@pytest.mark.parametrize("kind", ["twins", "far"])
+def test_the_parts_of_a_hierarchy_too(kind):
+    sites, source = KINDS[kind](), UniformBox(dim=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tree = aeot.solve_hierarchical(source, sites, clusters=4, tol=0.1)
+    x = source.sample(1 << 16, generator=generator(5))
+    fresh = np.bincount(tree.cell(x).numpy(), minlength=len(sites)) / len(x)
+    error = np.abs(fresh - 1 / len(sites)).sum() / 2
+    assert error <= tree.mass_error_upper + 0.8 * np.sqrt(len(sites) / len(x))
+
+
+def test_an_estimator_predicts_the_cells_that_were_counted():
+    sites = twins()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = aeot.SemiDiscreteOT(tol=0.1, max_samples=1e5).fit(np.r_[sites, sites[:5]])
+    for dtype in (np.float32, np.float64):
+        x = np.random.default_rng(0).random((1 << 15, 5)).astype(dtype)
+        fresh = np.bincount(model.predict(x), minlength=len(model.sites_)) / len(x)
+        assert np.abs(fresh - model.solution_.cell_masses.numpy()).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        UniformBall(dim=5, center=1e4, radius=1e-3),
+        Gaussian(mean=torch.full((5,), 1e3), covariance=1e-4 * torch.eye(5)),
+        Sampler(lambda m, g: torch.randn(m, 5, generator=g).double() + 1e6, dim=5),
+    ],
+    ids=["ball", "gaussian", "sampler"],
+)
+def test_sources_far_from_the_origin(source):
+    sites = normal(50, 5, 6)
+    s = solve(source, sites)
+    assert s.converged, s.message
+    x = source.sample(1 << 14, generator=generator(9)).double()
+    fresh = np.bincount(s.map().cell(x).numpy(), minlength=50) / len(x)
+    if not isinstance(source, UniformBall):  # whose own float32 points are 1e-3 apart
+        assert np.abs(fresh - 1 / 50).sum() / 2 < s.mass_error_upper + 0.04
