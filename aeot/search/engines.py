@@ -87,8 +87,8 @@ class Engine(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the k highest planes at every point (m, d), best first: indices (m, k) int64.
 
-        Also at which points (m,) rounding cannot have changed them; what float64 products decide
-        counts as right.
+        Also at which points (m,) rounding cannot have changed them: at all of them where the
+        points are float64, whose products decide.
         """
 
     def arrange(
@@ -319,6 +319,5 @@ def _decided(
     indices, sure = found.top_k(x, sites, heights, k)
     if not bool(sure.all()):
         again = (~sure).nonzero()[:, 0]
-        exact = bind("auto", sites)
-        indices[again] = exact.top_k(x[again].to(torch.float64), sites, heights, k)[0]
+        indices[again] = found.top_k(x[again].to(torch.float64), sites, heights, k)[0]
     return indices

@@ -54,7 +54,11 @@ def top_k(
     found = _query(tree, x - middle, min(k + 1, len(y)))
     value = scores_of(x - middle, y, h, found)
     slack = _rounding(tree) + _EPS * (x - middle).square().sum(1)
-    return found[:, :k].contiguous(), (value[:, :-1] - value[:, 1:] > slack[:, None]).all(1)
+    clear = (value[:, :-1] - value[:, 1:] > slack[:, None]).all(1)
+    found = found[:, :k].contiguous()
+    if not bool(clear.all()):
+        found[~clear] = torch_engine.top_k(points[~clear].double(), sites, heights, k)[0]
+    return found, torch.ones_like(clear)
 
 
 def _tree(sites: torch.Tensor, heights: torch.Tensor) -> cKDTree:

@@ -123,7 +123,8 @@ def _settled(
     """Decide doubtful samples as the caller would, put counts and sums right; return edges."""
     problem = scorer.problem
     two = window is not None and len(heights) > 1
-    values, sites = problem.decide(torch.cat([d.x for d in doubtful]), heights, 1 + two)
+    x, name = torch.cat([d.x for d in doubtful]), scorer.engine.NAME
+    values, sites = problem.decide(x, heights, 1 + two, engine=name)
     values, found = values.cpu(), sites.cpu().numpy()
     cell = np.concatenate([d.cell for d in doubtful])
     moved = cell != found[:, 0]

@@ -74,7 +74,7 @@ class Problem:
         return torch.linalg.solve(self.factor.to(shifted), shifted.T).T.to(torch.float32)
 
     def decide(
-        self, points: torch.Tensor, heights: torch.Tensor, k: int = 1
+        self, points: torch.Tensor, heights: torch.Tensor, k: int = 1, *, engine: str = "auto"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Find the k highest planes at points of the source as `BrenierMap` does for the caller.
 
@@ -82,12 +82,14 @@ class Problem:
             points: (m, d) float64, in the caller's coordinates.
             heights: (n,) float64, standard coordinates; those that would be returned count.
             k: How many.
+            engine: What finds them.
 
         Returns:
             Scores in units of standard coordinates (m, k) float64, and sites (m, k) int64.
         """
         h = self.from_standard(heights.cpu())[self.place].to(points.device)
-        values, found = top_k(points, self.caller_sites[self.place].to(points.device), h, k)
+        sites = self.caller_sites[self.place].to(points.device)
+        values, found = top_k(points, sites, h, k, engine=engine)
         return values / self.scale, self.place.to(points.device)[found]
 
     def drawn(self, rows: int, *key: int | str) -> torch.Tensor:

@@ -223,7 +223,8 @@ def test_cells_are_found_by_the_engine_that_was_asked_for(monkeypatch):
         model.solution_.map(engine=name).cell(torch.full((3, 4), 0.5))
         tree = aeot.solve_hierarchical(aeot.UniformBox(dim=4), codes, clusters=3, engine=name)
         tree(torch.rand(5, 4, dtype=torch.float64))
-        assert set(asked) == {name}
+        assert name in asked
+        assert set(asked) <= {name, "torch"}  # which decides where the tree's rounding may not
 
 
 def test_the_recorded_version_is_that_of_the_code():
