@@ -256,13 +256,14 @@ def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  #
     engine = Tessellation(where, (y - mean).numpy())
     centred = conversions.shifted_source(h, y - mean, -center)
     cells = engine(centred.numpy(), ends=True)
-    pairs = torch.from_numpy(np.stack([cells.rows, cells.columns], axis=1))
+    massive = cells.measures > 0
+    pairs = torch.from_numpy(np.stack([cells.rows, cells.columns], axis=1)[massive])
     endpoints = None
     if where.dim == 2:
-        endpoints = torch.from_numpy(cells.ends).reshape(-1, 2, 2) + center
+        endpoints = torch.from_numpy(cells.ends[massive]).reshape(-1, 2, 2) + center
     elif where.dim == 1:
-        endpoints = torch.from_numpy(cells.ends) + center
-    mass = torch.from_numpy(cells.measures)
+        endpoints = torch.from_numpy(cells.ends[massive]) + center
+    mass = torch.from_numpy(cells.measures[massive])
     facets = Facets.between(y, pairs, mass, exact=True, endpoints=endpoints)
     masses = torch.from_numpy(cells.masses)
     filled = (masses > 0).to(torch.float64)[:, None]

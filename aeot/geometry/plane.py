@@ -11,7 +11,7 @@ from aeot._compile import njit
 from aeot.geometry.pixels import walk
 
 # What is integrated over a polygon.
-UNIFORM, DISK, GRID = 0, 1, 2
+UNIFORM, DISK, GRID, PARTS = 0, 1, 2, 3
 
 
 class Planes(NamedTuple):
@@ -36,9 +36,11 @@ class Region(NamedTuple):
     Attributes:
         polygon: Vertices of the support, counter-clockwise (p, 2); for a disk, whose centre is the
             origin, a polygon around it.
-        kind: UNIFORM, DISK or GRID.
+        kind: UNIFORM, DISK, GRID or PARTS.
         radius: Of the disk.
         density: Mass per area of the uniform measures.
+        triangles: The parts of a polygon with dents, counter-clockwise (k, 3, 2); `polygon` is the
+            convex hull then.
         coefficients: See `pixels.tabulate`; may be empty unless kind is GRID.
         table: See `pixels.tabulate`.
         low: Lower left corner of the grid (2,).
@@ -49,6 +51,7 @@ class Region(NamedTuple):
     kind: int
     radius: float
     density: float
+    triangles: np.ndarray
     coefficients: np.ndarray
     table: np.ndarray
     low: np.ndarray
@@ -91,6 +94,7 @@ def plane_cells(
     region: Region,
     moments: np.ndarray,
     facets: tuple[np.ndarray, np.ndarray],
+    evenly: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """Clip and integrate the cells of a range of sites.
 
@@ -101,17 +105,21 @@ def plane_cells(
         moments: (n, 6), rows of these sites written: mass, first moments, then second moments
             xx, xy, yy about the centroid.
         facets: Written at the sites' slots: the mass of each facet (slots,), and its end points
-            (slots, 4), or (0, 4) if they are not wanted.
+            (slots, 4), or (0, 4) if they are not wanted. Of PARTS, those in the convex hull.
+        evenly: Written like masses and facets, for no measure but the area of the region's
+            polygon: (n,) and (slots,), or empty both if they are not wanted.
     """
     start, stop = span
     measures, ends = facets
+    areas, lengths = evenly
     support, kind, radius = region.polygon, region.kind, region.radius
     most = 0
     for i in range(start, stop):
         most = max(most, planes.indptr[i + 1] - planes.indptr[i])
     body = _polygon(most + 2 * support.shape[0] + 8)
+    part = _polygon(most + 2 * support.shape[0] + 12)
     poly, label = body.points, body.label
-    m = np.zeros(6)
+    m, piece = np.zeros(6), np.zeros(6)
     for i in range(start, stop):
         count = support.shape[0]
         for k in range(count):
@@ -121,9 +129,29 @@ def plane_cells(
         moments[i, :] = 0.0
         if count == 0:
             continue
+        if areas.shape[0]:
+            polygon_moments(poly, count, piece)
+            areas[i] = piece[0]
         x0, y0 = 0.0, 0.0
         scale = region.density
-        if kind == GRID:
+        if kind == PARTS:
+            x0, y0 = poly[0, 0], poly[0, 1]
+            m[:] = 0.0
+            for t in range(region.triangles.shape[0]):
+                kept = clip_to_triangle(body, count, region.triangles[t], part)
+                if kept == 0:
+                    continue
+                polygon_moments(part.points, kept, piece)
+                add_moved(piece, part.points[0, 0] - x0, part.points[0, 1] - y0, m)
+                for k in range(kept):
+                    slot = part.label[k]
+                    if slot >= 0:
+                        after = k + 1 if k + 1 < kept else 0
+                        measures[slot] += region.density * math.hypot(
+                            part.points[after, 0] - part.points[k, 0],
+                            part.points[after, 1] - part.points[k, 1],
+                        )
+        elif kind == GRID:
             m[:] = 0.0
             scale = 1.0
         elif kind != DISK or not disk_moments(poly, count, radius, m):
@@ -147,12 +175,14 @@ def plane_cells(
                 px, py = ax + t0 * (bx - ax), ay + t0 * (by - ay)
                 bx, by = ax + t1 * (bx - ax), ay + t1 * (by - ay)
                 ax, ay = px, py
-            if kind != GRID:
-                length = region.density * np.sqrt((bx - ax) ** 2 + (by - ay) ** 2)
-            if length > 0.0:
-                measures[slot] += length
-                if ends.shape[0]:
-                    ends[slot, 0], ends[slot, 1], ends[slot, 2], ends[slot, 3] = ax, ay, bx, by
+            straight = np.sqrt((bx - ax) ** 2 + (by - ay) ** 2)
+            if lengths.shape[0]:
+                lengths[slot] += straight
+            if kind in (UNIFORM, DISK):
+                length = region.density * straight
+            measures[slot] += length
+            if straight > 0.0 and ends.shape[0]:
+                ends[slot, 0], ends[slot, 1], ends[slot, 2], ends[slot, 3] = ax, ay, bx, by
         if m[0] <= 0.0:
             continue
         cx, cy = m[1] / m[0], m[2] / m[0]
@@ -268,6 +298,83 @@ def clip_cell(i: int, planes: Planes, body: Polygon, count: int) -> int:
         if count == 0:
             break
     return count
+
+
+@njit()
+def clip_to_triangle(body: Polygon, count: int, triangle: np.ndarray, part: Polygon) -> int:
+    """Write what a convex polygon and a triangle have in common; the triangle's edges are -1.
+
+    Args:
+        body: The polygon, left as it is.
+        count: Number of its vertices.
+        triangle: Counter-clockwise (3, 2).
+        part: Written.
+
+    Returns:
+        The number of vertices of what they have in common, 0 if nothing.
+    """
+    for c in range(2):
+        low, high = math.inf, -math.inf
+        for k in range(count):
+            low, high = min(low, body.points[k, c]), max(high, body.points[k, c])
+        if low >= triangle[:, c].max() or high <= triangle[:, c].min():
+            return 0
+    for k in range(count):
+        part.points[k, 0], part.points[k, 1] = body.points[k, 0], body.points[k, 1]
+        part.label[k] = body.label[k]
+    for e in range(3):
+        after = e + 1 if e < 2 else 0
+        normal = triangle[after, 1] - triangle[e, 1], triangle[e, 0] - triangle[after, 0]
+        offset = normal[0] * triangle[e, 0] + normal[1] * triangle[e, 1]
+        count = clip(part, count, normal, offset, -1)
+        if count == 0:
+            break
+    return count
+
+
+@njit()
+def add_moved(moments: np.ndarray, dx: float, dy: float, out: np.ndarray) -> None:
+    """Add to out (6,) moments (6,) about the point (dx, dy), taken about the origin."""
+    area = moments[0]
+    out[0] += area
+    out[1] += moments[1] + area * dx
+    out[2] += moments[2] + area * dy
+    out[3] += moments[3] + 2 * dx * moments[1] + area * dx * dx
+    out[4] += moments[4] + dx * moments[2] + dy * moments[1] + area * dx * dy
+    out[5] += moments[5] + 2 * dy * moments[2] + area * dy * dy
+
+
+@njit()
+def touching(
+    planes: Planes, corners: tuple[np.ndarray, np.ndarray], near: np.ndarray, out: np.ndarray
+) -> None:
+    """Raise planes below all others until they touch the upper envelope over the support.
+
+    That is at the corner where the envelope is least above the plane, a convex function: a walk
+    from cell to cell finds it.
+
+    Args:
+        planes: Sites, heights, and the neighbours of every cell.
+        corners: As `plane_polygons` writes them: the offsets (n + 1,) and the points.
+        near: A cell to start from (n,); negative for sites that stay as they are.
+        out: (n,), the new heights, written where `near` is not negative.
+    """
+    sites, heights, indptr, indices = planes
+    offsets, points = corners
+    for i in range(sites.shape[0]):
+        if near[i] < 0:
+            continue
+        best, at, moved = math.inf, near[i], True
+        while moved:
+            moved, here = False, at
+            for slot in range(indptr[here] - 1, indptr[here + 1]):
+                j = here if slot < indptr[here] else indices[slot]
+                dx, dy = sites[j, 0] - sites[i, 0], sites[j, 1] - sites[i, 1]
+                for k in range(offsets[j], offsets[j + 1]):
+                    above = heights[j] + dx * points[k, 0] + dy * points[k, 1]
+                    if above < best:
+                        best, at, moved = above, j, j != here
+        out[i] = best
 
 
 @njit()

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scipy.spatial import cKDTree
 
 from aeot import _check, _loop
 from aeot.geometry import neighbours
@@ -22,12 +24,14 @@ from aeot.geometry.pixels import tabulate
 from aeot.geometry.plane import (
     DISK,
     GRID,
+    PARTS,
     UNIFORM,
     Planes,
     Region,
     chord,
     plane_cells,
     plane_polygons,
+    touching,
 )
 from aeot.geometry.space import space_cells, space_polygons
 from aeot.measures import ConvexPolygon, GridDensity, Measure, UniformBall, UniformBox
@@ -44,13 +48,15 @@ class Support:
         dim: 1, 2 or 3.
         center: (dim,), in the caller's coordinates.
         half: The support lies in the box |x_k| <= half_k (dim,).
-        kind: What is integrated: UNIFORM, DISK or GRID.
+        kind: What is integrated: UNIFORM, DISK, GRID or PARTS.
         radius: Of a disk or ball, else 0.
         density: Mass per volume of the uniform measures.
-        polygon: Vertices of the support, or of the square around a disk, (p, 2) in the plane.
+        polygon: Vertices of the support's convex hull, or of the square around a disk, (p, 2) in
+            the plane.
         normals: The support is <normal, x> <= offset over all rows, but for a disk or ball.
         offsets: (p,).
         grid: (coefficients, table, low, step) of a gridded density.
+        triangles: What a polygon with dents is made of (k, 3, 2).
     """
 
     dim: int
@@ -63,30 +69,33 @@ class Support:
     normals: np.ndarray
     offsets: np.ndarray
     grid: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    triangles: np.ndarray = field(default_factory=lambda: np.zeros((0, 3, 2)))
 
     @property
     def region(self) -> Region:
         """What the kernels of the plane take."""
-        return Region(self.polygon, self.kind, self.radius, self.density, *self.grid)
+        shape = self.polygon, self.kind, self.radius, self.density, self.triangles
+        return Region(*shape, *self.grid)
 
     @property
-    def vanishes(self) -> bool:
-        """Whether the density is zero somewhere on its support."""
-        c = self.grid[0]
-        return self.kind == GRID and bool(
-            (np.minimum(c[..., 0], c[..., 0] + c[..., 1]) <= 0).any()
-            or (c[..., 0] + c[..., 2] <= 0).any()
-            or (c.sum(axis=-1) <= 0).any()
-        )
+    def uneven(self) -> bool:
+        """Whether cells may have area without mass, so that areas are asked for as well."""
+        return self.kind in (GRID, PARTS)
 
-    def with_uniform(self, share: float) -> Support:
-        """The same with `share` of the mass spread evenly over the support."""
-        if not share:
-            return self
-        coefficients = (1 - share) * self.grid[0]
-        coefficients[..., 0] += share / float(np.prod(2 * self.half))
-        low, step = self.grid[2:]
-        return replace(self, grid=(coefficients, tabulate(coefficients, low, step), low, step))
+    @property
+    def area(self) -> float:
+        """Area of the polygon."""
+        x, y = (self.polygon - self.polygon[0]).T
+        return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+    @cached_property
+    def vanishes(self) -> bool:
+        """Whether the density is nearly zero somewhere in the polygon: below 1 % of its mean."""
+        c = self.grid[0]
+        if self.kind != GRID:
+            return self.kind == PARTS
+        corners = c[..., 0], c[..., 0] + c[..., 1], c[..., 0] + c[..., 2], c.sum(axis=-1)
+        return min(float(v.min()) for v in corners) < 1e-2 / self.area
 
     def quantile(self, axis: int) -> Callable[[np.ndarray], np.ndarray]:
         """The quantile function of the source's marginal on one axis (of its box if uniform)."""
@@ -172,6 +181,9 @@ class Cells:
         rows: Facets, each once: the lower site (k,).
         columns: The higher site (k,).
         measures: Mass of each facet (k,).
+        areas: Of each cell, as a share of the support's polygon (n,), where the support is
+            uneven; else (0,).
+        lengths: Of each facet, for no measure but that area (k,), or (0,).
         graph: The candidates that the cells were clipped by.
         slots: Where each facet stands in the graph (k,).
         ends: End points of each facet (k, 4) in the plane if asked for, else (0, 4).
@@ -183,6 +195,8 @@ class Cells:
     rows: np.ndarray
     columns: np.ndarray
     measures: np.ndarray
+    areas: np.ndarray
+    lengths: np.ndarray
     graph: neighbours.Graph
     slots: np.ndarray
     ends: np.ndarray
@@ -200,23 +214,27 @@ class Tessellation:
         self.support = where
         self.sites = np.ascontiguousarray(sites)
         self.last: neighbours.Graph | None = None  # the facets of the last complete diagram
+        self.wild = False  # whether the facets before were no good guess for the last ones
         self.count = {"diagrams": 0, "hulls": 0, "repairs": 0}
 
     def _clipped(
-        self, heights: np.ndarray, graph: neighbours.Graph, ends: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, heights: np.ndarray, graph: neighbours.Graph, region: Region, ends: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
         n, d = self.sites.shape
         where = self.support
         moments = np.zeros((n, 6 if d == 2 else 10))
         measures = np.zeros(len(graph[1]))
         edges = np.zeros((len(graph[1]) if ends and d == 2 else 0, 4))
+        evenly = np.zeros(0), np.zeros(0)
+        if where.uneven:
+            evenly = np.zeros(n), np.zeros(len(graph[1]))
         planes = Planes(self.sites, heights, *graph)
         box = (where.half, where.radius, where.density)
         _loop.beat()
 
         def part(span: tuple[int, int]) -> None:
             if d == 2:
-                plane_cells(span, planes, where.region, moments, (measures, edges))
+                plane_cells(span, planes, region, moments, (measures, edges), evenly)
             else:
                 space_cells(span, planes, box, moments, measures)
 
@@ -228,7 +246,10 @@ class Tessellation:
         else:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(part, blocks))
-        return moments, measures, edges
+        if where.uneven:
+            for values in evenly:
+                values /= where.area
+        return moments, measures, edges, evenly
 
     def _suspects(self, graph: neighbours.Graph, measures: np.ndarray) -> np.ndarray:
         """Sites whose facets look different from the other side."""
@@ -243,12 +264,14 @@ class Tessellation:
         """Clip all cells.
 
         Cells clipped by some of the sites contain the true ones, so their masses sum to one only
-        if all of them are right: that is checked, and candidates are added until it holds.
+        if all of them are right: that is checked, and candidates are added until it holds. Where
+        some of the support may be without mass, their areas are.
 
         Args:
             heights: (n,), centred.
             ends: Whether to return the end points of the facets (plane only).
-            floor: Stop at once, with masses that are only upper bounds, if some cell has less.
+            floor: Stop at once, with masses that are only upper bounds, if some cell has less. Of
+                a density that vanishes: give areas for masses if some cell has no more area.
 
         Raises:
             RuntimeError: If the cells cannot be made to fill the support.
@@ -262,25 +285,38 @@ class Tessellation:
         guessed = False
         if n <= _ALL_PAIRS:
             graph = neighbours.complete(n)
-        elif self.last is not None:
+        elif self.last is not None and not self.wild:
             graph, guessed = neighbours.two_ring(self.last), True
         else:
             graph = self._hull(heights)
+        region = self.support.region
+        # Areas alone are cheaper where edges cross many pixels and first graphs are often wrong.
+        proving = region._replace(kind=UNIFORM) if self.support.vanishes else region
         while True:
-            moments, measures, edges = self._clipped(heights, graph, ends)
-            excess = moments[:, 0].sum() - 1
-            if abs(excess) <= 1e-12 or (floor is not None and moments[:, 0].min() < floor):
+            moments, measures, edges, (areas, lengths) = self._clipped(
+                heights, graph, proving, ends
+            )
+            sizes, seen = (areas, lengths) if self.support.uneven else (moments[:, 0], measures)
+            excess = sizes.sum() - 1
+            if abs(excess) <= 1e-12:
+                break
+            if floor is not None and not self.support.vanishes and sizes.min() < floor:
                 break
             if guessed:
                 graph, guessed = self._hull(heights), False
+                self.wild = self.support.vanishes
             else:
-                graph = self._repaired(graph, measures, tried, excess)
+                graph = self._repaired(graph, seen, tried, excess)
                 tried += 1
         rows = np.repeat(np.arange(n), np.diff(graph[0]))
+        if self.support.vanishes and not (floor is not None and areas.min() <= floor):
+            moments, measures, edges, (areas, lengths) = self._clipped(heights, graph, region, ends)
         if abs(excess) <= 1e-12:
-            self.last = neighbours.from_pairs(rows[measures > 0], graph[1][measures > 0], n)
-        keep = np.flatnonzero((measures > 0) & (rows < graph[1]))
+            self.last = neighbours.from_pairs(rows[seen > 0], graph[1][seen > 0], n)
+        keep = np.flatnonzero((seen > 0) & (rows < graph[1]))
         cells = self._gather(moments, rows[keep], graph[1][keep], measures[keep], graph, keep)
+        if self.support.uneven:
+            cells = replace(cells, areas=areas, lengths=lengths[keep])
         if ends and d == 2:
             cells = replace(cells, ends=edges[keep])
         return cells
@@ -294,7 +330,7 @@ class Tessellation:
         suspects = self._suspects(graph, measures)
         if len(suspects) == 0 or tried > 10 or len(graph[1]) == n * (n - 1):
             raise RuntimeError(
-                f"the power cells overlap by {excess:.3g} of the source's mass; the sites are too "
+                f"the power cells overlap by {excess:.3g} of the source; the sites are too "
                 "close together for float64: merge near-duplicates"
             )
         rows = np.repeat(np.arange(n), np.diff(graph[0]))
@@ -321,6 +357,8 @@ class Tessellation:
             rows,
             columns,
             measures,
+            np.zeros(0),
+            np.zeros(0),
             graph,
             slots,
             np.zeros((0, 4)),
@@ -344,14 +382,40 @@ class Tessellation:
         cells = self._gather(moments, low, high, np.full(len(a), density), graph, slots)
         return replace(cells, ends=breaks[inside][:, None])
 
+    def _corners(
+        self, heights: np.ndarray, graph: neighbours.Graph
+    ) -> tuple[np.ndarray, np.ndarray]:
+        n = len(heights)
+        offsets = np.zeros(n + 1, dtype=np.int64)
+        points = np.empty((len(graph[1]) + 4 * n + len(self.support.polygon) * n + 8, 2))
+        plane_polygons(Planes(self.sites, heights, *graph), self.support.polygon, offsets, points)
+        return offsets, points
+
+    def touching(self, heights: np.ndarray, cells: Cells) -> np.ndarray:
+        """Heights (n,) with every empty cell's plane raised until it touches the others' envelope.
+
+        Args:
+            heights: (n,), centred.
+            cells: Theirs, over an uneven support.
+        """
+        n = len(heights)
+        empty = cells.areas <= 0
+        filled = np.flatnonzero(~empty)
+        near = np.full(n, -1)
+        near[empty] = filled[cKDTree(self.sites[filled]).query(self.sites[empty])[1]]
+        raised = np.array(heights, dtype=np.float64)
+        met = neighbours.from_pairs(
+            np.r_[cells.rows, cells.columns], np.r_[cells.columns, cells.rows], n
+        )
+        corners = self._corners(raised, cells.graph)
+        touching(Planes(self.sites, raised.copy(), *met), corners, near, raised)
+        return raised
+
     def polygons(self, heights: np.ndarray) -> list[np.ndarray]:
         """Corners of every cell (m_i, 2), counter-clockwise; arcs as many short edges."""
         heights = np.ascontiguousarray(heights, dtype=np.float64)
         self.last = None  # neighbours that meet outside a disk count too, or its cells do not fit
-        n, graph = len(heights), self(heights).graph
-        offsets = np.zeros(n + 1, dtype=np.int64)
-        points = np.empty((len(graph[1]) + 4 * n + len(self.support.polygon) * n + 8, 2))
-        plane_polygons(Planes(self.sites, heights, *graph), self.support.polygon, offsets, points)
+        offsets, points = self._corners(heights, self(heights).graph)
         cells = np.split(points[: offsets[-1]], offsets[1:-1])
         if self.support.kind == DISK:
             cells = [_rounded(cell, self.support.radius) for cell in cells]

@@ -14,10 +14,10 @@ from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.data.arrays import distinct
 from aeot.geometry.diagram import PowerDiagram, laplacian, power_diagram
-from aeot.geometry.tessellation import Support, Tessellation, support
+from aeot.geometry.tessellation import Cells, Support, Tessellation, support
 from aeot.measures import Measure
 from aeot.search import heights as conversions
-from aeot.solvers.minimize import Evaluation, newton
+from aeot.solvers.minimize import Evaluation, newton, newton_over_gaps
 from aeot.solvers.solution import Outcome, Solution
 
 _ABSOLUTE = 1e-14  # masses are not resolved below this
@@ -108,10 +108,6 @@ def _line(where: Support, y: np.ndarray, nu: np.ndarray) -> torch.Tensor:
     return torch.from_numpy((heights - heights.mean()).astype(np.float64))
 
 
-# Shares of the uniform measure mixed into a density that vanishes somewhere, one after the other.
-_UNIFORM_SHARES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 0.0)
-
-
 def _newton(
     where: Support, y: torch.Tensor, nu: torch.Tensor, tol: float
 ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
@@ -120,28 +116,19 @@ def _newton(
     sites = (factor * y).numpy()
     heights = conversions.center(torch.from_numpy(starting_heights(where, sites, nu.numpy())))
     allowed = (tol * nu).clamp(min=_ABSOLUTE)
-    history: list[dict[str, Any]] = []
-    for even in _UNIFORM_SHARES if where.vanishes else (0.0,):
-        goal = 0.1 * nu if even else 0.5 * allowed
-        engine = Tessellation(where.with_uniform(even), sites)
-        heights, records = _descend(engine, heights, nu, goal)
-        history += [{**record, "step": len(history) + k} for k, record in enumerate(records)]
+    heights, history = _descend(Tessellation(where, sites), heights, nu, 0.5 * allowed)
     return heights / factor, history
+
+
+_KEPT = 0.3  # of the heights before, in a trial that emptied cells: they keep 0.3^2 of their area
 
 
 def _descend(
     engine: Tessellation, start: torch.Tensor, nu: torch.Tensor, goal: torch.Tensor
 ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     """Damped Newton steps until every cell's error is below its goal, or rounding."""
-    floor: float | None = None
     unit = float(np.spacing(float(start.abs().max())))
-
-    def oracle(heights: torch.Tensor) -> Evaluation:
-        nonlocal floor
-        result = evaluate(engine, heights, nu, floor=floor)
-        if floor is None:
-            floor = 0.5 * min(float(result.masses.min()), float(nu.min()))
-        return result
+    floor: float | None = None
 
     def grain(now: Evaluation) -> torch.Tensor:
         assert now.hessian is not None
@@ -155,6 +142,16 @@ def _descend(
         # the progress of all the others.
         return float((now.gradient.abs() - grain(now)).clamp(min=0).norm())
 
+    if engine.support.vanishes:
+        return _over_gaps(engine, start, nu, done, residual)
+
+    def oracle(heights: torch.Tensor) -> Evaluation:
+        nonlocal floor
+        result = evaluate(engine, heights, nu, floor=floor)
+        if floor is None:
+            floor = 0.5 * min(float(result.masses.min()), float(nu.min()))
+        return result
+
     def accept(now: Evaluation, trial: Evaluation, length: float) -> bool:
         # The rule of Kitagawa, Merigot and Thibert: no cell gets empty, and the error falls.
         if floor is None or float(trial.masses.min()) < floor:
@@ -162,6 +159,35 @@ def _descend(
         return residual(trial) <= (1 - length / 2) * residual(now)
 
     heights, _, history = newton(oracle, start, accept=accept, done=done, on_step=_shown)
+    return heights, history
+
+
+def _over_gaps(
+    engine: Tessellation,
+    start: torch.Tensor,
+    nu: torch.Tensor,
+    done: Callable[[Evaluation], bool],
+    residual: Callable[[Evaluation], float],
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """The same where the density nearly vanishes somewhere: cells may lose all mass on the way."""
+    cells = engine(start.numpy())
+
+    def oracle(heights: torch.Tensor) -> Evaluation:
+        nonlocal cells
+        cells = engine(heights.numpy(), floor=0.0)
+        return _evaluation(engine, cells, heights, nu)
+
+    def mend(heights: torch.Tensor, trial: torch.Tensor) -> torch.Tensor | None:
+        if cells.areas.min() > 0:
+            return None
+        # A plane that touches the envelope has a corner of a cell. By Minkowski sums of cells, what
+        # is between such heights and those before keeps at least that share's square of the area.
+        touching = torch.from_numpy(engine.touching(trial.numpy(), cells))
+        return _KEPT * heights + (1 - _KEPT) * touching
+
+    heights, _, history = newton_over_gaps(
+        oracle, start, mend=mend, done=done, residual=residual, on_step=_shown
+    )
     return heights, history
 
 
@@ -237,13 +263,21 @@ def evaluate(
         N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020), eq. 23,
         26 and 27.
     """
-    cells = engine(heights.numpy(), floor=floor)
+    return _evaluation(engine, engine(heights.numpy(), floor=floor), heights, nu)
+
+
+def _evaluation(
+    engine: Tessellation, cells: Cells, heights: torch.Tensor, nu: torch.Tensor
+) -> Evaluation:
     w = torch.from_numpy(cells.masses)
     inner = (torch.from_numpy(cells.centroids * engine.sites)).sum(dim=1)
     energy = float((w * inner).sum() + heights @ (w - nu))
     apart = np.linalg.norm(engine.sites[cells.rows] - engine.sites[cells.columns], axis=1)
     hessian = laplacian(cells.rows, cells.columns, cells.measures / apart, len(w))
-    return Evaluation(energy, w, w - nu, hessian)
+    even = None
+    if len(cells.lengths):
+        even = laplacian(cells.rows, cells.columns, cells.lengths / apart, len(w))
+    return Evaluation(energy, w, w - nu, hessian, even)
 
 
 def _certified(

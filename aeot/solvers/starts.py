@@ -15,6 +15,7 @@ from aeot.solvers.problem import Problem
 
 PICTURE_SITES = 1 << 16  # more cells than a picture of the source has pixels
 _PIXELS = 256
+_SHOWN = _PIXELS**2 // 4  # pixels that the source should fill
 _REACH = 6.0  # half a side of the picture of a normal law: 2e-9 of the mass lies beyond
 _BLOCK = 1 << 18
 
@@ -90,8 +91,8 @@ def picture_heights(problem: Problem, samples: int) -> tuple[torch.Tensor, int] 
 
 def _counted(problem: Problem, samples: int) -> tuple[GridDensity, int]:
     blocks = -(-samples // _BLOCK)
-    counts = np.zeros(_PIXELS**2)
     low = high = np.zeros(2)
+    side, counts = _PIXELS, np.zeros(0)
     for block in range(blocks):
         z = problem.draw(_BLOCK, "picture", block).cpu().double().numpy()
         if block == 0:
@@ -100,9 +101,17 @@ def _counted(problem: Problem, samples: int) -> tuple[GridDensity, int]:
             # A source on a line may leave an axis without any width.
             margin = np.maximum(0.05 * (high - low), 1e-3)
             low, high = low - margin, high + margin
-        place = ((z - low) / (high - low) * _PIXELS).astype(np.int64).clip(0, _PIXELS - 1)
-        counts += np.bincount(place[:, 1] * _PIXELS + place[:, 0], minlength=counts.size)
+            # Clumps far apart fill few pixels: finer ones until they show.
+            while side < 4 * _PIXELS and len(np.unique(_pixel(z, low, high, side))) < _SHOWN:
+                side *= 2
+            counts = np.zeros(side**2)
+        counts += np.bincount(_pixel(z, low, high, side), minlength=counts.size)
     # Where nothing was seen a little is assumed: cells must not reach across nothing at all.
     counts += 1e-4 * counts.mean()
-    picture = counts.reshape(_PIXELS, _PIXELS)[::-1].copy()
+    picture = counts.reshape(side, side)[::-1].copy()
     return GridDensity(picture, low=low, high=high), blocks * _BLOCK
+
+
+def _pixel(z: np.ndarray, low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
+    place = ((z - low) / (high - low) * side).astype(np.int64).clip(0, side - 1)
+    return place[:, 1] * side + place[:, 0]

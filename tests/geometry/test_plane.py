@@ -51,8 +51,9 @@ def cells(request):
     planes, measures = Planes(sites, heights, *graph), np.zeros(len(graph[1]))
     if d == 2:
         nothing = np.zeros((0, 0, 4)), np.zeros((0, 0, 3, 2)), np.zeros(2), np.ones(2)
-        region = Region(SQUARE, UNIFORM, 0.0, 1.0, *nothing)
-        plane_cells((0, n), planes, region, moments, (measures, np.zeros((0, 4))))
+        region = Region(SQUARE, UNIFORM, 0.0, 1.0, np.zeros((0, 3, 2)), *nothing)
+        unwanted = np.zeros(0), np.zeros(0)
+        plane_cells((0, n), planes, region, moments, (measures, np.zeros((0, 4))), unwanted)
     else:
         space_cells((0, n), planes, (np.ones(3), 0.0, 1.0), moments, measures)
     return sites, heights, moments, measures.reshape(n, n - 1)
