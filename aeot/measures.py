@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from aeot import _check
@@ -281,7 +282,139 @@ class Empirical:
 
 
 @plain_methods
-class ConvexPolygon:
+class Polygon:
+    """The uniform measure on a simple polygon in the plane, with dents or without.
+
+    Args:
+        vertices: Corners in order around the polygon, either way, (p, 2) with p >= 3.
+
+    Attributes:
+        dim: 2.
+        vertices: (p, 2), float64, counter-clockwise.
+        triangles: What it is cut into, counter-clockwise (k, 3, 2).
+        area: Area of the polygon.
+        mean: Centroid (2,).
+        covariance: (2, 2).
+
+    Raises:
+        ValueError: If the edges cross or touch each other, or the polygon has no area.
+
+    Example:
+        >>> ell = Polygon([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]])
+        >>> ell.area, ell.mean.tolist()
+        (3.0, [0.8333333333333334, 0.8333333333333334])
+    """
+
+    def __init__(self, vertices: ArrayLike) -> None:
+        corners = _check.points("vertices", _check.double(vertices), dim=2, min_rows=3).to(
+            torch.float64
+        )
+        corners = corners[(corners != corners.roll(-1, 0)).any(1)]
+        meeting = _meeting_edges(corners)
+        if meeting is not None:
+            got = f"edges {meeting[0]} and {meeting[1]} that cross or touch"
+            way_out = "list the corners in order; of several parts make a GridDensity"
+            raise _check.fail("vertices", "go once around a simple polygon", got, way_out)
+        if float(_cross(corners, corners.roll(-1, 0)).sum()) < 0:
+            corners = corners.flip(0)
+        self._set(corners, corners[_ears(corners)])
+
+    def _set(self, corners: torch.Tensor, triangles: torch.Tensor) -> None:
+        self.dim = 2
+        self.vertices, self.triangles = corners, triangles
+        fan = triangles - triangles[:, :1]
+        a, b = fan[:, 1], fan[:, 2]
+        self._areas = (_cross(a, b) / 2).clamp(min=0.0)
+        self.area = float(self._areas.sum())
+        share = self._areas / self.area
+        self.mean = corners[0] + (share[:, None] * (triangles - corners[0]).sum(1) / 3).sum(0)
+        a, b, c = (triangles - self.mean).unbind(1)
+        sums = a + b + c
+        outer = (
+            sums[:, :, None] * sums[:, None, :]
+            + b[:, :, None] * b[:, None, :]
+            + c[:, :, None] * c[:, None, :]
+            + a[:, :, None] * a[:, None, :]
+        )
+        self.covariance = (share[:, None, None] * outer / 12).sum(0)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.vertices)} corners, area={self.area:g})"
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw n independent points, (n, 2), on the generator's device."""
+        device = device_of(generator)
+        triangles, areas = self.triangles.to(device), self._areas.to(device)
+        which = torch.multinomial(areas, n, replacement=True, generator=generator)
+        u = torch.rand(n, 2, generator=generator, dtype=torch.float64, device=device)
+        u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
+        a, b, c = triangles[which].unbind(1)
+        return a + u[:, :1] * (b - a) + u[:, 1:] * (c - a)
+
+
+def _cross(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def _meeting_edges(corners: torch.Tensor) -> tuple[int, int] | None:
+    """Two edges of a polygon (p, 2) that have a point in common, but for neighbours' corner."""
+    p = len(corners)
+    if p < 3:
+        return 0, min(1, p - 1)
+    a, b = corners, corners.roll(-1, 0)
+    ahead = b.roll(-1, 0) - b
+    back = (_cross(b - a, ahead) == 0) & (((b - a) * ahead).sum(1) < 0)
+    if bool(back.any()):
+        first = int(back.nonzero()[0])
+        return first, (first + 1) % p
+    for i in range(p - 2):
+        # All edges after the next one; the last is a neighbour of the first.
+        c, d = a[i + 2 : p - (i == 0)], b[i + 2 : p - (i == 0)]
+        along, across = b[i] - a[i], d - c
+        one, two = _cross(along, c - a[i]), _cross(along, d - a[i])
+        three, four = _cross(across, a[i] - c), _cross(across, b[i] - c)
+        near = (torch.minimum(c, d) <= torch.maximum(a[i], b[i])).all(1)
+        near &= (torch.maximum(c, d) >= torch.minimum(a[i], b[i])).all(1)
+        # Neither lies on one side of the other's line.
+        meet = near & (one.sign() * two.sign() <= 0) & (three.sign() * four.sign() <= 0)
+        if bool(meet.any()):
+            return i, i + 2 + int(meet.nonzero()[0])
+    return None
+
+
+def _ears(corners: torch.Tensor) -> torch.Tensor:
+    """Triangles (k, 3), rows of corners, of a simple counter-clockwise polygon: ears cut off.
+
+    References:
+        G. Meisters, "Polygons have ears", Amer. Math. Monthly 82 (1975).
+    """
+    x = corners.numpy()
+    left, triangles, k, tried = list(range(len(x))), [], 0, 0
+    while len(left) > 2:
+        k %= len(left)
+        i, j, m = left[k - 1], left[k], left[(k + 1) % len(left)]
+        a, b, c = x[i], x[j], x[m]
+        turn = _turn(a, b, c)
+        others = x[[r for r in left if r not in (i, j, m)]]
+        inside = (
+            (_turn(a, b, others) >= 0) & (_turn(b, c, others) >= 0) & (_turn(c, a, others) >= 0)
+        )
+        if turn == 0 or (turn > 0 and not inside.any()) or tried > len(left):
+            if turn > 0:
+                triangles.append((i, j, m))
+            del left[k]
+            k, tried = k - 1, 0  # the corner before may be an ear now
+        else:
+            k, tried = k + 1, tried + 1
+    return torch.tensor(triangles).reshape(-1, 3)
+
+
+def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Twice the signed area of triangles with corners (2,) or (k, 2)."""
+    return (b[0] - a[0]) * (c[..., 1] - a[1]) - (b[1] - a[1]) * (c[..., 0] - a[0])
+
+
+class ConvexPolygon(Polygon):
     """The uniform measure on a convex polygon in the plane.
 
     Args:
@@ -290,6 +423,7 @@ class ConvexPolygon:
     Attributes:
         dim: 2.
         vertices: (p, 2), float64, counter-clockwise.
+        triangles: The fan around the first corner (p - 2, 3, 2).
         area: Area of the polygon.
         mean: Centroid (2,).
         covariance: (2, 2).
@@ -317,46 +451,13 @@ class ConvexPolygon:
         bends = torch.remainder(headings.roll(-1) - headings + torch.pi, 2 * torch.pi) - torch.pi
         once = abs(abs(float(bends.sum())) - 2 * torch.pi) < 1e-6
         if not once or bool((turns < -slack).any()) or float(turns.sum()) <= slack:
-            way_out = "list the corners in order, or take scipy.spatial.ConvexHull(vertices)"
+            way_out = "list the corners in order; Polygon(vertices) takes dents"
             got = "corners that turn both ways" if once else "corners that cross themselves"
             raise _check.fail("vertices", "go around a convex polygon", got, way_out)
-        self.dim = 2
-        self.vertices = corners
-        fan = corners - corners[0]
-        a, b = fan[1:-1], fan[2:]
-        self._areas = ((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) / 2).clamp(min=0.0)
-        self.area = float(self._areas.sum())
-        share = self._areas / self.area
-        self.mean = corners[0] + (share[:, None] * (a + b) / 3).sum(0)
-        a, b, c = corners[0] - self.mean, corners[1:-1] - self.mean, corners[2:] - self.mean
-        sums = a + b + c
-        outer = (
-            sums[:, :, None] * sums[:, None, :]
-            + b[:, :, None] * b[:, None, :]
-            + c[:, :, None] * c[:, None, :]
-            + a[:, None] * a[None, :]
-        )
-        self.covariance = (share[:, None, None] * outer / 12).sum(0)
-
-    def __repr__(self) -> str:
-        return f"ConvexPolygon({len(self.vertices)} corners, area={self.area:g})"
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw n independent points, (n, 2), on the generator's device."""
-        device = device_of(generator)
-        corners, areas = self.vertices.to(device), self._areas.to(device)
-        which = torch.multinomial(areas, n, replacement=True, generator=generator)
-        u = torch.rand(n, 2, generator=generator, dtype=torch.float64, device=device)
-        u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
-        origin = corners[0]
-        return (
-            origin
-            + u[:, :1] * (corners[1 + which] - origin)
-            + u[:, 1:] * (corners[2 + which] - origin)
-        )
+        first = corners[:1].expand(len(corners) - 2, 2)
+        self._set(corners, torch.stack([first, corners[1:-1], corners[2:]], dim=1))
 
 
-@plain_methods
 class GridDensity:
     """A density on a rectangle given by a picture: constant on each pixel, or bilinear between.
 

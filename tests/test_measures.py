@@ -16,6 +16,8 @@ MEASURES = [
     Gaussian(dim=4),
     Gaussian(mean=[1.0, 2.0, 3.0], covariance=MATRIX),
     Empirical(CLOUD),
+    aeot.ConvexPolygon([[0.0, 0], [3, 0], [2, 2]]),
+    aeot.Polygon([[0.0, 0], [3, 0], [3, 1], [1, 1], [1, 4], [0, 4]]),
 ]
 
 
@@ -80,6 +82,45 @@ def test_a_network_can_be_the_source():
 def test_bad_arguments_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        [[0, 0], [1, 1], [1, 0], [0, 1]],  # edges cross
+        [[0, 0], [2, 0], [2, 2], [1, 0], [0, 2]],  # a corner on another edge
+        [[0, 0], [2, 0], [1, 0], [1, 2]],  # back along an edge
+        [[0, 0], [1, 1], [2, 2]],  # no area
+        [[0, 0], [0, 0], [1, 1]],
+        [[0, 0], [4, 0], [4, 4], [0, 4], [0, 1], [3, 1], [3, 3], [0, 3]],  # touches itself
+    ],
+)
+def test_polygons_that_are_not_simple_are_refused(corners):
+    with pytest.raises(
+        ValueError, match=r"vertices must go once around a simple polygon, got edge"
+    ):
+        aeot.Polygon(corners)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ears_cover_any_simple_polygon(seed):
+    # Star-shaped around the origin, with corners in a row and every other one doubled.
+    g = torch.Generator().manual_seed(seed)
+    angle = torch.rand(30, generator=g, dtype=torch.float64).sort().values * 6.28
+    corners = torch.stack([angle.cos(), angle.sin()], 1)
+    corners = corners * torch.rand(30, 1, generator=g, dtype=torch.float64).add(0.05)
+    corners = torch.stack([corners, (corners + corners.roll(-1, 0)) / 2], 1).reshape(-1, 2)
+    shoelace = (corners[:, 0] * corners.roll(-1, 0)[:, 1]).sum() - (
+        corners[:, 1] * corners.roll(-1, 0)[:, 0]
+    ).sum()
+    for vertices in (corners, corners.flip(0)):
+        polygon = aeot.Polygon(vertices)
+        assert polygon.area == pytest.approx(float(shoelace) / 2, rel=1e-12)
+    # No point lies in two triangles: then, with the right total area, they cover the polygon.
+    x = torch.rand(4000, 1, 2, generator=g, dtype=torch.float64) * 2 - 1
+    a, b = polygon.triangles, polygon.triangles.roll(-1, 1)
+    turns = (b - a)[..., 0] * (x[:, None] - a)[..., 1] - (b - a)[..., 1] * (x[:, None] - a)[..., 0]
+    assert int((turns > 0).all(2).sum(1).max()) == 1
 
 
 def test_public_names_resolve_lazily():

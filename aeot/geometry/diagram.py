@@ -230,7 +230,7 @@ def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  #
     The cell of site i is where <x, y_i> + h_i is the greatest.
 
     Args:
-        source: UniformBox or UniformBall with dim <= 3, ConvexPolygon or GridDensity.
+        source: UniformBox or UniformBall with dim <= 3, ConvexPolygon, Polygon or GridDensity.
         sites: (n, d).
         heights: (n,).
 

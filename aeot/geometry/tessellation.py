@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, cKDTree
 
 from aeot import _check, _loop
 from aeot.geometry import neighbours
@@ -34,7 +34,7 @@ from aeot.geometry.plane import (
     touching,
 )
 from aeot.geometry.space import space_cells, space_polygons
-from aeot.measures import ConvexPolygon, GridDensity, Measure, UniformBall, UniformBox
+from aeot.measures import ConvexPolygon, GridDensity, Measure, Polygon, UniformBall, UniformBox
 
 _ALL_PAIRS = 40  # below this many sites everyone is tried against everyone
 _LARGEST_COMPLETE = 20_000  # the last resort clips n**2 times
@@ -119,7 +119,7 @@ def _rectangle(half: np.ndarray) -> np.ndarray:
 
 def has_geometry(source: Measure) -> bool:
     """Whether `support` can describe this source exactly."""
-    planar = isinstance(source, (ConvexPolygon, GridDensity))
+    planar = isinstance(source, (Polygon, GridDensity))
     return planar or (isinstance(source, (UniformBox, UniformBall)) and source.dim <= 3)
 
 
@@ -132,22 +132,26 @@ def support(source: Measure) -> Support:
     if not has_geometry(source):
         raise _check.fail(
             "source",
-            "be a UniformBox or UniformBall with dim <= 3, a ConvexPolygon or a GridDensity",
+            "be a UniformBox or UniformBall with dim <= 3, a Polygon or a GridDensity",
             _check.shown(source),
             "solve_semidiscrete takes any source",
         )
     d, polygon, grid, kind, radius = source.dim, np.zeros((0, 2)), _NO_GRID, UNIFORM, 0.0
-    assert isinstance(source, (UniformBox, UniformBall, ConvexPolygon, GridDensity))
+    assert isinstance(source, (UniformBox, UniformBall, Polygon, GridDensity))
     center = source.mean.detach().cpu().to(torch.float64).numpy()
-    if isinstance(source, ConvexPolygon):
+    if isinstance(source, Polygon):
         polygon = source.vertices.cpu().numpy() - center
-        half, volume = np.abs(polygon).max(axis=0), source.area
+        half, parts = np.abs(polygon).max(axis=0), np.zeros((0, 3, 2))
+        if not isinstance(source, ConvexPolygon):
+            hull, kind = polygon[ConvexHull(polygon).vertices], PARTS
+            polygon, parts = hull, source.triangles.cpu().numpy() - center
         edges = np.roll(polygon, -1, axis=0) - polygon
         edges, polygon = edges[np.any(edges != 0, axis=1)], polygon[np.any(edges != 0, axis=1)]
         normals = np.c_[edges[:, 1], -edges[:, 0]]
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         offsets = (normals * polygon).sum(axis=1)
-        return Support(d, center, half, kind, 0.0, 1 / volume, polygon, normals, offsets, grid)
+        shape = polygon, normals, offsets, grid, parts
+        return Support(d, center, half, kind, 0.0, 1 / source.area, *shape)
     if isinstance(source, UniformBall):
         radius = source.radius
         half = np.full(d, radius)

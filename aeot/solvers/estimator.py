@@ -18,6 +18,7 @@ from aeot.measures import (
     Gaussian,
     GridDensity,
     Measure,
+    Polygon,
     UniformBall,
     UniformBox,
 )
@@ -294,6 +295,9 @@ def outside(source: Measure, points: torch.Tensor) -> torch.Tensor:
         size = corners.amax(0) - corners.amin(0)
         reach = (corners * normals).sum(1) + _SLACK * float(size.norm()) * normals.norm(dim=1)
         return (points @ normals.T > reach).any(1)
+    if isinstance(source, Polygon):
+        parts = [ConvexPolygon(t) for t in source.triangles]
+        return torch.stack([outside(part, points) for part in parts]).all(0)
     return torch.zeros(len(points), dtype=torch.bool)
 
 

@@ -49,7 +49,7 @@ def solve_exact(
     """Solve semi-discrete optimal transport to rounding by Newton's method on exact power cells.
 
     Args:
-        source: UniformBox or UniformBall with dim <= 3, ConvexPolygon or GridDensity.
+        source: UniformBox or UniformBall with dim <= 3, ConvexPolygon, Polygon or GridDensity.
         sites: (n, d), distinct.
         masses: (n,), positive, summing to 1; equal if None.
         tol: Largest error of a cell's mass relative to its target, > 0. Always accepted are errors

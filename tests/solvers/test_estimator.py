@@ -83,6 +83,7 @@ def test_a_pipeline_transforms_rows_of_data():
         ("ball", [[0.0, 1.0]]),
         ("gaussian", [[9.0, -9.0]]),
         (aeot.ConvexPolygon([[0.0, 0], [1, 0], [0, 1]]), [[0.5, 0.5]]),
+        (aeot.Polygon([[0, 0], [4, 0], [4, 1], [1, 1], [1, 4], [0, 4]]), [[1.0, 4.0]]),
         (aeot.GridDensity(np.ones((2, 2)), low=-2, high=2), [[-2.0, 2.0]]),
     ],
 )

@@ -226,6 +226,107 @@ def test_picture_with_black_parts():
     assert_solved(solution, tol=1e-9)
 
 
+def blobs(least, side=48):
+    x = (torch.arange(side, dtype=F8) + 0.5) / side
+    bump = [torch.exp(-(x - c).square() / 0.01) for c in (0.25, 0.75)]
+    return torch.maximum(sum(torch.outer(b, b) for b in bump), torch.tensor(least, dtype=F8))
+
+
+def rectangles(least):
+    picture = torch.full((32, 32), least, dtype=F8)
+    picture[4:12, 4:12], picture[18:30, 16:30] = 1.0, 0.5
+    return picture
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-12, 1e-6, 1e-4, 1e-3])
+@pytest.mark.parametrize("picture", [blobs, rectangles])
+@pytest.mark.parametrize("interpolation", ["constant", "linear"])
+def test_densities_that_nearly_vanish(picture, least, interpolation):
+    source = aeot.GridDensity(picture(least), interpolation=interpolation)
+    sites = torch.randn(250, 2, generator=aeot.generator(1), dtype=F8)
+    solution = solve_exact(source, sites, tol=1e-8)
+    assert_solved(solution, tol=1e-8)
+    assert len(solution.history) - 1 <= 30
+    assert counts_are_noise(solution)
+
+
+def counts_are_noise(solution, m=1 << 17):
+    """Whether the masses of sampled points differ from the target by no more than chance."""
+    x = solution.source.sample(m, generator=aeot.generator(8)).to(F8)
+    owner = (x @ solution.sites.to(F8).T + solution.heights).argmax(1)
+    count = torch.bincount(owner, minlength=len(solution.sites))
+    square = ((count - m * solution.masses).square() / (m * solution.masses)).sum()
+    freedom = max(len(count) - 1, 1)
+    return float(square) / freedom < 1 + 5 * math.sqrt(2 / freedom)
+
+
+ELL = [[0.0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]]
+
+
+def comb(teeth=8):
+    shape = [[0.0, 0], [teeth, 0]]
+    for k in range(teeth, 0, -1):
+        shape += [[k, 3], [k - 0.2, 3], [k - 0.3, 0.3], [k - 0.9, 0.3], [k - 0.98, 3]]
+    return shape
+
+
+def star(points=20):
+    angle = torch.arange(2 * points, dtype=F8) * math.pi / points
+    return torch.stack([angle.cos(), angle.sin()], 1) * torch.tensor([1.0, 0.4] * points)[:, None]
+
+
+def spiral():
+    t = torch.linspace(0.0, 3 * math.pi, 40, dtype=F8)
+    turn = torch.stack([t.cos(), t.sin()], 1)
+    return torch.cat([t[1:, None] * turn[1:], ((t[:, None] + 1) * turn).flip(0)])
+
+
+DENTED = {"ell": lambda: ELL, "comb": comb, "star": star, "spiral": spiral}
+
+
+@pytest.mark.parametrize("shape", DENTED)
+def test_polygons_with_dents(shape):
+    source = aeot.Polygon(DENTED[shape]())
+    sites = torch.randn(150, 2, generator=aeot.generator(2), dtype=F8)
+    solution = solve_exact(source, sites, tol=1e-8)
+    assert_solved(solution, tol=1e-8)
+    assert len(solution.history) - 1 <= 30
+    assert counts_are_noise(solution)
+
+
+def test_an_ell_in_three_squares():
+    # The cells of the squares' middles, for equal masses, are the squares.
+    middles = torch.tensor([[0.5, 0.5], [1.5, 0.5], [0.5, 1.5]], dtype=F8)
+    solution = solve_exact(aeot.Polygon(ELL), middles)
+    diagram = power_diagram(solution.source, middles, solution.heights)
+    assert torch.allclose(diagram.centroids, middles, atol=1e-12)
+    assert torch.allclose(diagram.second_moments, torch.eye(2, dtype=F8) / 12, atol=1e-12)
+    assert diagram.cost == pytest.approx(1 / 12)
+    # They share two sides of length 1, of mass 1 / 3 each; outside in the dent is no mass.
+    shared = diagram.facets.mass > 1e-9
+    assert diagram.facets.pairs[shared].tolist() == [[0, 1], [0, 2]]
+    assert torch.allclose(diagram.facets.mass[shared], torch.full((2,), 1 / 3, dtype=F8))
+
+
+def test_a_polygon_is_the_picture_of_it():
+    picture = torch.ones(2, 2, dtype=F8)
+    picture[0, 1] = 0.0
+    sites = rand(40, 2, seed=3)
+    one = solve_exact(aeot.Polygon(ELL), sites)
+    other = solve_exact(aeot.GridDensity(picture, high=2.0), sites)
+    assert_solved(one)
+    assert torch.allclose(one.cell_centroids, other.cell_centroids, atol=1e-9)
+    diagrams = [power_diagram(s.source, sites, s.heights) for s in (one, other)]
+    assert diagrams[0].cost == pytest.approx(diagrams[1].cost, abs=1e-12)
+
+
+def test_a_polygon_without_dents_is_convex():
+    corners = [[0.0, 0], [2, 0], [2.5, 1], [1, 2], [0, 1.5]]
+    sites = rand(40, 2, seed=4)
+    one, other = (solve_exact(kind(corners), sites) for kind in (aeot.Polygon, aeot.ConvexPolygon))
+    assert torch.allclose(one.heights, other.heights, atol=1e-10)
+
+
 def test_caller_keeps_dtype_and_sites():
     sites = rand(20, 2).float()
     solution = solve_exact(aeot.UniformBox(dim=2), sites)
