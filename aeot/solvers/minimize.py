@@ -274,6 +274,7 @@ def newton_over_gaps(
     record()
     while len(history) <= max_steps and not done(now) and damping < 1e9 and calls < 3 * max_steps:
         assert now.hessian is not None
+        assert now.even is not None
         held = now.hessian + damping * now.even
         x = laplacian_solve(held, -now.gradient.cpu().numpy(), tolerance=1e-10)
         goal = heights + torch.from_numpy(x).to(heights)

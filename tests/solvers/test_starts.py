@@ -13,19 +13,32 @@ def clumps(n, generator):
     return x
 
 
+def ring(n, generator):
+    angle = torch.randint(8, (n,), generator=generator) * (torch.pi / 4)
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    return circle + 0.05 * torch.randn(n, 2, generator=generator)
+
+
+def modes(n, generator):
+    centres = 2.0 * torch.randint(5, (n, 2), generator=generator)
+    return centres + 0.05 * torch.randn(n, 2, generator=generator)
+
+
 @pytest.mark.parametrize(
     "source",
     [
         Gaussian(mean=[1.0, 2.0], covariance=[[1.0, 0.9], [0.9, 1.0]]),
         Sampler(lambda n, g: torch.rand(n, 2, generator=g), dim=2),
         Sampler(clumps, dim=2),
+        Sampler(ring, dim=2),
+        Sampler(modes, dim=2),
         # Student's law of 2.5 degrees of freedom, or close to it: heavy tails.
         Sampler(
             lambda n, g: torch.randn(n, 2, generator=g) / torch.rand(n, 1, generator=g) ** 0.4,
             dim=2,
         ),
     ],
-    ids=["gaussian", "square", "clumps", "heavy"],
+    ids=["gaussian", "square", "clumps", "ring", "modes", "heavy"],
 )
 @pytest.mark.parametrize("weighted", [False, True])
 def test_plane_without_geometry_is_solved_on_a_picture(source, weighted):
