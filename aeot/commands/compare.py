@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import aeot
-from aeot import _check, _io
+from aeot import _check, _io, _loop
 from aeot.commands.directory import RunDirectory, passed_over
 from aeot.commands.fit import open_data
 from aeot.comparison import budget
@@ -142,10 +143,10 @@ def compare(
                     _fitted(kind(latent_dim=latent_dim, seed=seed + k), training, limit, place)
                     for k, place in enumerate(places[label])
                 ]
-            except KeyboardInterrupt:
-                told = "the models finished are kept: the same command goes on with %s"
-                _LOG.warning(told, label)
-                raise
+            except _loop.Stopped as stopped:
+                anew = ", which is trained anew" if "seconds" in limit else ""
+                where = f"{stopped.where or 'the training'} of {label}{anew}"
+                raise _loop.Stopped(stopped.number, where) from None
             facts[label] = _mean(costs)
         contestants |= places
         found = _compare(
@@ -306,11 +307,13 @@ def _fitted(
     if costs.is_file():
         return _io.read_json(costs)
     _LOG.info("training %s, %s", place.name, limit)
-    cost = budget.train(model, training, **limit)
+    unfinished = place.with_name(f"{place.name}.checkpoint")
+    cost = budget.train(model, training, checkpoint=unfinished, **limit)
     place.parent.mkdir(parents=True, exist_ok=True)
     model.save(place)
     cost["class"] = type(model).__name__
     _io.write_text(costs, json.dumps(cost) + "\n")
+    shutil.rmtree(unfinished, ignore_errors=True)
     return cost
 
 

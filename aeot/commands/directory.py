@@ -26,7 +26,7 @@ _LOCK = ".lock"  # held by the process that works in the folder; says which one 
 _WRITTEN = re.compile(  # all that `fit` and `sample` write, and what a kill can leave of it
     r"\.lock|\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-[\w-]+)?"
     r"|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
-    r"|(\.?model|checkpoint/\.?\w+)(\.(writing|replaced)-[\w-]+)?(/previous)?"
+    r"|(\.?model|checkpoint/\.?\w+(/\w{16})?)(\.(writing|replaced)-[\w-]+)?(/previous)?"
     r"/(model\.safetensors|\w+\.json)"
 )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,11 @@ from typing import Any, Protocol
 
 import torch
 
-from aeot import _check, _environment
+from aeot import _check, _environment, _io, _loop
 from aeot.data import Dataset
 from aeot.models.autoencoder import Autoencoder
 
+_SPENT = "spent.json"
 _STATUS = Path("/proc/self/status")
 
 
@@ -68,6 +71,7 @@ def train(
     images_seen: int | None = None,
     reserve: float = 0.3,
     processor: bool = False,
+    checkpoint: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Fit a model within a budget of seconds or of training images.
 
@@ -86,6 +90,8 @@ def train(
         reserve: Share of the seconds kept for ``fit_transport``, of models that have one.
         processor: Count seconds of the processor, of all threads together, instead: what else
             runs on the machine then takes nothing away.
+        checkpoint: Folder for checkpoints, from which a training for a number of images goes on;
+            one for a time cannot. The time that was spent before counts.
 
     Returns:
         ``budget``, ``train_seconds`` (all that was spent, whatever the budget), ``cpu_seconds``,
@@ -107,7 +113,9 @@ def train(
     clock = time.process_time if processor else time.perf_counter
     fit_transport = getattr(model, "fit_transport", None)
     per_step = _images(model, data)
-    peak, begun, cpu = Peak(data.values.device), time.perf_counter(), time.process_time()
+    if images_seen is None or "checkpoint" not in known:
+        checkpoint = None
+    peak, spent = Peak(data.values.device), _Spent(checkpoint)
     if images_seen is not None:
         count = steps(model, data, images_seen)
         budget, limit = f"{images_seen} images", math.inf
@@ -122,22 +130,59 @@ def train(
             count = max(2, int((limit - clock()) / pace))
     done = 0
 
-    def spent(step: int, record: dict[str, float]) -> bool:  # noqa: ARG001
+    def on_step(step: int, record: dict[str, float]) -> bool:  # noqa: ARG001
         nonlocal done
         done += 1
+        spent.note()
         return clock() >= limit
 
-    fit(data, steps=count, on_step=spent)
-    if fit_transport is not None:
-        fit_transport(data)
+    try:
+        fit(data, steps=count, on_step=on_step, **spent.place("state"))
+        if fit_transport is not None:
+            fit_transport(data, **spent.place("transport"))
+    except KeyboardInterrupt:
+        spent.note(now=True)
+        raise
+    if images_seen is not None:
+        done = count
     return {
         "budget": budget,
-        "train_seconds": round(time.perf_counter() - begun, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
+        **{name: round(value, 2) for name, value in spent.seconds().items()},
         "steps": done,
         "images_seen": done * per_step,
         "peak_gib": round(peak.gib(), 3),
     }
+
+
+class _Spent:
+    """The seconds that a training takes, those before it was stopped included."""
+
+    def __init__(self, folder: str | os.PathLike | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.begun = time.perf_counter(), time.process_time()
+        self.before = 0.0, 0.0
+        self.pace = _loop.Pace(5.0)
+        if self.folder and (self.folder / _SPENT).is_file():
+            known = _io.read_json(self.folder / _SPENT, dict)
+            self.before = known["train_seconds"], known["cpu_seconds"]
+
+    def place(self, name: str) -> dict[str, Path]:
+        """The argument ``checkpoint`` of a fit, if there is any."""
+        return {} if self.folder is None else {"checkpoint": self.folder / name}
+
+    def seconds(self) -> dict[str, float]:
+        """Wall clock, and that of the processor."""
+        return {
+            "train_seconds": self.before[0] + time.perf_counter() - self.begun[0],
+            "cpu_seconds": self.before[1] + time.process_time() - self.begun[1],
+        }
+
+    def note(self, *, now: bool = False) -> None:
+        """Write them beside the checkpoints, every five seconds or `now`."""
+        if self.folder and (now or self.pace.due()):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.pace.measured():
+                _io.write_text(self.folder / _SPENT, json.dumps(self.seconds()) + "\n")
 
 
 def steps(model: Trainable, data: Dataset, images_seen: int) -> int:

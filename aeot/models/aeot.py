@@ -176,7 +176,8 @@ class AEOT(AutoencoderOptions):
         Args:
             data: What the autoencoder was trained on, or other rows of the same shape.
             masses: How often each row shall come, (n,), summing to 1; None: equally often.
-            checkpoint: Directory for checkpoints of the solver; it goes on from those it finds.
+            checkpoint: Directory for checkpoints of the solver; it goes on from those it finds
+                for the same codes, which on another machine may differ by rounding.
             on_step: Passed to `solve_semidiscrete`.
 
         Returns:
@@ -195,6 +196,9 @@ class AEOT(AutoencoderOptions):
         codes, masses = self._targets(data, _check.masses(masses, len(data)))
         self.gain_ = self._gain(data)
         encoded = time.perf_counter()
+        if checkpoint is not None:
+            known = _io.digest({"codes": codes, "masses": masses})[:16]
+            checkpoint = Path(checkpoint) / known
         solution = solve_semidiscrete(
             UniformBox(dim=self.latent_dim),
             codes,

@@ -166,7 +166,10 @@ def test_compare_keeps_the_models_that_are_finished(
     path = tmp_path / "run"
     argv += ["--out", str(path)]
     told, seen = stopped_and_repeated(argv, path, loop, 3, number, monkeypatch, capsys)
-    assert "the same command goes on" in told
+    which = "WGANGP" if loop == "WGANGP" else "AEOT"
+    assert f"of {loop} of {which}; the same command goes on" in told
+    assert (loop, 3) in seen, "from the step it was in"
+    assert not list(path.rglob("*.checkpoint"))
     if loop == "WGANGP":
         assert [name for name, _ in seen].count("joint") == 1, "for two steps, as a rehearsal"
     assert results(path) == results(tmp_path / "straight")

@@ -112,6 +112,33 @@ def test_a_budget_of_images_counts_every_real_batch(clock):
     assert facts["images_seen"] == 24 * 41
 
 
+def test_a_training_that_goes_on_adds_up_its_seconds(clock, tmp_path):
+    place, begun = tmp_path / "unfinished", []
+
+    class Resumed(Trainee):
+        def fit(self, data, *, steps, on_step=None, checkpoint=None):
+            begun.append(checkpoint.exists())
+            checkpoint.mkdir(parents=True, exist_ok=True)
+
+            def stop_once(step, record):
+                if step == 30 and not begun[-1]:
+                    raise KeyboardInterrupt
+                return on_step(step, record)
+
+            rest = steps - 30 if begun[-1] else steps
+            return super().fit(data, steps=rest, on_step=stop_once)
+
+    with pytest.raises(KeyboardInterrupt):
+        budget.train(Resumed(clock), DATA, images_seen=1000, checkpoint=place)
+    facts = budget.train(Resumed(clock), DATA, images_seen=1000, checkpoint=place)
+    assert begun == [False, True]
+    assert (facts["steps"], facts["images_seen"]) == (41, 24 * 41)
+    assert facts["train_seconds"] == 41 * 0.5
+    assert facts["cpu_seconds"] == 10.25
+    timed = budget.train(OpenEnded(clock, pace=4), DATA, seconds=100, checkpoint=place)
+    assert timed["train_seconds"] == 100, "a time begins anew"
+
+
 def test_the_peak_sees_memory_that_was_given_back():
     before = budget.Peak()
     low = before.gib()
