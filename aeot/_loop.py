@@ -45,11 +45,19 @@ class Stopped(KeyboardInterrupt):
     """
 
     heights: torch.Tensor | None = None
+    way_out = ""  # what a command says in the place of the usual
 
     def __init__(self, number: int, where: str = "", kept: str = "") -> None:
         self.number, self.where = number, where
         text = f"stopped by {signal.Signals(number).name}" + (f" at {where}" if where else "")
         super().__init__(f"{text}: {kept}" if kept else text)
+
+    @classmethod
+    def of(cls, error: KeyboardInterrupt, way_out: str) -> Self:
+        """Return the same for a command that says how to go on with it."""
+        stopped = cls(getattr(error, "number", signal.SIGINT), getattr(error, "where", ""))
+        stopped.way_out = way_out
+        return stopped
 
 
 class _Flag:

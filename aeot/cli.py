@@ -113,6 +113,7 @@ def _stopped(error: KeyboardInterrupt, argv: list[str]) -> int:
     if argv[0] in _GOING_ON:
         bare = all(word.partition("=")[0] != "--overwrite" for word in argv)
         way_out = f"the same command {'' if bare else 'without --overwrite '}goes on"
+    way_out = getattr(error, "way_out", "") or way_out
     print(f"aeot: {told}; {way_out}", file=sys.stderr)
     return 128 + number
 

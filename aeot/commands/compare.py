@@ -143,10 +143,10 @@ def compare(
                     _fitted(kind(latent_dim=latent_dim, seed=seed + k), training, limit, place)
                     for k, place in enumerate(places[label])
                 ]
-            except _loop.Stopped as stopped:
-                anew = ", which is trained anew" if "seconds" in limit else ""
-                where = f"{stopped.where or 'the training'} of {label}{anew}"
-                raise _loop.Stopped(stopped.number, where) from None
+            except KeyboardInterrupt as error:
+                anew = ", trained anew" if "seconds" in limit else ""
+                told = "the models finished are kept: the same command goes on with "
+                raise _loop.Stopped.of(error, told + label + anew) from None
             facts[label] = _mean(costs)
         contestants |= places
         found = _compare(

@@ -167,7 +167,9 @@ def test_compare_keeps_the_models_that_are_finished(
     argv += ["--out", str(path)]
     told, seen = stopped_and_repeated(argv, path, loop, 3, number, monkeypatch, capsys)
     which = "WGANGP" if loop == "WGANGP" else "AEOT"
-    assert f"of {loop} of {which}; the same command goes on" in told
+    assert (
+        f" of {loop}; the models finished are kept: the same command goes on with {which}" in told
+    )
     assert (loop, 3) in seen, "from the step it was in"
     assert not list(path.rglob("*.checkpoint"))
     if loop == "WGANGP":
