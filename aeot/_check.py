@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ ArrayLike: TypeAlias = (
     | Sequence[Sequence[Sequence[float]]]
     | Sequence[Sequence[Sequence[Sequence[float]]]]
 )
-_Given = TypeVar("_Given", ArrayLike, ArrayLike | float)
 
 
 def fail(name: str, requirement: str, got: object, way_out: str = "") -> ValueError:
@@ -169,57 +168,63 @@ def device(name: str, value: str | torch.device) -> torch.device:
         raise fail(name, "be a device of this machine", shown(value), way_out) from error
 
 
-def double(value: _Given) -> _Given:
-    """Give Python numbers and whole numbers the double precision they carry; leave others alone."""
-    try:
-        if isinstance(value, (list, tuple, float, int)):
-            found = tensor(value if _has_tensors(value) else np.asarray(value))
-        else:
-            found = tensor(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return value  # whoever checks it next says what is wrong
-    whole = not (found.is_floating_point() or found.is_complex())
-    return found.double() if whole else found
+def tensor(name: str, value: ArrayLike | float) -> torch.Tensor:
+    """Return an array-like as a real tensor of its own dtype: the one door for all of them.
 
-
-def _has_tensors(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and any(torch.is_tensor(v) and v.ndim for v in value)
-
-
-def tensor(value: ArrayLike | float) -> torch.Tensor:
-    """Return any array-like as a tensor: tables, lists of rows, any byte order and strides.
-
-    What needs no conversion is not copied. Read-only arrays are shared as well: nothing here
-    writes to what it was given.
+    Tensors stay on their device and keep their graph; those of inference mode are copied, because
+    no gradient could pass them. All else goes through NumPy to the CPU: numbers, lists, arrays of
+    any strides and byte order, tables of pandas and polars. What needs no conversion is not copied;
+    read-only arrays are shared as well, for nothing here writes to what it was given.
 
     Raises:
-        TypeError, ValueError, RuntimeError: If it is none; the caller names the argument.
+        ValueError: If it is not numeric or holds no values.
     """
-    if torch.is_tensor(value):
-        return value
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise ValueError("masked entries")
-    if isinstance(value, (list, tuple)) and _has_tensors(value):
-        return torch.stack([torch.as_tensor(v) for v in value])
-    if hasattr(value, "__array__") or (
-        isinstance(value, (list, tuple)) and any(hasattr(v, "__array__") for v in value)
-    ):
-        value = np.asarray(value)  # tables of pandas and polars, for torch reads them by index
-    if not isinstance(value, np.ndarray):
-        return torch.as_tensor(value)
-    if value.dtype == object:  # as columns with missing entries are; numbers find their own type
-        value = np.array(value.tolist())
-    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
-        value = value.astype(np.float64)
-    if not value.dtype.isnative:
-        value = value.astype(value.dtype.newbyteorder("="))
-    if any(stride < 0 for stride in value.strides):  # as flipped ones have; torch has no such
-        value = value.copy()
-    if value.flags.writeable:
-        return torch.as_tensor(value)
+        raise fail(name, "have no masked entries", f"{np.ma.count_masked(value)} of them")
+    if hasattr(value, "toarray"):  # SciPy's sparse matrices
+        raise fail(name, "be a dense array", shown(value), f"pass {name}.toarray()")
+    try:
+        found = _as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        got = f"{type(value).__name__} ({_reason(error)})"
+        raise fail(name, "be a numeric array", got) from error
+    if found.layout != torch.strided:
+        raise fail(name, "be a dense array", str(found.layout), f"pass {name}.to_dense()")
+    if found.is_complex():
+        raise fail(name, "be a real array", str(found.dtype))
+    if found.is_meta:
+        raise fail(name, "hold values", "a tensor on the device 'meta'")
+    return found
+
+
+def _as_tensor(value: Any) -> torch.Tensor:  # noqa: ANN401 - that is what it finds out
+    if torch.is_tensor(value):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, (list, tuple)) and any(torch.is_tensor(part) for part in value):
+        return torch.stack([_as_tensor(part) for part in value])
+    found = np.asarray(value)
+    if found.dtype == object:  # as columns with missing entries are; numbers find their own type
+        found = np.array(found.tolist())
+    if found.dtype == object:  # whole numbers beyond 64 bits, decimals
+        odd = [x for x in found.flat if x is None or isinstance(x, (str, bytes))]
+        if odd:
+            raise TypeError(f"it holds {shown(odd[0])}")
+        found = found.astype(np.float64)
+    if found.dtype.kind not in "biufc":
+        raise TypeError(f"its dtype is {found.dtype}")
+    if found.dtype.kind == "u" and found.dtype.itemsize > 1:  # torch hardly computes with those
+        found = found.astype(np.float64 if found.dtype.itemsize == 8 else np.int64)
+    if found.dtype == np.longdouble:
+        found = found.astype(np.float64)
+    if not found.dtype.isnative:
+        found = found.astype(found.dtype.newbyteorder("="))
+    if any(stride < 0 or stride % found.itemsize for stride in found.strides):
+        found = found.copy()  # as flipped arrays and fields of records have; torch has no such
+    if found.flags.writeable:
+        return torch.from_numpy(found)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
-        return torch.as_tensor(value)
+        return torch.from_numpy(found)
 
 
 def _reason(error: Exception) -> str:
@@ -228,27 +233,18 @@ def _reason(error: Exception) -> str:
 
 
 def array(name: str, value: ArrayLike | float) -> torch.Tensor:
-    """Return an array-like as a floating tensor, keeping its dtype and device.
+    """Return an array-like as a finite floating tensor, on its device; see `tensor`.
 
-    Integers and float16 become float32; sequences, tables and arrays are taken as they are.
+    float32 and float64 are kept; numbers, lists and whole numbers become float64, which holds them;
+    shorter floats become float32.
 
     Raises:
         ValueError: If it is not numeric or holds NaN or infinity.
     """
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise fail(name, "have no masked entries", f"{np.ma.count_masked(value)} of them")
-    if hasattr(value, "toarray"):  # SciPy's sparse matrices
-        raise fail(name, "be a dense array", shown(value), f"pass {name}.toarray()")
-    try:
-        found = tensor(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        got = f"{type(value).__name__} ({_reason(error)})"
-        raise fail(name, "be a numeric array", got) from error
-    if found.layout != torch.strided:
-        raise fail(name, "be a dense array", str(found.layout), f"pass {name}.to_dense()")
-    if found.is_complex():
-        raise fail(name, "be a real array", str(found.dtype))
-    if found.dtype not in (torch.float32, torch.float64):
+    found = tensor(name, value)
+    if not found.is_floating_point():
+        found = found.to(torch.float64)
+    elif found.dtype != torch.float64:
         found = found.to(torch.float32)
     finite = torch.isfinite(found)
     if not bool(finite.all()):
@@ -271,15 +267,15 @@ def points(
     Raises:
         ValueError: If it is not two-dimensional, too short, not `dim` wide, or not finite.
     """
-    tensor = array(name, value)
-    if tensor.ndim != 2 or tensor.shape[1] == 0:
-        way_out = f"{name}[:, None] makes a column" if tensor.ndim == 1 else ""
-        raise fail(name, "have shape (rows, dim)", f"shape {tuple(tensor.shape)}", way_out)
-    if tensor.shape[0] < min_rows:
-        raise fail(name, f"have at least {min_rows} row(s)", str(tensor.shape[0]))
-    if dim is not None and tensor.shape[1] != dim:
-        raise fail(name, f"have {dim} columns", str(tensor.shape[1]))
-    return tensor
+    found = array(name, value)
+    if found.ndim != 2 or found.shape[1] == 0:
+        way_out = f"{name}[:, None] makes a column" if found.ndim == 1 else ""
+        raise fail(name, "have shape (rows, dim)", f"shape {tuple(found.shape)}", way_out)
+    if found.shape[0] < min_rows:
+        raise fail(name, f"have at least {min_rows} row(s)", str(found.shape[0]))
+    if dim is not None and found.shape[1] != dim:
+        raise fail(name, f"have {dim} columns", str(found.shape[1]))
+    return found
 
 
 def masses(value: ArrayLike | None, n: int, *, name: str = "masses") -> torch.Tensor:
@@ -295,14 +291,14 @@ def masses(value: ArrayLike | None, n: int, *, name: str = "masses") -> torch.Te
     """
     if value is None:
         return torch.full((n,), 1.0 / n, dtype=torch.float64)
-    tensor = array(name, double(value)).to(torch.float64)
-    if tensor.shape != (n,):
-        raise fail(name, f"have shape ({n},), one per site", f"shape {tuple(tensor.shape)}")
-    if not bool((tensor > 0).all()):
-        bad = int((tensor <= 0).nonzero()[0])
-        got = f"{float(tensor[bad]):g} at index {bad}"
+    found = array(name, value).detach().to(torch.float64)
+    if found.shape != (n,):
+        raise fail(name, f"have shape ({n},), one per site", f"shape {tuple(found.shape)}")
+    if not bool((found > 0).all()):
+        bad = int((found <= 0).nonzero()[0])
+        got = f"{float(found[bad]):g} at index {bad}"
         raise fail(name, "be positive", got, "drop the sites that carry no mass")
-    total = math.fsum(tensor.tolist())  # exact, so the same in any order of the sites
+    total = math.fsum(found.tolist())  # exact, so the same in any order of the sites
     if abs(total - 1) > 1e-6:
         raise fail(name, "sum to 1", f"{total:.6g}", f"divide by {name}.sum()")
-    return tensor / total
+    return found / total

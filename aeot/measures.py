@@ -1,4 +1,8 @@
-"""Source measures: what is transported onto the sites."""
+"""Source measures: what is transported onto the sites.
+
+Points have the dtype of what a measure was given: float64 for numbers, lists and whole numbers, and
+for arrays of float64; float32 for arrays of float32 and where nothing was given.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,10 @@ class Measure(Protocol):
         ...
 
 
-def _vector(name: str, value: ArrayLike | float, dim: int) -> torch.Tensor:
-    tensor = _check.array(name, value)
+def _vector(name: str, value: ArrayLike | float | None, dim: int, default: float) -> torch.Tensor:
+    if value is None:
+        return torch.full((dim,), default, dtype=torch.float32)
+    tensor = _check.array(name, value).detach()
     if tensor.ndim == 0:
         return tensor.expand(dim).clone()
     if tensor.shape != (dim,):
@@ -75,8 +81,8 @@ class UniformBox:
                 raise _check.fail("dim", "be given, or low and high as vectors", "neither")
             dim = shapes[0]
         self.dim = _check.integer("dim", dim)
-        self.low = _vector("low", 0.0 if low is None else low, self.dim)
-        self.high = _vector("high", 1.0 if high is None else high, self.dim)
+        self.low = _vector("low", low, self.dim, 0.0)
+        self.high = _vector("high", high, self.dim, 1.0)
         dtype = torch.promote_types(self.low.dtype, self.high.dtype)
         self.low, self.high = self.low.to(dtype), self.high.to(dtype)
         if not bool((self.high > self.low).all()):
@@ -107,7 +113,7 @@ class UniformBall:
 
     Args:
         dim: Dimension.
-        center: Centre, shape (dim,) or a number.
+        center: Centre, shape (dim,) or a number; 0 by default.
         radius: Radius, > 0.
 
     Attributes:
@@ -118,9 +124,11 @@ class UniformBall:
         covariance: radius**2 / (dim + 2) times the identity, (dim, dim).
     """
 
-    def __init__(self, *, dim: int, center: ArrayLike | float = 0.0, radius: float = 1.0) -> None:
+    def __init__(
+        self, *, dim: int, center: ArrayLike | float | None = None, radius: float = 1.0
+    ) -> None:
         self.dim = _check.integer("dim", dim)
-        self.center = _vector("center", center, self.dim)
+        self.center = _vector("center", center, self.dim, 0.0)
         self.radius = _check.real("radius", radius, above=0.0)
         self.mean = self.center
 
@@ -167,7 +175,7 @@ class Gaussian:
         mean: ArrayLike | float | None = None,
         covariance: ArrayLike | None = None,
     ) -> None:
-        matrix = None if covariance is None else _check.points("covariance", covariance)
+        matrix = None if covariance is None else _check.points("covariance", covariance).detach()
         if dim is None and matrix is not None:
             dim = matrix.shape[0]
         if dim is None and mean is not None and _check.array("mean", mean).ndim == 1:
@@ -175,7 +183,7 @@ class Gaussian:
         if dim is None:
             raise _check.fail("dim", "be given, or a mean vector or a covariance", "none of them")
         self.dim = _check.integer("dim", dim)
-        self.mean = _vector("mean", 0.0 if mean is None else mean, self.dim)
+        self.mean = _vector("mean", mean, self.dim, 0.0)
         if matrix is None:
             matrix = torch.eye(self.dim, dtype=self.mean.dtype)
         if matrix.shape != (self.dim, self.dim):
@@ -257,7 +265,7 @@ class Empirical:
     """
 
     def __init__(self, points: ArrayLike) -> None:
-        self.points = _check.points("points", points)
+        self.points = _check.points("points", points).detach()
         self.dim = self.points.shape[1]
 
     def __repr__(self) -> str:
@@ -266,13 +274,13 @@ class Empirical:
     @property
     def mean(self) -> torch.Tensor:
         """Mean of the points, (dim,)."""
-        return self.points.mean(dim=0)
+        return self.points.mean(dim=0, dtype=torch.float64).to(self.points.dtype)
 
     @property
     def covariance(self) -> torch.Tensor:
         """Covariance of the points normalised by their number, (dim, dim)."""
-        centred = self.points - self.mean
-        return centred.T @ centred / self.points.shape[0]
+        centred = self.points.to(torch.float64) - self.points.mean(dim=0, dtype=torch.float64)
+        return (centred.T @ centred / self.points.shape[0]).to(self.points.dtype)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n rows with replacement, (n, dim), on the generator's device."""
@@ -438,9 +446,8 @@ class ConvexPolygon(Polygon):
     """
 
     def __init__(self, vertices: ArrayLike) -> None:
-        corners = _check.points("vertices", _check.double(vertices), dim=2, min_rows=3).to(
-            torch.float64
-        )
+        corners = _check.points("vertices", vertices, dim=2, min_rows=3)
+        corners = corners.detach().to(torch.float64)
         edges = corners.roll(-1, 0) - corners
         following = edges.roll(-1, 0)
         turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
@@ -495,7 +502,7 @@ class GridDensity:
         interpolation: str = "constant",
     ) -> None:
         linear = _check.choice("interpolation", interpolation, ("constant", "linear")) == "linear"
-        table = _check.array("values", values).to(torch.float64)
+        table = _check.array("values", values).detach().to(torch.float64)
         if table.ndim != 2 or min(table.shape, default=0) < (2 if linear else 1):
             raise _check.fail("values", "have shape (rows, columns)", f"shape {tuple(table.shape)}")
         if bool((table < 0).any()):
@@ -503,8 +510,8 @@ class GridDensity:
         if not bool((table > 0).any()):
             raise _check.fail("values", "be positive somewhere", "only zeros")
         self.dim, self.interpolation = 2, interpolation
-        self.low = _vector("low", low, 2).to(torch.float64)
-        self.high = _vector("high", high, 2).to(torch.float64)
+        self.low = _vector("low", low, 2, 0.0).to(torch.float64)
+        self.high = _vector("high", high, 2, 1.0).to(torch.float64)
         if not bool((self.high > self.low).all()):
             got = f"{self.low.tolist()} and {self.high.tolist()}"
             raise _check.fail("high", "be above low on every axis", got)

@@ -53,6 +53,43 @@ def test_dtype_is_the_callers():
     assert UniformBox(dim=2).sample(3).dtype == torch.float32
 
 
+FAR = 1_700_000_000  # float32 knows its neighbours 128 below and above
+
+
+@pytest.mark.parametrize(
+    ("make", "mean", "covariance"),
+    [
+        (lambda: UniformBox(low=[FAR], high=[FAR + 7]), FAR + 3.5, 49 / 12),
+        (lambda: UniformBox(dim=1, low=FAR, high=FAR + 7.0), FAR + 3.5, 49 / 12),
+        (lambda: UniformBall(dim=1, center=FAR, radius=2), FAR, 4 / 3),
+        (lambda: Gaussian(dim=1, mean=FAR), FAR, 1.0),
+        (lambda: Gaussian(mean=[FAR], covariance=[[4]]), FAR, 4.0),
+        (lambda: Empirical([[FAR], [FAR + 7]]), FAR + 3.5, 49 / 4),
+        (lambda: Empirical(torch.tensor([[FAR], [FAR + 7]])), FAR + 3.5, 49 / 4),
+    ],
+)
+def test_whole_numbers_and_lists_keep_double_precision(make, mean, covariance):
+    source = make()
+    x = source.sample(20_000, generator=generator(0))
+    assert source.mean.dtype == source.covariance.dtype == x.dtype == torch.float64
+    assert float(source.mean) == mean
+    assert float(source.covariance) == covariance
+    assert abs(float(x.mean() - mean)) < 5 * (covariance / 20_000) ** 0.5
+    # five standard errors of a variance whose kurtosis is at most three
+    assert abs(float(x.var()) - covariance) < 5 * covariance * (2 / 20_000) ** 0.5
+
+
+@pytest.mark.parametrize("corner", [0.1, 1 / 3])
+def test_parameters_are_not_rounded(corner):
+    assert UniformBox(dim=2, low=-corner, high=corner).high.tolist() == [corner] * 2
+    assert Gaussian(mean=[corner, 0]).mean.tolist() == [corner, 0]
+    square = aeot.ConvexPolygon([[0, 0], [corner, 0], [corner, 1], [0, 1]])
+    assert square.vertices.max(0).values.tolist() == [corner, 1]
+    density = aeot.GridDensity([[1, corner]], low=[0, corner])
+    assert density.low.tolist() == [0, corner]
+    assert abs(float(density.mean[0]) - (0.25 + 0.75 * corner) / (1 + corner)) < 1e-15
+
+
 def test_a_network_can_be_the_source():
     net = torch.nn.Linear(2, 3)
     source = Sampler(lambda n, g: net(torch.randn(n, 2, generator=g)), dim=3)

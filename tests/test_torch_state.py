@@ -100,8 +100,8 @@ def measures():
 
 def numbers():
     """What is given as numbers: no default dtype may round it."""
-    box = aeot.UniformBox(low=[0.1, 0.1], high=[0.5, 0.3])
-    return box.low, box.mean, metrics.prdc(POINTS, SITES)
+    box = aeot.UniformBox(low=[1e9, 0.1], high=[1e9 + 1, 0.3])
+    return box.low, box.mean, brenier().potential([[0.1, 0.7]]), metrics.prdc(POINTS, SITES)
 
 
 def the_metrics():

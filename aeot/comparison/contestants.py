@@ -191,10 +191,7 @@ def _draw(model: Contestant, n: int, seed: int) -> ArrayLike:
 def _checked(name: str, batch: ArrayLike, expected: tuple[int, ...]) -> torch.Tensor:
     """Return what a model drew as uint8 images, or say what is wrong with it."""
     who = f"samples of {name!r}"
-    try:
-        batch = _check.tensor(batch).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _check.fail(who, "be an array of images", type(batch).__name__) from error
+    batch = _check.tensor(who, batch).detach()
     if batch.shape != expected:
         raise _check.fail(who, f"have shape {expected}", str(tuple(batch.shape)))
     if batch.dtype == torch.uint8:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,6 @@ from aeot import _check, _io
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot._rng import generator
-
-BYTES = (torch.uint8, np.uint8)
-_KEPT = (*BYTES, torch.bool, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,15 +146,18 @@ def tensors(
     """
     argument = "array" if name == "tensors" else name  # as the caller spells it
     black, white = _edges(value_range)
-    values = _values(argument, array)
-    values = values.detach()
+    values = _check.tensor(argument, array).detach()
+    if values.dtype not in (torch.uint8, torch.bool):
+        values = _check.array(argument, values)
     if values.ndim and len(values) == 0:
         raise _check.fail(argument, "hold at least one row", f"shape {tuple(values.shape)}")
     if values.ndim not in (2, 3, 4) or 0 in values.shape:
         requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
         raise _check.fail(argument, requirement, f"shape {tuple(values.shape)}")
     if values.ndim == 2:
-        largest = float(values.max() if values.dtype in _KEPT else values.abs().max())
+        largest = float(
+            values.max() if values.dtype in (torch.uint8, torch.bool) else values.abs().max()
+        )
         values = values.to(torch.float32)
         if not bool(torch.isfinite(values).all()):
             raise _check.fail(argument, "hold values below 3.4e38 (float32)", f"{largest:g}")
@@ -179,12 +178,14 @@ def rows_of(
     Raises:
         ValueError: If the shape is another, or images are neither uint8 nor in [-1, 1].
     """
-    if len(shape) == 3 and not isinstance(value, Dataset):
-        value = tensors(value, name=name) if getattr(value, "dtype", None) in BYTES else value
     if not isinstance(value, Dataset):
-        value = _check.array(name, value)
-        if len(shape) == 3:
-            check_range(name, value)
+        value = _check.tensor(name, value)
+        if len(shape) == 3 and value.dtype == torch.uint8:
+            value = tensors(value, name=name)
+        else:
+            value = _check.array(name, value)
+            if len(shape) == 3:
+                check_range(name, value)
     found = value.shape if isinstance(value, Dataset) else value.shape[1:]
     if tuple(found) != shape:
         whole = found if isinstance(value, Dataset) else value.shape
@@ -214,18 +215,6 @@ def _channels_first(argument: str, values: torch.Tensor) -> torch.Tensor:
     if values.shape[1] not in (1, 3):
         raise _check.fail(argument, "have 1 or 3 channels", f"shape {tuple(values.shape)}")
     return values
-
-
-def _values(argument: str, array: ArrayLike) -> torch.Tensor:
-    """Return bytes and truth values as they are, numbers in the precision that they have."""
-    parts = array if isinstance(array, (list, tuple)) else [array]
-    kinds = [getattr(part, "dtype", None) for part in parts]
-    if all(kind in _KEPT for kind in kinds) and not any(map(np.ma.is_masked, parts)):
-        with contextlib.suppress(ValueError, RuntimeError):  # of unequal sizes: refused below
-            kept = _check.tensor(array)
-            if kept.layout == torch.strided and kept.dtype in _KEPT:
-                return kept
-    return _check.array(argument, _check.double(array))
 
 
 def _edges(value_range: tuple[float, float]) -> tuple[float, float]:
@@ -266,16 +255,17 @@ def _labels(
         return None, classes
     requirement = f"be {n} whole numbers >= 0, one per row"
     try:
-        tensor = _check.tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _check.fail("labels", requirement, f"{type(labels).__name__} ({error})") from error
-    whole = not tensor.is_floating_point() and not tensor.is_complex()
-    if tensor.shape != (n,) or not whole or int((tensor := tensor.to(torch.int64)).min()) < 0:
-        raise _check.fail("labels", requirement, f"{tensor.dtype} of shape {tuple(tensor.shape)}")
-    if classes and (last := int(tensor.max())) >= len(classes):
+        found = _check.tensor("labels", labels)
+    except ValueError as error:
+        raise _check.fail("labels", requirement, _check.shown(labels)) from error
+    whole = not found.is_floating_point()
+    if found.shape != (n,) or not whole or int((found := found.to(torch.int64)).min()) < 0:
+        got = f"{found.dtype} of shape {tuple(found.shape)}"
+        raise _check.fail("labels", requirement, got)
+    if classes and (last := int(found.max())) >= len(classes):
         must = f"name every label from 0 to {last}"
         raise _check.fail("classes", must, f"{len(classes)} names")
-    return tensor, classes
+    return found, classes
 
 
 def domain(name: str, value: Dataset | ArrayLike) -> Dataset:
@@ -400,11 +390,11 @@ def loader(
 
 
 @plain_torch()
-def to_uint8(images: torch.Tensor) -> torch.Tensor:
+def to_uint8(images: ArrayLike) -> torch.Tensor:
     """Turn images in [-1, 1] into bytes: the one way out, for files and metrics.
 
     Args:
-        images: Any shape; values beyond [-1, 1] are clipped.
+        images: Any shape; values beyond [-1, 1] are clipped, and bytes stay what they are.
 
     Returns:
         uint8, the same shape.
@@ -413,7 +403,10 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
         >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 2.0])).tolist()
         [0, 128, 255, 255]
     """
-    return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    found = _check.tensor("images", images).detach()
+    if found.dtype == torch.uint8:
+        return found
+    return found.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 @plain_torch()

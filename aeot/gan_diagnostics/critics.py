@@ -175,7 +175,7 @@ def _shares(p: ArrayLike, q: ArrayLike) -> list[torch.Tensor]:
     """Return two histograms of one shape in float64, each with sum 1."""
     shares = []
     for name, value in (("p", p), ("q", q)):
-        mass = _check.array(name, _check.double(value)).double()
+        mass = _check.array(name, value).double()
         if not (bool((mass >= 0).all()) and float(mass.sum()) > 0):
             got = f"a least value of {float(mass.min()):g}" if mass.numel() else "none"
             raise _check.fail(name, "hold masses >= 0, at least one of them positive", got)
@@ -267,11 +267,11 @@ def parallel_lines(gap: float, dim: int = 2) -> tuple[Draw, Draw]:
 
 def _graph(n: int, edges: ArrayLike, lengths: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
     """Return checked edges, int64 (k, 2), and their lengths, float64 (k,)."""
-    pairs = _check.points("edges", _check.double(edges), dim=2, min_rows=0)
+    pairs = _check.points("edges", edges, dim=2, min_rows=0)
     bad = ((pairs < 0) | (pairs >= n) | (pairs != pairs.round())).any(1)
     if bool(bad.any()):
         raise _check.fail("edges", f"hold indices from 0 to {n - 1}", pairs[bad][0].tolist())
-    lengths = _check.array("lengths", _check.double(lengths)).double()
+    lengths = _check.array("lengths", lengths).double()
     if lengths.shape != (len(pairs),):
         got = f"shape {tuple(lengths.shape)}"
         raise _check.fail("lengths", f"have shape ({len(pairs)},), one per edge", got)

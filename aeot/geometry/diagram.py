@@ -145,9 +145,7 @@ class PowerDiagram:
             N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
             eq. 15 and Fig. 6.
         """
-        y = _check.points("points", _check.double(points), dim=self.sites.shape[1]).to(
-            torch.float64
-        )
+        y = _check.points("points", points, dim=self.sites.shape[1]).to(torch.float64)
         sites = self.sites.numpy()
         simplices, planes, walls = lower_hull(sites, self.heights.numpy())
         rows = max(1, 10_000_000 // max(1, len(planes)))
@@ -247,8 +245,8 @@ def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  #
         tensor([0.3000, 0.7000], dtype=torch.float64)
     """
     where = support(source)
-    y = _check.points("sites", _check.double(sites), dim=where.dim).detach().cpu().to(torch.float64)
-    h = _check.array("heights", _check.double(heights)).detach().cpu().to(torch.float64)
+    y = _check.points("sites", sites, dim=where.dim).detach().cpu().to(torch.float64)
+    h = _check.array("heights", heights).detach().cpu().to(torch.float64)
     if h.shape != (len(y),):
         raise _check.fail("heights", f"have shape ({len(y)},)", f"shape {tuple(h.shape)}")
     mean = y.mean(dim=0)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from aeot import _check, _loop
+from aeot._check import ArrayLike
 from aeot._environment import plain_methods
 from aeot._rng import device_of
 from aeot._rng import generator as _generator
@@ -105,7 +106,8 @@ class BrenierMap(nn.Module):
 
     Its state is buffers only. Results have the dtype of the points for values (`potential`,
     `c_transform`) and that of the sites for codes; everything happens on the device of the sites.
-    Heights stay float64 whatever the module is cast to.
+    Points and sites that are numbers, lists or whole numbers are float64, and heights stay so
+    whatever the module is cast to. Cells are decided, and values computed, as in float64.
 
     Args:
         source: The source measure mu.
@@ -162,7 +164,7 @@ class BrenierMap(nn.Module):
             centroids = _check.points("centroids", centroids, dim=source.dim, min_rows=n)
             centroids = centroids.to(sites)
         if spread is not None:
-            spread = torch.as_tensor(spread, dtype=torch.float64, device=sites.device)
+            spread = _check.array("spread", spread).to(sites.device, torch.float64)
         self.source, self.engine = source, _check.choice("engine", engine, ENGINES)
         self.register_buffer("sites", sites)
         self.register_buffer("heights", heights.to(sites.device, torch.float64))
@@ -194,27 +196,34 @@ class BrenierMap(nn.Module):
 
     # The map and its potential
 
-    def top(self, points: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    def top(self, points: ArrayLike, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the k highest planes at every point: values (m, k) and indices (m, k)."""
         return top_k(points, self.sites, self.heights, k, engine=self.engine)
 
-    def cell(self, points: torch.Tensor) -> torch.Tensor:
+    def cell(self, points: ArrayLike) -> torch.Tensor:
         """Return the power cell of every point, (m,) int64."""
         return cell(points, self.sites, self.heights, engine=self.engine)
 
-    def forward(self, points: torch.Tensor) -> torch.Tensor:
+    def forward(self, points: ArrayLike) -> torch.Tensor:
         """Return T(x) = y_i, the gradient of the potential, (m, d)."""
         return self.sites[self.cell(points)]
 
-    def potential(self, points: torch.Tensor) -> torch.Tensor:
+    def potential(self, points: ArrayLike) -> torch.Tensor:
         """Return u(x) = max_i <x, y_i> + h_i, (m,); differentiable in points, sites and heights."""
-        owner = self.cell(points.detach())
-        planes = (points * self.sites[owner].to(points.dtype)).sum(1)
-        return planes + self.heights[owner].to(points.dtype)
+        points = _check.points("points", points, dim=self.dim, min_rows=0)
+        return self._potential(points).to(points.dtype)
 
-    def c_transform(self, points: torch.Tensor) -> torch.Tensor:
+    def c_transform(self, points: ArrayLike) -> torch.Tensor:
         """Return psi^c(x) = min_i |x - y_i|^2 / 2 - psi_i = |x|^2 / 2 - u(x), (m,)."""
-        return points.square().sum(1) / 2 - self.potential(points)
+        points = _check.points("points", points, dim=self.dim, min_rows=0)
+        half = points.to(torch.float64).square().sum(1) / 2
+        return (half - self._potential(points)).to(points.dtype)
+
+    def _potential(self, points: torch.Tensor) -> torch.Tensor:
+        # In float64: far from the origin |x|^2 / 2 and u(x) agree in all digits of a float32.
+        owner = self.cell(points.detach())
+        planes = (points.to(torch.float64) * self.sites[owner].to(torch.float64)).sum(1)
+        return planes + self.heights[owner]
 
     def costs(self, n_points: int = 1 << 16, *, seed: int = 0) -> Costs:
         """Measure the transport cost, W2 and the dual value on fresh points, in float64.

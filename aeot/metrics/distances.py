@@ -20,7 +20,7 @@ def features(
     Raises:
         ValueError: If it is anything else, or holds numbers too large or small for their powers.
     """
-    rows = _check.points(name, _check.double(value), dim=dim, min_rows=min_rows).detach().double()
+    rows = _check.points(name, value, dim=dim, min_rows=min_rows).detach().double()
     largest = float(rows.abs().max())
     if largest and not 1e-40 <= largest <= 1e40:  # squares and sixth powers would overflow or sink
         must = "have a largest entry between 1e-40 and 1e40 in size"

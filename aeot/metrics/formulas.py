@@ -193,8 +193,7 @@ def class_divergence(
     classes = _check.integer("classes", classes)
     frequencies = []
     for name, value in (("generated", generated), ("reference", reference)):
-        _check.array(name, value)
-        labels = _check.tensor(value)
+        labels = _check.tensor(name, value)
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
         whole = whole and labels.ndim == 1 and len(labels) > 0
         labels = labels.long() if whole else labels
@@ -300,12 +299,12 @@ def mode_coverage(
     centres = _features("modes", modes)
     k, dim = centres.shape
     values = _features("samples", samples, dim).to(centres)
-    scale = _check.array("std", _check.double(std)).detach().to(centres)
+    scale = _check.array("std", std).detach().to(centres)
     _check.choice("count", count, ("all", "high-quality"))
     if scale.ndim > 1 or scale.numel() not in (1, dim) or not bool((scale > 0).all()):
         raise _check.fail("std", f"be positive, one number or {dim}", scale.tolist())
     scale = scale.expand(dim)
-    masses = torch.ones(k) if reference is None else _check.double(reference)
+    masses = torch.ones(k) if reference is None else reference
     masses = _check.array("reference", masses).detach().to(centres)
     if masses.shape != (k,) or not bool((masses > 0).all()):
         raise _check.fail("reference", f"be {k} positive numbers, one per mode", masses.tolist())

@@ -103,7 +103,7 @@ def _within(
 
 
 def _numbers(name: str, value: ArrayLike) -> np.ndarray:
-    return _check.array(name, _check.double(value)).detach().double().cpu().numpy()
+    return _check.array(name, value).detach().double().cpu().numpy()
 
 
 @plain_torch()

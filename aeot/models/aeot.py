@@ -19,7 +19,7 @@ from aeot._environment import resolve_device
 from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data import Dataset, distinct
-from aeot.data.arrays import BYTES, domain
+from aeot.data.arrays import domain
 from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.measures import UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
@@ -375,5 +375,5 @@ class AEOT(AutoencoderOptions):
 
 def _row(name: str, value: ArrayLike) -> torch.Tensor:
     """Return one image or vector as the only row of a batch; bytes stay bytes."""
-    is_bytes = getattr(value, "dtype", None) in BYTES
-    return (torch.as_tensor(value) if is_bytes else _check.array(name, value))[None]
+    found = _check.tensor(name, value)
+    return (found if found.dtype == torch.uint8 else _check.array(name, found))[None]

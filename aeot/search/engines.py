@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.search import kdtree_engine, torch_engine
 from aeot.search.planes import (
@@ -242,7 +243,7 @@ def bind(engine: str, sites: torch.Tensor) -> Engine:
 
 @plain_torch()
 def top_k(
-    points: torch.Tensor,
+    points: ArrayLike,
     sites: torch.Tensor,
     heights: torch.Tensor,
     k: int = 1,
@@ -285,15 +286,16 @@ def top_k(
     return scores_of(points, sites, heights, indices).to(points.dtype), indices
 
 
+@plain_torch()
 def cell(
-    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, *, engine: str = "auto"
+    points: ArrayLike, sites: torch.Tensor, heights: torch.Tensor, *, engine: str = "auto"
 ) -> torch.Tensor:
     """Return the highest plane at every point, its power cell, (m,) int64: see `top_k`."""
     points = _checked(points, sites)
     return _decided(points.detach(), sites.detach(), heights.detach(), 1, engine)[:, 0]
 
 
-def _checked(points: torch.Tensor, sites: torch.Tensor) -> torch.Tensor:
+def _checked(points: ArrayLike, sites: torch.Tensor) -> torch.Tensor:
     points, d = _check.array("points", points), sites.shape[1]
     if points.ndim != 2 or points.shape[1] != d:
         raise _check.fail("points", f"have shape (rows, {d})", f"shape {tuple(points.shape)}")

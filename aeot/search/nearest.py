@@ -45,8 +45,8 @@ def nearest(
         >>> rows.tolist()
         [[0, 1], [2, 1]]
     """
-    x = _check.points("points", _check.double(points), min_rows=0).detach()
-    y = _check.points("reference", _check.double(reference), dim=x.shape[1]).detach()
+    x = _check.points("points", points, min_rows=0).detach()
+    y = _check.points("reference", reference, dim=x.shape[1]).detach()
     if _check.integer("k", k) > len(y):
         raise _check.fail("k", f"be at most the {len(y)} reference rows", str(k))
     dtype = torch.promote_types(x.dtype, y.dtype)

@@ -65,7 +65,7 @@ def _mask(diagram: PowerDiagram, singular: Any, dim: int) -> np.ndarray:  # noqa
     if diagram.sites.shape[1] != dim:
         got = f"d = {diagram.sites.shape[1]}"
         raise _check.fail("diagram", f"have d = {dim}", got)
-    mask = _check.tensor(singular).cpu()
+    mask = _check.tensor("singular", singular).cpu()
     shape = tuple(diagram.facets.mass.shape)
     if mask.dtype != torch.bool or tuple(mask.shape) != shape:
         got = f"{mask.dtype} of shape {tuple(mask.shape)}"

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._environment import plain_methods, plain_torch
 from aeot.geometry.facets import Facets, angle, jump
 from aeot.maps.brenier import BrenierMap
@@ -103,14 +104,15 @@ class SingularSet:
             return apart
         return apart | (broken & (first != second))
 
-    def contains(self, points: torch.Tensor) -> torch.Tensor:
+    def contains(self, points: ArrayLike) -> torch.Tensor:
         """Whether the facet next to each point (of its two best planes) is singular, (m,) bool."""
+        points = _check.points("points", points, dim=self.brenier.dim, min_rows=0)
         if self.brenier.sites.shape[0] < 2:
             return torch.zeros(len(points), dtype=torch.bool, device=self.brenier.sites.device)
         _, best = self.brenier.top(points, 2)
         return self.crosses(best[:, 0], best[:, 1])
 
-    def distance(self, points: torch.Tensor) -> torch.Tensor:
+    def distance(self, points: ArrayLike) -> torch.Tensor:
         """Return how far each point is from the singular set, at least, (m,).
 
         It is the least (s_i - s_j) / |y_i - y_j| over the cells j that the map separates from the
@@ -138,7 +140,7 @@ class SingularSet:
             out.append(steps.amin(1))
         return torch.cat(out).to(points.dtype) if out else points[:, 0]
 
-    def crossings(self, start: torch.Tensor, end: torch.Tensor) -> Crossings:
+    def crossings(self, start: ArrayLike, end: ArrayLike) -> Crossings:
         """Return every facet that the segment from `start` to `end` passes, exactly.
 
         Along a segment each plane is a line and the potential their upper envelope; its corners

@@ -259,7 +259,7 @@ def _weights(sample_weight: Any, n: int) -> np.ndarray:  # noqa: ANN401
     if sample_weight is None:
         return np.ones(n)
     name = "sample_weight"
-    weight = _check.array(name, _check.double(sample_weight)).detach().cpu().double().numpy()
+    weight = _check.array(name, sample_weight).detach().cpu().double().numpy()
     if weight.shape != (n,):
         raise _check.fail(name, f"be {n} numbers >= 0", f"shape {weight.shape}", "one per row of X")
     if (weight < 0).any():

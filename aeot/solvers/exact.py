@@ -76,7 +76,7 @@ def solve_exact(
     """
     where = support(source)
     tol = _check.real("tol", tol, above=0.0)
-    y = _check.points("sites", _check.double(sites), dim=where.dim)
+    y = _check.points("sites", sites, dim=where.dim)
     nu = _check.masses(masses, len(y))
     reject_duplicates(y)
     exact = y.detach().cpu().to(torch.float64)

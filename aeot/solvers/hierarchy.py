@@ -56,8 +56,9 @@ class HierarchicalMap:
         """Whether the coarse map and every part converged."""
         return self.coarse.converged and all(part.converged for part in self.parts)
 
-    def cell(self, points: torch.Tensor) -> torch.Tensor:
+    def cell(self, points: ArrayLike) -> torch.Tensor:
         """Return the site that every point (m, d) is sent to, (m,) int64."""
+        points = _check.points("points", points, dim=self.sites.shape[1], min_rows=0)
         group = self.coarse.map(engine=self.engine).cell(points)
         site = torch.empty(points.shape[0], dtype=torch.int64, device=points.device)
         for k, part in enumerate(self.parts):
@@ -67,12 +68,14 @@ class HierarchicalMap:
                 site[inside] = own[part.map(engine=self.engine).cell(points[inside])]
         return site
 
-    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+    def __call__(self, points: ArrayLike) -> torch.Tensor:
         """Map points (m, d) to sites, (m, d)."""
-        return self.sites.to(points.device)[self.cell(points)]
+        cells = self.cell(points)
+        return self.sites.to(cells.device)[cells]
 
-    def cost(self, points: torch.Tensor) -> float:
+    def cost(self, points: ArrayLike) -> float:
         """Return the mean of |x - T(x)|^2 / 2 over points (m, d) of the source."""
+        points = _check.points("points", points, dim=self.sites.shape[1])
         return float((points - self(points)).to(torch.float64).square().sum(1).mean() / 2)
 
 

@@ -50,6 +50,48 @@ def test_c_transform_is_the_least_cost_over_the_sites():
     assert torch.allclose(brenier.c_transform(x), brute, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["potential", "c_transform", "cell", "top", "forward", "extend"])
+@pytest.mark.parametrize("make", [list, np.array, torch.tensor], ids=["list", "numpy", "torch"])
+def test_whole_numbers_are_points_in_float64(method, make):
+    brenier, rows = some(d=2), [[1, 0], [0, 2]]
+    x = torch.tensor(rows, dtype=torch.float64)
+    expected, found = getattr(brenier, method)(x), getattr(brenier, method)(make(rows))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+    if method in ("potential", "c_transform"):
+        assert found.dtype == torch.float64
+        planes = (x @ brenier.sites.T + brenier.heights).amax(1)
+        brute = planes if method == "potential" else x.square().sum(1) / 2 - planes
+        assert torch.allclose(found, brute, rtol=1e-14)
+
+
+def test_sites_and_heights_that_are_whole_numbers_stay_apart():
+    brenier = BrenierMap(UniformBox(dim=1), [[1_700_000_000], [1_700_000_007]], [0, -3.5])
+    assert brenier.sites.tolist() == [[1_700_000_000], [1_700_000_007]]
+    assert brenier.cell([[0.4], [0.6]]).tolist() == [0, 1]  # they meet where 7 x = 3.5
+    assert brenier(torch.tensor([[0.4], [0.6]])).tolist() == brenier.sites.tolist()
+
+
+def test_values_far_from_the_origin_are_those_of_doubles():
+    brenier = some(d=2)
+    x = 1e4 + torch.rand(50, 2, generator=generator(2))
+    for method in (brenier.potential, brenier.c_transform):
+        assert torch.equal(method(x), method(x.double()).float())
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_inside_autocast_the_map_and_its_gradient_are_the_same(precision):
+    brenier = some()
+    x = torch.rand(500, 3, generator=generator(1), requires_grad=True)
+    (expected,) = torch.autograd.grad(brenier.potential(x).square().sum(), x)
+    with torch.autocast("cpu", precision):
+        value = brenier.potential(x)
+        (gradient,) = torch.autograd.grad(value.square().sum(), x)
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.equal(brenier.cell(x), torch.as_tensor(some().cell(x.detach())))
+    assert torch.equal(gradient, expected)
+
+
 def test_costs_of_two_points_match_the_integral():
     # cells [0, .3] and [.3, 1] times [0, 1]: .3^3/6 + .7^3/6 + 1/24
     costs = split().costs(1 << 16, seed=3)

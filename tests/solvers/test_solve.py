@@ -198,6 +198,37 @@ def test_float32_and_numpy_are_taken(reference):
     assert float((s.heights - reference.heights).std()) < 0.02 * float(reference.heights.std())
 
 
+@pytest.mark.parametrize("method", ["auto", "newton"])
+@pytest.mark.parametrize("make", [list, np.array, torch.tensor], ids=["list", "numpy", "torch"])
+def test_event_times_a_few_seconds_apart_are_different_sites(method, make):
+    times = [[1_700_000_000], [1_700_000_007], [1_700_000_021]]
+    solution = solve(UniformBox(dim=1), make(times), method=method)
+    assert solution.converged
+    assert solution.sites.tolist() == times
+    # Cells meet at 1/3 and 2/3, where <x, y> + h of neighbours agree: h falls by x (y' - y).
+    falls = -solution.heights.diff()
+    assert torch.allclose(falls, torch.tensor([7 / 3, 28 / 3]).double(), rtol=0.1)
+
+
+def test_a_source_far_from_the_origin_is_not_rounded():
+    sites = torch.rand(30, 5, generator=generator(3))
+    far = UniformBox(low=[10**9] * 5, high=[10**9 + 1] * 5)
+    solution = solve(far, sites)
+    assert solution.converged
+    error, noise = mass_error(far, sites, solution.heights, solution.masses, m=1 << 17)
+    assert error < 0.05 + 2 * noise
+
+
+@pytest.mark.parametrize("method", ["newton", "exact"])
+def test_sites_and_masses_that_carry_a_graph_are_taken(method):
+    sites = torch.rand(8, 2, generator=generator(0), requires_grad=True)
+    weights = torch.full((8,), 1 / 8, requires_grad=True)
+    solution = solve(UniformBox(dim=2), sites, weights, method=method)
+    plain = solve(UniformBox(dim=2), sites.detach(), method=method)
+    assert torch.equal(solution.heights, plain.heights)
+    assert not solution.heights.requires_grad
+
+
 @pytest.mark.parametrize("stop", [2, 4, 6])
 def test_a_checkpoint_goes_on_to_the_same_bits(tmp_path, reference, stop):
     path, seen = tmp_path / "solve", []
