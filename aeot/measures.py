@@ -1,7 +1,7 @@
 """Source measures: what is transported onto the sites.
 
-Points have the dtype of what a measure was given: float64 for numbers, lists and whole numbers, and
-for arrays of float64; float32 for arrays of float32 and where nothing was given.
+Numbers, lists and whole numbers are kept in float64. Points are float32 unless a measure was given
+arrays of float64 or needs them: where float32 would leave fewer than five digits of its width.
 """
 
 from __future__ import annotations
@@ -41,6 +41,13 @@ def _vector(name: str, value: ArrayLike | float | None, dim: int, default: float
     return tensor
 
 
+def _dtype(given: tuple[object, ...], size: torch.Tensor, width: torch.Tensor) -> torch.dtype:
+    """Choose the dtype of points for what was given, their size (dim,) and their width (dim,)."""
+    doubles = (torch.float64, np.float64)
+    strong = any(getattr(value, "dtype", None) in doubles for value in given)
+    return torch.float64 if strong or bool((size > 100 * width).any()) else torch.float32
+
+
 @plain_methods
 class UniformBox:
     """The uniform measure on an axis-parallel box; the unit cube by default.
@@ -54,6 +61,7 @@ class UniformBox:
         dim: Dimension.
         low: Lower corner (dim,).
         high: Upper corner (dim,).
+        dtype: Of its points.
         mean: Centre (dim,).
         covariance: (dim, dim), diagonal.
 
@@ -90,6 +98,8 @@ class UniformBox:
             got = f"low {float(self.low[axis]):g}, high {float(self.high[axis]):g} on axis {axis}"
             raise _check.fail("high", "be above low on every axis", got)
         self.mean = (self.low + self.high) / 2
+        size = torch.maximum(self.low.abs(), self.high.abs())
+        self.dtype = _dtype((low, high), size, self.high - self.low)
 
     def __repr__(self) -> str:
         return f"UniformBox(low={self.low.tolist()}, high={self.high.tolist()})"
@@ -102,8 +112,8 @@ class UniformBox:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
         device = device_of(generator)
-        unit = torch.rand(n, self.dim, generator=generator, dtype=self.low.dtype, device=device)
-        low, high = self.low.to(device), self.high.to(device)
+        unit = torch.rand(n, self.dim, generator=generator, dtype=self.dtype, device=device)
+        low, high = (corner.to(unit) for corner in (self.low, self.high))
         return low + (high - low) * unit
 
 
@@ -120,6 +130,7 @@ class UniformBall:
         dim: Dimension.
         center: Centre (dim,).
         radius: Radius.
+        dtype: Of its points.
         mean: The centre (dim,).
         covariance: radius**2 / (dim + 2) times the identity, (dim, dim).
     """
@@ -131,6 +142,8 @@ class UniformBall:
         self.center = _vector("center", center, self.dim, 0.0)
         self.radius = _check.real("radius", radius, above=0.0)
         self.mean = self.center
+        width = torch.full_like(self.center, self.radius)
+        self.dtype = _dtype((center,), self.center.abs(), width)
 
     def __repr__(self) -> str:
         return f"UniformBall(dim={self.dim}, center={self.center.tolist()}, radius={self.radius:g})"
@@ -142,11 +155,11 @@ class UniformBall:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
-        device, dtype = device_of(generator), self.center.dtype
+        device, dtype = device_of(generator), self.dtype
         x = torch.randn(n, self.dim, generator=generator, dtype=dtype, device=device)
         u = torch.rand(n, 1, generator=generator, dtype=dtype, device=device)
         x = x / x.norm(dim=1, keepdim=True) * u ** (1 / self.dim)
-        return self.center.to(device) + self.radius * x
+        return self.center.to(x) + self.radius * x
 
 
 @plain_methods
@@ -160,6 +173,7 @@ class Gaussian:
 
     Attributes:
         dim: Dimension.
+        dtype: Of its points.
         mean: (dim,).
         covariance: (dim, dim).
         factor: Lower Cholesky factor L of the covariance; a point is mean + L z.
@@ -201,6 +215,8 @@ class Gaussian:
             got = f"least eigenvalue {least:.3g}"
             raise _check.fail("covariance", "be positive definite", got, "add a small ridge")
         self.factor = factor.to(dtype)
+        size = self.mean.abs() + self.covariance.diagonal().sqrt()
+        self.dtype = _dtype((mean, covariance), size, self.factor.diagonal())
 
     def __repr__(self) -> str:
         return f"Gaussian(dim={self.dim})"
@@ -208,8 +224,8 @@ class Gaussian:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
         device = device_of(generator)
-        z = torch.randn(n, self.dim, generator=generator, dtype=self.mean.dtype, device=device)
-        return self.mean.to(device) + z @ self.factor.to(device).T
+        z = torch.randn(n, self.dim, generator=generator, dtype=self.dtype, device=device)
+        return self.mean.to(z) + z @ self.factor.to(z).T
 
 
 @plain_methods

@@ -51,6 +51,7 @@ def test_dtype_is_the_callers():
     low = torch.zeros(2, dtype=torch.float64)
     assert UniformBox(low=low, high=low + 1).sample(3).dtype == torch.float64
     assert UniformBox(dim=2).sample(3).dtype == torch.float32
+    assert UniformBox(low=[0, 0], high=[0.1, 1.0]).sample(3).dtype == torch.float32
 
 
 FAR = 1_700_000_000  # float32 knows its neighbours 128 below and above

@@ -191,7 +191,10 @@ def _draw(model: Contestant, n: int, seed: int) -> ArrayLike:
 def _checked(name: str, batch: ArrayLike, expected: tuple[int, ...]) -> torch.Tensor:
     """Return what a model drew as uint8 images, or say what is wrong with it."""
     who = f"samples of {name!r}"
-    batch = _check.tensor(who, batch).detach()
+    try:
+        batch = _check.tensor(who, batch).detach()
+    except ValueError as error:
+        raise _check.fail(who, "be an array of images", _check.shown(batch)) from error
     if batch.shape != expected:
         raise _check.fail(who, f"have shape {expected}", str(tuple(batch.shape)))
     if batch.dtype == torch.uint8:
