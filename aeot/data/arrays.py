@@ -155,12 +155,10 @@ def tensors(
         requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
         raise _check.fail(argument, requirement, f"shape {tuple(values.shape)}")
     if values.ndim == 2:
-        largest = float(
-            values.max() if values.dtype in (torch.uint8, torch.bool) else values.abs().max()
-        )
-        values = values.to(torch.float32)
+        given, values = values, values.to(torch.float32)
         if not bool(torch.isfinite(values).all()):
-            raise _check.fail(argument, "hold values below 3.4e38 (float32)", f"{largest:g}")
+            largest = f"{float(given.abs().max()):g}"
+            raise _check.fail(argument, "hold values below 3.4e38 (float32)", largest)
     else:
         values = _channels_first(argument, values)
         if values.dtype == torch.bool:

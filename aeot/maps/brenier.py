@@ -22,6 +22,7 @@ from aeot.measures import Measure
 from aeot.search import heights as conversions
 from aeot.search.engines import ENGINES, cell, top_k
 from aeot.search.nearest import nearest
+from aeot.search.planes import scores_of
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _BLOCK = 8192  # points per block of a stream; part of its definition
@@ -222,8 +223,7 @@ class BrenierMap(nn.Module):
     def _potential(self, points: torch.Tensor) -> torch.Tensor:
         # In float64: far from the origin |x|^2 / 2 and u(x) agree in all digits of a float32.
         owner = self.cell(points.detach())
-        planes = (points.to(torch.float64) * self.sites[owner].to(torch.float64)).sum(1)
-        return planes + self.heights[owner]
+        return scores_of(points, self.sites, self.heights, owner[:, None])[:, 0]
 
     def costs(self, n_points: int = 1 << 16, *, seed: int = 0) -> Costs:
         """Measure the transport cost, W2 and the dual value on fresh points, in float64.
