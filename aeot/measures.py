@@ -330,9 +330,7 @@ class Polygon:
     """
 
     def __init__(self, vertices: ArrayLike) -> None:
-        corners = _check.points("vertices", _check.double(vertices), dim=2, min_rows=3).to(
-            torch.float64
-        )
+        corners = _check.points("vertices", vertices, dim=2, min_rows=3).detach().to(torch.float64)
         corners = corners[(corners != corners.roll(-1, 0)).any(1)]
         meeting = _meeting_edges(corners)
         if meeting is not None:
@@ -438,6 +436,7 @@ def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     return (b[0] - a[0]) * (c[..., 1] - a[1]) - (b[1] - a[1]) * (c[..., 0] - a[0])
 
 
+@plain_methods
 class ConvexPolygon(Polygon):
     """The uniform measure on a convex polygon in the plane.
 
@@ -481,6 +480,7 @@ class ConvexPolygon(Polygon):
         self._set(corners, torch.stack([first, corners[1:-1], corners[2:]], dim=1))
 
 
+@plain_methods
 class GridDensity:
     """A density on a rectangle given by a picture: constant on each pixel, or bilinear between.
 

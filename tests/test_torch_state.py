@@ -1,6 +1,7 @@
 """Results never depend on what the caller set in torch or numpy, and every setting is put back."""
 
 import contextlib
+import inspect
 import sys
 import warnings
 
@@ -274,6 +275,28 @@ def setting():
         *(torch.backends.mkldnn.matmul.fp32_precision, sys.float_info.min * 0.5),
         *(torch.are_deterministic_algorithms_enabled(), *np.geterr().values()),
     )
+
+
+PUBLIC = [
+    *((name, getattr(aeot, name)) for name in aeot.__all__ if name != "__version__"),
+    *((name, getattr(part, name)) for part in (metrics, aeot.data) for name in part.__all__),
+]
+LAZY = {"loader", "indices", "generator"}  # iterators name device and dtype themselves
+PLAIN = {"Dataset", "Domains", "Solution"}  # they hold what functions made
+
+
+@pytest.mark.parametrize(("name", "thing"), PUBLIC, ids=[name for name, _ in PUBLIC])
+def test_every_public_name_is_guarded(name, thing):
+    if name in LAZY | PLAIN:
+        return
+    methods = [thing]
+    if isinstance(thing, type):
+        names = {"fit", "sample", "forward", "contains", "masses", "cell"} & set(dir(thing))
+        methods = [inspect.getattr_static(thing, key) for key in sorted(names)]
+        methods = [method for method in methods if inspect.isfunction(method)]
+        assert methods
+    for method in methods:
+        assert method.__code__.co_filename == contextlib.__file__
 
 
 @pytest.fixture(scope="module")
