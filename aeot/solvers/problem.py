@@ -171,13 +171,15 @@ def standardise(
 
 def _moments(source: Measure, seed: int) -> tuple[str, torch.Tensor, torch.Tensor]:
     # Exact types only: a subclass may sample something else.
-    if type(source) is UniformBox:
+    if source.dim == 1:
+        pass  # cells may be narrower than the steps of float32 draws
+    elif type(source) is UniformBox:
         side = (source.high - source.low).to("cpu", torch.float64)
         return "box", source.mean.to("cpu", torch.float64), torch.diag(side / 12**0.5)
-    if type(source) is Gaussian:
+    elif type(source) is Gaussian:
         mean, factor = source.mean.to("cpu", torch.float64), source.factor
         return "normal", mean, factor.to("cpu", torch.float64)
-    if type(source) is UniformBall:
+    elif type(source) is UniformBall:
         unit = torch.eye(source.dim, dtype=torch.float64)
         mean = source.center.to("cpu", torch.float64)
         return "ball", mean, unit * source.radius / (source.dim + 2) ** 0.5

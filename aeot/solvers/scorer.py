@@ -16,6 +16,7 @@ import torch
 
 from aeot import _loop
 from aeot.search.engines import bind
+from aeot.search.line import envelope
 from aeot.search.planes import (
     Block,
     CandidateLists,
@@ -122,8 +123,12 @@ class Scorer:
             stage: Key of the samples.
             blocks: Which blocks.
             runners: Find the runners-up, too.
-            doubts: Name the samples that `Problem.decide` might decide otherwise.
+            doubts: Name the samples that `Problem.decide` might decide otherwise. On a line
+                there are none, and sites are all that is told.
         """
+        if doubts and self.problem.sites.shape[1] == 1:
+            yield from self._on_line(heights, stage, blocks)
+            return
         h = self.engine.raised(self.planes, heights)
         slack_of = self._slack(heights) if doubts else lambda block: None
 
@@ -131,6 +136,21 @@ class Scorer:
             block = self.draw(stage, index)
             slack = slack_of(block)
             return self.engine.winners(self.planes, h, block, runners=runners, slack=slack)
+
+        yield from self._each(work, blocks)
+
+    def _on_line(self, heights: torch.Tensor, stage: str, blocks: range) -> Iterator[Winners]:
+        # By sorting, as for the caller; only the sites are told.
+        p = self.problem
+        order, meet = envelope(p.caller_sites[:, 0], p.from_standard(heights.cpu()))
+        cells, ends = torch.from_numpy(order.astype(np.int32)), torch.from_numpy(meet)
+        none, index = torch.empty(0), torch.empty(0, dtype=torch.int64)
+
+        def work(block: int) -> Winners:
+            drawn = self.draw(stage, block)
+            x = self.points(drawn, torch.arange(self.rows))[:, 0].cpu().contiguous()
+            site = cells[torch.searchsorted(ends, x)].to(p.sites.device)
+            return Winners(drawn, site, none, none, none, index)
 
         yield from self._each(work, blocks)
 

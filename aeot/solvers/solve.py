@@ -22,12 +22,13 @@ from aeot.search.engines import ENGINES
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact
+from aeot.solvers.line import LINE, law, solve_line
 from aeot.solvers.oracles import sampled
 from aeot.solvers.problem import Problem, standardise
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Outcome, Solution
 from aeot.solvers.stages import NEWTON, Task, advance, check
-from aeot.solvers.starts import PICTURE_SITES, gaussian_heights, picture_heights, quantile_heights
+from aeot.solvers.starts import PICTURE_SITES, gaussian_heights, picture_heights
 from aeot.solvers.state import State, fingerprint, load, save
 
 METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
@@ -56,7 +57,8 @@ def solve_semidiscrete(
     r"""Find heights whose cells have the given masses, and certify them on fresh samples.
 
     For dim <= 3 and a source with exact geometry the cells are computed exactly
-    (`solve_exact`). Otherwise the masses are sampled: growing samples, Newton steps on candidate
+    (`solve_exact`), and on a line for a Gaussian and for points, too, where sites meet at
+    quantiles. Otherwise the masses are sampled: growing samples, Newton steps on candidate
     lists, and a certificate from points that no step has seen. Shifts and units of the sites change
     nothing but the obvious, and their order nothing at all: sampled solutions keep their bits,
     exact ones differ by rounding. No setting has to be chosen for a problem.
@@ -78,7 +80,7 @@ def solve_semidiscrete(
         engine: What scores samples against sites: "auto" (numba on a CPU that has it, else torch),
             "numba", "torch", "keops" or "kdtree"; exact cells need none.
         init: (n,) heights to start from, in the caller's coordinates; used where their energy is
-            below that of the start made from the data.
+            below that of the start made from the data. On a line they are kept if within `tol`.
         seed: Seed of all samples, >= 0.
         max_samples: Stop, uncertified, once so many samples are drawn; by default eight times
             what an ordinary problem takes.
@@ -135,6 +137,10 @@ def solve_semidiscrete(
             raise _check.fail("init", f"have shape ({y.shape[0]},)", f"shape {tuple(start.shape)}")
     if checkpoint is not None:
         _io.check_writable(checkpoint, kind="transport")
+    known = law(source) if source.dim == 1 and method in ("auto", "newton") else None
+    if known is not None:
+        reject_duplicates(y)
+        return solve_line(source, y, nu, known, tol=tol, init=start)
     if method == "exact" or (method == "auto" and _has_geometry(source, y.shape[0])):
         return _exactly(source, y, nu, tol)
     method = "newton" if method == "auto" else method
@@ -217,32 +223,36 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
     """Take the start with the least energy on a small sample; the energy is convex."""
     problem = task.problem
     n, d = problem.sites.shape
+    first = State(
+        phase="adam" if task.method == "adam" else "coarse",
+        heights=torch.zeros(n, dtype=torch.float64, device=problem.sites.device),
+        split=scorer.split,
+        sums=torch.zeros(n, d, dtype=torch.float64),
+        counts=torch.zeros(n, dtype=torch.int64),
+    )
+    given = None if init is None else problem.to_standard(init).to(problem.sites.device)
+    if d == 1 and task.method == "newton":
+        return (
+            replace(first, phase="line")
+            if given is None
+            else replace(first, phase="try", heights=given)
+        )
     starts = [gaussian_heights(problem.sites, s) for s in (0.3, 0.6, 1.0)]
     found: list[tuple[torch.Tensor, int]] = []  # they may be the solution
     if task.method == "newton":
         samples = int(min(1.5 * (n**0.5 / task.tol) ** 2 + 1024, 1 << 24))
-        if d == 1:
-            found.append((quantile_heights(problem, samples), samples))
-        elif d == 2 and n <= PICTURE_SITES:
+        if d == 2 and n <= PICTURE_SITES:
             picture = picture_heights(problem, samples)
             found += [picture] if picture else []
     drawn = sum(m for _, m in found)
-    if init is not None:
-        found.append((problem.to_standard(init).to(problem.sites.device), 0))
+    if given is not None:
+        found.append((given, 0))
     oracle = sampled(scorer, "start", range(scorer.blocks_for(2048)))
     starts += [h for h, _ in found]
     best = int(np.argmin([oracle(h).energy for h in starts]))
-    phase = "adam" if task.method == "adam" else "coarse"
-    if best >= len(starts) - len(found) and task.method == "newton":
-        phase = "try"
-    return State(
-        phase=phase,
-        heights=starts[best],
-        split=scorer.split,
-        sums=torch.zeros(n, d, dtype=torch.float64),
-        counts=torch.zeros(n, dtype=torch.int64),
-        n_samples=drawn,
-    )
+    state = replace(first, heights=starts[best], n_samples=drawn)
+    good = best >= len(starts) - len(found) and task.method == "newton"
+    return replace(state, phase="try") if good else state
 
 
 class _Keeper:
@@ -292,12 +302,13 @@ def _run(
         return state.n_samples > (max_samples or 8 * task.expected(state))
 
     try:
+        steps = LINE if task.method == "newton" and task.dim == 1 else STEPS[task.method]
         while state.phase != "done":
             if state.history and exhausted():
                 return state, Outcome.OUT_OF_SAMPLES
             before, then = state.n_samples, time.perf_counter()
             try:
-                state = advance(task, STEPS[task.method], state)
+                state = advance(task, steps, state)
             except _loop.Stopped as stopped:
                 raise keeper.stopped(stopped.number, state) from None
             record = state.history[-1]

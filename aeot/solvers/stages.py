@@ -53,6 +53,8 @@ class Task:
 
     Attributes:
         nu: (n,) float64, the masses wanted, on the CPU.
+        n: Number of sites.
+        dim: Dimension.
         root: Sum of their square roots; sqrt(n) for equal masses.
         minimise: `levenberg` or `lbfgs`, which works on lists.
     """
@@ -60,7 +62,7 @@ class Task:
     def __init__(self, problem: Problem, scorer: Scorer, tol: float, method: str) -> None:
         self.problem, self.tol, self.method = problem, tol, method
         self.nu = problem.masses
-        self.n = self.nu.shape[0]
+        self.n, self.dim = problem.sites.shape
         self.root = float(self.nu.sqrt().sum())
         self.minimise = lbfgs if method == "lbfgs" else levenberg
         self._scorers = {scorer.split: scorer}

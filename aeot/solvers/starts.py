@@ -37,26 +37,6 @@ def gaussian_heights(sites: torch.Tensor, scale: float = 0.6) -> torch.Tensor:
     return center(-scale / 2 * ((y @ vectors).square() / values.sqrt()).sum(1))
 
 
-def quantile_heights(problem: Problem, samples: int) -> torch.Tensor:
-    """Return the heights on a line, where neighbours meet at the source's quantile between them.
-
-    Args:
-        problem: Of d = 1.
-        samples: Drawn for the quantiles.
-
-    Returns:
-        (n,) float64, mean zero, exact up to the sampling noise.
-    """
-    z = problem.draw(samples, "quantiles")[:, 0].double().sort().values
-    y = problem.sites[:, 0].double()
-    order = torch.argsort(y)
-    level = problem.masses.to(y)[order].cumsum(0)[:-1]
-    where = z[(level * samples).round().long().clamp(0, samples - 1)]
-    rise = torch.zeros_like(y)
-    rise[order[1:]] = -((y[order][1:] - y[order][:-1]) * where).cumsum(0)
-    return center(rise)
-
-
 def picture_heights(problem: Problem, samples: int) -> tuple[torch.Tensor, int] | None:
     """Return the heights in the plane that are exact for a picture of the source.
 

@@ -1,0 +1,281 @@
+"""Transport on a line: neighbours meet where the source holds as much as the sites before them.
+
+Where the source's distribution function is known, heights and their error are exact up to rounding.
+Of any other source samples tell: their counts between edges, finer than cells, give the quantiles,
+and the certificate is that of fresh samples. Everything happens in float64 and by sorting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import ndtr, ndtri
+from sklearn.exceptions import ConvergenceWarning
+
+from aeot import _check, _loop
+from aeot._compile import njit
+from aeot.measures import Empirical, Gaussian, Measure, UniformBall, UniformBox
+from aeot.search.heights import center
+from aeot.search.line import envelope
+from aeot.solvers.certificate import certificate_size
+from aeot.solvers.problem import Problem
+from aeot.solvers.solution import Outcome, Solution
+from aeot.solvers.stages import Step, Task, check
+from aeot.solvers.state import State
+
+_BLOCK = 1 << 20  # samples sorted at once
+_LEAST = 0.5  # part of its width that a cell keeps at least
+_EDGES = 4, 1 << 12  # per site, and at least, between which samples are counted
+
+
+@dataclass(frozen=True)
+class Law:
+    """A source on a line whose distribution is known.
+
+    Attributes:
+        share: The mass up to and with each x.
+        before: The integral of t over the mass up to and with each x.
+        quantile: Where the share is reached; between two points of the source, where it has some.
+        mean: Its mean.
+        variance: Its variance.
+    """
+
+    share: Callable[[np.ndarray], np.ndarray]
+    before: Callable[[np.ndarray], np.ndarray]
+    quantile: Callable[[np.ndarray], np.ndarray]
+    mean: float
+    variance: float
+
+
+def law(source: Measure) -> Law | None:
+    """Return the law of a source on a line; None where only samples tell."""
+    # Exact types only: a subclass may sample something else.
+    if type(source) is Gaussian:
+        mean, sd = float(source.mean.double()), float(source.covariance.double()) ** 0.5
+
+        def below(x: np.ndarray) -> np.ndarray:
+            t = (x - mean) / sd
+            return mean * ndtr(t) - sd * np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
+
+        return Law(
+            lambda x: ndtr((x - mean) / sd), below, lambda c: mean + sd * ndtri(c), mean, sd**2
+        )
+    if type(source) is UniformBox:
+        return _interval(float(source.low.double()), float(source.high.double()))
+    if type(source) is UniformBall:
+        middle = float(source.center.double())
+        return _interval(middle - source.radius, middle + source.radius)
+    return _points(source.points[:, 0]) if type(source) is Empirical else None
+
+
+def _interval(low: float, high: float) -> Law:
+    side, middle = high - low, low / 2 + high / 2
+
+    def before(x: np.ndarray) -> np.ndarray:
+        t = np.clip(x, low, high)
+        return (t - low) / side * (t + low) / 2
+
+    def share(x: np.ndarray) -> np.ndarray:
+        return np.clip((x - low) / side, 0.0, 1.0)
+
+    return Law(share, before, lambda c: low + side * c, middle, side**2 / 12)
+
+
+def _points(given: torch.Tensor) -> Law:
+    x = given.detach().cpu().double().sort().values.numpy()
+    m, total = len(x), np.r_[0.0, np.cumsum(x)] / len(x)
+    values = np.unique(x)
+    reached = np.searchsorted(x, values, side="right")
+
+    def quantile(share: np.ndarray) -> np.ndarray:
+        return _between(values, reached, np.asarray(share * m, dtype=np.float64))
+
+    def up_to(x_: np.ndarray) -> np.ndarray:
+        return np.searchsorted(x, x_, side="right")
+
+    return Law(lambda x_: up_to(x_) / m, lambda x_: total[up_to(x_)], quantile, x.mean(), x.var())
+
+
+def _between(values: np.ndarray, reached: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Cut atoms at `values` (k,), so many up to each, where nearly `count` of them lie before."""
+    after = np.searchsorted(reached, count).clip(0, len(values) - 1)
+    nearer = (after > 0) & (count - reached[after - 1] <= reached[after] - count)
+    last = after - nearer  # the last atom before the cut
+    return (values[last] + values[np.minimum(last + 1, len(values) - 1)]) / 2
+
+
+@njit(error_model="numpy")
+def _fit(y, meet, heights):  # noqa: ANN001, ANN202
+    # y (n,) ascending, meet (n - 1,) ascending, where neighbours shall meet; heights (n,), filled
+    # from the first on. Sites so close that one unit of a height moves their border over many cells
+    # meet at the next place there is, and those behind move up: no cell gets lost.
+    before = -np.inf
+    for k in range(meet.size):
+        apart = y[k + 1] - y[k]
+        width = meet[k] - meet[k - 1] if k > 0 else 0.0
+        wanted = max(meet[k], before + _LEAST * width)
+        height = heights[k] - apart * wanted
+        x = (heights[k] - height) / apart
+        if x <= before + 0.5 * _LEAST * width:
+            height = np.nextafter(height, -np.inf)
+            x = (heights[k] - height) / apart
+        heights[k + 1] = height
+        before = x
+
+
+def heights_that_meet(sites: np.ndarray, meet: np.ndarray) -> np.ndarray:
+    """Return heights (n,), mean zero, for sites ascending that meet at `meet` (n - 1,)."""
+    # In extended precision, where there is one, for the mean.
+    steps = -np.diff(sites.astype(np.longdouble)) * meet
+    exact = np.r_[np.longdouble(0), np.cumsum(steps)]
+    heights = np.empty(len(sites))
+    heights[0] = exact[0] - exact.mean()
+    _fit(sites, meet, heights)
+    return heights
+
+
+def solve_line(
+    source: Measure,
+    sites: torch.Tensor,
+    masses: torch.Tensor,
+    known: Law,
+    *,
+    tol: float,
+    init: torch.Tensor | None = None,
+) -> Solution:
+    """Solve transport from a known law on a line, and measure the result exactly.
+
+    Args:
+        source: The source.
+        sites: (n, 1), distinct.
+        masses: (n,).
+        known: The source's law.
+        tol: Total variation that is accepted.
+        init: (n,), heights that are kept if they are within `tol`.
+    """
+    y, nu = sites[:, 0].detach().cpu().double().numpy(), masses.cpu().numpy()
+    if init is not None:
+        h = init.detach().to("cpu", torch.float64)
+        if abs(float(h.mean())) > 1e-12 * float(h.abs().max()):  # else leave every bit
+            h = center(h)
+        start = _measured(source, sites, masses, known, h, tol)
+        if start.converged:
+            return start
+    order = np.argsort(y)
+    ordered = nu[order].astype(np.longdouble)
+    meet = known.quantile((np.cumsum(ordered)[:-1] / ordered.sum()).astype(np.float64))
+    heights = np.empty(len(y))
+    heights[order] = heights_that_meet(y[order], meet)
+    s = _measured(source, sites, masses, known, torch.from_numpy(heights), tol)
+    if not s.converged:
+        _check.warn(s.message, ConvergenceWarning)
+    return s
+
+
+def _measured(
+    source: Measure,
+    sites: torch.Tensor,
+    masses: torch.Tensor,
+    known: Law,
+    heights: torch.Tensor,
+    tol: float,
+) -> Solution:
+    """Return heights with what the law says of their cells."""
+    n, nu = len(sites), masses.cpu().numpy()
+    order, meet = envelope(sites[:, 0], heights)
+    share = np.r_[0.0, known.share(meet), 1.0]
+    before = np.r_[0.0, known.before(meet), known.mean]
+    w, inside = np.zeros(n), np.zeros(n)
+    w[order], inside[order] = np.diff(share), np.diff(before)
+    centroids = np.where(w > 0, inside / np.where(w > 0, w, 1.0), known.mean)
+    error, empty = float(np.abs(w - nu).sum()) / 2, int((w <= 0).sum())
+    message, outcome = f"mass error {error:.3g} (exact)", Outcome.CONVERGED
+    if error > tol or empty:
+        outcome = Outcome.UNMET
+        reasons = [f"above tol={tol:g}"] if error > tol else []
+        reasons += [f"{empty} empty cell(s)"] if empty else []
+        message += ": " + ", ".join(reasons)
+        if isinstance(source, Empirical):
+            x, times = np.unique(source.points.cpu().double().numpy(), return_counts=True)
+            k = int(times.argmax())
+            if times[k] / times.sum() > nu.min():
+                message += (
+                    f"; the source holds {times[k] / times.sum():.3g} at {x[k]:g}, more than a "
+                    "site shall get, and a map cannot divide it"
+                )
+            else:
+                message += (
+                    "; points of the source cannot be divided: take more of them, or raise tol"
+                )
+        else:
+            message += f"; {outcome.value}"
+    return Solution(
+        source=source,
+        sites=sites,
+        masses=masses.to(sites.device),
+        heights=heights.to(sites.device, torch.float64),
+        mass_error=error,
+        mass_error_upper=error,
+        outcome=outcome,
+        message=message,
+        method="exact",
+        engine="geometry",
+        cell_masses=torch.from_numpy(w).to(sites.device),
+        cell_centroids=torch.from_numpy(centroids)[:, None].to(sites),
+        cell_variance=max(known.variance - float((w * (centroids - known.mean) ** 2).sum()), 0.0),
+    )
+
+
+def quantiles(task: Task, state: State) -> tuple[State, dict[str, Any]]:
+    """Take the heights from the quantiles of a sample, four times as large at every step."""
+    problem = task.problem
+    nu, y = problem.masses.numpy().astype(np.longdouble), problem.caller_sites[:, 0].numpy()
+    share = (np.cumsum(nu)[:-1] / nu.sum()).astype(np.float64)
+    m = int(max(task.wanted(replace(state, inflation=1.0)), 1 << 14)) << 2 * state.step
+    meet = _sampled_quantiles(problem, share, m, f"quantiles {state.step}")
+    heights = problem.to_standard(torch.from_numpy(heights_that_meet(y, meet)))
+    heights = heights.to(problem.sites.device)
+    state = replace(state, heights=heights, weight=m, n_samples=state.n_samples + m)
+    state, record = _checked(task, state, f"line {state.step}")
+    return replace(state, step=state.step + 1), record
+
+
+def _sampled_quantiles(problem: Problem, share: np.ndarray, m: int, key: str) -> np.ndarray:
+    first = problem.drawn(min(m, _BLOCK), key, "first").cpu().double().numpy()[:, 0]
+    first.sort()
+    values = np.unique(first)
+    atoms = 2 * len(values) < len(first)  # a source of few points, which no cut may hit
+    if not atoms:
+        ends = np.r_[0.0, share, 1.0]
+        parts = np.linspace(0, len(ends) - 1, _EDGES[0] * (len(ends) - 1) + 1)
+        fine = np.r_[np.interp(parts, np.arange(len(ends)), ends), np.linspace(0, 1, _EDGES[1])]
+        values = np.unique(first[(fine * len(first)).astype(np.int64).clip(0, len(first) - 1)])
+    reached, low, high = np.zeros(len(values), np.int64), values[0], values[-1]
+    for block, start in enumerate(range(0, m, _BLOCK)):
+        _loop.beat()
+        x = problem.drawn(min(_BLOCK, m - start), key, block).cpu().double().numpy()[:, 0]
+        x.sort()
+        reached += np.searchsorted(x, values, side="right")
+        low, high = min(low, x[0]), max(high, x[-1])
+    if atoms:
+        return _between(values, reached, share * m)
+    return np.interp(share * m, np.r_[0, reached, m], np.r_[low, values, high])
+
+
+def try_start(task: Task, state: State) -> tuple[State, dict[str, Any]]:
+    """Certify heights that may be good already."""
+    state, record = _checked(task, state, "try")
+    return state if state.phase == "done" else state.entering("line"), record
+
+
+def _checked(task: Task, state: State, key: str) -> tuple[State, dict[str, Any]]:
+    size = certificate_size(task.nu.numpy(), task.tol)
+    state, c, _ = check(task, state, key, size, edges=False)
+    return state, {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
+
+
+LINE: dict[str, Step] = {"try": try_start, "line": quantiles}
