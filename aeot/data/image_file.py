@@ -112,7 +112,7 @@ def white_of(kind: str, largest: float) -> float | None:
 
 
 def read(
-    path: Path, finish: Callable[[torch.Tensor], _Read], *, white: float | None, room: Room
+    path: Path, finish: Callable[[torch.Tensor], _Read], *, room: Room, white: float | None = None
 ) -> _Read:
     """Read one file, its first picture if it has several.
 
@@ -123,8 +123,8 @@ def read(
         path: The file.
         finish: What to do with its pixels, uint8, (1, H, W) of gray files, else (3, H, W), while
             there is room for them.
-        white: What white is in floats and integers of 32 bits, or None if that is not known.
         room: Where it waits until it may decode.
+        white: What white is in floats and integers of 32 bits, or None if that is not known.
 
     Returns:
         What `finish` returns.

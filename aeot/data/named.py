@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +16,11 @@ from sklearn.datasets import load_digits
 
 from aeot import _check
 from aeot._environment import plain_torch
+from aeot.data import image_file
 from aeot.data.arrays import Dataset, resize
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "celeba")
+_LARGEST = 2**30  # bytes of a set; all of EMNIST are fewer
 _DEBIAN = Path("/usr/share/datasets")
 _FASHION = (
     "T-shirt/top",
@@ -130,16 +134,13 @@ def _idx_set(
     prefix = "train" if split == "train" else "t10k"
     for attempt in range(2):
         for place in places:
-            files = [
-                _either(place, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
-            ]
-            found = [_read_idx(file) for file in files if file is not None]
-            if len(found) == 2:
-                images, labels = found
-                if len(images) != len(labels):
-                    raise ValueError(
-                        f"{place} is damaged: {len(images)} images, {len(labels)} labels"
-                    )
+            pictures = _either(place, f"{prefix}-images-idx3-ubyte")
+            kinds = _either(place, f"{prefix}-labels-idx1-ubyte")
+            if pictures is not None and kinds is not None:
+                images, labels = _read_idx(pictures, 3), _read_idx(kinds, 1)
+                if len(images) != len(labels) or int(labels.max()) > 9:
+                    got = f"{len(images)} images, {len(labels)} labels up to {int(labels.max())}"
+                    raise ValueError(f"{place} is damaged: {got}; fetch it again")
                 return images[:, None], labels.to(torch.int64)
         if attempt or not download:
             break
@@ -151,19 +152,22 @@ def _either(place: Path, name: str) -> Path | None:
     return next((p for p in (place / name, place / f"{name}.gz") if p.is_file()), None)
 
 
-def _read_idx(path: Path) -> torch.Tensor:
+def _read_idx(path: Path, ndim: int) -> torch.Tensor:
     """Read an IDX file of unsigned bytes: magic 0 0 8 ndim, sizes as big-endian int32, bytes."""
+    start, sizes, body = 4 + 4 * ndim, [0], b""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            body = file.read()
-    except (OSError, EOFError) as error:
+            head = file.read(start)
+            if len(head) == start and head[:4] == bytes([0, 0, 8, ndim]):
+                sizes = np.frombuffer(head, dtype=">i4", offset=4).tolist()
+            if min(sizes) > 0 and math.prod(sizes) <= _LARGEST:
+                body = file.read(math.prod(sizes) + 1)  # a file of zeros unpacks without end
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}; fetch it again") from error
-    ndim = body[3] if body[:3] == b"\0\0\x08" and len(body) > 3 else 0
-    sizes = np.frombuffer(body[4 : 4 + 4 * ndim], dtype=">i4").tolist()
-    if ndim == 0 or len(sizes) != ndim or len(body) != 4 + 4 * ndim + int(np.prod(sizes)):
-        raise ValueError(f"{path} is damaged: it is no complete IDX file; fetch it again")
-    values = np.frombuffer(body, dtype=np.uint8, offset=4 + 4 * ndim)
-    return torch.from_numpy(values.reshape(sizes).copy())
+    if not body or len(body) != math.prod(sizes):
+        what = f"it is no complete IDX file of {ndim} dimensions"
+        raise ValueError(f"{path} is damaged: {what}; fetch it again")
+    return torch.from_numpy(np.frombuffer(body, dtype=np.uint8).reshape(sizes).copy())
 
 
 def _published() -> ModuleType:
@@ -175,21 +179,29 @@ def _published() -> ModuleType:
 
 def _open_published(name: str, roots: list[Path], download: bool, **part: Any) -> Any:  # noqa: ANN401
     kind = getattr(_published(), {"cifar10": "CIFAR10", "celeba": "CelebA"}[name])
+    damaged: list[Path] = []
     for root in roots:
         if root.is_dir():
             try:
-                return kind(root, **part)
+                return kind(root, **part)  # which unpickles only files of the published MD5
             except RuntimeError:  # torchvision: not found or corrupted
-                continue
+                damaged += [path for path in [root / kind.base_folder] if path.exists()]
     if download:
         return kind(roots[0], download=True, **part)
+    if damaged:
+        way_out = "fetch it again, or pass download=True"
+        raise ValueError(f"{damaged[0]} is not the whole published set {name!r}; {way_out}")
     raise _missing(name, roots)
 
 
 def _celeba(roots: list[Path], split: str, size: int, download: bool) -> torch.Tensor:
     found = _open_published("celeba", roots, download, split=split)
+    folder = Path(found.root) / found.base_folder / "img_align_celeba"
+    room = image_file.Room(image_file.MAX_PIXELS)
     images = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
-    for i in range(len(found)):
-        pixels = torch.from_numpy(np.array(found[i][0].convert("RGB")))
-        images[i] = resize(pixels.permute(2, 0, 1)[None], size)[0]
+    for image, name in zip(images, found.filename, strict=True):
+        try:
+            image[:] = image_file.read(folder / name, lambda x: resize(x[None], size)[0], room=room)
+        except Exception as error:  # a file can be damaged in any way
+            raise ValueError(f"{folder / name} is damaged: {error}; fetch it again") from error
     return images

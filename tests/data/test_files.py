@@ -1,5 +1,7 @@
 import gzip
+import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -159,8 +161,69 @@ def test_damaged_idx_files_are_named(tmp_path):
         aeot.dataset("mnist", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (b"\0\0\x08\3" + struct.pack(">3i", 2**31 - 1, 2**31 - 1, 2**31 - 1), None),
+        (b"\0\0\x08\3" + struct.pack(">3i", -2, -28, 28) + bytes(1568), None),
+        (b"\0\0\x08\3" + struct.pack(">3i", 0, 28, 28), None),
+        (b"\0\0\x08\3" + struct.pack(">3i", 60_000, 28, 28) + bytes(99), None),
+        (b"\0\0\x08\xff" + b"\1" * 2000, None),
+        (b"\0\0\x0d\3" + struct.pack(">3i", 2, 2, 2) + bytes(32), None),
+        (idx(np.zeros((6, 28))), None),
+        (idx(np.zeros((6, 4, 4))) + b"more", None),
+        (b"", None),
+        (idx(np.zeros((6, 4, 4))), idx(np.full(6, 26))),
+        (idx(np.zeros((6, 4, 4))), idx(np.zeros((6, 1)))),
+        (idx(np.zeros((6, 4, 4))), idx(np.zeros(5))),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_files_that_say_what_they_are_not(images, labels, zipped, tmp_path):
+    labels = idx(np.zeros(6)) if labels is None else labels
+    for kind, body in (("images-idx3", images), ("labels-idx1", labels)):
+        path = tmp_path / f"train-{kind}-ubyte{'.gz' if zipped else ''}"
+        path.write_bytes(gzip.compress(body) if zipped else body)
+    with pytest.raises(ValueError, match="is damaged"):
+        aeot.dataset("mnist", tmp_path)
+
+
+def test_a_zipped_set_is_unpacked_no_further_than_it_says(tmp_path):
+    head = b"\0\0\x08\3" + struct.pack(">3i", 6, 28, 28)
+    bomb = gzip.compress(head + bytes(2**28))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(bomb)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(6))))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="train-images.*damaged"):
+        aeot.dataset("mnist", tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+    broken = bytearray(gzip.compress(idx(np.random.default_rng(0).integers(0, 256, (6, 28, 28)))))
+    broken[40:60] = b"\xff" * 20  # of deflate, not of gzip
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(broken)
+    with pytest.raises(ValueError, match="train-images.*damaged"):
+        aeot.dataset("mnist", tmp_path)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (Path.touch, (Path("unpickled"),))
+
+
+def test_only_the_published_pickles_are_unpickled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
+    for name in names:
+        (folder / name).write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(ValueError, match=r"cifar-10-batches-py is not the whole published set"):
+        aeot.dataset("cifar10", tmp_path)
+    assert not Path("unpickled").exists()
+
+
 def test_cifar_files(tmp_path, monkeypatch):
-    pickle = pytest.importorskip("pickle")
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -197,6 +260,9 @@ def test_celeba_files(tmp_path, monkeypatch):
     data = aeot.dataset("celeba", tmp_path)
     assert (len(data), data.shape) == (2, (3, 64, 64))
     assert [int(row.float().mean().round()) for row in data.values] == [0, 120]
+    (root / "img_align_celeba" / names[2]).write_bytes(b"\xff\xd8 no more")
+    with pytest.raises(ValueError, match=rf"{names[2]} is damaged: .*; fetch it again"):
+        aeot.dataset("celeba", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "celeba"])
