@@ -253,6 +253,11 @@ def _rows(
 
 def _array(name: str, path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _check.fail(name, "be a NumPy file of numbers", f"{path}: {error}") from error
+        found = np.load(path, allow_pickle=False)
+    except Exception as error:  # what a damaged header can say ends in many ways
+        got = f"{path}: {error or type(error).__name__}"
+        raise _check.fail(name, "be a NumPy file of numbers", got) from error
+    if not isinstance(found, np.ndarray):
+        got, way_out = f"{path}, an archive", "save one array with numpy.save"
+        raise _check.fail(name, "be a NumPy file of numbers", got, way_out)
+    return found

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision import datasets as published
 
 import aeot
+from aeot.commands.fit import open_data
 
 
 def write(path, array, mode=None, **options):
@@ -269,6 +270,22 @@ def test_celeba_files(tmp_path, monkeypatch):
 def test_a_missing_set_says_where_it_looked(name, tmp_path):
     with pytest.raises(ValueError, match=rf"{name}.*{tmp_path}.*download=True"):
         aeot.dataset(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "shape", [(10**15, 4), (10**30,), (-5,), (2**62, 2**62), (2, 3), "x", None]
+)
+def test_numpy_files_that_say_what_they_are_not(shape, tmp_path):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape!r}}}".encode()
+    header = header.ljust(117) + b"\n"
+    path = tmp_path / "rows.npy"
+    path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + b"few")
+    with pytest.raises(ValueError, match="^data must be a NumPy file of numbers, got .*rows.npy"):
+        open_data(str(path))
+    np.savez(tmp_path / "more.npz", np.zeros(3))
+    (tmp_path / "more.npz").rename(tmp_path / "more.npy")
+    with pytest.raises(ValueError, match=r"more.npy, an archive; save one array"):
+        open_data(str(tmp_path / "more.npy"))
 
 
 @pytest.mark.skipif(
