@@ -425,6 +425,18 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
         >>> resize(torch.zeros(1, 3, 20, 30, dtype=torch.uint8), 16).shape
         torch.Size([1, 3, 16, 16])
     """
+    return _resized(images, size)
+
+
+def resize_one(image: torch.Tensor, size: int) -> torch.Tensor:
+    """Do to one image (C, H, W) what `resize` does, in a thread of readers.
+
+    Settings of torch are a thread's own, or set aside for all of them: it has none to put back.
+    """
+    return _resized(image[None], size)[0]
+
+
+def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
     height, width = images.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

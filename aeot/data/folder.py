@@ -17,7 +17,7 @@ from aeot import _check
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.data import image_file
-from aeot.data.arrays import Dataset, Domains, domain, pairs, resize
+from aeot.data.arrays import Dataset, Domains, domain, pairs, resize_one
 
 # Images of formats that are not read: named, because their owner would miss them.
 _UNREAD = (
@@ -84,7 +84,7 @@ def images(
         raise _check.fail("channels", "be 1, 3 or None", repr(channels))
     white, room = _limits(white, max_pixels)
     found = _find(root)
-    loaded = _read_all(found, lambda pixels: resize(pixels[None], size)[0], white, room)
+    loaded = _read_all(found, lambda pixels: resize_one(pixels, size), white, room)
     _tell(found, len(loaded), strict)
     if channels is None:
         channels = max(pixels.shape[0] for pixels in loaded.values())
@@ -172,7 +172,7 @@ def _sides(
         got = f"no partner for {', '.join(_shown(name) for name in alone[:5])}"
         raise _check.fail("folder", "hold the same names in a/ and b/", got)
     left, right = (
-        _read_all(side, lambda pixels: resize(pixels[None], size)[0], white, room) for side in sides
+        _read_all(side, lambda pixels: resize_one(pixels, size), white, room) for side in sides
     )
     files = [(path, second[name]) for name, path in first.items()]
     rows = {(p, q): (left[p], right[q]) for p, q in files if p in left and q in right}
@@ -198,7 +198,7 @@ def _by_name(side: Path, files: list[Path]) -> dict[str, Path]:
 def _halves(pixels: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     half = pixels.shape[-1] // 2
     left, right = pixels[..., :half], pixels[..., pixels.shape[-1] - half :]
-    return resize(left[None], size)[0], resize(right[None], size)[0]
+    return resize_one(left, size), resize_one(right, size)
 
 
 def _folder(folder: str | os.PathLike) -> Path:

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from aeot import _check
 from aeot._environment import plain_torch
 from aeot.data import image_file
-from aeot.data.arrays import Dataset, resize
+from aeot.data.arrays import Dataset, resize, resize_one
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "celeba")
 _LARGEST = 2**30  # bytes of a set; all of EMNIST are fewer
@@ -201,7 +201,7 @@ def _celeba(roots: list[Path], split: str, size: int, download: bool) -> torch.T
     images = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
     for image, name in zip(images, found.filename, strict=True):
         try:
-            image[:] = image_file.read(folder / name, lambda x: resize(x[None], size)[0], room=room)
+            image[:] = image_file.read(folder / name, lambda x: resize_one(x, size), room=room)
         except Exception as error:  # a file can be damaged in any way
             raise ValueError(f"{folder / name} is damaged: {error}; fetch it again") from error
     return images
