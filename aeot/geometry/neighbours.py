@@ -30,13 +30,18 @@ def complete(n: int) -> Graph:
     return from_pairs(rows, columns, n)
 
 
-def two_ring(graph: Graph) -> Graph:
-    """Neighbours and neighbours of neighbours."""
+def near(sites: np.ndarray, count: int = 16) -> Graph:
+    """The nearest sites of every site, in both directions."""
+    n = len(sites)
+    _, columns = cKDTree(sites).query(sites, min(count + 1, n))
+    rows = np.repeat(np.arange(n), columns.shape[1])
+    return from_pairs(np.r_[rows, columns.ravel()], np.r_[columns.ravel(), rows], n)
+
+
+def thinned(graph: Graph, keep: np.ndarray) -> Graph:
+    """The graph with those of its pairs that a mask (slots,) keeps."""
     indptr, indices = graph
-    n = len(indptr) - 1
-    one = sp.csr_matrix((np.ones(len(indices), dtype=bool), indices, indptr), shape=(n, n))
-    ring = (one @ one + one).tocoo()
-    return from_pairs(ring.row, ring.col, n)
+    return np.r_[0, np.cumsum(keep)][indptr], indices[keep]
 
 
 def joined(graph: Graph, rows: np.ndarray, columns: np.ndarray) -> Graph:

@@ -194,6 +194,91 @@ def plane_cells(
 
 
 @njit()
+def plane_neighbours(
+    span: tuple[int, int], planes: Planes, support: np.ndarray, slack: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find who bounds each cell of a range of sites, from candidates that may miss some.
+
+    At every corner of a cell a walk goes from the sites that meet there to ever higher planes,
+    along the candidates; a plane higher than the cell's own clips it, until none is found.
+
+    Args:
+        span: First site, and one past the last.
+        planes: All sites, their heights and candidates.
+        support: Vertices of the support (p, 2).
+        slack: By how much a plane must be higher to be more than rounding.
+
+    Returns:
+        How many there are for each site of the span, and which, one site after the other. For an
+        empty cell, those that emptied it.
+    """
+    sites, heights, indptr, indices = planes
+    start, stop = span
+    most = 64
+    for i in range(start, stop):
+        most = max(most, indptr[i + 1] - indptr[i] + 64)
+    body = _polygon(most + 2 * support.shape[0] + 8)
+    poly, label = body.points, body.label
+    room = body.label.shape[0]
+    used = np.empty(room, np.int64)
+    counts = np.zeros(stop - start, np.int64)
+    found, total = np.empty(8 * (stop - start) + room, np.int64), 0
+    for i in range(start, stop):
+        count = support.shape[0]
+        for k in range(count):
+            poly[k, 0], poly[k, 1], label[k] = support[k, 0], support[k, 1], -1
+        clips, slot, corner = 0, indptr[i], 0
+        while count > 0:
+            if slot < indptr[i + 1]:
+                j = indices[slot]
+                slot += 1
+            elif corner < count:
+                x, y = poly[corner, 0], poly[corner, 1]
+                j, best = i, x * sites[i, 0] + y * sites[i, 1] + heights[i] + slack
+                one, two = label[corner], label[corner - 1 if corner > 0 else count - 1]
+                first, last = (0, 2) if max(one, two) >= 0 else (indptr[i], indptr[i + 1])
+                for s in range(first, last):
+                    at = indices[s] if max(one, two) < 0 else (one if s == 0 else two)
+                    while at >= 0:
+                        here = at
+                        at = -1
+                        for t in range(indptr[here], indptr[here + 1]):
+                            m = indices[t]
+                            above = x * sites[m, 0] + y * sites[m, 1] + heights[m]
+                            if above > best:
+                                best, at, j = above, m, m
+                corner += 1
+                if j == i:
+                    continue
+            else:
+                break
+            if max(count + 2, clips) >= room:  # very many sides: left to the check of the areas
+                break
+            normal = sites[j, 0] - sites[i, 0], sites[j, 1] - sites[i, 1]
+            count = clip(body, count, normal, heights[i] - heights[j], j)
+            changed = count == 0
+            for k in range(count):
+                changed = changed or label[k] == j
+            if changed:
+                corner = 0
+                used[clips] = j
+                clips += 1
+        if total + clips + count > found.shape[0]:
+            found = np.concatenate((found, np.empty(found.shape[0] + clips + count, np.int64)))
+        before = total
+        if count == 0:
+            for k in range(clips):
+                found[total] = used[k]
+                total += 1
+        for k in range(count):
+            if label[k] >= 0:
+                found[total] = label[k]
+                total += 1
+        counts[i - start] = total - before
+    return counts, found[:total]
+
+
+@njit()
 def plane_polygons(
     planes: Planes, support: np.ndarray, offsets: np.ndarray, points: np.ndarray
 ) -> int:

@@ -179,6 +179,109 @@ def space_cells(
 
 
 @njit()
+def space_neighbours(
+    span: tuple[int, int], planes: Planes, half: np.ndarray, slack: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find who bounds each cell of a range of sites; see `plane.plane_neighbours`.
+
+    Args:
+        span: First site, and one past the last.
+        planes: All sites, their heights and candidates.
+        half: The support's box |x_k| <= half_k (3,).
+        slack: By how much a plane must be higher to be more than rounding.
+
+    Returns:
+        How many there are for each site of the span, and which, one site after the other. For an
+        empty cell, those that emptied it.
+    """
+    sites, heights, indptr, indices = planes
+    start, stop = span
+    room = 192
+    body = _polyhedron(room)
+    size = np.sqrt(half[0] ** 2 + half[1] ** 2 + half[2] ** 2)
+    normal = np.empty(3)
+    counts = np.zeros(stop - start, np.int64)
+    found, total = np.empty(24 * (stop - start) + room, np.int64), 0
+    i = start
+    while i < stop:
+        triples, points, slots, seen = body.triples, body.points, body.slots, body.seen
+        count = start_box(half, body)
+        used = BOX_PLANES
+        for p in range(used):
+            slots[p] = -1
+        slot, corner, full = indptr[i], 0, False
+        while count > 0:
+            if slot < indptr[i + 1]:
+                j = indices[slot]
+                slot += 1
+            elif corner < count:
+                x, y, z = points[corner, 0], points[corner, 1], points[corner, 2]
+                j = i
+                best = x * sites[i, 0] + y * sites[i, 1] + z * sites[i, 2] + heights[i] + slack
+                bare = True
+                for e in range(3):
+                    bare = bare and slots[triples[corner, e]] < 0
+                first, last = (indptr[i], indptr[i + 1]) if bare else (0, 3)
+                for s in range(first, last):
+                    at = indices[s] if bare else slots[triples[corner, s]]
+                    while at >= 0:
+                        here = at
+                        at = -1
+                        for t in range(indptr[here], indptr[here + 1]):
+                            m = indices[t]
+                            above = x * sites[m, 0] + y * sites[m, 1] + z * sites[m, 2]
+                            above += heights[m]
+                            if above > best:
+                                best, at, j = above, m, m
+                corner += 1
+                if j == i:
+                    continue
+            else:
+                break
+            if used == room:
+                full = True
+                break
+            square = 0.0
+            for c in range(3):
+                normal[c] = sites[j, c] - sites[i, c]
+                square += normal[c] * normal[c]
+            slots[used] = j
+            before = count
+            bound = heights[i] - heights[j], SLACK * size * np.sqrt(square)
+            count = clip(body, count, used, normal, bound)
+            if count < 0:
+                full = True
+                break
+            changed = count != before
+            if not changed:
+                for t in range(count):
+                    if triples[t, 2] == used:
+                        changed = True
+                        break
+            if changed:
+                used += 1
+                corner = 0
+        if full and room < 4 * (sites.shape[0] + BOX_PLANES):  # start again with more room
+            room *= 2
+            body = _polyhedron(room)
+            continue
+        if total + used > found.shape[0]:
+            found = np.concatenate((found, np.empty(found.shape[0] + used, np.int64)))
+        seen[:used] = count == 0
+        for t in range(count):
+            for e in range(3):
+                seen[triples[t, e]] = True
+        before = total
+        for p in range(BOX_PLANES, used):
+            if seen[p]:
+                found[total] = slots[p]
+                total += 1
+        counts[i - start] = total - before
+        i += 1
+    return counts, found[:total]
+
+
+@njit()
 def space_polygons(
     planes: Planes,
     half: np.ndarray,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -30,14 +31,17 @@ from aeot.geometry.plane import (
     Region,
     chord,
     plane_cells,
+    plane_neighbours,
     plane_polygons,
     touching,
 )
-from aeot.geometry.space import space_cells, space_polygons
+from aeot.geometry.space import space_cells, space_neighbours, space_polygons
 from aeot.measures import ConvexPolygon, GridDensity, Measure, Polygon, UniformBall, UniformBox
 
 _ALL_PAIRS = 40  # below this many sites everyone is tried against everyone
 _LARGEST_COMPLETE = 20_000  # the last resort clips n**2 times
+_GUESSES = 3  # walks for neighbours before Qhull is asked
+_WILD = 8  # diagrams that Qhull makes after walks have failed
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class Tessellation:
         self.support = where
         self.sites = np.ascontiguousarray(sites)
         self.last: neighbours.Graph | None = None  # the facets of the last complete diagram
-        self.wild = False  # whether the facets before were no good guess for the last ones
+        self.wild = 0  # for so many diagrams more, the last one's facets are no good start
         self.count = {"diagrams": 0, "hulls": 0, "repairs": 0}
 
     def _clipped(
@@ -242,18 +246,38 @@ class Tessellation:
             else:
                 space_cells(span, planes, box, moments, measures)
 
-        threads = torch.get_num_threads() if n >= 2000 else 1
-        bounds = np.linspace(0, n, 4 * threads + 1 if threads > 1 else 2).astype(int).tolist()
-        blocks = list(zip(bounds[:-1], bounds[1:], strict=True))
-        if threads == 1:
-            part(blocks[0])
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(part, blocks))
+        self._for_spans(part)
         if where.uneven:
             for values in evenly:
                 values /= where.area
         return moments, measures, edges, evenly
+
+    def _for_spans(self, part: Callable[[tuple[int, int]], Any]) -> list[Any]:
+        """Call a function of a range of sites for all sites, in threads; its results in order."""
+        n = len(self.sites)
+        threads = torch.get_num_threads() if n >= 2000 else 1
+        bounds = np.linspace(0, n, 4 * threads + 1 if threads > 1 else 2).astype(int).tolist()
+        blocks = list(zip(bounds[:-1], bounds[1:], strict=True))
+        if threads == 1:
+            return [part(blocks[0])]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(part, blocks))
+
+    def _walked(self, heights: np.ndarray, graph: neighbours.Graph) -> neighbours.Graph:
+        """Candidates found by walks from the corners of the cells that a graph's clip."""
+        n, d = self.sites.shape
+        where, planes = self.support, Planes(self.sites, heights, *graph)
+        size = float((np.abs(self.sites) @ where.half).max() + np.abs(heights).max())
+        slack = 1e-14 * size
+
+        def part(span: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+            if d == 2:
+                return plane_neighbours(span, planes, where.polygon, slack)
+            return space_neighbours(span, planes, where.half, slack)
+
+        parts = self._for_spans(part)
+        counts = np.concatenate([counts for counts, _ in parts])
+        return np.r_[0, np.cumsum(counts)], np.concatenate([found for _, found in parts])
 
     def _suspects(self, graph: neighbours.Graph, measures: np.ndarray) -> np.ndarray:
         """Sites whose facets look different from the other side."""
@@ -285,14 +309,15 @@ class Tessellation:
         if d == 1:
             return self._line(heights)
         self.count["diagrams"] += 1
-        tried = 0
-        guessed = False
+        tried = guesses = 0
         if n <= _ALL_PAIRS:
             graph = neighbours.complete(n)
-        elif self.last is not None and not self.wild:
-            graph, guessed = neighbours.two_ring(self.last), True
+        elif not self.wild and (self.last is not None or d == 3):
+            start = neighbours.near(self.sites) if self.last is None else self.last
+            graph, guesses = self._walked(heights, start), 1
         else:
             graph = self._hull(heights)
+            self.wild = max(self.wild - 1, 0)
         region = self.support.region
         # Areas alone are cheaper where edges cross many pixels and first graphs are often wrong.
         proving = region._replace(kind=UNIFORM) if self.support.vanishes else region
@@ -306,9 +331,12 @@ class Tessellation:
                 break
             if floor is not None and not self.support.vanishes and sizes.min() < floor:
                 break
-            if guessed:
-                graph, guessed = self._hull(heights), False
-                self.wild = self.support.vanishes
+            if 0 < guesses < _GUESSES:
+                rows = np.repeat(np.arange(n), np.diff(graph[0]))
+                graph = self._walked(heights, neighbours.joined(graph, rows, graph[1]))
+                guesses += 1
+            elif guesses:
+                graph, guesses, self.wild = self._hull(heights), 0, _WILD
             else:
                 graph = self._repaired(graph, seen, tried, excess)
                 tried += 1
@@ -316,7 +344,8 @@ class Tessellation:
         if self.support.vanishes and not (floor is not None and areas.min() <= floor):
             moments, measures, edges, (areas, lengths) = self._clipped(heights, graph, region, ends)
         if abs(excess) <= 1e-12:
-            self.last = neighbours.from_pairs(rows[seen > 0], graph[1][seen > 0], n)
+            # Empty cells keep those that emptied them: walks begin there.
+            self.last = neighbours.thinned(graph, (seen > 0) | (sizes[rows] <= 0))
         keep = np.flatnonzero((seen > 0) & (rows < graph[1]))
         cells = self._gather(moments, rows[keep], graph[1][keep], measures[keep], graph, keep)
         if self.support.uneven:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from problems import EXACT_SOURCES as SOURCES
 from problems import diagram_problem as problem
@@ -13,6 +14,8 @@ from scipy.stats import norm
 import aeot
 from aeot.geometry import tessellation
 from aeot.geometry.diagram import power_diagram
+from aeot.geometry.tessellation import Tessellation, support
+from aeot.solvers.exact import starting_heights
 
 # Rows are summed in another order than columns, and heights are recentred: a few roundings.
 ROUNDING = 1e-12
@@ -273,3 +276,37 @@ def test_planar_only_properties_say_so():
     diagram = power_diagram(*problem("cube", 5))
     with pytest.raises(ValueError, match="d = 2 for polygons"):
         _ = diagram.polygons
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("moved", [0.0, 0.02, 0.2, 10.0])  # cells are empty from 0.2 on
+def test_walks_find_the_neighbours_that_qhull_finds(dim, moved):
+    # From the facets of other heights, near ones and unrelated ones.
+    where = support(aeot.UniformBox(dim=dim))
+    rng = np.random.default_rng(dim)
+    n = 400
+    sites = rng.uniform(-0.5, 0.5, (n, dim))
+    heights = -(sites**2).sum(1) / 2
+    warm = Tessellation(where, sites)
+    warm(heights)
+    warm.count["hulls"] = 0
+    goal = heights + moved * n ** (-2 / dim) * rng.normal(size=n)
+    got = warm(goal)
+    cold = Tessellation(where, sites)
+    cold.wild = 1
+    want = cold(goal)
+    assert np.abs(got.masses - want.masses).max() < 1e-14
+    facets = [
+        sp.coo_matrix((c.measures, (c.rows, c.columns)), shape=(n, n)).tocsr() for c in (got, want)
+    ]
+    assert abs(facets[0] - facets[1]).max() < 1e-12
+    assert warm.count["hulls"] == 0 or moved > 1
+
+
+def test_space_needs_no_hull():
+    where = support(aeot.UniformBox(dim=3))
+    sites = np.random.default_rng(0).normal(size=(3000, 3))
+    sites -= sites.mean(0)
+    engine = Tessellation(where, sites / np.abs(sites).max() / 2)
+    engine(starting_heights(where, engine.sites, np.full(3000, 1 / 3000)))
+    assert engine.count["hulls"] == 0
