@@ -46,6 +46,7 @@ class Stopped(KeyboardInterrupt):
 
     heights: torch.Tensor | None = None
     way_out = ""  # what a command says in the place of the usual
+    at_once = False  # raised anywhere, perhaps in the middle of a step
 
     def __init__(self, number: int, where: str = "", kept: str = "") -> None:
         self.number, self.where = number, where
@@ -74,7 +75,9 @@ class _Flag:
         if not self.number:
             self.number, self.since = number, now
         elif now - self.since > _TWICE:
-            raise Stopped(number)
+            stopped = Stopped(number)
+            stopped.at_once = True
+            raise stopped
 
     def halt(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Stop at once: the handler of a command outside of its loops."""
@@ -133,9 +136,13 @@ def stopping_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole() -> Iterator[None]:
-    """Let nothing inside stop: what is changed in the middle of a step is changed to its end."""
-    before, _threads.held = _threads.held, True
+def whole(held: bool = True) -> Iterator[None]:
+    """Let nothing inside stop: what is changed in the middle of a step is changed to its end.
+
+    Args:
+        held: False for a part of the step before anything is changed, which may stop after all.
+    """
+    before, _threads.held = _threads.held, held
     try:
         yield
     finally:

@@ -138,17 +138,24 @@ def run(
         seconds = round(elapsed + time.perf_counter() - begun, 3)
         return {"seconds": seconds, "sums": dict(sums), "counts": dict(counts)}
 
+    def stopped(number: int) -> _loop.Stopped:
+        keeper.take(step, list(history), part())
+        return _loop.Stopped(number, f"step {step} of {steps} of {name}", keeper.kept())
+
     with _loop.Loop(name, steps, done=step, progress=progress) as loop:
         try:
             for batch in _from(batches, step):
                 if stop:
                     break
                 if number := _loop.asked():
-                    keeper.take(step, list(history), part())
-                    keeper.write()
-                    raise _loop.Stopped(number, f"step {step} of {steps} of {name}", keeper.kept())
+                    raise stopped(number)
                 with _loop.whole():
-                    measured = {key: float(value) for key, value in update(batch).items()}
+                    try:
+                        measured = {key: float(value) for key, value in update(batch).items()}
+                    except _loop.Stopped as stop_in_step:
+                        if stop_in_step.at_once:
+                            raise
+                        raise stopped(stop_in_step.number) from None  # nothing is changed yet
                     step += 1
                     for key, value in measured.items():
                         if not math.isfinite(value):

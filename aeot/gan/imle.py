@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from aeot import _check
+from aeot import _check, _loop
 from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
@@ -162,7 +162,8 @@ def _implicit_step(
             with torch.no_grad():
                 images = torch.cat([mapping(part).float() for part in drawn.split(4096)])
             mapping.train()
-            _, found = nearest(targets.flatten(1), images.flatten(1))
+            with _loop.whole(False):  # it may take minutes, and nothing is changed so far
+                _, found = nearest(targets.flatten(1), images.flatten(1))
             choice.nearest.copy_(found[:, 0])
             choice.epoch.fill_(epoch)
         choice.noise, choice.drawn = drawn[choice.nearest], epoch

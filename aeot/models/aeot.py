@@ -153,9 +153,11 @@ class AEOT(AutoencoderOptions):
         begun = time.perf_counter()
         shared = {field.name for field in dataclasses.fields(AutoencoderOptions)}
         options = {name: value for name, value in self.arguments().items() if name in shared}
-        fitted = self.autoencoder_ = Autoencoder(**options).fit(
+        fitted = Autoencoder(**options).fit(
             data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
         )
+        self._forget()
+        self.autoencoder_ = fitted
         self.history_ = {"autoencoder": fitted.history_}
         self.seconds_ = {"autoencoder": time.perf_counter() - begun}
         return self
@@ -196,6 +198,7 @@ class AEOT(AutoencoderOptions):
         codes, masses = self._targets(data, _check.masses(masses, len(data)))
         self.gain_ = self._gain(data)
         encoded = time.perf_counter()
+        self._forget()
         if checkpoint is not None:
             known = _io.digest({"codes": codes, "masses": masses})[:16]
             checkpoint = Path(checkpoint) / known
@@ -224,6 +227,11 @@ class AEOT(AutoencoderOptions):
             "singular": time.perf_counter() - solved,
         }
         return self
+
+    def _forget(self) -> None:
+        """Drop the transport, which is that of other codes: what comes next may be stopped."""
+        for name in ("brenier_", "singular_", "certificate_", "sampled_"):
+            vars(self).pop(name, None)
 
     def encode(self, data: Dataset | ArrayLike) -> torch.Tensor:
         """Return the codes (m, latent_dim) of images (m, ...), uint8 or in [-1, 1], or vectors."""

@@ -117,7 +117,6 @@ class TransportTranslator(Estimator):
         elif autoencoder.latent_dim != self.latent_dim:
             got = f"{self.latent_dim} against {autoencoder.latent_dim}"
             raise _check.fail("latent_dim", "be that of the autoencoder", got)
-        self.autoencoder_ = autoencoder
         stream = torch.Generator().manual_seed(self.seed)
         targets = {}
         for name, side in (("a", data.a), ("b", data.b)):
@@ -128,7 +127,8 @@ class TransportTranslator(Estimator):
             if len(sites) < 2:
                 raise _check.fail(f"data.{name}", "have at least 2 different codes", len(sites))
             targets[name] = (sites, counts.double() / counts.sum())
-        self.maps_, self.certificates_ = {}, {}
+        maps: dict[str, BrenierMap] = {}
+        certificates: dict[str, dict[str, Any]] = {}
         for there, back in (("b", "a"), ("a", "b")):
             source = self._source(*targets[back])
             solution = solve_semidiscrete(source, *targets[there], tol=self.tol, seed=self.seed)
@@ -136,9 +136,11 @@ class TransportTranslator(Estimator):
             # measured on its own points, not as a difference of two large variances.
             brenier = BrenierMap(source, solution.sites, solution.heights, masses=solution.masses)
             brenier.estimate_moments(seed=self.seed)
-            self.maps_[there] = brenier
+            maps[there] = brenier
             names = ["converged", "mass_error", "mass_error_upper", "message"]
-            self.certificates_[there] = {name: getattr(solution, name) for name in names}
+            certificates[there] = {name: getattr(solution, name) for name in names}
+        # All at once: a fit that was stopped leaves what was learned before.
+        self.autoencoder_, self.maps_, self.certificates_ = autoencoder, maps, certificates
         return self
 
     def translate(self, x: Dataset | ArrayLike, *, to: str = "b") -> torch.Tensor:

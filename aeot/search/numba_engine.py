@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
+from aeot import _loop
 from aeot._compile import njit
 from aeot.search import planes as _planes
 from aeot.search.planes import (
@@ -195,7 +196,7 @@ def top_k(
         _top_k(scores, h.numpy(), values[found].numpy(), indices[found].numpy())
 
     for _ in each(work, range(-(-m // rows)), torch.get_num_threads()):
-        pass
+        _loop.beat()
     return indices[:, :k], sure(values, points, y, h[0, :n])
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from aeot import _loop
 from aeot.search.planes import (
     LOW,
     WIDTH,
@@ -49,6 +50,7 @@ def top_k(
     indices = torch.empty(m, k, dtype=torch.int64, device=points.device)
     values = torch.empty(m, wide, dtype=points.dtype, device=points.device)
     for start in range(0, m, rows):
+        _loop.beat()
         x = points[start : start + rows]
         count = x.shape[0]
         if count < rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aeot import _check
+from aeot import _check, _loop
 from aeot._rng import generator as _generator
 from aeot.geometry.diagram import power_diagram
 from aeot.geometry.facets import Facets, jump
@@ -35,7 +35,9 @@ def find_facets(brenier: BrenierMap, n_points: int | None = None, *, seed: int =
     if n_points is None:
         # About three passes over all sites; small problems need no more than 200 walks a cell.
         n_points = int(min(1 << 20, 200 * n, max(1 << 14, 2e11 / (n * d))))
-    return _sampled(brenier, _check.integer("n_points", n_points), seed)
+    n_points = _check.integer("n_points", n_points)
+    with _loop.Loop("facets", n_points, unit="point", stops=False):
+        return _sampled(brenier, n_points, seed)
 
 
 def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
@@ -61,6 +63,7 @@ def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
         layers.append(_keys(best[:, :1].expand_as(best)[:, 1:][near], best[:, 1:][near], n))
         shares.append(tent[near])
         walked.append(_walk(brenier, x, gaps, best, _generator(seed, "rays", block)))
+        _loop.at(start + count)
     pairs = torch.cat(walked)
     keys = _keys(pairs[:, 0], pairs[:, 1], n).unique()
     pairs = torch.stack([keys // n, keys % n], 1)

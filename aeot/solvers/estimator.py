@@ -116,19 +116,19 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         X = validate_data(  # noqa: N806
             self, _plain("X", X), dtype=[np.float64, np.float32], ensure_min_samples=1
         )
-        self.sites_, self.masses_, self.site_of_row_ = merge_duplicates(
-            X, _weights(sample_weight, len(X))
-        )
+        sites, masses, site_of_row = merge_duplicates(X, _weights(sample_weight, len(X)))
         solution = solve_semidiscrete(
             self._measure(X.shape[1]),
-            torch.from_numpy(self.sites_),
-            torch.from_numpy(self.masses_),
+            torch.from_numpy(sites),
+            torch.from_numpy(masses),
             tol=self.tol,
             method=self.method,
             engine=self.engine,
             seed=_seed(self.random_state),
             max_samples=self.max_samples,
         )
+        # All at once: a fit that was stopped leaves what was learned before.
+        self.sites_, self.masses_, self.site_of_row_ = sites, masses, site_of_row
         self.solution_, self.brenier_ = solution, solution.map(engine=self.engine)
         self.heights_ = solution.heights.numpy()
         assert solution.cell_centroids is not None
@@ -152,7 +152,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Raises:
             ValueError: If a point lies outside the source's support, as rows of data do.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "brenier_")
         points = check_array(_plain("X", X), dtype=[np.float64, np.float32], input_name="X")
         if points.shape[1] != self.n_features_in_:
             raise _check.fail("X", f"have {self.n_features_in_} columns", str(points.shape[1]))
@@ -184,7 +184,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             n: How many.
             random_state: Seed of the draw; None: another one each time, as in scikit-learn.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "brenier_")
         return self.pairs(n, seed=_seed(random_state))[1]
 
     def score(self, X: Any, y: None = None) -> float:  # noqa: ANN401, N803
@@ -211,7 +211,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Returns:
             Points (n, d) and images (n, d).
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "brenier_")
         n = _check.integer("n", n)
         seed = _check.integer("seed", seed, minimum=0)
         points = self.solution_.source.sample(n, generator=generator(seed, "pairs"))
@@ -220,7 +220,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _data(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
         """Return rows like those `fit` had, checked."""
-        check_is_fitted(self)
+        check_is_fitted(self, "brenier_")
         return validate_data(self, _plain("X", X), reset=False, dtype=[np.float64, np.float32])
 
     def _cells(self, points: np.ndarray) -> np.ndarray:

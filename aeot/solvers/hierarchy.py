@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aeot import _check
+from aeot import _check, _loop
 from aeot._check import ArrayLike
 from aeot._environment import plain_methods, plain_torch
 from aeot.maps.brenier import BrenierMap
@@ -109,6 +109,7 @@ def solve_hierarchical(
 
     Raises:
         ValueError: If an argument is wrong or two sites are equal.
+        KeyboardInterrupt: If Ctrl-C or SIGTERM came, within a second.
 
     References:
         N. Lei, D. An, Y. Guo, K. Su, S. Liu, Z. Luo, S.-T. Yau, X. Gu, "A geometric understanding
@@ -134,14 +135,22 @@ def solve_hierarchical(
     means.index_add_(0, labels, y.detach().cpu().double() * nu[:, None])
     means = (means / mass[:, None]).to(y)
     options: dict[str, Any] = {"tol": tol, "engine": engine, "seed": seed}
-    coarse = solve_semidiscrete(source, means, mass, **options)
-    brenier, parts = coarse.map(engine=engine), []
-    for group in range(len(mass)):
-        own = torch.nonzero(labels == group)[:, 0]
-        inside = _restricted(source, brenier, group, float(mass[group]))
-        share = nu[own] / nu[own].sum()
-        part = solve_semidiscrete(inside, y[own.to(y.device)], share, **options)
-        parts.append(replace(part, source=inside))
+    parts: list[Solution] = []
+    loop = _loop.Loop("hierarchical transport", 1 + len(mass), unit="part")
+    try:
+        with loop:
+            coarse = solve_semidiscrete(source, means, mass, **options)
+            brenier = coarse.map(engine=engine)
+            for group in range(len(mass)):
+                loop.at(1 + group)
+                own = torch.nonzero(labels == group)[:, 0]
+                inside = _restricted(source, brenier, group, float(mass[group]))
+                share = nu[own] / nu[own].sum()
+                part = solve_semidiscrete(inside, y[own.to(y.device)], share, **options)
+                parts.append(replace(part, source=inside))
+    except _loop.Stopped as stopped:
+        where = f"part {1 + int(loop.done)} of {loop.total} of the hierarchical transport"
+        raise _loop.Stopped(stopped.number, where, "nothing is kept of it") from None
     return HierarchicalMap(y, labels, coarse, tuple(parts), engine)
 
 

@@ -218,3 +218,74 @@ def test_a_scheduler_stops_and_kills(stage, folders, tmp_path):
     argv[argv.index("--out") + 1] = str(straight)
     subprocess.run(argv, env=environment, check=True, capture_output=True)
     assert results(tmp_path / "run") == results(straight)
+
+
+def stop_in(monkeypatch, name):
+    """Send Ctrl-C as soon as a loop of this name has made a step."""
+    return Strike(monkeypatch, name, 1, signal.SIGINT)
+
+
+def test_a_stopped_second_fit_leaves_no_mixture_of_two(monkeypatch):
+    import torch
+    from sklearn.exceptions import NotFittedError
+
+    import aeot
+
+    draw = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(60, 6, generator=draw) for _ in range(2))
+    model = aeot.AEOT(latent_dim=4, tol=0.2, precision="float32").fit(first, steps=4)
+    drawn = model.sample(4)
+    for step in ("joint", "transport"):
+        with monkeypatch.context() as patch:
+            stop_in(patch, step)
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(second, steps=4)
+        if step == "joint":
+            assert torch.equal(model.sample(4), drawn), "as it was"
+    with pytest.raises(NotFittedError):  # codes of the second, and no map onto them
+        model.sample(4)
+    rows = second.double().numpy()
+    map_of_rows = aeot.SemiDiscreteOT(tol=0.2).fit(first.double().numpy())
+    kept = map_of_rows.transform(first.double().numpy())
+    with monkeypatch.context() as patch:
+        stop_in(patch, "transport")
+        with pytest.raises(KeyboardInterrupt):
+            map_of_rows.fit(rows)
+    assert np.array_equal(map_of_rows.transform(first.double().numpy()), kept), "as it was"
+
+
+def test_parts_of_a_hierarchical_map_stop_too(monkeypatch):
+    import torch
+
+    import aeot
+
+    sites = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    stop_in(monkeypatch, "transport")
+    with pytest.raises(KeyboardInterrupt, match="part 1 of 4 of the hierarchical") as stopped:
+        aeot.solve_hierarchical(aeot.UniformBox(dim=4), sites, clusters=3, tol=0.2)
+    assert stopped.value.heights is None, "those of a part are not those of the map"
+
+
+def test_an_update_may_stop_in_a_search_that_changes_nothing(tmp_path, monkeypatch):
+    import torch
+
+    import aeot
+    from aeot.gan import imle
+
+    points = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
+    make = lambda: aeot.IMLE(batch_size=20, noise_dim=4)  # noqa: E731
+    straight, searches = make().fit(points, steps=10), []
+    plain = imle.nearest
+
+    def struck(*arguments, **options):
+        searches.append(1)
+        if len(searches) == 2:  # of the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(imle, "nearest", struck)
+        with pytest.raises(KeyboardInterrupt, match="step 4 of 10 of IMLE"):
+            make().fit(points, steps=10, checkpoint=tmp_path / "imle")
+    again = make().fit(points, steps=10, checkpoint=tmp_path / "imle")
+    assert torch.equal(again.sample(5), straight.sample(5))
