@@ -109,6 +109,14 @@ def is_writer() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy or torch says that memory could not be had."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in words)
+
+
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the named device; None: the first GPU, else the CPU.
 

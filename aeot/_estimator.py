@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import torch
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from aeot import _check, _io
-from aeot._environment import PRECISIONS, plain_methods, resolve_device
+from aeot._environment import PRECISIONS, is_out_of_memory, plain_methods, resolve_device
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +35,7 @@ class Estimator:
     - ``fit``, which calls `_check_arguments` before any work starts,
     - ``_fitted_by``, the attribute that is there once it is fitted,
     - ``_checks``, where it has arguments that the table below does not know,
+    - ``_learned``, where `fit` learns other things than networks,
     - ``_build``, where it has networks.
     """
 
@@ -53,6 +54,9 @@ class Estimator:
     def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401
         super().__init_subclass__(**options)
         plain_methods(cls, grad=True)  # `fit` trains, also where the caller records no gradients
+
+    # Types of what is learned, by attribute: a saved model without them is damaged.
+    _learned: ClassVar[dict[str, Any]] = {}
 
     def __repr__(self) -> str:
         changed = [
@@ -87,12 +91,25 @@ class Estimator:
         Args:
             state: What `state` returned.
             device: Where to compute; None: the first GPU, else the CPU.
+
+        Raises:
+            aeot._io.Damaged: If it did not; nothing large was made of it then.
         """
-        arguments = state["arguments"]
-        if "device" in arguments:
-            arguments = arguments | {"device": None if device is None else str(device)}
-        self = cls(**arguments)
-        self._restore(state["learned"], resolve_device(device))
+        where = resolve_device(device)
+        try:
+            arguments, learned = (dict(state[name]) for name in ("arguments", "learned"))
+            if "device" in arguments:
+                arguments |= {"device": None if device is None else str(device)}
+            self = cls(**arguments)
+            self._check_stored(learned)
+            self._restore(learned, where)
+        except _io.Damaged:
+            raise
+        except Exception as error:  # of whatever kind: it is made of what somebody wrote
+            if is_out_of_memory(error):
+                raise
+            got = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise _io.Damaged(f"a saved {cls.__name__} must be whole, got {got}") from error
         return self
 
     def save(self, path: str | os.PathLike) -> None:
@@ -118,15 +135,49 @@ class Estimator:
         Raises:
             ValueError: If nothing is there, a byte of it changed, or it is another class.
         """
-        return cls.from_state(_io.unpack(*_io.load(path, kind=cls.__name__)), device=device)
+        tensors, config = _io.load(path, kind=cls.__name__)
+        with _io.using(path):
+            return cls.from_state(_io.unpack(tensors, config), device=device)
 
     def _build(self) -> dict[str, nn.Module]:
         """Make the networks, by attribute, for the arguments and what else was learned."""
         return {}
 
+    def _check_stored(self, learned: dict[str, Any]) -> None:
+        """Raise a ValueError if stored arguments, or what was learned, are of another kind."""
+        types = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            value = tuple(value) if isinstance(value, list) else value
+            if not _io.fits(value, types[field.name]):
+                raise _check.fail(field.name, f"be {field.type}", _check.shown(value))
+        Estimator._check_arguments(self)
+        for name in learned:
+            if not name.endswith("_") or name.startswith("_"):
+                raise ValueError(f"{name[:80]!r} is nothing that is learned")
+        for name, kind in self._learned.items():
+            if not _io.fits(learned.get(name), kind):
+                raise _check.fail(name, f"be {kind}", _check.shown(learned.get(name)))
+
     def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
         """Take over what `state` called learned."""
         vars(self).update(learned)
+        # What arguments ask for may be larger than any memory: first it is made without numbers.
+        stored = [part for part in learned.values() if isinstance(part, dict)]
+        for name in ("layers", "n_layers", "n_blocks"):
+            if (getattr(self, name, None) or 0) > sum(map(len, stored)):
+                raise _check.fail(name, "be what was saved", getattr(self, name))
+        with torch.device("meta"):
+            wanted = {name: network.state_dict() for name, network in self._build().items()}
+        for name, parts in wanted.items():
+            for key, tensor in parts.items():
+                got = learned[name].get(key)
+                if not isinstance(got, torch.Tensor) or (got.shape, got.dtype) != (
+                    tensor.shape,
+                    tensor.dtype,
+                ):
+                    must = f"be {tensor.dtype} of shape {tuple(tensor.shape)}"
+                    raise _check.fail(f"{name}.{key}", must, _check.shown(got))
         for name, network in self._build().items():
             network.load_state_dict(learned[name])
             setattr(self, name, network.to(device).eval())

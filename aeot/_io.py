@@ -336,7 +336,7 @@ def _check_replaceable(path: Path, kind: str | None) -> None:
     if kinds and kinds[0] != kind:
         raise ValueError(
             f"path must be new, empty or an earlier save of a {kind!r}, got {path} with a "
-            f"{kinds[0]!r}; choose another name"
+            f"{_check.shown(kinds[0])}; choose another name"
         )
     if reason and not kinds:
         raise Damaged(f"{reason}; delete {path} or choose another name")
@@ -553,7 +553,7 @@ def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], 
         raise Damaged(f"{path / _MANIFEST} has no format; restore or save it again")
     if manifest["format"] != FORMAT:
         raise ValueError(
-            f"{path} has format {manifest['format']}, this version reads {FORMAT}; "
+            f"{path} has format {str(manifest['format'])[:9]}, this version reads {FORMAT}; "
             "load it with the version of aeot that wrote it"
         )
     digests = manifest.get("sha256")
@@ -591,6 +591,15 @@ def _json(path: Path) -> dict[str, Any]:
         return parse_json(_bounded(path), dict)
     except (OSError, ValueError) as error:
         raise Damaged(f"{path} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def using(path: str | os.PathLike) -> Iterator[None]:
+    """Have errors about what was loaded say from where."""
+    try:
+        yield
+    except Damaged as error:
+        raise Damaged(f"{path} cannot be used: {error}; restore or delete it") from error
 
 
 def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - any state_dict
@@ -650,7 +659,7 @@ def unpack(tensors: Mapping[str, torch.Tensor], skeleton: Any) -> Any:  # noqa: 
 
     def walk(node: Any, depth: int) -> Any:  # noqa: ANN401
         if depth > _DEEPEST:
-            raise Damaged(f"a tree must be at most {_DEEPEST} deep; save it again")
+            raise Damaged(f"a tree must be at most {_DEEPEST} deep")
         if isinstance(node, list):
             return [walk(value, depth + 1) for value in node]
         if not isinstance(node, dict):
@@ -721,9 +730,9 @@ def put_together(parts: dict[str, Any], kinds: Mapping[str, Any], **given: Any) 
             value = parts[field.name]
             if isinstance(value, dict) and "record" in value:
                 value = put_together(value, kinds, **given)
-            if not _is(value, types[field.name]):
+            if not fits(value, types[field.name]):
                 got = f"a {type(value).__name__} as {field.name}"
-                raise Damaged(f"a {name} must hold {field.type}, got {got}; save it again")
+                raise Damaged(f"a {name} must hold {field.type}, got {got}")
             values[field.name] = value
     try:
         return kind(**values)
@@ -731,12 +740,12 @@ def put_together(parts: dict[str, Any], kinds: Mapping[str, Any], **given: Any) 
         raise Damaged(f"a {name} must be whole, got one without a field: {error}") from error
 
 
-def _is(value: object, annotation: Any) -> bool:  # noqa: ANN401 - a type, of any form
-    """Return whether a value is of a type that a field of a record declares."""
+def fits(value: object, annotation: Any) -> bool:  # noqa: ANN401 - a type, of any form
+    """Return whether a value is of a type as annotations write it, numbers as JSON has them."""
     inside = get_args(annotation)
     kind = get_origin(annotation) or annotation
     if kind in (Union, UnionType):
-        return any(_is(value, option) for option in inside)
+        return any(fits(value, option) for option in inside)
     if kind is Any:
         return True
     if kind is float:
@@ -747,7 +756,9 @@ def _is(value: object, annotation: Any) -> bool:  # noqa: ANN401 - a type, of an
         return False
     if kind is tuple and inside:
         every = (inside[0],) * len(value) if inside[-1] is Ellipsis else inside
-        return len(every) == len(value) and all(map(_is, value, every))
+        return len(every) == len(value) and all(map(fits, value, every))
     if kind is list and inside:
-        return all(_is(item, inside[0]) for item in value)
+        return all(fits(item, inside[0]) for item in value)
+    if kind is dict and inside:
+        return all(fits(k, inside[0]) and fits(v, inside[1]) for k, v in value.items())
     return True

@@ -235,6 +235,8 @@ class Classifier(Estimator):
     seed: int = 0
 
     _fitted_by = "network_"
+    _learned = {"shape_": tuple[int, ...], "classes_": tuple[str, ...], "data_": str}
+    _learned |= {"history_": list[dict], "hash_": str}
     _checks = Estimator._checks | {
         "channels": _check.integer,
         "width": partial(_check.integer, maximum=128),

@@ -17,9 +17,17 @@ import torch
 from torch import nn
 
 from aeot import _check, _io, _loop
+from aeot._environment import is_out_of_memory
 
 _LOG = logging.getLogger(__name__)
 _KIND = "checkpoint"
+_PARTS = {  # of a checkpoint
+    "step": int,
+    "history": list[dict[str, float]],
+    "part": dict[str, float | dict[str, float]],
+    "state": dict,
+    "facts": dict,
+}
 
 
 class Stateful(Protocol):
@@ -222,11 +230,18 @@ class _Keeper:
         """Return the step to go on from, the history so far and the record in the making."""
         if self.directory is not None and _io.holds_save(self.directory):
             tensors, config = _io.load(self.directory, kind=_KIND)
-            self._compare(config.get("facts", {}))
-            _load(self.state, tensors, config["state"])
+            with _io.using(self.directory):
+                for name, kind in _PARTS.items():
+                    if not _io.fits(config.get(name), kind):
+                        got = _check.shown(config.get(name))
+                        raise _io.Damaged(f"{name} must be {kind}, got {got}")
+                if config["step"] < 0:
+                    raise _io.Damaged(f"step must be at least 0, got {config['step']}")
+                self._compare(config["facts"])
+                _load(self.state, tensors, config["state"], self.directory)
             self.snapshot = (config["step"], tensors, config)
             _LOG.info("resumed from %s at step %d", self.directory, config["step"])
-            return config["step"], list(config["history"]), config.get("part", {})
+            return config["step"], list(config["history"]), config["part"]
         self.take(0, [])
         self.written = True  # nothing worth a file yet
         return 0, [], {}
@@ -299,11 +314,23 @@ class _Keeper:
         return f"{self.directory} holds it, and the same call goes on"
 
 
-def _load(state: dict[str, Stateful], tensors: dict[str, torch.Tensor], skeleton: Any) -> None:  # noqa: ANN401
+def _load(
+    state: dict[str, Stateful],
+    tensors: dict[str, torch.Tensor],
+    skeleton: Any,  # noqa: ANN401
+    directory: Path | None = None,
+) -> None:
+    """Give every part its state, of a snapshot or of the checkpoint in a directory."""
     # clone: optimisers adopt the tensors they are given, and would write into the snapshot.
     tree = _io.unpack({name: tensor.clone() for name, tensor in tensors.items()}, skeleton)
     if tree.keys() != state.keys():
-        got = f"{sorted(tree)} in the checkpoint"
+        got = f"{sorted(tree)} in {directory or 'the checkpoint'}"
         raise _check.fail("state", f"hold {sorted(state)}", got, "choose another checkpoint")
     for name, part in state.items():
-        part.load_state_dict(tree[name])
+        try:
+            part.load_state_dict(tree[name])
+        except Exception as error:  # of whatever kind: it is made of what somebody wrote
+            if directory is None or is_out_of_memory(error):
+                raise
+            told = " ".join(str(error).split())[:300]
+            raise _io.Damaged(f"its state does not fit {name} ({told})") from error

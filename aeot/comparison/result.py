@@ -161,13 +161,34 @@ class Comparison(Mapping):
         Raises:
             ValueError: If nothing is there or it is damaged.
         """
-        tensors, config = _io.load(_check.path("directory", directory) / "data", kind="Comparison")
+        place = _check.path("directory", directory) / "data"
+        tensors, config = _io.load(place, kind="Comparison")
+        rows, protocol = config.get("rows"), config.get("protocol")
+        whole = _io.fits(rows, list[dict]) and all(map(_is_row, rows or ()))
+        whole &= _io.fits(protocol, dict) and _io.fits(config.get("environment"), dict)
+        if len(config) != 3 or not whole or not _io.fits((protocol or {}).get("features"), dict):
+            raise _io.Damaged(f"{place} must hold rows, protocol and environment; save it again")
         names = [row["model"] for row in config["rows"]]
         shown, nearest = (
             {name: tensors[f"{part}/{name}"] for name in names if f"{part}/{name}" in tensors}
             for part in ("shown", "nearest")
         )
+        for name, images in [*shown.items(), *nearest.items()]:
+            if images.ndim != 4 or images.dtype != torch.uint8:
+                got = _check.shown(images)
+                raise _io.Damaged(f"{place} must hold images (n, C, H, W) of {name!r}, got {got}")
         return cls(**config, shown=shown, nearest=nearest)
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    """Return whether a stored row has what tables and figures read of it."""
+    parts = {"model": str, "kind": str, "metrics": dict[str, dict], "facts": dict[str, Any]}
+    parts["curve"] = dict[str, list[float]] | None
+    value = {"mean": float, "error": float | None, "values": list[float]}
+    return all(_io.fits(row.get(name), kind) for name, kind in parts.items()) and all(
+        metric in METRICS and all(_io.fits(found.get(name), kind) for name, kind in value.items())
+        for metric, found in row["metrics"].items()
+    )
 
 
 def merge(comparisons: Sequence[Comparison]) -> Comparison:

@@ -133,6 +133,12 @@ class GenerativeModel(Trained):
     the shape of a row, ``n_rows_`` and ``n_classes_``.
     """
 
+    _learned = {
+        "shape_": tuple[int, ...],
+        "n_rows_": int,
+        "n_classes_": int,
+        "history_": list[dict],
+    }
     _multiple: ClassVar[int] = 1  # batches of real rows that one update takes
     _open_ended: ClassVar[bool] = True  # no step depends on how many will follow
 

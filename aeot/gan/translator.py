@@ -52,6 +52,8 @@ class Translator(Trained):
     ``out_shape_``, (C, H, W) of both domains; and the networks.
     """
 
+    _learned = {"shape_": tuple[int, ...], "out_shape_": tuple[int, ...], "history_": list[dict]}
+
     n_blocks: int | None = None
     filters: int = 64
     n_layers: int = 3

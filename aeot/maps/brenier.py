@@ -163,6 +163,8 @@ class BrenierMap(nn.Module):
             raise _check.fail("heights", f"have shape ({n},)", f"shape {tuple(heights.shape)}")
         if centroids is not None:
             centroids = _check.points("centroids", centroids, dim=source.dim, min_rows=n)
+            if len(centroids) > n:
+                raise _check.fail("centroids", f"be {n}, one for each site", len(centroids))
             centroids = centroids.to(sites)
         if spread is not None:
             spread = _check.array("spread", spread).to(sites.device, torch.float64)

@@ -97,6 +97,9 @@ class AEOT(AutoencoderOptions):
     engine: str = "auto"
 
     _fitted_by = "brenier_"
+    _learned = {"autoencoder_": dict, "brenier_": dict, "singular_": dict, "certificate_": dict}
+    _learned |= {"history_": dict[str, list], "seconds_": dict[str, float], "merged_": dict}
+    _learned |= {"gain_": torch.Tensor | None, "sampled_": dict | None}
     _checks = AutoencoderOptions._checks | {
         "max_angle": positive,
         "extension": partial(_check.choice, options=METHODS),
@@ -344,9 +347,9 @@ class AEOT(AutoencoderOptions):
         source, buffers = UniformBox(dim=self.latent_dim), learned["brenier_"]
         brenier = BrenierMap(source, engine=self.engine, **buffers).to(device)
         parts["brenier_"] = brenier
-        parts["singular_"] = _io.put_together(
-            learned["singular_"], vars(singular_set), brenier=brenier
-        )
+        cut = _io.put_together(learned["singular_"], vars(singular_set), brenier=brenier)
+        _check_cut(cut, len(brenier.sites))
+        parts["singular_"] = cut
         super()._restore(learned | parts, device)
 
     def _check_arguments(self) -> None:
@@ -379,6 +382,22 @@ class AEOT(AutoencoderOptions):
         if len(kept) < 2:
             raise _check.fail("data", "have at least 2 different codes", str(len(kept)))
         return codes[kept].to(self.autoencoder_.compute_device), masses
+
+
+def _check_cut(cut: singular_set.SingularSet, n: int) -> None:
+    """Raise a ValueError if a stored singular set does not fit a map of n sites."""
+    numbers = {"pairs": cut.pairs, "links": cut.links, "facets": cut.facets.pairs}
+    for name, pairs in (numbers | {"components": cut.components}).items():
+        shape = (n,) if name == "components" else (len(pairs), 2)
+        inside = pairs.shape == shape and pairs.dtype == torch.int64
+        if not inside or (pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < n):
+            got = _check.shown(pairs)
+            raise _check.fail(f"singular_.{name}", f"be numbers of {n} cells of shape {shape}", got)
+    for held in (cut, cut.facets):
+        for name in ("angles", "jumps", "mass"):
+            if getattr(held, name).shape != (len(held.pairs),):
+                got = _check.shown(getattr(held, name))
+                raise _check.fail(f"singular_.{name}", f"have shape ({len(held.pairs)},)", got)
 
 
 def _row(name: str, value: ArrayLike) -> torch.Tensor:

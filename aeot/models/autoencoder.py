@@ -98,6 +98,8 @@ class Autoencoder(AutoencoderOptions):
     """
 
     _fitted_by = "decoder_"
+    _learned = {"shape_": tuple[int, ...], "precision_": str, "history_": list[dict]}
+    _learned |= {"losses_": dict[str, float], "shift_": float, "scale_": float}
 
     def fit(
         self,

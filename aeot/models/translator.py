@@ -70,6 +70,7 @@ class TransportTranslator(Estimator):
     seed: int = 0
 
     _fitted_by = "maps_"
+    _learned = {"autoencoder_": dict, "maps_": dict[str, dict], "certificates_": dict[str, dict]}
     _checks = Estimator._checks | {
         "smoothing": positive,
         "max_sites": partial(_check.integer, minimum=2),

@@ -266,7 +266,11 @@ class _Keeper:
         """Return the state that was written last, if there is one."""
         if self.path is None or not _io.holds_save(self.path):
             return None
-        return load(self.path, self.mark, device)
+        state = load(self.path, self.mark, device)
+        if state.phase not in {"done", *STEPS[self.mark["method"]]}:
+            with _io.using(self.path):
+                raise _io.Damaged(f"there is no stage {state.phase[:80]!r}")
+        return state
 
     def write(self, state: State) -> None:
         if self.path is not None:

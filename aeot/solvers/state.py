@@ -108,7 +108,7 @@ def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
     )
     arrays = {"source": points, "sites": problem.caller_sites, "masses": problem.masses}
     parts = {name: _io.digest({name: x}) for name, x in arrays.items()}
-    return {**parts, "seed": problem.seed, **options}
+    return {**parts, "shape": [*problem.sites.shape], "seed": problem.seed, **options}
 
 
 def save(path: str | os.PathLike, state: State, problem: dict[str, Any]) -> None:
@@ -123,10 +123,11 @@ def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device)
 
     Raises:
         ValueError: If it is of another problem than the one with this `fingerprint`.
+        aeot._io.Damaged: If it is no state of a solve.
     """
     tensors, config = _io.load(path, kind="transport")
-    theirs = config["problem"]
-    if problem != theirs:
+    theirs = config.get("problem")
+    if isinstance(theirs, dict) and problem != theirs:
         names = [k for k in problem if problem[k] != theirs.get(k)]
         raise _check.fail(
             "checkpoint",
@@ -135,7 +136,22 @@ def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device)
             "choose another directory",
         )
     kinds = {"State": State, "Drawn": Drawn, "Certificate": Certificate}
-    state = _io.put_together(_io.unpack(tensors, config["state"]), kinds)
+    with _io.using(path):
+        if not isinstance(theirs, dict):
+            raise _io.Damaged("it names no problem")
+        state = _io.put_together(_io.unpack(tensors, config.get("state")), kinds)
+        if not isinstance(state, State):
+            raise _io.Damaged("it holds no state")
+        n, d = problem["shape"]
+        shapes = {"heights": (n,), "sums": (n, d), "counts": (n,), "best_heights": (n,)}
+        for name, shape in shapes.items():
+            got = getattr(state, name)
+            if got is not None and got.shape != shape:
+                raise _io.Damaged(f"{name} must have shape {shape}, got {_check.shown(got)}")
+        try:
+            state.laplacian().check_format(full_check=True)
+        except (TypeError, ValueError) as error:
+            raise _io.Damaged(f"its Laplacian is none ({error})") from error
     lists, best = state.lists, state.best_heights
     return replace(
         state,
