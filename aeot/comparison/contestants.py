@@ -125,7 +125,7 @@ def _read(model: Contestant, data: Dataset) -> Contestant:
         if (place / "manifest.json").is_file():
             kind = _io.read_json(place / "config.json", dict).get("kind")
             known = getattr(aeot, kind) if kind in list(aeot.__all__) else None
-            if not hasattr(known, "load"):
+            if known is None or not hasattr(known, "load"):
                 raise ValueError(f"{place} holds a saved {_check.shown(kind)}")
             return known.load(place)
     return images(folder, size=data.shape[-1], channels=data.shape[0])

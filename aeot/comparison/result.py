@@ -182,9 +182,9 @@ class Comparison(Mapping):
 
 def _is_row(row: dict[str, Any]) -> bool:
     """Return whether a stored row has what tables and figures read of it."""
-    parts = {"model": str, "kind": str, "metrics": dict[str, dict], "facts": dict[str, Any]}
-    parts["curve"] = dict[str, list[float]] | None
-    value = {"mean": float, "error": float | None, "values": list[float]}
+    parts: dict[str, Any] = {"model": str, "kind": str, "metrics": dict[str, dict]}
+    parts |= {"facts": dict[str, Any], "curve": dict[str, list[float]] | None}
+    value: dict[str, Any] = {"mean": float, "error": float | None, "values": list[float]}
     return all(_io.fits(row.get(name), kind) for name, kind in parts.items()) and all(
         metric in METRICS and all(_io.fits(found.get(name), kind) for name, kind in value.items())
         for metric, found in row["metrics"].items()
