@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
@@ -73,6 +74,15 @@ def meant(word: object, options: Iterable[str]) -> str:
     return f"did you mean {options[near[0]]!r}?" if near else ""
 
 
+def scalar(value: object) -> Any:  # noqa: ANN401
+    """Return the number that an array or a tensor without axes holds, anything else as it is."""
+    if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0:
+        return value.item()
+    return value
+
+
+_LARGEST = (1 << 63) - 1  # of the whole numbers that torch and NumPy count with
+
 _PASSED_OVER = ("aeot", "contextlib", "sklearn", "torch")
 
 
@@ -90,12 +100,16 @@ def integer(
     """Return `value` as an int with ``minimum <= value <= maximum``.
 
     Raises:
-        ValueError: If it is not a whole number (bools are not) or out of range.
+        ValueError: If it is not a whole number (bools are not), out of range, or beyond 64 bits.
     """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        number = int(value)
-        if (minimum is None or number >= minimum) and (maximum is None or number <= maximum):
+    number = scalar(value)
+    if isinstance(number, (int, np.integer)) and not isinstance(number, bool):
+        number = int(number)
+        least = -_LARGEST if minimum is None else minimum
+        if least <= number <= (_LARGEST if maximum is None else maximum):
             return number
+        if maximum is None and number > _LARGEST:
+            maximum = _LARGEST
     bounds = [] if minimum is None else [f">= {minimum}"]
     bounds += [] if maximum is None else [f"<= {maximum}"]
     raise fail(name, " ".join(["be a whole number", " and ".join(bounds)]).strip(), shown(value))
@@ -114,14 +128,53 @@ def real(
     Raises:
         ValueError: If it is not a real number or out of range.
     """
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number) and above < number and minimum <= number <= maximum:
-            return number
+    number = scalar(value)
+    if isinstance(number, (int, float, np.integer, np.floating)) and not isinstance(number, bool):
+        found = math.inf
+        with contextlib.suppress(OverflowError):  # of whole numbers beyond 1e308
+            found = float(number)
+        if math.isfinite(found) and above < found and minimum <= found <= maximum:
+            return found
     parts = [f"> {above:g}"] if above > -math.inf else []
     parts += [f">= {minimum:g}"] if minimum > -math.inf else []
     parts += [f"<= {maximum:g}"] if maximum < math.inf else []
     raise fail(name, " ".join(["be a finite number", " and ".join(parts)]).strip(), shown(value))
+
+
+def seed(name: str, value: object) -> int:
+    """Return `value` as an int >= 0, however large.
+
+    Raises:
+        ValueError: If it is no whole number or negative.
+    """
+    number = scalar(value)
+    if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 0:
+        raise fail(name, "be a whole number >= 0", shown(value))
+    return int(number)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return `value` if it is a bool; "no" would be true, and 0 may be a slip.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise fail(name, "be True or False", shown(value))
+    return bool(value)
+
+
+def text(name: str, value: object, way_out: str = "") -> str:
+    """Return `value` if it is text that can be written to a file.
+
+    Raises:
+        ValueError: If it is anything else, or holds half a character.
+    """
+    if isinstance(value, str):
+        with contextlib.suppress(UnicodeEncodeError):
+            value.encode()
+            return value
+    raise fail(name, "be text", shown(value), way_out)
 
 
 def choice(name: str, value: object, options: Iterable[str]) -> str:
@@ -147,9 +200,12 @@ def path(name: str, value: object) -> Path:
         raise fail(name, "be a path", shown(value))
     text = os.fspath(value)
     if not isinstance(text, str) or "\0" in text or not text:
-        raise fail(name, "be a path", repr(text), "write the name of a file or folder")
+        raise fail(name, "be a path", shown(text), "write the name of a file or folder")
     try:
+        os.fsencode(text)
         return Path(text).expanduser()
+    except UnicodeEncodeError as error:
+        raise fail(name, "be a path", shown(text), "write whole characters") from error
     except RuntimeError as error:
         way_out = "write the folder in full"
         raise fail(name, "begin with a home that is known", repr(text), way_out) from error
@@ -163,7 +219,12 @@ def device(name: str, value: str | torch.device) -> torch.device:
     """
     try:
         return torch.empty(0, device=value).device
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises any of them
+    except (
+        RuntimeError,
+        AssertionError,
+        TypeError,
+        ValueError,
+    ) as error:  # torch raises any of them
         way_out = f"{_reason(error)}; 'cpu' always works"
         raise fail(name, "be a device of this machine", shown(value), way_out) from error
 

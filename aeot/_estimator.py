@@ -48,7 +48,7 @@ class Estimator:
         "learning_rate": positive,
         "precision": partial(_check.choice, options=PRECISIONS),
         "tol": partial(_check.real, above=0, maximum=1),
-        "seed": partial(_check.integer, minimum=0),
+        "seed": _check.seed,
     }
 
     def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401
@@ -188,8 +188,8 @@ class Estimator:
             name, value = field.name, getattr(self, field.name)
             if value is None and field.default is None:
                 continue
-            if field.type == "bool" and not isinstance(value, bool):  # "no" would be true
-                raise _check.fail(name, "be True or False", _check.shown(value))
+            if field.type == "bool":
+                _check.flag(name, value)
             if name in self._checks:
                 self._checks[name](name, value)
 

@@ -287,12 +287,15 @@ def plain(value: Any) -> Any:  # noqa: ANN401
     raise TypeError(f"a {type(value).__name__} cannot be saved")
 
 
-def check_writable(directory: str | os.PathLike, *, kind: str | None = None) -> Path:
+def check_writable(
+    directory: str | os.PathLike, *, kind: str | None = None, name: str = "path"
+) -> Path:
     """Check, before any work starts, that `directory` can be created or replaced by `save`.
 
     Args:
         directory: Where the model will go.
         kind: What will be saved there; an earlier save of another kind is not replaced.
+        name: The argument, as the caller spells it.
 
     Returns:
         The path.
@@ -300,20 +303,20 @@ def check_writable(directory: str | os.PathLike, *, kind: str | None = None) -> 
     Raises:
         ValueError: If it is a file, holds something else, or cannot be written.
     """
-    path = _check.path("path", directory).absolute()
+    path = _check.path(name, directory).absolute()
     if path.exists() and not path.is_dir():
-        raise ValueError(f"path must be a directory, got the file {path}; choose another name")
+        raise ValueError(f"{name} must be a directory, got the file {path}; choose another name")
     if path.is_dir():
-        _check_replaceable(path, kind)
+        _check_replaceable(path, kind, name)
     parent = path
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"path must be writable, got {path}; {parent} refuses new files")
+        raise ValueError(f"{name} must be writable, got {path}; {parent} refuses new files")
     return path
 
 
-def _check_replaceable(path: Path, kind: str | None) -> None:
+def _check_replaceable(path: Path, kind: str | None, name: str) -> None:
     # Replacing a directory deletes what is in it, so it may hold nothing but an earlier save.
     inside = {file.name for file in path.iterdir() if not file.name.startswith(".")}
     before = path / _PREVIOUS
@@ -323,7 +326,7 @@ def _check_replaceable(path: Path, kind: str | None) -> None:
     others = sorted(inside - ours if inside & {_MANIFEST, _PREVIOUS} & ours else inside)
     if others:
         raise ValueError(
-            f"path must be new, empty or a saved model, got {path} with other files in it, such "
+            f"{name} must be new, empty or a saved model, got {path} with other files in it, such "
             f"as {others[0]}; choose another name"
         )
     kinds, reason = [], ""
@@ -335,7 +338,7 @@ def _check_replaceable(path: Path, kind: str | None) -> None:
                 reason = reason or str(error)
     if kinds and kinds[0] != kind:
         raise ValueError(
-            f"path must be new, empty or an earlier save of a {kind!r}, got {path} with a "
+            f"{name} must be new, empty or an earlier save of a {kind!r}, got {path} with a "
             f"{_check.shown(kinds[0])}; choose another name"
         )
     if reason and not kinds:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
+from aeot import _check
+
 
 def stream_seed(seed: int, *keys: int | str) -> int:
     """Return a seed that depends on `seed` and every key, equal on all platforms.
@@ -44,11 +46,24 @@ def generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -
         >>> bool((a == b).all())
         True
     """
+    seed = _check.seed("seed", seed)
+    for key in keys:
+        if not isinstance(key, str):
+            _check.integer("keys", key, minimum=None)
+    device = _check.device("device", device)
     return torch.Generator(device=device).manual_seed(stream_seed(seed, *keys) & (2**63 - 1))
 
 
 def device_of(generator: torch.Generator | None) -> torch.device:
-    """Where a generator draws; torch's global one draws on the CPU."""
+    """Where a generator draws; torch's global one draws on the CPU.
+
+    Raises:
+        ValueError: If it is no generator.
+    """
+    if not isinstance(generator, (torch.Generator, type(None))):
+        way_out = "aeot.generator(seed) makes one"
+        got = _check.shown(generator)
+        raise _check.fail("generator", "be a torch.Generator or None", got, way_out)
     return torch.device("cpu") if generator is None else generator.device
 
 

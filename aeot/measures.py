@@ -29,9 +29,20 @@ class Measure(Protocol):
         ...
 
 
+def check_source(source: object) -> None:
+    """Raise a ValueError if `source` is no measure."""
+    dim = getattr(source, "dim", None)
+    if not isinstance(dim, int) or not callable(getattr(source, "sample", None)):
+        must, got = "be a measure such as aeot.UniformBox(dim=8)", _check.shown(source)
+        way_out = "for a function of (n, generator) write aeot.Sampler(function, dim=...)"
+        raise _check.fail("source", must, got, way_out)
+
+
 def _vector(name: str, value: ArrayLike | float | None, dim: int, default: float) -> torch.Tensor:
     if value is None:
         return torch.full((dim,), default, dtype=torch.float32)
+    if isinstance(value, bool):
+        raise _check.fail(name, f"be a number or have shape ({dim},)", str(value))
     tensor = _check.array(name, value).detach()
     if tensor.ndim == 0:
         return tensor.expand(dim).clone()
@@ -111,6 +122,7 @@ class UniformBox:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
+        _check.integer("n", n, minimum=0)
         device = device_of(generator)
         unit = torch.rand(n, self.dim, generator=generator, dtype=self.dtype, device=device)
         low, high = (corner.to(unit) for corner in (self.low, self.high))
@@ -155,6 +167,7 @@ class UniformBall:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
+        _check.integer("n", n, minimum=0)
         device, dtype = device_of(generator), self.dtype
         x = torch.randn(n, self.dim, generator=generator, dtype=dtype, device=device)
         u = torch.rand(n, 1, generator=generator, dtype=dtype, device=device)
@@ -223,6 +236,7 @@ class Gaussian:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
+        _check.integer("n", n, minimum=0)
         device = device_of(generator)
         z = torch.randn(n, self.dim, generator=generator, dtype=self.dtype, device=device)
         return self.mean.to(z) + z @ self.factor.to(z).T
@@ -258,6 +272,8 @@ class Sampler:
         Raises:
             ValueError: If the function returns another shape or values that are not finite.
         """
+        _check.integer("n", n, minimum=0)
+        device_of(generator)
         with torch.no_grad():  # a network may be the source, and points carry no graph
             drawn = self.draw(n, generator)
         x = _check.points("draw(n, generator)", drawn, dim=self.dim)
@@ -300,6 +316,7 @@ class Empirical:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n rows with replacement, (n, dim), on the generator's device."""
+        _check.integer("n", n, minimum=0)
         device = device_of(generator)
         rows = torch.randint(self.points.shape[0], (n,), generator=generator, device=device)
         return self.points.to(device)[rows]
@@ -365,9 +382,10 @@ class Polygon:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, 2), on the generator's device."""
+        _check.integer("n", n, minimum=0)
         device = device_of(generator)
         triangles, areas = self.triangles.to(device), self._areas.to(device)
-        which = torch.multinomial(areas, n, replacement=True, generator=generator)
+        which = torch.multinomial(areas, max(n, 1), replacement=True, generator=generator)[:n]
         u = torch.rand(n, 2, generator=generator, dtype=torch.float64, device=device)
         u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)
         a, b, c = triangles[which].unbind(1)
@@ -572,6 +590,7 @@ class GridDensity:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, 2), on the generator's device."""
+        _check.integer("n", n, minimum=0)
         device = device_of(generator)
         # torch.multinomial takes at most 2^24 categories; a search in the running sum takes any.
         cumulated = self._masses.to(device).cumsum(0)

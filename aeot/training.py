@@ -125,7 +125,7 @@ def run(
     if checkpoint is not None:
         if state is None:
             raise _check.fail("state", "be given with a checkpoint", "None")
-        checkpoint = _io.check_writable(checkpoint, kind=_KIND)
+        checkpoint = _io.check_writable(checkpoint, kind=_KIND, name="checkpoint")
         if log is not None and checkpoint in _check.path("log", log).absolute().parents:
             raise _check.fail("log", "lie outside the checkpoint, which is replaced whole", log)
     keeper = _Keeper(state, checkpoint, checkpoint_seconds, facts)

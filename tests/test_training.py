@@ -249,7 +249,7 @@ def test_checkpoints_of_something_else_are_refused(tmp_path):
             lambda batch: {}, range(9), steps=9, state={"other": other}, checkpoint=tmp_path / "run"
         )
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match="path must be a directory"):
+    with pytest.raises(ValueError, match="checkpoint must be a directory"):
         Problem().run(5, checkpoint=tmp_path / "file")
     with pytest.raises(ValueError, match="state must be given"):
         training.run(lambda batch: {}, range(9), steps=9, checkpoint=tmp_path / "run2")

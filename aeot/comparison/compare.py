@@ -195,7 +195,7 @@ class _Judge:
         n_samples: int | None,
         seed: int,
     ) -> None:
-        self.shape, self.seed = _image_shape("data", data), _check.integer("seed", seed, minimum=0)
+        self.shape, self.seed = _image_shape("data", data), _check.seed("seed", seed)
         if training is not None and _image_shape("training", training) != self.shape:
             raise _check.fail("training", f"have images of shape {self.shape}", str(training.shape))
         self.n = (

@@ -144,6 +144,7 @@ def tensors(
         >>> gray.shape, float(gray[0].max())
         ((1, 8, 8), -1.0)
     """
+    name, classes = _check.text("name", name), _classes(classes)
     argument = "array" if name == "tensors" else name  # as the caller spells it
     black, white = _edges(value_range)
     values = _check.tensor(argument, array).detach()
@@ -165,7 +166,15 @@ def tensors(
             values = values.to(torch.uint8) * 255
         elif values.dtype != torch.uint8 or (black, white) not in ((-1, 1), (0, 255)):
             values = _to_unit(argument, values, black, white)
-    return Dataset(values.contiguous(), name, *_labels(labels, len(values), tuple(classes)))
+    return Dataset(values.contiguous(), name, *_labels(labels, len(values), classes))
+
+
+def _classes(classes: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(classes, (list, tuple, np.ndarray)) or np.ndim(classes) != 1:
+        raise _check.fail("classes", "be a list of names", _check.shown(classes))
+    return tuple(
+        _check.text("classes", name, "give names, in the order of the labels") for name in classes
+    )
 
 
 def rows_of(
@@ -355,14 +364,14 @@ def indices(
 
 
 def loader(
-    data: Dataset | Domains, batch_size: int, *, seed: int = 0, start: int = 0
+    data: Dataset | Domains | ArrayLike, batch_size: int, *, seed: int = 0, start: int = 0
 ) -> Iterator[Any]:
     """Yield shuffled batches without end; batch k depends on (seed, k) alone.
 
     Training that stopped after k batches goes on exactly where it was with ``start=k``.
 
     Args:
-        data: What to draw from.
+        data: What to draw from: a `Dataset`, anything `tensors` takes, or `Domains`.
         batch_size: Rows per batch, B.
         seed: Of the order.
         start: The first batch to yield.
@@ -380,7 +389,9 @@ def loader(
         >>> bool((next(loader(data, 4, start=2)) == third).all())
         True
     """
-    if isinstance(data, Domains) and not data.paired:
+    if not isinstance(data, Domains):
+        data = domain("data", data)
+    elif not data.paired:
         first = indices(len(data.a), batch_size, seed=seed, start=start, key="a")
         second = indices(len(data.b), batch_size, seed=seed, start=start, key="b")
         return ((data.a[i], data.b[j]) for i, j in zip(first, second, strict=True))
@@ -396,6 +407,9 @@ def to_uint8(images: ArrayLike) -> torch.Tensor:
 
     Returns:
         uint8, the same shape.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
 
     Example:
         >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 2.0])).tolist()
@@ -425,7 +439,9 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
         >>> resize(torch.zeros(1, 3, 20, 30, dtype=torch.uint8), 16).shape
         torch.Size([1, 3, 16, 16])
     """
-    return _resized(images, size)
+    if not torch.is_tensor(images) or images.dtype != torch.uint8 or images.ndim != 4:
+        raise _check.fail("images", "be a uint8 tensor (n, C, H, W)", _check.shown(images))
+    return _resized(images, _check.integer("size", size))
 
 
 def resize_one(image: torch.Tensor, size: int) -> torch.Tensor:

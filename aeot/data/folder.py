@@ -80,8 +80,9 @@ def images(
     """
     root = _folder(folder)
     size = _check.integer("size", size, minimum=4)
-    if channels not in (None, 1, 3):
-        raise _check.fail("channels", "be 1, 3 or None", repr(channels))
+    strict = _check.flag("strict", strict)
+    if channels is not None and _check.integer("channels", channels) not in (1, 3):
+        raise _check.fail("channels", "be 1, 3 or None", _check.shown(channels))
     white, room = _limits(white, max_pixels)
     found = _find(root)
     loaded = _read_all(found, lambda pixels: resize_one(pixels, size), white, room)
@@ -141,6 +142,7 @@ def paired(
         return pairs(domain("a", a), domain("b", b))
     if b is not None:
         raise _check.fail("b", "be left out beside a folder", type(b).__name__)
+    strict = _check.flag("strict", strict)
     root, size = _folder(a), _check.integer("size", size, minimum=4)
     white, room = _limits(white, max_pixels)
     if (root / "a").is_dir() and (root / "b").is_dir():

@@ -74,6 +74,8 @@ def dataset(
     _check.choice("name", name, NAMES)
     _check.choice("split", split, ["train", "test"])
     size = None if size is None else _check.integer("size", size, minimum=4)
+    download = _check.flag("download", download)
+    root = None if root is None else _check.path("root", root)
     if name == "digits":
         return _digits(split, 28 if size is None else size)
     roots = _roots(root)

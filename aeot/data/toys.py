@@ -70,8 +70,9 @@ def toy(
         (torch.Size([25, 2]), 0.05, 1.0)
     """
     _check.choice("name", name, [*_SPREAD, "swissroll", *_BOXES])
+    balanced = _check.flag("balanced", balanced)
     _check.choice("scaling", scaling, ["raw", "wgan-gp"])
-    n, seed = _check.integer("n", n), _check.integer("seed", seed, minimum=0)
+    n, seed = _check.integer("n", n), _check.seed("seed", seed)
     if name == "swissroll":
         return _roll(n, scaling, seed)
     if name in _BOXES:

@@ -108,7 +108,7 @@ class ALI(Adversarial):
             ValueError: If `x` is not finite or of another shape.
         """
         self._check_fitted()
-        _check.integer("seed", seed, minimum=0)
+        _check.seed("seed", seed)
         data = domain("x", x)
         if data.shape != self.shape_:
             raise _check.fail("x", f"have rows of shape {self.shape_}", str(data.shape))

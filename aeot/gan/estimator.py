@@ -241,7 +241,7 @@ class GenerativeModel(Trained):
     ) -> torch.Tensor:
         """Join what `make(rows, stream)` returns for one block of row numbers after another."""
         _check.integer("n", n)
-        _check.integer("seed", seed, minimum=0)
+        _check.seed("seed", seed)
         blocks = (range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
         # Without a trace: inside `on_step` training must go on as it was.
         modes = [(module, module.training) for module in self._modules.values()]

@@ -118,7 +118,7 @@ class Pix2Pix(Translator):
         return self._in_blocks(
             self.to_b_,
             images,
-            seed=_check.integer("seed", seed, minimum=0) if noise else None,
+            seed=_check.seed("seed", seed) if noise else None,
             noise_channels=self.noise_channels,
         )
 

@@ -239,7 +239,7 @@ class ConditionalWGANGP(SlopePenalised):
         self._check_fitted()
         n, classes = _check.integer("n", n), self.n_classes_
         if labels is None:
-            stream = generator(_check.integer("seed", seed, minimum=0), "labels")
+            stream = generator(_check.seed("seed", seed), "labels")
             labels = torch.randint(classes, (n,), generator=stream)
         wanted = f"be {n} whole numbers from 0 to {classes - 1}"
         try:

@@ -75,7 +75,7 @@ def fit_critic(
     _check.integer("hidden", hidden)
     _check.real("leak", leak, minimum=0)
     _check.real("rate", rate, above=0)
-    _check.integer("seed", seed, minimum=0)
+    _check.seed("seed", seed)
     for name, draw in (("real", real), ("fake", fake)):
         if not callable(draw):
             way_out = "for points x write lambda n, s: x[torch.randint(len(x), (n,), generator=s)]"

@@ -18,7 +18,7 @@ from aeot.geometry.diagram import power_diagram
 from aeot.geometry.tessellation import has_geometry
 from aeot.maps import extension, triangulation
 from aeot.maps.extension import Near, Sides
-from aeot.measures import Measure
+from aeot.measures import Measure, check_source
 from aeot.search import heights as conversions
 from aeot.search.engines import ENGINES, cell, top_k
 from aeot.search.nearest import nearest
@@ -156,6 +156,7 @@ class BrenierMap(nn.Module):
         engine: str = "auto",
     ) -> None:
         super().__init__()
+        check_source(source)
         sites = _check.points("sites", sites, dim=source.dim)
         n = sites.shape[0]
         heights = _check.array("heights", heights)
@@ -167,7 +168,8 @@ class BrenierMap(nn.Module):
                 raise _check.fail("centroids", f"be {n}, one for each site", len(centroids))
             centroids = centroids.to(sites)
         if spread is not None:
-            spread = _check.array("spread", spread).to(sites.device, torch.float64)
+            spread = _check.real("spread", spread, minimum=0.0)
+            spread = torch.as_tensor(spread, dtype=torch.float64, device=sites.device)
         self.source, self.engine = source, _check.choice("engine", engine, ENGINES)
         self.register_buffer("sites", sites)
         self.register_buffer("heights", heights.to(sites.device, torch.float64))
@@ -353,6 +355,11 @@ class BrenierMap(nn.Module):
         """
         _check.choice("method", method, METHODS)
         _check.integer("neighbours", neighbours)
+        device_of(generator)
+        if scale is not None:
+            _check.real("scale", scale)
+        if weight is not None:
+            _check.real("weight", weight, minimum=0, maximum=1)
         points = _check.points("points", points, dim=self.dim, min_rows=0)
         sides = _sides(self, singular)
         owner = self.cell(points)
@@ -403,6 +410,7 @@ class BrenierMap(nn.Module):
         Returns:
             s, in [0, 8].
         """
+        _check.integer("neighbours", neighbours)
         if held_out is not None:
             held_out = _check.points("held_out", held_out, dim=self.dim).to(self.sites)
         return self._matched(singular, neighbours, held_out)[0]
@@ -507,6 +515,7 @@ class BrenierMap(nn.Module):
             torch.Size([8, 2])
         """
         _check.integer("n", n, minimum=0)
+        _check.flag("balance", balance)
         _check.choice("boundary", boundary, ("reject", "reassign"))
         _check.choice("method", method, METHODS)
         sides = _sides(self, singular)
@@ -541,6 +550,12 @@ class BrenierMap(nn.Module):
 def _sides(brenier: BrenierMap, singular: Cut | None) -> Sides:
     if singular is None:
         return Sides(torch.zeros_like(brenier.heights, dtype=torch.int64), None)
+    if not isinstance(getattr(singular, "components", None), torch.Tensor):
+        way_out = "find_singularities(brenier) makes one"
+        raise _check.fail("singular", "be a SingularSet or None", _check.shown(singular), way_out)
+    if len(singular.components) != len(brenier.sites):
+        got = f"one of {len(singular.components)}"
+        raise _check.fail("singular", f"be of a map of {len(brenier.sites)} sites", got)
     return Sides(singular.components, singular.crosses)
 
 

@@ -149,7 +149,7 @@ def sliced_wasserstein(
     directions = torch.randn(
         generated.shape[1],
         _check.integer("projections", projections),
-        generator=_rng.generator(_check.integer("seed", seed, minimum=0), "sliced"),
+        generator=_rng.generator(_check.seed("seed", seed), "sliced"),
         dtype=torch.float64,
     ).to(generated.device)
     directions /= torch.linalg.vector_norm(directions, dim=0)

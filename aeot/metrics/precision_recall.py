@@ -194,7 +194,7 @@ def prd_curve(
     clusters = _check.integer("clusters", clusters)
     runs = _check.integer("runs", runs)
     angles = _check.integer("angles", angles, minimum=3)
-    seed = _check.integer("seed", seed, minimum=0)
+    seed = _check.seed("seed", seed)
     generated, reference = pair(generated, reference, min_rows=clusters)
     if len(generated) != len(reference):
         got = f"{len(generated)} and {len(reference)}"

@@ -267,7 +267,7 @@ class AEOT(AutoencoderOptions):
         """Generate `n` codes with the account of where they come from; see `sample`."""
         self._check_fitted()
         n = _check.integer("n", n)
-        seed = _check.integer("seed", seed, minimum=0)
+        seed = _check.seed("seed", seed)
         drawn = self.brenier_.draw(
             n,
             singular=self.singular_,

@@ -62,6 +62,9 @@ def _nodes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mask(diagram: PowerDiagram, singular: Any, dim: int) -> np.ndarray:  # noqa: ANN401
+    if not isinstance(diagram, PowerDiagram):
+        way_out = "power_diagram(source, sites, heights) makes one"
+        raise _check.fail("diagram", "be a PowerDiagram", _check.shown(diagram), way_out)
     if diagram.sites.shape[1] != dim:
         got = f"d = {diagram.sites.shape[1]}"
         raise _check.fail("diagram", f"have d = {dim}", got)

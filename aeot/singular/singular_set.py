@@ -89,6 +89,10 @@ class SingularSet:
             bool of that shape: in different components, or separated by the rule.
         """
         sites = self.brenier.sites
+        for name, cells in (("first", first), ("second", second)):
+            if not torch.is_tensor(cells) or cells.dtype not in (torch.int32, torch.int64):
+                got = _check.shown(cells)
+                raise _check.fail(name, "be a tensor of whole numbers, as cell returns", got)
         apart = self.components[first] != self.components[second]
         if self.criterion is not None:
             broken = self.criterion(angle(sites, first, second), jump(sites, first, second))
@@ -154,8 +158,14 @@ class SingularSet:
             All crossings in order; those with ``singular`` break the map.
         """
         sites, heights = self.brenier.sites.to(torch.float64), self.brenier.heights
-        ends = torch.stack([_check.array(k, v) for k, v in (("start", start), ("end", end))])
-        ends = _check.points("start and end", ends, dim=self.brenier.dim).to(sites)
+        given = []
+        for name, value in (("start", start), ("end", end)):
+            point = _check.array(name, value)
+            if point.shape != (self.brenier.dim,):
+                must = f"have shape ({self.brenier.dim},)"
+                raise _check.fail(name, must, f"shape {tuple(point.shape)}")
+            given.append(point.to(sites))
+        ends = torch.stack(given)
         level = sites @ ends[0] + heights
         slope = sites @ (ends[1] - ends[0])
         here = int(level.argmax())
@@ -197,10 +207,8 @@ class SingularSet:
             ValueError: If the two lie in different components.
         """
         n = self.brenier.sites.shape[0]
-        first, last = (
-            _check.integer(k, int(v), minimum=0)
-            for k, v in zip(("first", "last"), (first, last), strict=True)
-        )
+        first = _check.integer("first", first, minimum=0, maximum=n - 1)
+        last = _check.integer("last", last, minimum=0, maximum=n - 1)
         if bool(self.components[first] != self.components[last]):
             got = f"cells {first} and {last} in modes {int(self.components[first])} and "
             got += str(int(self.components[last]))
@@ -259,6 +267,10 @@ def find_singularities(
         >>> singular.crossings(torch.tensor([0.0, 0.5]), torch.tensor([1.0, 0.5])).positions
         tensor([0.3000], dtype=torch.float64)
     """
+    if not isinstance(brenier, BrenierMap):
+        way_out = "solve_semidiscrete(...).map() makes one"
+        raise _check.fail("brenier", "be a BrenierMap", _check.shown(brenier), way_out)
+    seed = _check.seed("seed", seed)
     criterion = max_angle if callable(max_angle) else None
     if criterion is not None:
         max_angle = None

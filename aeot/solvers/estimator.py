@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,9 +116,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             ValueError: If an argument is out of range or the weights do not fit.
         """
         _check.choice("method", self.method, METHODS)
-        X = validate_data(  # noqa: N806
-            self, _plain("X", X), dtype=[np.float64, np.float32], ensure_min_samples=1
-        )
+        X = _checked(X, partial(validate_data, self))  # noqa: N806
         sites, masses, site_of_row = merge_duplicates(X, _weights(sample_weight, len(X)))
         solution = solve_semidiscrete(
             self._measure(X.shape[1]),
@@ -153,7 +154,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             ValueError: If a point lies outside the source's support, as rows of data do.
         """
         check_is_fitted(self, "brenier_")
-        points = check_array(_plain("X", X), dtype=[np.float64, np.float32], input_name="X")
+        points = _checked(X, check_array)  # columns of the source do not have the names of data's
         if points.shape[1] != self.n_features_in_:
             raise _check.fail("X", f"have {self.n_features_in_} columns", str(points.shape[1]))
         if told := self._outside(points):
@@ -213,7 +214,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         check_is_fitted(self, "brenier_")
         n = _check.integer("n", n)
-        seed = _check.integer("seed", seed, minimum=0)
+        seed = _check.seed("seed", seed)
         points = self.solution_.source.sample(n, generator=generator(seed, "pairs"))
         cells = self.brenier_.cell(points.to(torch.from_numpy(self.sites_[:1]).dtype))
         return points.numpy().astype(self.sites_.dtype), self.sites_[cells.numpy()]
@@ -221,7 +222,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _data(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
         """Return rows like those `fit` had, checked."""
         check_is_fitted(self, "brenier_")
-        return validate_data(self, _plain("X", X), reset=False, dtype=[np.float64, np.float32])
+        return _checked(X, partial(validate_data, self, reset=False))
 
     def _cells(self, points: np.ndarray) -> np.ndarray:
         return self.brenier_.cell(torch.from_numpy(np.require(points, None, ["C", "W"]))).numpy()
@@ -243,15 +244,19 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return makers[self.source](dim=dim)
 
 
-def _plain(name: str, value: Any) -> Any:  # noqa: ANN401
-    """Return tensors as arrays, and refuse masked entries, which scikit-learn would read."""
-    if isinstance(value, np.ma.MaskedArray):
-        _check.array(name, value)
-        return np.ma.getdata(value)
-    if torch.is_tensor(value) and value.layout == torch.strided:
+def _checked(value: Any, check: Callable[..., np.ndarray]) -> np.ndarray:  # noqa: ANN401
+    """Let a function of scikit-learn's check X, and make one line of what it says."""
+    if np.ma.is_masked(value):
+        raise _check.fail("X", "have no masked entries", f"{np.ma.count_masked(value)} of them")
+    if torch.is_tensor(value) and value.layout == torch.strided:  # those with a gradient, too
         value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return value
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    try:
+        return check(value, dtype=[np.float64, np.float32])
+    except (TypeError, ValueError) as error:
+        told = re.sub(r":\narray=.*?\.\n(?=Reshape)", "; ", str(error), flags=re.DOTALL)
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"X: {' '.join(told.split())}") from error
 
 
 def _weights(sample_weight: Any, n: int) -> np.ndarray:  # noqa: ANN401
@@ -273,7 +278,7 @@ def _weights(sample_weight: Any, n: int) -> np.ndarray:  # noqa: ANN401
 def _seed(random_state: Any) -> int:  # noqa: ANN401
     if random_state is None or isinstance(random_state, np.random.RandomState):
         return int(check_random_state(random_state).randint(2**31 - 1))
-    return _check.integer("random_state", random_state, minimum=0)
+    return _check.seed("random_state", random_state)
 
 
 def outside(source: Measure, points: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,7 @@ def solve_exact(
         [0.15, -0.15]
     """
     where = support(source)
-    tol = _check.real("tol", tol, above=0.0)
+    tol = _check.real("tol", tol, above=0.0, maximum=1.0)
     y = _check.points("sites", sites, dim=where.dim)
     nu = _check.masses(masses, len(y))
     reject_duplicates(y)

@@ -12,7 +12,7 @@ from aeot import _check, _loop
 from aeot._check import ArrayLike
 from aeot._environment import plain_methods, plain_torch
 from aeot.maps.brenier import BrenierMap
-from aeot.measures import Measure, Sampler
+from aeot.measures import Measure, Sampler, check_source
 from aeot.solvers.clusters import cluster
 from aeot.solvers.exact import reject_duplicates
 from aeot.solvers.solution import Solution
@@ -122,6 +122,8 @@ def solve_hierarchical(
         >>> tree(torch.rand(3, 4)).shape
         torch.Size([3, 4])
     """
+    check_source(source)
+    seed = _check.seed("seed", seed)
     y = _check.points("sites", sites, dim=source.dim)
     nu = _check.masses(masses, y.shape[0])
     reject_duplicates(y)

@@ -17,7 +17,7 @@ from aeot import _check, _io, _loop
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.geometry.tessellation import support
-from aeot.measures import Empirical, Measure
+from aeot.measures import Empirical, Measure, check_source
 from aeot.search.engines import ENGINES
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
@@ -33,6 +33,7 @@ from aeot.solvers.state import State, fingerprint, load, save
 
 METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
 _EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 20_000}  # where exact cells beat samples
+_LEAST_TOL = 1e-15  # masses are not resolved below
 STEPS = {"newton": NEWTON, "lbfgs": LBFGS, "adam": ADAM}
 
 
@@ -114,18 +115,20 @@ def solve_semidiscrete(
         >>> solution.converged, solution.mass_error_upper <= 0.05
         (True, True)
     """
-    _check_source(source)
+    check_source(source)
     y = _check.points("sites", sites, dim=source.dim)
     if isinstance(source, Empirical) and len(source.points) < len(y):
         got = f"{len(source.points)} points for {len(y)} sites"
         raise _check.fail("source", "have at least one point for each site", got)
     nu = _check.masses(masses, y.shape[0])
-    tol = _check.real("tol", tol, above=0.0, maximum=0.999)
+    tol = _check.real("tol", tol, minimum=_LEAST_TOL, maximum=0.999)
+    if progress is not None:
+        _check.flag("progress", progress)
     if on_step is not None and not callable(on_step):
         raise _check.fail("on_step", "be callable", _check.shown(on_step))
     method = _check.choice("method", method, METHODS)
     engine = _check.choice("engine", engine, ENGINES)
-    seed = _check.integer("seed", seed, minimum=0)
+    seed = _check.seed("seed", seed)
     memory = _check.integer("memory", memory, minimum=1 << 20)
     threads = None if threads is None else _check.integer("threads", threads)
     if max_samples is not None:
@@ -136,7 +139,7 @@ def solve_semidiscrete(
         if start.shape != (y.shape[0],):
             raise _check.fail("init", f"have shape ({y.shape[0]},)", f"shape {tuple(start.shape)}")
     if checkpoint is not None:
-        _io.check_writable(checkpoint, kind="transport")
+        _io.check_writable(checkpoint, kind="transport", name="checkpoint")
     known = law(source) if source.dim == 1 and method in ("auto", "newton") else None
     if known is not None:
         reject_duplicates(y)
@@ -165,16 +168,6 @@ def solve_semidiscrete(
             stopped.heights = heights[place].to(y.device)
         raise
     return _solution(task, state, outcome, y)
-
-
-def _check_source(source: Measure) -> None:
-    if not isinstance(getattr(source, "dim", None), int) or not callable(
-        getattr(source, "sample", None)
-    ):
-        way_out = "for a function of (n, generator) write Sampler(function, dim=...)"
-        raise _check.fail(
-            "source", "be a measure such as UniformBox(dim=8)", _check.shown(source), way_out
-        )
 
 
 def _has_geometry(source: Measure, n: int) -> bool:

@@ -161,12 +161,15 @@ def test_files_that_vanish_or_shrink_while_they_are_read(tmp_path, monkeypatch):
 # -- the memory of pixels
 
 
+GRAY = torch.zeros(1, 8, 8, dtype=torch.uint8)
+
+
 def test_images_of_too_many_pixels_are_not_decoded(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(GOOD)
     Image.new("RGB", (50, 50)).save(tmp_path / "b.png")
     assert len(aeot.images(tmp_path, size=8, max_pixels=2500)) == 2
     decoded = []
-    monkeypatch.setattr(image_file, "_bytes", lambda *_: decoded.append(0) or torch.zeros(8, 8))
+    monkeypatch.setattr(image_file, "_bytes", lambda *_: decoded.append(0) or GRAY)
     with pytest.warns(UserWarning, match="50 x 50 pixels, more than max_pixels=2499"):
         assert len(aeot.images(tmp_path, size=8, max_pixels=2499)) == 1
     assert len(decoded) == 1
