@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -242,6 +243,7 @@ STATES = {
     "autocast": [lambda: torch.autocast("cpu", torch.bfloat16)],
     "float64": [lambda: default_dtype(torch.float64)],
     "float16": [lambda: default_dtype(torch.float16)],
+    "bfloat16": [lambda: default_dtype(torch.bfloat16)],
     "meta": [lambda: default_device("meta")],
     "meta context": [lambda: torch.device("meta")],
     "no_grad": [torch.no_grad],
@@ -297,6 +299,100 @@ def test_every_public_name_is_guarded(name, thing):
         assert methods
     for method in methods:
         assert method.__code__.co_filename == contextlib.__file__
+
+
+FORMS = {
+    "of inference mode": lambda x: torch.inference_mode()(x.clone)(),
+    "with a graph": lambda x: x.clone().requires_grad_(),
+    "every other row": lambda x: x.repeat_interleave(2, 0)[::2],
+    "columns first": lambda x: x.mT.contiguous().mT if x.ndim > 1 else x,
+    "channels last": lambda x: (
+        x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    ),
+    "a read-only array": lambda x: np.broadcast_to(x.numpy(), (1, *x.shape))[0],
+    "big-endian": lambda x: x.numpy().astype(x.numpy().dtype.newbyteorder(">")),
+}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    found = aeot.find_singularities(brenier(), 0.3)
+    small = {"latent_dim": 2, "width": 8, "batch_size": 8, "precision": "float32"}
+    model = aeot.AEOT(tol=0.3, **small).fit(aeot.tensors(IMAGES), steps=2, held_out=0.0)
+    return found, model
+
+
+def everything(form, fitted):
+    found, model = fitted
+    heights, weights = brenier().heights, torch.full((40,), 1 / 40, dtype=torch.float64)
+    given = aeot.BrenierMap(
+        BOX, form(SITES), form(heights), masses=form(weights), centroids=form(SITES)
+    )
+    sampled = aeot.solve_semidiscrete(
+        aeot.UniformBox(dim=5), form(CODES), tol=0.2, init=form(CODES[:, 0])
+    )
+    exact = aeot.solve_exact(BOX, form(SITES), form(weights))
+    diagram = aeot.power_diagram(BOX, form(SITES), form(heights))
+    sources = [
+        aeot.UniformBox(low=form(SITES[0]), high=form(SITES[0] + 1)),
+        aeot.UniformBall(dim=2, center=form(SITES[0])),
+        aeot.Gaussian(mean=form(SITES[0]), covariance=form(torch.eye(2))),
+        aeot.Empirical(form(SITES)),
+        aeot.GridDensity(form(SITES[:4])),
+        aeot.Sampler(lambda n, g: form(torch.rand(n, 2, generator=g)), dim=2),
+    ]
+    return [
+        *(sampled.heights, sampled.mass_error_upper, exact.heights, exact.map().cell(POINTS)),
+        *(diagram.masses, diagram.legendre(form(SITES[:3])), diagram.semidual(form(weights))),
+        *(given.draw(9, generator=aeot.generator(0)).codes, given.match_scale(held_out=POINTS)),
+        *(call(form(POINTS)) for call in (given.cell, given, given.potential, given.c_transform)),
+        *(found.contains(form(POINTS)), found.distance(form(POINTS))),
+        *(source.sample(5, generator=aeot.generator(0)) for source in sources),
+        *(metrics.prdc(form(POINTS), form(SITES)), aeot.tensors(form(IMAGES)).values),
+        *(metrics.mode_coverage(form(POINTS), form(SITES[:2]), form(SITES[0]) + 0.1),),
+        *(aeot.to_uint8(form(IMAGES)), aeot.data.filters.low_pass(form(IMAGES), 0.2)),
+        *(model.encode(form(IMAGES)), model.decode(form(SITES))),
+        aeot.GAN(batch_size=8).fit(form(RING.values), steps=1).sample(3),
+        aeot.VAE(batch_size=8).fit(form(IMAGES), steps=1).sample(3),
+    ]
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_the_bits_do_not_depend_on_the_form_of_arrays(kind, fitted, plain):
+    if "forms" not in plain:
+        plain["forms"] = parts(everything(lambda x: x, fitted))
+    for k, (a, b) in enumerate(
+        zip(parts(everything(FORMS[kind], fitted)), plain["forms"], strict=True)
+    ):
+        assert a == b, k
+
+
+def test_threads_and_the_global_seed_change_nothing(plain, tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        for name in ("the_map", "numba", "torch", "a_singular_set", "the_metrics", "FlowMatching"):
+            torch.set_num_threads(1)
+            torch.manual_seed(1)
+            first = computed(name, tmp_path)
+            torch.set_num_threads(2)
+            torch.manual_seed(2)
+            assert computed(name, tmp_path) == first
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_settings_are_put_back_after_errors_and_between_threads():
+    def work(k):
+        with pytest.raises(ValueError, match="tol must"):
+            aeot.solve_exact(BOX, SITES, tol=-1)
+        return parts(aeot.solve_exact(BOX, SITES).heights)
+
+    with default_dtype(torch.float64), flags():
+        before = setting()
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(work, range(12)))
+        assert setting() == before
+    assert len({part[2] for part in found}) == 1
 
 
 @pytest.fixture(scope="module")

@@ -122,8 +122,9 @@ def tensors(
     Args:
         array: Images (n, H, W), (n, C, H, W) or (n, H, W, C) with C = 1 or 3, the first where
             both fit, or vectors (n, d). uint8 images are taken as they are, bool ones as black and
-            white; others must lie in `value_range`, up to rounding. What needs no conversion is
-            not copied: the data set then changes with the array.
+            white; others must lie in `value_range`, up to rounding. Double precision ends here:
+            rows are float32. What needs no conversion is not copied: the data set then changes with
+            the array.
         labels: Class of each row (n,), whole numbers from 0, or None.
         classes: Names of the classes, in the order of the labels.
         value_range: What black and white are in images that are neither uint8 nor bool; in uint8
@@ -135,7 +136,7 @@ def tensors(
 
     Raises:
         ValueError: If the shape is none of the above, a value is not finite or out of range, the
-            range has no width, or labels or classes do not fit.
+            range has no width, float32 would merge vectors, or labels or classes do not fit.
 
     Example:
         >>> tensors([[0.0, 1.0], [2.0, 3.0]], labels=[0, 1])
@@ -160,6 +161,8 @@ def tensors(
         if not bool(torch.isfinite(values).all()):
             largest = f"{float(given.abs().max()):g}"
             raise _check.fail(argument, "hold values below 3.4e38 (float32)", largest)
+        if given.dtype == torch.float64:
+            _check_rounding(argument, given, values)
     else:
         values = _channels_first(argument, values)
         if values.dtype == torch.bool:
@@ -186,7 +189,7 @@ def rows_of(
         ValueError: If the shape is another, or images are neither uint8 nor in [-1, 1].
     """
     if not isinstance(value, Dataset):
-        value = _check.tensor(name, value)
+        value = _check.tensor(name, value).detach()
         if len(shape) == 3 and value.dtype == torch.uint8:
             value = tensors(value, name=name)
         else:
@@ -222,6 +225,17 @@ def _channels_first(argument: str, values: torch.Tensor) -> torch.Tensor:
     if values.shape[1] not in (1, 3):
         raise _check.fail(argument, "have 1 or 3 channels", f"shape {tuple(values.shape)}")
     return values
+
+
+def _check_rounding(argument: str, given: torch.Tensor, rounded: torch.Tensor) -> None:
+    """Refuse vectors of which float32 keeps less than three digits of what tells rows apart."""
+    size = max(abs(float(edge)) for edge in given.aminmax())
+    spread = float(given.var(0, correction=0).mean().sqrt())
+    # A constant has a spread, too, of its own rounding.
+    if 1e-12 * size < spread < 1e-4 * size and float((given - rounded).abs().max()) > 1e-3 * spread:
+        got = f"values up to {size:.10g} that vary by {spread:.3g}"
+        way_out = f"subtract their mean: {argument} - {argument}.mean(0)"
+        raise _check.fail(argument, "keep its differences in float32", got, way_out)
 
 
 def _edges(value_range: tuple[float, float]) -> tuple[float, float]:
@@ -264,7 +278,7 @@ def _labels(
     try:
         found = _check.tensor("labels", labels)
     except ValueError as error:
-        raise _check.fail("labels", requirement, _check.shown(labels)) from error
+        raise _check.fail("labels", requirement, type(labels).__name__) from error
     whole = not found.is_floating_point()
     if found.shape != (n,) or not whole or int((found := found.to(torch.int64)).min()) < 0:
         got = f"{found.dtype} of shape {tuple(found.shape)}"
@@ -422,7 +436,7 @@ def to_uint8(images: ArrayLike) -> torch.Tensor:
 
 
 @plain_torch()
-def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+def resize(images: ArrayLike, size: int) -> torch.Tensor:
     """Crop uint8 images to the centred square and resize them, antialiased bicubic.
 
     Every image in the package is resized here and nowhere else, because the way it is done moves
@@ -439,8 +453,9 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
         >>> resize(torch.zeros(1, 3, 20, 30, dtype=torch.uint8), 16).shape
         torch.Size([1, 3, 16, 16])
     """
-    if not torch.is_tensor(images) or images.dtype != torch.uint8 or images.ndim != 4:
-        raise _check.fail("images", "be a uint8 tensor (n, C, H, W)", _check.shown(images))
+    images = _check.tensor("images", images)
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise _check.fail("images", "be uint8 of shape (n, C, H, W)", _check.shown(images))
     return _resized(images, _check.integer("size", size))
 
 

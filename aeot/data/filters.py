@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from aeot._check import fail, integer, real
+from aeot import _check
+from aeot._check import ArrayLike, fail, integer, real
 from aeot._environment import plain_torch
 
 STEP = 2 / 255  # one 8-bit level, for images in [-1, 1]
@@ -34,7 +35,7 @@ def radial_frequency(height: int, width: int) -> torch.Tensor:
 
 
 @plain_torch()
-def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
+def low_pass(images: ArrayLike, cutoff: float) -> torch.Tensor:
     """Remove every Fourier coefficient above a radial frequency.
 
     Args:
@@ -48,7 +49,7 @@ def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
     Raises:
         ValueError: If the cutoff is negative.
     """
-    cutoff = real("cutoff", cutoff, minimum=0)
+    images, cutoff = _check.array("images", images), real("cutoff", cutoff, minimum=0)
     height, width = images.shape[-2:]
     keep = (radial_frequency(height, width) <= cutoff + 1e-12).to(images.device)
     spectrum = torch.fft.rfft2(images.double()) * keep
@@ -56,9 +57,9 @@ def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
 
 
 @plain_torch()
-def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+def blur(images: ArrayLike, sigma: float) -> torch.Tensor:
     """Blur images (B, C, H, W) with a Gaussian of standard deviation `sigma` pixels."""
-    sigma = real("sigma", sigma, above=0)
+    images, sigma = _check.array("images", images), real("sigma", sigma, above=0)
     radius = min(math.ceil(3 * sigma), min(images.shape[-2:]) - 1)  # reflection reaches no further
     grid = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-(grid**2) / (2 * sigma**2))
@@ -69,7 +70,7 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 @plain_torch()
-def edges(images: torch.Tensor, threshold: float = 1.5) -> torch.Tensor:
+def edges(images: ArrayLike, threshold: float = 1.5) -> torch.Tensor:
     """Draw white lines on black where the brightness changes fast.
 
     Args:
@@ -82,7 +83,7 @@ def edges(images: torch.Tensor, threshold: float = 1.5) -> torch.Tensor:
     Raises:
         ValueError: If the threshold is not positive.
     """
-    threshold = real("threshold", threshold, above=0)
+    images, threshold = _check.array("images", images), real("threshold", threshold, above=0)
     down = images.new_tensor([[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]])[None, None]
     padded = F.pad(images.mean(dim=1, keepdim=True), [1] * 4, mode="replicate")
     slope = torch.hypot(F.conv2d(padded, down), F.conv2d(padded, down.transpose(2, 3)))
@@ -90,14 +91,14 @@ def edges(images: torch.Tensor, threshold: float = 1.5) -> torch.Tensor:
 
 
 @plain_torch()
-def quantise(images: torch.Tensor, bits: int = 8) -> torch.Tensor:
+def quantise(images: ArrayLike, bits: int = 8) -> torch.Tensor:
     """Round images in [-1, 1] to 2**bits equally spaced levels, as saving them would."""
-    levels = 2 ** integer("bits", bits) - 1
+    images, levels = _check.array("images", images), 2 ** integer("bits", bits) - 1
     return ((images.clamp(-1, 1) + 1) * (levels / 2)).round() * (2 / levels) - 1
 
 
 @plain_torch()
-def jpeg(images: torch.Tensor, quality: int = 90) -> torch.Tensor:
+def jpeg(images: ArrayLike, quality: int = 90) -> torch.Tensor:
     """Write images as JPEG files and read them back.
 
     Args:
@@ -110,7 +111,7 @@ def jpeg(images: torch.Tensor, quality: int = 90) -> torch.Tensor:
     Raises:
         ValueError: If the channels are neither one nor three.
     """
-    quality = integer("quality", quality)
+    images, quality = _check.array("images", images), integer("quality", quality)
     if images.shape[1] not in (1, 3):
         raise fail("images", "have 1 or 3 channels", images.shape[1])
     levels = ((images.detach().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)

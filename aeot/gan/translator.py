@@ -370,7 +370,7 @@ def check_images(
     Raises:
         ValueError: If the channels, the sides or the range do not fit.
     """
-    images = _check.array("x", x[:] if isinstance(x, Dataset) else x)
+    images = _check.array("x", x[:] if isinstance(x, Dataset) else x).detach()
     if images.ndim != 4 or images.shape[1] != shape[0]:
         requirement = f"have shape (B, {shape[0]}, H, W)"
         raise _check.fail("x", requirement, f"shape {tuple(images.shape)}")

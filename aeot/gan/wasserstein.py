@@ -245,7 +245,7 @@ class ConditionalWGANGP(SlopePenalised):
         try:
             labels = _check.tensor("labels", labels)
         except ValueError as error:
-            raise _check.fail("labels", wanted, _check.shown(labels)) from error
+            raise _check.fail("labels", wanted, type(labels).__name__) from error
         if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise _check.fail("labels", wanted, f"{labels.dtype} of shape {tuple(labels.shape)}")
         unknown = labels[(labels < 0) | (labels >= classes)]

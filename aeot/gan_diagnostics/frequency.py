@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from aeot._check import fail, integer, real
+from aeot._check import ArrayLike, array, fail, integer, real
 from aeot._environment import plain_torch
 from aeot.data.filters import radial_frequency
 
@@ -30,7 +30,7 @@ def _band_energy(images: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
 
 
 @plain_torch()
-def spectrum(images: torch.Tensor, *, n_bands: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+def spectrum(images: ArrayLike, *, n_bands: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     """Split the mean square of images by radial frequency.
 
     Args:
@@ -45,13 +45,11 @@ def spectrum(images: torch.Tensor, *, n_bands: int = 12) -> tuple[torch.Tensor, 
         Parseval's identity for the discrete Fourier transform.
     """
     edges = torch.linspace(0, 0.5**0.5, integer("n_bands", n_bands) + 1, dtype=torch.float64)
-    return (edges[1:] + edges[:-1]) / 2, _band_energy(images, edges)
+    return (edges[1:] + edges[:-1]) / 2, _band_energy(array("images", images), edges)
 
 
 @plain_torch()
-def error_split(
-    output: torch.Tensor, target: torch.Tensor, *, cutoff: float = 0.125
-) -> dict[str, float]:
+def error_split(output: ArrayLike, target: ArrayLike, *, cutoff: float = 0.125) -> dict[str, float]:
     """Split the squared error of paired images into structure and texture.
 
     Args:
@@ -67,6 +65,7 @@ def error_split(
     Raises:
         ValueError: If the shapes differ or the cutoff is not in (0, 0.7).
     """
+    output, target = array("output", output), array("target", target)
     if output.shape != target.shape:
         raise fail("output", f"have the shape of target, {tuple(target.shape)}", output.shape)
     cutoff = real("cutoff", cutoff, above=0, maximum=0.7)

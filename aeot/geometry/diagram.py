@@ -145,7 +145,7 @@ class PowerDiagram:
             N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
             eq. 15 and Fig. 6.
         """
-        y = _check.points("points", points, dim=self.sites.shape[1]).to(torch.float64)
+        y = _check.points("points", points, dim=self.sites.shape[1]).detach().to(torch.float64)
         sites = self.sites.numpy()
         simplices, planes, walls = lower_hull(sites, self.heights.numpy())
         rows = max(1, 10_000_000 // max(1, len(planes)))

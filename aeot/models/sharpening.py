@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 
 LIMIT = 2.0  # no frequency is amplified more: what is nearly lost cannot be brought back
@@ -25,7 +26,7 @@ _BLOCK = 500  # images at a time bound the memory
 
 
 @plain_torch()
-def spectral_gain(images: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+def spectral_gain(images: ArrayLike, decoded: ArrayLike) -> torch.Tensor:
     """Return how much each frequency of decoded images must be amplified.
 
     Images are continued by their mirror images, so that borders are no edges.
@@ -46,6 +47,7 @@ def spectral_gain(images: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
         >>> bool((gain[:, :8, :8] - 1.25).abs().max() < 1e-5)
         True
     """
+    images, decoded = _check.array("images", images), _check.array("decoded", decoded)
     for name, value in (("images", images), ("decoded", decoded)):
         if value.ndim != 4 or not len(value):
             raise _check.fail(name, "have shape (n, C, H, W)", str(tuple(value.shape)))
@@ -60,7 +62,7 @@ def spectral_gain(images: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
 
 
 @plain_torch()
-def sharpen(images: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+def sharpen(images: ArrayLike, gain: ArrayLike) -> torch.Tensor:
     """Amplify the frequencies of images by a gain, and clip to [-1, 1].
 
     Args:
@@ -70,6 +72,7 @@ def sharpen(images: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
     Returns:
         (n, C, H, W) in [-1, 1].
     """
+    images, gain = _check.array("images", images), _check.array("gain", gain)
     height, width = images.shape[2:]
     whole = (2 * height, 2 * width)
     parts = [

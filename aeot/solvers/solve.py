@@ -72,7 +72,9 @@ def solve_semidiscrete(
 
     Args:
         source: The source measure.
-        sites: (n, d), pairwise different; float32 or float64, any device.
+        sites: (n, d), pairwise different, on any device; numbers, lists and whole numbers are
+            float64. Steps are made on float32 copies of size one, the certificate is of the sites
+            as given.
         masses: (n,), positive, summing to one; equal if left out.
         tol: Total variation between the cells' masses and `masses` that the 95 % bound of the
             certificate must not exceed, in (0, 1).

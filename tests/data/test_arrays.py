@@ -393,3 +393,20 @@ def test_printed_data_says_what_it_is():
     assert repr(named.subset([])).startswith("Dataset('dots': 0 images of shape")
     both = aeot.unpaired(plain, named)
     assert repr(both) == f"Domains(a={plain!r}, b={named!r}, paired=False)"
+
+
+@pytest.mark.parametrize("offset", [1_700_000_000, 1_700_000_000.0])
+def test_vectors_that_float32_would_merge_are_refused(offset):
+    times = [[offset], [offset + 7], [offset + 21]]
+    with pytest.raises(ValueError, match=r"array must keep its differences in float32.*mean\(0\)"):
+        aeot.tensors(times)
+    kept = aeot.tensors(np.array(times) - np.mean(times, 0))
+    assert torch.allclose(kept.values.diff(dim=0)[:, 0], torch.tensor([7.0, 14.0]))
+
+
+@pytest.mark.parametrize(
+    "rows", [[[0.1], [0.1]], [[2**24], [2**24 - 1]], [[1e9, 0], [0, 1e9]], [[0.1, 1], [0.1, 2]]]
+)
+def test_vectors_that_float32_keeps_apart_are_taken(rows):
+    values = aeot.tensors(rows).values
+    assert torch.equal(values, torch.tensor(rows, dtype=torch.float64).float())
