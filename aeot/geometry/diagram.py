@@ -15,7 +15,7 @@ from scipy.spatial import ConvexHull, QhullError
 from aeot import _check
 from aeot._environment import plain_methods, plain_torch
 from aeot.geometry.facets import Facets
-from aeot.geometry.neighbours import line_envelope
+from aeot.geometry.neighbours import Graph, line_envelope
 from aeot.geometry.tessellation import Tessellation, support
 from aeot.measures import Measure
 from aeot.search import heights as conversions
@@ -249,9 +249,25 @@ def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  #
     h = _check.array("heights", heights).detach().cpu().to(torch.float64)
     if h.shape != (len(y),):
         raise _check.fail("heights", f"have shape ({len(y)},)", f"shape {tuple(h.shape)}")
+    return divided(source, y, h)
+
+
+def divided(
+    source: Measure, y: torch.Tensor, h: torch.Tensor, facets: Graph | None = None
+) -> PowerDiagram:
+    """`power_diagram` of checked sites and heights, float64 on the CPU.
+
+    Args:
+        source: The source.
+        y: (n, d).
+        h: (n,).
+        facets: Neighbours in a diagram of heights near by, which save looking for them.
+    """
+    where = support(source)
     mean = y.mean(dim=0)
     center = torch.from_numpy(where.center)
     engine = Tessellation(where, (y - mean).numpy())
+    engine.last = facets
     centred = conversions.shifted_source(h, y - mean, -center)
     cells = engine(centred.numpy(), ends=True)
     massive = cells.measures > 0
@@ -262,7 +278,7 @@ def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  #
     elif where.dim == 1:
         endpoints = torch.from_numpy(cells.ends[massive]) + center
     mass = torch.from_numpy(cells.measures[massive])
-    facets = Facets.between(y, pairs, mass, exact=True, endpoints=endpoints)
+    between = Facets.between(y, pairs, mass, exact=True, endpoints=endpoints)
     masses = torch.from_numpy(cells.masses)
     filled = (masses > 0).to(torch.float64)[:, None]
     return PowerDiagram(
@@ -272,6 +288,6 @@ def power_diagram(source: Measure, sites: Any, heights: Any) -> PowerDiagram:  #
         masses,
         (torch.from_numpy(cells.centroids) + center) * filled,
         torch.from_numpy(cells.covariances),
-        facets,
+        between,
         engine,
     )

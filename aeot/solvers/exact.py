@@ -13,7 +13,8 @@ from aeot import _check, _loop
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.data.arrays import distinct
-from aeot.geometry.diagram import PowerDiagram, laplacian, power_diagram
+from aeot.geometry.diagram import PowerDiagram, divided, laplacian
+from aeot.geometry.neighbours import Graph
 from aeot.geometry.tessellation import Cells, Support, Tessellation, support
 from aeot.measures import Measure
 from aeot.search import heights as conversions
@@ -85,15 +86,16 @@ def solve_exact(
     if where.dim == 1:
         heights = _line(where, exact[:, 0].numpy(), nu.numpy())
         history: list[dict[str, Any]] = []
+        facets: Graph | None = None
     else:
         try:
             with _loop.Loop("exact transport"):
-                heights, history = _newton(where, shifted, nu, tol)
+                heights, history, facets = _newton(where, shifted, nu, tol)
         except _loop.Stopped as stopped:
             kept = "nothing is kept of it, and the same call starts anew"
             raise _loop.Stopped(stopped.number, "the exact transport", kept) from None
         heights = conversions.shifted_source(heights, shifted, center)
-    return _certified(source, y, nu, heights, history, tol)
+    return _certified(source, y, nu, heights, history, tol, facets)
 
 
 def _line(where: Support, y: np.ndarray, nu: np.ndarray) -> torch.Tensor:
@@ -110,14 +112,15 @@ def _line(where: Support, y: np.ndarray, nu: np.ndarray) -> torch.Tensor:
 
 def _newton(
     where: Support, y: torch.Tensor, nu: torch.Tensor, tol: float
-) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+) -> tuple[torch.Tensor, list[dict[str, Any]], Graph | None]:
     # One isotropic factor brings the sites to the support's size: the problem keeps its cells.
     factor = float(where.half.max()) / max(float(y.abs().max()), 1e-300)
     sites = (factor * y).numpy()
     heights = conversions.center(torch.from_numpy(starting_heights(where, sites, nu.numpy())))
     allowed = (tol * nu).clamp(min=_ABSOLUTE)
-    heights, history = _descend(Tessellation(where, sites), heights, nu, 0.5 * allowed)
-    return heights / factor, history
+    engine = Tessellation(where, sites)
+    heights, history = _descend(engine, heights, nu, 0.5 * allowed)
+    return heights / factor, history, engine.last
 
 
 _KEPT = 0.3  # of the heights before, in a trial that emptied cells: they keep 0.3^2 of their area
@@ -287,16 +290,18 @@ def _certified(
     heights: torch.Tensor,
     history: list[dict[str, Any]],
     tol: float,
+    facets: Graph | None,
 ) -> Solution:
     """Measure the heights as they will be handed out, and mend what their rounding cost."""
     allowed = (tol * nu).clamp(min=_ABSOLUTE)
-    diagram = power_diagram(source, sites, heights)
+    exact = sites.detach().cpu().to(torch.float64)
+    diagram = divided(source, exact, heights, facets)
     for _ in range(6):
         excess = diagram.masses - nu
         nudged = _nudged(diagram, excess, allowed)
         if nudged is None:
             break
-        trial = power_diagram(source, sites, nudged)
+        trial = divided(source, exact, nudged, facets)
         if float(((trial.masses - nu).abs() / allowed).max()) < float(
             (excess.abs() / allowed).max()
         ):

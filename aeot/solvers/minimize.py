@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 import scipy.sparse
-import scipy.sparse.linalg
 import torch
+
+from aeot.solvers.laplacian import LaplacianSolver, conjugate_gradient
 
 
 @dataclass(frozen=True)
@@ -121,46 +122,6 @@ def _damped_step(
     return clipped - moved, float((clipped != goal).double().mean())
 
 
-def conjugate_gradient(
-    laplacian: scipy.sparse.csr_matrix,
-    ridge: np.ndarray,
-    right: np.ndarray,
-    *,
-    tolerance: float = 1e-2,
-    max_steps: int = 100,
-) -> np.ndarray:
-    """Solve ``(laplacian + diag(ridge)) x = right`` by Jacobi-preconditioned conjugate gradients.
-
-    Args:
-        laplacian: (n, n), symmetric positive semidefinite.
-        ridge: (n,), >= 0.
-        right: (n,).
-        tolerance: Residual norm to reach, relative to that of `right` (in the preconditioned norm).
-        max_steps: The most iterations.
-
-    Returns:
-        x (n,).
-    """
-    # Not scipy.sparse.linalg.cg: on the solver's systems of 600 to 60 000 sites, five to seven
-    # iterations each, it takes 1.4 to 2.3 times as long for its operators in Python.
-    inverse = 1 / np.maximum(laplacian.diagonal() + ridge, 1e-300)
-    x = np.zeros_like(right)
-    residual = right.copy()
-    direction = inverse * residual
-    rho = first = float(residual @ direction)
-    for _ in range(max_steps):
-        if rho <= tolerance**2 * first or rho <= 0:
-            break
-        product = laplacian @ direction + ridge * direction
-        alpha = rho / float(direction @ product)
-        x += alpha * direction
-        residual -= alpha * product
-        z = inverse * residual
-        rho, old = float(residual @ z), rho
-        direction = z + (rho / old) * direction
-    return x
-
-
 def newton(
     oracle: Callable[[torch.Tensor], Evaluation],
     start: torch.Tensor,
@@ -192,7 +153,7 @@ def newton(
         J. Kitagawa, Q. Merigot, B. Thibert, "Convergence of a Newton algorithm for semi-discrete
         optimal transport", J. Eur. Math. Soc. 21 (2019), Algorithm 1.
     """
-    heights, length, calls = start, 1.0, 1
+    heights, length, calls, solve = start, 1.0, 1, LaplacianSolver()
     now = oracle(start)
     history: list[dict[str, float]] = []
 
@@ -212,7 +173,7 @@ def newton(
     record(length)
     while len(history) <= max_steps and not done(now):
         error = float(now.gradient.abs().sum()) / 2
-        x = laplacian_solve(now.hessian, -now.gradient.cpu().numpy(), tolerance=error)
+        x = solve(now.hessian, -now.gradient.cpu().numpy(), tolerance=error)
         step = torch.from_numpy(x).to(heights)
         length = min(1.0, 2 * length)
         # Below this the heights would hardly change: only rounding is left.
@@ -260,7 +221,7 @@ def newton_over_gaps(
     Returns:
         As `newton`; steps not taken show as evaluations, two for each that emptied cells.
     """
-    heights, damping, calls = start, 2.0, 1
+    heights, damping, calls, solve = start, 2.0, 1, LaplacianSolver()
     now = oracle(start)
     history: list[dict[str, float]] = []
 
@@ -276,7 +237,7 @@ def newton_over_gaps(
         assert now.hessian is not None
         assert now.even is not None
         held = now.hessian + damping * now.even
-        x = laplacian_solve(held, -now.gradient.cpu().numpy(), tolerance=1e-10)
+        x = solve(held, -now.gradient.cpu().numpy(), tolerance=1e-10)
         goal = heights + torch.from_numpy(x).to(heights)
         trial, calls = oracle(goal), calls + 1
         mended = mend(heights, goal)
@@ -300,52 +261,6 @@ def newton_over_gaps(
         else:
             damping *= 4
     return heights, now, history
-
-
-def laplacian_solve(
-    laplacian: scipy.sparse.csr_matrix, right: np.ndarray, *, tolerance: float
-) -> np.ndarray:
-    """Solve ``laplacian x = right`` for a connected graph Laplacian and a `right` of sum zero.
-
-    A planar graph, or a small one, is factorised with one vertex grounded; a graph of bodies in
-    space fills in and goes to conjugate gradients.
-
-    Args:
-        laplacian: (n, n).
-        right: (n,).
-        tolerance: Relative residual to reach when iterating; capped to [1e-10, 1e-2].
-
-    Returns:
-        x (n,) with mean zero.
-    """
-    n = len(right)
-    if n == 1:
-        return np.zeros(1)
-    right = right - right.mean()
-    if n <= 2000 or laplacian.nnz <= 10 * n:
-        ground = int(np.argmax(laplacian.diagonal()))
-        keep = np.delete(np.arange(n), ground)
-        minor = laplacian[keep][:, keep].tocsc()
-        options = {"SymmetricMode": True}
-
-        def factorised(matrix: scipy.sparse.csc_matrix) -> scipy.sparse.linalg.SuperLU:
-            return scipy.sparse.linalg.splu(
-                matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options
-            )
-
-        try:
-            factor = factorised(minor)
-        except RuntimeError:  # facets without mass have torn the graph: a little ridge mends it
-            ridge = 1e-10 * float(laplacian.diagonal().max())
-            factor = factorised(minor + ridge * scipy.sparse.eye(n - 1, format="csc"))
-        x = np.zeros(n)
-        x[keep] = factor.solve(right[keep])
-    else:
-        tolerance = min(max(tolerance, 1e-10), 1e-2)
-        x = conjugate_gradient(
-            laplacian, np.zeros(n), right, tolerance=tolerance, max_steps=20 * int(n**0.5) + 200
-        )
-    return x - x.mean()
 
 
 def lbfgs(

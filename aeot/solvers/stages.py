@@ -29,7 +29,8 @@ import torch
 from aeot.search.heights import center
 from aeot.solvers.certificate import Certificate, Tally, certificate_size, certify, tally
 from aeot.solvers.clusters import cluster, correct
-from aeot.solvers.minimize import Trust, conjugate_gradient, lbfgs, levenberg
+from aeot.solvers.laplacian import conjugate_gradient
+from aeot.solvers.minimize import Trust, lbfgs, levenberg
 from aeot.solvers.oracles import Bank, best_gaps, facet_laplacian
 from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer

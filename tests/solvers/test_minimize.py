@@ -3,7 +3,8 @@ import pytest
 import scipy.sparse
 import torch
 
-from aeot.solvers.minimize import Evaluation, Trust, conjugate_gradient, lbfgs, levenberg
+from aeot.solvers.laplacian import conjugate_gradient
+from aeot.solvers.minimize import Evaluation, Trust, lbfgs, levenberg
 
 
 def quadratic(n=30, seed=0):
