@@ -22,6 +22,7 @@ from aeot.solvers.minimize import Evaluation, newton, newton_over_gaps
 from aeot.solvers.solution import Outcome, Solution
 
 _ABSOLUTE = 1e-14  # masses are not resolved below this
+_CACHED = 5000  # sites whose diagram fits a processor's cache
 _GRAIN = 1e-11  # nor below the rounding of the heights, which is forgiven up to this
 
 
@@ -90,7 +91,10 @@ def solve_exact(
     else:
         try:
             with _loop.Loop("exact transport"):
-                heights, history, facets = _newton(where, shifted, nu, tol)
+                order = spatial_order(shifted)
+                heights, history, facets = _newton(where, shifted[order], nu[order], tol)
+                place = order.argsort()
+                heights, facets = heights[place], renumbered(facets, order, place)
         except _loop.Stopped as stopped:
             kept = "nothing is kept of it, and the same call starts anew"
             raise _loop.Stopped(stopped.number, "the exact transport", kept) from None
@@ -108,6 +112,31 @@ def _line(where: Support, y: np.ndarray, nu: np.ndarray) -> torch.Tensor:
     heights = np.zeros(len(y), dtype=np.longdouble)
     heights[order[1:]] = np.cumsum(-np.diff(ordered) * meet)
     return torch.from_numpy((heights - heights.mean()).astype(np.float64))
+
+
+def spatial_order(sites: torch.Tensor) -> torch.Tensor:
+    """An order (n,) of sites (n, d) in which those nearby stand nearby, in memory too.
+
+    They are sorted along the last axis within strips of the others. Random places of what a cell
+    touches cost a third of the time of 100 000 sites; few sites are left as they are.
+    """
+    n, d = sites.shape
+    if n < _CACHED:
+        return torch.arange(n)
+    strips = round(n ** (1 / d))
+    rank = sites.argsort(dim=0, stable=True).argsort(dim=0)
+    keys = [sites[:, -1], *(rank[:, k] * strips // n for k in reversed(range(d - 1)))]
+    return torch.from_numpy(np.lexsort(keys))
+
+
+def renumbered(facets: Graph | None, order: torch.Tensor, place: torch.Tensor) -> Graph | None:
+    """A graph of sites in an order, of the sites as they were; `place` is the inverse of it."""
+    if facets is None:
+        return None
+    counts = np.diff(facets[0])[place.numpy()]
+    indptr = np.r_[0, np.cumsum(counts)]
+    slots = np.repeat(facets[0][place.numpy()] - indptr[:-1], counts) + np.arange(indptr[-1])
+    return indptr, order.numpy()[facets[1][slots]]
 
 
 def _newton(

@@ -429,3 +429,24 @@ def test_a_signal_stops_between_two_diagrams(monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM at the exact transport"):
         aeot.solve_semidiscrete(aeot.UniformBox(dim=2), sites)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_many_sites_are_put_in_an_order_and_back(dim, monkeypatch):
+    sites = torch.randn(600, dim, generator=aeot.generator(3), dtype=F8)
+    one = solve_exact(aeot.UniformBox(dim=dim), sites)
+    monkeypatch.setattr("aeot.solvers.exact._CACHED", 100)
+    other = solve_exact(aeot.UniformBox(dim=dim), sites)
+    assert_solved(other)
+    assert torch.allclose(one.heights, other.heights, atol=1e-12)
+
+
+def test_a_large_plane_goes_over_two_grids(monkeypatch):
+    monkeypatch.setattr("aeot.solvers.laplacian._COARSE", 100)
+    sites = torch.randn(1500, 2, generator=aeot.generator(4), dtype=F8)
+    two = solve_exact(aeot.UniformBox(dim=2), sites)
+    assert_solved(two)
+    monkeypatch.undo()
+    assert torch.allclose(
+        two.heights, solve_exact(aeot.UniformBox(dim=2), sites).heights, atol=1e-12
+    )
