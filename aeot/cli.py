@@ -46,6 +46,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "show versions, devices, compilers and data sets found",
     ),
 }
+_LONGEST_CONFIG = 1 << 20  # bytes
+_DEEPEST_CONFIG = 20
 _HELP = """\
 usage: aeot COMMAND [options]
 
@@ -132,6 +134,11 @@ def _run(command: str, argv: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     own = parser.add_function_arguments(function, as_group=False, as_positional=True)
     theirs = [parser.add_function_arguments(e, as_group=False) for e in estimators]
+    for k, word in enumerate(argv):
+        if word == "--config":
+            _check_config(argv[k + 1] if k + 1 < len(argv) else "")
+        elif word.startswith("--config="):
+            _check_config(word.partition("=")[2])
     try:
         chosen = parser.parse_args(_gathered(function, _flagged(function, argv)))
     except jsonargparse.ArgumentError as error:
@@ -143,6 +150,35 @@ def _run(command: str, argv: list[str]) -> None:
         arguments["model"] = kind(**{name: plain[name] for name in names})
     if told := str(run(**arguments) or ""):
         print(told)
+
+
+def _check_config(given: str) -> None:
+    """Refuse a file of options that is no plain YAML, before anything is made of it.
+
+    What an alias stands for is copied wherever it comes, so a few lines can fill any memory.
+    """
+    import yaml
+
+    try:
+        if not os.path.isfile(given):
+            text = given.encode()
+        else:
+            with open(given, "rb") as file:
+                text = file.read(_LONGEST_CONFIG + 1)
+        if len(text) > _LONGEST_CONFIG:
+            raise ValueError("it is longer than 1 MB")
+        depth = 0
+        for event in yaml.parse(text.decode("utf-8-sig"), Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it has an alias, *{event.anchor}; write the value out")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_CONFIG:
+                raise ValueError(f"its values are nested more than {_DEEPEST_CONFIG} deep")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        told = error.reason if isinstance(error, UnicodeDecodeError) else error
+        told = "it is not UTF-8 text: " + str(told) if told is not error else str(told)
+        raise _Refused(f"--config must be plain YAML, got {given[:200]}: {told}") from error
 
 
 def _load(place: str) -> Callable[..., Any]:

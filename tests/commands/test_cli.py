@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -343,6 +344,47 @@ def test_a_printed_config_is_a_config(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["fit", "--config", str(tmp_path / "config.yaml"), "--print_config"])
     assert capsys.readouterr().out == config
+
+
+BOMB = "a: &a0 [x, x]\n" + "".join(
+    f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]\n" for k in range(12)
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (BOMB.encode(), "it has an alias, *a0; write the value out"),
+        (b"out: &x runs/a\ndata: *x\n", "it has an alias, *x; write the value out"),
+        (b"out: " + b"[" * 100_000, "nested more than 20 deep"),
+        (b"out: " + b"{a: " * 3000, "nested more than 20 deep"),
+        (b"# \n" * 600_000, "longer than 1 MB"),
+        ("out: mod\u00e8le\n".encode("latin-1"), "it is not UTF-8 text"),
+        ("out: x\n".encode("utf-16"), "it is not UTF-8 text"),
+        (b"out: a\0b\n", "must be plain YAML"),
+        (b"out: [a\n", "must be plain YAML"),
+        (b"\x80\x04\x95", "it is not UTF-8 text"),
+        (b"out: !!python/object/apply:os.system [echo hello]\n", ""),
+        (b"- a\n- b\n", ""),
+        (b"latent_dim: .nan\n", "latent_dim"),
+        (b"no_such: 1\n", "no_such"),
+        (b"latent_dim: {a: 1}\n", "latent_dim"),
+    ],
+    ids=range(15),
+)
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_config_that_is_none_is_one_line_at_once(tmp_path, capsys, body, told, joined):
+    path, begun = tmp_path / "config.yaml", time.monotonic()
+    path.write_bytes(body)
+    given = [f"--config={path}"] if joined else ["--config", str(path)]
+    assert cli.main(["fit", *given, "--out", str(tmp_path / "out")]) == 2
+    assert time.monotonic() - begun < 5
+    out, err = capsys.readouterr()
+    assert not out
+    assert told in err
+    assert err.startswith("aeot: error: ")
+    assert err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_a_bare_flag_means_true():
