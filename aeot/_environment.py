@@ -9,10 +9,10 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ if sys.platform != "win32":
     import resource
 
 _Class = TypeVar("_Class", bound=type)
+_Made = TypeVar("_Made")
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 _PACKAGES = (
@@ -115,6 +116,39 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in words)
+
+
+def in_parts(work: Callable[..., _Made], rows: torch.Tensor, *others: torch.Tensor) -> _Made:
+    """Apply a function that treats every row alone; in halves where memory does not suffice.
+
+    Args:
+        work: From tensors of m rows each to one of m rows, or several.
+        rows: The first of them.
+        others: More of them, as many rows each.
+
+    Returns:
+        What `work` returns for all rows: the same bits, but where a library rounds the products
+        of matrices in another way for other numbers of rows.
+
+    Raises:
+        MemoryError, RuntimeError: If memory does not suffice for a single row.
+
+    Example:
+        >>> in_parts(torch.square, torch.arange(3.0))
+        tensor([0., 1., 4.])
+    """
+    try:
+        return work(rows, *others)
+    except (MemoryError, RuntimeError) as error:
+        if len(rows) < 2 or not is_out_of_memory(error):
+            raise
+    # Here, not above: the error's traceback held all that had been computed.
+    cut = 1 << (len(rows) - 1).bit_length() - 1
+    parts = (slice(None, cut), slice(cut, None))
+    made: Any = [in_parts(work, rows[p], *(other[p] for other in others)) for p in parts]
+    if isinstance(made[0], tuple):
+        return cast(_Made, tuple(torch.cat(pieces) for pieces in zip(*made, strict=True)))
+    return cast(_Made, torch.cat(made))
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

@@ -46,6 +46,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "show versions, devices, compilers and data sets found",
     ),
 }
+# Options that memory grows with, the most effective first.
+_MEMORY = ("batch_size", "size", "width", "filters", "n", "n_samples", "shown", "latent_dim")
 _LONGEST_CONFIG = 1 << 20  # bytes
 _DEEPEST_CONFIG = 20
 _HELP = """\
@@ -99,12 +101,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # Training that diverged is a FloatingPointError.
     except (_Refused, ValueError, FloatingPointError, OSError, ImportError) as error:
-        if os.environ.get("AEOT_DEBUG"):
+        return _failed(error, " ".join(str(error).split()) or type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        from aeot._environment import is_out_of_memory  # torch is loaded by now
+
+        if not is_out_of_memory(error):
             raise
-        message = " ".join(str(error).split())
-        print(f"aeot: error: {message or type(error).__name__}", file=sys.stderr)
-        return 2
+        offered = [
+            inspect.signature(_signature(place)).parameters for place in COMMANDS[argv[0]][::2]
+        ]
+        names = [name for name in _MEMORY if any(name in options for options in offered)]
+        lower = ", ".join(f"--{name}" for name in names)
+        told = " ".join(str(error).split())[:200] or "no more can be had"
+        return _failed(error, f"out of memory ({told}); lower {lower or 'what is asked for'}")
     return 0
+
+
+def _failed(error: Exception, message: str) -> int:
+    """Say in one line why a command failed; return the status."""
+    if os.environ.get("AEOT_DEBUG"):
+        raise error
+    print(f"aeot: error: {message}", file=sys.stderr)
+    return 2
 
 
 def _stopped(error: KeyboardInterrupt, argv: list[str]) -> int:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from aeot import _check, _io, _loop, _rng, training
-from aeot._environment import plain_torch
+from aeot._environment import in_parts, plain_torch
 from aeot._estimator import Estimator
 from aeot.data import Dataset, indices, to_uint8
 
@@ -82,7 +82,7 @@ def extract(
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             batch = batch if batch.dtype == torch.uint8 else to_uint8(batch)
-            features = module(batch.to(like.device, like.dtype).div(127.5).sub(1))
+            features = in_parts(module, batch.to(like.device, like.dtype).div(127.5).sub(1))
             if features.ndim != 2 or len(features) != len(batch):
                 got = f"{tuple(features.shape)} for {len(batch)} images"
                 raise _check.fail("extractor", "return one row per image, (B, width)", got)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from aeot import _check
+from aeot._environment import in_parts
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
@@ -103,7 +104,7 @@ class FlowMatching(GenerativeModel):
         stride = 1 / self.integration_steps
         for step in range(self.integration_steps):
             time = torch.full((n, 1), step * stride).to(x)
-            first = self.velocity_(x, time)
-            second = self.velocity_(x + stride * first, time + stride)
+            first = in_parts(self.velocity_, x, time)
+            second = in_parts(self.velocity_, x + stride * first, time + stride)
             x = x + stride * (first + second) / 2
         return x * self.velocity_.std + self.velocity_.mean

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from aeot import _check
+from aeot._environment import in_parts
 from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
@@ -169,7 +170,10 @@ class Adversarial(GenerativeModel):
 
     def _generate(self, n: int, stream: torch.Generator, *beside: torch.Tensor) -> torch.Tensor:
         latent = self._latent(n, stream)
-        return self.generator_(torch.cat([latent, *beside], dim=1) if beside else latent)
+        inputs = torch.cat([latent, *beside], dim=1) if beside else latent
+        if self.generator_.training:  # batch statistics are of the whole batch
+            return self.generator_(inputs)
+        return in_parts(self.generator_, inputs)
 
     def _fakes(self, n: int, stream: torch.Generator, *beside: torch.Tensor) -> torch.Tensor:
         # Each member of a pack is its own batch: so are its batch-normalisation statistics.

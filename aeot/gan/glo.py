@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from aeot import _check
+from aeot._environment import in_parts
 from aeot._estimator import positive
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, set_gradient
@@ -115,4 +116,4 @@ class GLO(GenerativeModel):
         return normalize(draw, dim=1).float()
 
     def _generate(self, n: int, stream: torch.Generator) -> torch.Tensor:
-        return self.generator_(self._latent(n, stream))
+        return in_parts(self.generator_, self._latent(n, stream))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from aeot import _check, _loop
+from aeot._environment import in_parts
 from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
@@ -68,7 +69,7 @@ class GLANN(GLO):
         return {"mapping_misfit": misfit}
 
     def _latent(self, n: int, stream: torch.Generator) -> torch.Tensor:
-        return self.mapping_(noise((n, self.noise_dim), stream, self.mapping_))
+        return in_parts(self.mapping_, noise((n, self.noise_dim), stream, self.mapping_))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

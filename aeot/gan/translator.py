@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from aeot import _check, _loop
 from aeot._check import ArrayLike
-from aeot._environment import resolve_device
+from aeot._environment import in_parts, resolve_device
 from aeot._rng import forked, generator
 from aeot.data.arrays import Dataset, Domains, check_range, digest, loader
 from aeot.gan import losses
@@ -242,7 +242,9 @@ class Translator(Trained):
                         z = torch.randn(len(block), noise_channels, generator=stream)
                         block = with_noise(block, z.to(block))
                     with forked(seed or 0, "translate", start):
-                        parts.append(network(block)[:count])
+                        # Dropout draws for the whole block, so that is not taken apart.
+                        made = network(block) if seed is not None else in_parts(network, block)
+                        parts.append(made[:count])
                     loop.at(start + count)
         finally:
             network.train(was)

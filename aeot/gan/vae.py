@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from aeot import _check
+from aeot._environment import in_parts
 from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
@@ -110,7 +111,7 @@ class VAE(GenerativeModel):
         return -(wanted * share.log() + (1 - wanted) * (1 - share).log())
 
     def _generate(self, n: int, stream: torch.Generator) -> torch.Tensor:
-        return self.decoder_(noise((n, self.latent_dim), stream, self.decoder_))
+        return in_parts(self.decoder_, noise((n, self.latent_dim), stream, self.decoder_))
 
 
 def gaussian_divergence(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

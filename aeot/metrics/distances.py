@@ -8,6 +8,7 @@ import torch
 
 from aeot import _check
 from aeot._check import ArrayLike
+from aeot._environment import is_out_of_memory
 
 BLOCK = 1 << 23  # entries of one block of distances: 64 MiB in float64
 
@@ -53,10 +54,18 @@ def squares(
     eps = 64 * torch.finfo(torch.float64).eps
     norms = others.square().sum(dim=1)
     step = max(1, BLOCK // len(others))
-    for start in range(0, len(points), step):
-        rows = slice(start, min(start + step, len(points)))
+    left = [slice(k, min(k + step, len(points))) for k in range(0, len(points), step)][::-1]
+    while left:
+        rows = left.pop()
         block = points[rows]
-        squared = torch.addmm(norms, block, others.T, alpha=-2)
+        try:
+            squared = torch.addmm(norms, block, others.T, alpha=-2)
+        except (MemoryError, RuntimeError) as error:
+            if len(block) < 2 or not is_out_of_memory(error):
+                raise
+            cut = rows.start + (1 << (len(block) - 1).bit_length() - 1)
+            left += [slice(cut, rows.stop), slice(rows.start, cut)]
+            continue
         own = block.square().sum(dim=1, keepdim=True)
         squared += own
         yield rows, squared, eps * own, eps * norms

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from aeot import _check, _loop, training
 from aeot._check import ArrayLike
-from aeot._environment import resolve_device, resolve_precision
+from aeot._environment import in_parts, resolve_device, resolve_precision
 from aeot._estimator import Estimator, positive
 from aeot._rng import forked, generator
 from aeot.data import Dataset, indices
@@ -360,6 +360,6 @@ def _in_blocks(
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK].to(torch.float32)
             padded = F.pad(block, [0, 0] * (block.ndim - 1) + [0, _BLOCK - len(block)])
-            out[start : start + len(block)] = network(padded)[: len(block)]
+            out[start : start + len(block)] = in_parts(network, padded)[: len(block)]
             _loop.at(start + len(block))
     return out

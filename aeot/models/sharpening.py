@@ -19,7 +19,7 @@ import torch
 
 from aeot import _check
 from aeot._check import ArrayLike
-from aeot._environment import plain_torch
+from aeot._environment import in_parts, plain_torch
 
 LIMIT = 2.0  # no frequency is amplified more: what is nearly lost cannot be brought back
 _BLOCK = 500  # images at a time bound the memory
@@ -75,11 +75,12 @@ def sharpen(images: ArrayLike, gain: ArrayLike) -> torch.Tensor:
     images, gain = _check.array("images", images), _check.array("gain", gain)
     height, width = images.shape[2:]
     whole = (2 * height, 2 * width)
-    parts = [
-        torch.fft.irfft2(torch.fft.rfft2(_mirrored(part)) * gain.to(part), s=whole)
-        for part in images.split(_BLOCK)
-    ]
-    return torch.cat([p[..., :height, :width] for p in parts]).clamp_(-1, 1)
+
+    def sharpened(part: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.fft.rfft2(_mirrored(part)) * gain.to(part)
+        return torch.fft.irfft2(spectrum, s=whole)[..., :height, :width]
+
+    return torch.cat([in_parts(sharpened, p) for p in images.split(_BLOCK)]).clamp_(-1, 1)
 
 
 def _mirrored(images: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from aeot import _loop
+from aeot._environment import is_out_of_memory
 from aeot.search.planes import (
     LOW,
     WIDTH,
@@ -106,14 +107,28 @@ def _scores(
 ) -> Iterator[tuple[torch.Tensor, slice]]:
     # The scores (samples, columns) of a slice of a block, and which of its rows they belong to.
     m, n = block.split, planes.columns
-    for first in range(0, block.left.shape[0], planes.slice):
-        rows = slice(first, min(first + planes.slice, block.left.shape[0]))
+
+    def product(rows: slice) -> torch.Tensor:
         a = block.left[rows] @ planes.left
         if m == 1:
-            yield a + heights, rows
-        else:
-            b = torch.addmm(heights, block.right[rows], planes.right)
-            yield (a.view(-1, m, 1, n) + b.view(-1, 1, m, n)).reshape(-1, n), rows
+            return a + heights
+        b = torch.addmm(heights, block.right[rows], planes.right)
+        return (a.view(-1, m, 1, n) + b.view(-1, 1, m, n)).reshape(-1, n)
+
+    size = block.left.shape[0]
+    left = [slice(k, min(k + planes.slice, size)) for k in range(0, size, planes.slice)][::-1]
+    while left:
+        rows = left.pop()
+        count = rows.stop - rows.start
+        try:
+            scores = product(rows)
+        except (MemoryError, RuntimeError) as error:
+            if count // 2 % m or count < 2 or not is_out_of_memory(error):
+                raise
+            cut = rows.start + count // 2
+            left += [slice(cut, rows.stop), slice(rows.start, cut)]
+            continue
+        yield scores, rows
 
 
 def winners(

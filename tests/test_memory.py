@@ -1,0 +1,194 @@
+"""Where memory does not suffice for a block, smaller ones give the same results."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import aeot
+from aeot import _environment, cli
+from aeot._rng import generator
+from aeot.features import Classifier, extract
+from aeot.maps import brenier as maps
+from aeot.metrics import precision_recall
+from aeot.models.sharpening import sharpen
+
+POINTS = torch.randn(300, 2, generator=generator(0, "points"))
+IMAGES = torch.rand(300, 1, 16, 16, generator=generator(0, "images")) * 2 - 1
+PRODUCTS = ("addmm", "mm.", "conv", "linear", "fft", "bmm")
+
+
+class Allocator(TorchDispatchMode):
+    """Refuses the results of products and transforms that have more than `most` bytes."""
+
+    def __init__(self, most=float("inf")):
+        super().__init__()
+        self.most, self.largest, self.refused = most, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and any(name in str(func) for name in PRODUCTS):
+            size = made.numel() * made.element_size()
+            self.largest = max(self.largest, size)
+            if size > self.most:
+                self.refused += 1
+                told = f"can't allocate memory: you tried to allocate {size} bytes"
+                raise RuntimeError(f"[enforce fail] DefaultCPUAllocator: {told}.")
+        return made
+
+
+def autoencoder():
+    model = aeot.Autoencoder(latent_dim=2, batch_size=32).fit(IMAGES, steps=2)
+    return lambda: (model.encode(IMAGES), model.decode(POINTS))
+
+
+def sampled(kind, data, **options):
+    model = kind(batch_size=32, **options).fit(data, steps=3)
+    return lambda: (model.sample(300, seed=1),)
+
+
+def translated():
+    model = aeot.CycleGAN(n_blocks=1, n_layers=1, filters=2)
+    model.fit(aeot.unpaired(IMAGES[:8], IMAGES[8:16]), steps=1)
+    return lambda: (model.translate(IMAGES[:64], to="b"),)
+
+
+def measured():
+    data = aeot.tensors(IMAGES, labels=torch.arange(300) % 2)
+    net = Classifier(channels=2, width=4, epochs=1).fit(data, data)
+    return lambda: (extract(net, data),)
+
+
+def compared():
+    left, right = POINTS[:150].double(), POINTS[150:].double()
+    return lambda: tuple(map(torch.tensor, precision_recall.prdc(left, right).values()))
+
+
+def sharpened():
+    gain = torch.rand(1, 32, 17, generator=generator(0, "gain"))
+    return lambda: (sharpen(IMAGES, gain),)
+
+
+def solved():
+    box = aeot.UniformBox(dim=5)
+    codes = torch.randn(60, 5, generator=generator(0, "codes"))
+    return lambda: (aeot.solve_semidiscrete(box, codes, tol=0.3, engine="torch").heights,)
+
+
+WORK = {
+    "autoencoder": autoencoder,
+    "GAN": lambda: sampled(aeot.GAN, POINTS, hidden=8),
+    "VAE": lambda: sampled(aeot.VAE, IMAGES, latent_dim=2),
+    "GLO": lambda: sampled(aeot.GLO, IMAGES, latent_dim=2),
+    "flow matching": lambda: sampled(aeot.FlowMatching, POINTS, hidden=8),
+    "translator": translated,
+    "features": measured,
+    "precision and recall": compared,
+    "sharpening": sharpened,
+    "solver": solved,
+}
+
+
+ROUNDED = {"autoencoder", "VAE", "GLO"}  # products of few columns or odd numbers of rows
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_blocks_are_halved_where_memory_is_short_and_change_nothing(name):
+    work = WORK[name]()
+    with Allocator() as free:
+        whole = work()
+    with Allocator(free.largest * 0.6) as short:
+        again = work()
+    assert short.refused
+    for one, other in zip(whole, again, strict=True):
+        assert torch.equal(one, other) or (
+            name in ROUNDED and torch.allclose(one, other, rtol=0, atol=1e-6)
+        )
+
+
+def test_a_map_takes_fewer_points_at_a_time_where_memory_is_short(monkeypatch):
+    heights = torch.rand(300, generator=generator(0, "heights")).double()
+    brenier = aeot.BrenierMap(aeot.UniformBox(dim=2), POINTS, heights)
+    points = torch.rand(5000, 2, generator=generator(0, "x"))
+    whole, original = (brenier.cell(points), brenier.potential(points)), maps.top_k
+
+    def short(points, *args, **kwargs):
+        if len(points) > 1000:
+            raise MemoryError
+        return original(points, *args, **kwargs)
+
+    monkeypatch.setattr(maps, "top_k", short)
+    again = brenier.cell(points), brenier.potential(points)
+    assert all(map(torch.equal, whole, again))
+
+
+def test_parts_of_several_tensors_are_joined_and_other_errors_pass():
+    sizes = []
+
+    def work(x, y):
+        sizes.append(len(x))
+        if len(x) > 64:
+            raise MemoryError
+        return x + y, y
+
+    x = torch.arange(300.0)
+    total, same = _environment.in_parts(work, x, -x)
+    assert torch.equal(total, 0 * x)
+    assert torch.equal(same, -x)
+    assert max(sizes[-3:]) <= 64
+    with pytest.raises(MemoryError):
+        _environment.in_parts(lambda x: work(x.repeat(99), x), x)
+    for error in (RuntimeError("shapes differ"), ValueError("out of memory")):
+
+        def failing(x, error=error):
+            sizes.append(-1)
+            raise error
+
+        before = len(sizes)
+        with pytest.raises(type(error)):
+            _environment.in_parts(failing, x)
+        assert len(sizes) == before + 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 3 TiB"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_a_command_names_what_to_lower(monkeypatch, capsys, error):
+    def exhausted(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli, "_load", lambda place: exhausted)
+    assert cli.main(["fit", "--data", "digits"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith("aeot: error: out of memory (")
+    assert told.endswith("; lower --batch_size, --size, --width, --latent_dim\n")
+    assert cli.main(["sample", "run"]) == 2
+    assert capsys.readouterr().err.endswith("; lower --n\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds the address space as Linux does")
+def test_torch_says_so_where_its_allocator_fails():
+    script = (
+        "import torch, resource\n"
+        "from aeot._environment import is_out_of_memory\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 33, resource.RLIM_INFINITY))\n"
+        "x = torch.empty(9).numpy()\n"
+        "for make in (lambda: torch.empty(1 << 40), lambda: x.repeat(1 << 38)):\n"
+        "    try: make()\n"
+        "    except Exception as error: print(is_out_of_memory(error))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout == "True\nTrue\n", done.stderr
