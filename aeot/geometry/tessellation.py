@@ -444,12 +444,17 @@ class Tessellation:
         touching(Planes(self.sites, raised.copy(), *met), corners, near, raised)
         return raised
 
-    def polygons(self, heights: np.ndarray) -> list[np.ndarray]:
-        """Corners of every cell (m_i, 2), counter-clockwise; arcs as many short edges."""
+    def corners(self, heights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Corners of every cell clipped to the support's polygon: offsets (n + 1,) and (k, 2)."""
         heights = np.ascontiguousarray(heights, dtype=np.float64)
         self.last = None  # neighbours that meet outside a disk count too, or its cells do not fit
         offsets, points = self._corners(heights, self(heights).graph)
-        cells = np.split(points[: offsets[-1]], offsets[1:-1])
+        return offsets, points[: offsets[-1]]
+
+    def polygons(self, heights: np.ndarray) -> list[np.ndarray]:
+        """Corners of every cell (m_i, 2), counter-clockwise; arcs as many short edges."""
+        offsets, points = self.corners(heights)
+        cells = np.split(points, offsets[1:-1])
         if self.support.kind == DISK:
             cells = [_rounded(cell, self.support.radius) for cell in cells]
         return cells

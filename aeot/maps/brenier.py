@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,12 +16,13 @@ from aeot._environment import in_parts, plain_methods
 from aeot._rng import device_of
 from aeot._rng import generator as _generator
 from aeot.geometry.diagram import power_diagram
-from aeot.geometry.tessellation import has_geometry
+from aeot.geometry.location import Location
+from aeot.geometry.tessellation import has_geometry, support
 from aeot.maps import extension, triangulation
 from aeot.maps.extension import Near, Sides
 from aeot.measures import Measure, check_source
 from aeot.search import heights as conversions
-from aeot.search.engines import ENGINES, cell, top_k
+from aeot.search.engines import ENGINES, cell, installed, top_k
 from aeot.search.nearest import nearest
 from aeot.search.planes import scores_of
 
@@ -28,6 +30,7 @@ METHODS = ("affine", "linear", "pair", "inverse-distance")
 _BLOCK = 8192  # points per block of a stream; part of its definition
 _DRAWN_AT_ONCE = 1 << 16  # points of the source
 _MAX_DRAWS = 64, 1 << 18  # points drawn for one code, and at least, before all are kept
+_FEW_SITES, _MANY_POINTS = 200, 1 << 14  # scored one by one, against all sites, sooner than located
 _MIN_ACCEPTED = 0.02  # of the points of a mode; with less of them its border points are kept, too
 _MIN_EXPECTED = 3  # points in a stratum
 
@@ -179,6 +182,7 @@ class BrenierMap(nn.Module):
         # (cut, neighbours, scale, usual length of a displacement), as `_matched` found them
         self._scales: list[tuple[Cut | None, int, float, torch.Tensor]] = []
         self._covariances: torch.Tensor | None = None  # (n, d, d), where geometry gives them
+        self._location: Location | None = None  # what finds cells in the plane
 
     def extra_repr(self) -> str:
         """What `print` shows: source, sites and engine."""
@@ -191,7 +195,7 @@ class BrenierMap(nn.Module):
         for name, before in exact.items():  # follow the device, keep float64
             if before is not None:
                 setattr(self, name, before.to(getattr(self, name).device))
-        self._scales, self._covariances = [], None
+        self._scales, self._covariances, self._location = [], None, None
         return self
 
     @property
@@ -211,7 +215,32 @@ class BrenierMap(nn.Module):
 
     def cell(self, points: ArrayLike) -> torch.Tensor:
         """Return the power cell of every point, (m,) int64."""
-        return cell(points, self.sites, self.heights, engine=self.engine)
+        x, n = _check.array("points", points), len(self.sites)
+        plane = x.ndim == 2 and x.shape[1] == self.dim == 2 and n >= _FEW_SITES
+        here = x.device.type == self.sites.device.type == "cpu"
+        if self.engine != "auto" or not (plane and here and installed("numba")):
+            return cell(points, self.sites, self.heights, engine=self.engine)
+        owner = self._located(x.detach().cpu().to(torch.float64).contiguous())
+        beyond = owner < 0
+        if bool(beyond.any()):
+            owner[beyond] = cell(x[beyond], self.sites, self.heights, engine=self.engine)
+        return owner
+
+    def _located(self, x: torch.Tensor) -> torch.Tensor:
+        """Cells of points (m, 2), float64; -1 where a location in the plane does not tell."""
+        sites = self.sites.detach().to(torch.float64).numpy()
+        planes = np.c_[sites, self.heights.detach().numpy()]
+        if self._location is None or not np.array_equal(self._location.planes, planes):
+            self._location = None
+            if len(x) < _MANY_POINTS or not bool(x.isfinite().all()):
+                return torch.full((len(x),), -1)
+            if has_geometry(self.source):
+                where = support(self.source)
+                low, high = where.center - where.half, where.center + where.half
+            else:  # those far out would make the boxes large
+                low, high = np.quantile(x.numpy(), [1e-3, 1 - 1e-3], axis=0)
+            self._location = Location(planes, low, high)
+        return torch.from_numpy(self._location(x.numpy()))
 
     def forward(self, points: ArrayLike) -> torch.Tensor:
         """Return T(x) = y_i, the gradient of the potential, (m, d)."""
