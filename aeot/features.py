@@ -250,6 +250,7 @@ class Classifier(Estimator):
         test: Dataset | None = None,
         *,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+        progress: bool | None = None,
     ) -> Classifier:
         """Train on labelled images.
 
@@ -258,6 +259,8 @@ class Classifier(Estimator):
             test: Other images with labels, for `accuracy_`. None: a tenth of `data`, chosen by
                 the seed, is kept out of the training and used.
             on_step: Called after each step, as by `aeot.training.run`.
+            progress: Whether to show progress on stderr; None: a bar if that is a terminal, else a
+                line a minute.
 
         Returns:
             self.
@@ -310,6 +313,7 @@ class Classifier(Estimator):
             state={"network": network, "optimizer": optimizer, "schedule": schedule},
             on_step=on_step,
             name="classifier",
+            progress=progress,
         )
         self.network_: _Network = network.to(memory_format=torch.contiguous_format).eval()
         self.accuracy_ = self.score(test)

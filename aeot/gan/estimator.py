@@ -166,6 +166,7 @@ class GenerativeModel(Trained):
         checkpoint: str | os.PathLike | None = None,
         on_step: OnStep | None = None,
         log: str | os.PathLike | None = None,
+        progress: bool | None = None,
     ) -> Self:
         """Train on a data set, on the device where it lies.
 
@@ -178,6 +179,8 @@ class GenerativeModel(Trained):
             on_step: Called with the step and what it measured; returning True ends the run.
             log: File that gets one JSON line per record; after a kill, the records since the last
                 writing of the checkpoint come a second time.
+            progress: Whether to show progress on stderr; None: a bar if that is a terminal, else a
+                line a minute.
 
         Returns:
             Itself.
@@ -212,6 +215,7 @@ class GenerativeModel(Trained):
                 facts=facts,
                 on_step=on_step,
                 log=log,
+                progress=progress,
             )
         finally:
             del self._data, self._steps

@@ -122,6 +122,7 @@ class Translator(Trained):
         checkpoint: str | os.PathLike | None = None,
         on_step: OnStep | None = None,
         log: str | os.PathLike | None = None,
+        progress: bool | None = None,
     ) -> Self:
         """Train on two domains.
 
@@ -135,6 +136,8 @@ class Translator(Trained):
             on_step: Called with the step and what it measured; returning True ends the run. It
                 may call `translate`, for instance to save sample grids while training.
             log: File that gets one JSON line per record.
+            progress: Whether to show progress on stderr; None: a bar if that is a terminal, else a
+                line a minute.
 
         Returns:
             Itself.
@@ -192,6 +195,7 @@ class Translator(Trained):
             facts=facts,
             on_step=on_step,
             log=log,
+            progress=progress,
         )
 
     def _states(self) -> dict[str, Any]:

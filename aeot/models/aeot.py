@@ -115,6 +115,7 @@ class AEOT(AutoencoderOptions):
         checkpoint: str | os.PathLike | None = None,
         log: str | os.PathLike | None = None,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+        progress: bool | None = None,
     ) -> Self:
         """Fit the autoencoder, then the transport onto the codes of all of `data`.
 
@@ -126,6 +127,8 @@ class AEOT(AutoencoderOptions):
             checkpoint: Directory for checkpoints; a stopped fit goes on from those it finds.
             log: File that gets one line of JSON per record.
             on_step: As in `Autoencoder.fit`.
+            progress: Whether to show progress on stderr; None: a bar if that is a terminal, else a
+                line a minute.
 
         Returns:
             The model itself.
@@ -137,7 +140,8 @@ class AEOT(AutoencoderOptions):
         data = domain("data", data)
         options: dict[str, Any] = {"checkpoint": checkpoint, "log": log, "on_step": on_step}
         folder = None if checkpoint is None else Path(checkpoint) / "transport"
-        with _loop.Loop("", stops=False):  # one minute between lines of progress, whatever runs
+        # One minute between lines of progress, whatever runs.
+        with _loop.Loop("", stops=False, progress=progress):
             self.fit_autoencoder(data, steps=steps, held_out=held_out, **options)
             return self.fit_transport(data, checkpoint=folder)
 

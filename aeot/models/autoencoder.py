@@ -110,6 +110,7 @@ class Autoencoder(AutoencoderOptions):
         checkpoint: str | os.PathLike | None = None,
         log: str | os.PathLike | None = None,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+        progress: bool | None = None,
     ) -> Self:
         """Train on `data`.
 
@@ -123,6 +124,8 @@ class Autoencoder(AutoencoderOptions):
             log: File that gets one line of JSON per record.
             on_step: Called as ``on_step(step, record)`` after each step; returning True ends the
                 phase early.
+            progress: Whether to show progress on stderr; None: a bar if that is a terminal, else a
+                line a minute.
 
         Returns:
             The autoencoder itself.
@@ -151,23 +154,26 @@ class Autoencoder(AutoencoderOptions):
             self.encoder_, self.decoder_ = (part.to(device) for part in self._build().values())
         facts = {**self.arguments(), "steps": steps, **digest(trained)}
         del facts["device"]  # any may go on
-        train = partial(
-            self._train,
-            trained.to(device),
-            checkpoint=checkpoint,
-            facts=facts,
-            log=log,
-            on_step=on_step,
-        )
-        encoder, decoder = self.encoder_, self.decoder_
-        history = train("joint", joint, lambda _, rows: decoder(encoder(rows)))
-        self.history_ = [{"phase": 1, **record} for record in history]
-        self.losses_ = self._measure(trained, kept, suffix="_joint")
+        with _loop.Loop("", stops=False, progress=progress):
+            train = partial(
+                self._train,
+                trained.to(device),
+                checkpoint=checkpoint,
+                facts=facts,
+                log=log,
+                on_step=on_step,
+            )
+            encoder, decoder = self.encoder_, self.decoder_
+            history = train("joint", joint, lambda _, rows: decoder(encoder(rows)))
+            self.history_ = [{"phase": 1, **record} for record in history]
+            self.losses_ = self._measure(trained, kept, suffix="_joint")
 
-        codes = self.encode(trained).to(device)
-        history = train("decoder", max(1, steps - joint), lambda index, _: decoder(codes[index]))
-        self.history_ += [{"phase": 2, **record} for record in history]
-        self.losses_.update(self._measure(trained, kept, suffix=""))
+            codes = self.encode(trained).to(device)
+            history = train(
+                "decoder", max(1, steps - joint), lambda index, _: decoder(codes[index])
+            )
+            self.history_ += [{"phase": 2, **record} for record in history]
+            self.losses_.update(self._measure(trained, kept, suffix=""))
         return self
 
     def encode(self, data: Dataset | ArrayLike) -> torch.Tensor:

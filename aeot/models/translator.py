@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aeot import _check
+from aeot import _check, _io
 from aeot._check import ArrayLike
 from aeot._estimator import Estimator, positive
 from aeot.data.arrays import Dataset, Domains
@@ -84,6 +85,7 @@ class TransportTranslator(Estimator):
         autoencoder: Autoencoder | None = None,
         checkpoint: str | os.PathLike | None = None,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+        progress: bool | None = None,
     ) -> Self:
         """Train the autoencoder on both domains and solve both transports.
 
@@ -91,8 +93,11 @@ class TransportTranslator(Estimator):
             data: `aeot.unpaired(a, b)`.
             steps: Of the autoencoder; None for its default.
             autoencoder: A fitted one to use instead of training.
-            checkpoint: Directory for the autoencoder's checkpoints; training resumes from those.
+            checkpoint: Directory for checkpoints, of the training and of both transports; a fit
+                that was stopped goes on from those it finds.
             on_step: Called by the autoencoder's training.
+            progress: Whether to show progress on stderr; None: a bar if that is a terminal, else a
+                line a minute.
 
         Returns:
             Itself.
@@ -114,7 +119,7 @@ class TransportTranslator(Estimator):
             both = Dataset(torch.cat(sides), data.name)
             autoencoder = Autoencoder(
                 latent_dim=self.latent_dim, device=self.device, seed=self.seed
-            ).fit(both, steps=steps, checkpoint=checkpoint, on_step=on_step)
+            ).fit(both, steps=steps, checkpoint=checkpoint, on_step=on_step, progress=progress)
         elif autoencoder.latent_dim != self.latent_dim:
             got = f"{self.latent_dim} against {autoencoder.latent_dim}"
             raise _check.fail("latent_dim", "be that of the autoencoder", got)
@@ -132,7 +137,18 @@ class TransportTranslator(Estimator):
         certificates: dict[str, dict[str, Any]] = {}
         for there, back in (("b", "a"), ("a", "b")):
             source = self._source(*targets[back])
-            solution = solve_semidiscrete(source, *targets[there], tol=self.tol, seed=self.seed)
+            folder = None
+            if checkpoint is not None:  # codes may differ by rounding on another machine
+                codes = {f"{name}{k}": x for name in "ab" for k, x in enumerate(targets[name])}
+                folder = Path(checkpoint) / f"transport_to_{there}" / _io.digest(codes)[:16]
+            solution = solve_semidiscrete(
+                source,
+                *targets[there],
+                tol=self.tol,
+                seed=self.seed,
+                checkpoint=folder,
+                progress=progress,
+            )
             # The source is clumps far smaller than its extent: what a cell's spread is must be
             # measured on its own points, not as a difference of two large variances.
             brenier = BrenierMap(source, solution.sites, solution.heights, masses=solution.masses)

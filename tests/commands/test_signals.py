@@ -289,3 +289,40 @@ def test_an_update_may_stop_in_a_search_that_changes_nothing(tmp_path, monkeypat
             make().fit(points, steps=10, checkpoint=tmp_path / "imle")
     again = make().fit(points, steps=10, checkpoint=tmp_path / "imle")
     assert torch.equal(again.sample(5), straight.sample(5))
+
+
+def test_both_transports_of_a_translator_go_on(tmp_path, monkeypatch):
+    import torch
+
+    import aeot
+
+    images = torch.rand(2, 30, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    data = aeot.unpaired(*images)
+    make = lambda: aeot.TransportTranslator(latent_dim=5, tol=0.3)  # noqa: E731
+    straight = make().fit(data, steps=4)
+    for _ in "ba":  # each of the two, once
+        with monkeypatch.context() as patch:
+            stop_in(patch, "transport")
+            with pytest.raises(KeyboardInterrupt, match="of the transport"):
+                make().fit(data, steps=4, checkpoint=tmp_path / "t")
+    again = make().fit(data, steps=4, checkpoint=tmp_path / "t")
+    for to in "ab":
+        assert torch.equal(again.maps_[to].heights, straight.maps_[to].heights)
+
+
+def test_every_fit_shows_or_hides_its_progress(capsys):
+    import torch
+
+    import aeot
+
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    for progress, told in ((True, "aeot: joint: step 1 of "), (False, ""), (None, "")):
+        aeot.AEOT(latent_dim=2, tol=0.3).fit(rows, steps=3, progress=progress)
+        err = capsys.readouterr().err
+        assert err.startswith(told)
+        assert bool(err) == bool(told)
+    for model in (aeot.Autoencoder(latent_dim=2), aeot.GAN(latent_dim=2, hidden=8)):
+        model.fit(rows, steps=3, progress=True)
+        assert "step 1 of " in capsys.readouterr().err
+        model.fit(rows, steps=3)
+        assert capsys.readouterr().err == ""
