@@ -9,7 +9,7 @@ import markdown
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "_build"
-ORDER = ("index", "guide", "math", "solver", "singular", "metrics", "engines")  # then the rest
+ORDER = ("index", "guide", "math", "solver", "singular", "metrics", "engines", "reliability")
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
