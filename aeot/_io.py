@@ -555,6 +555,9 @@ def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], 
     if type(manifest.get("format")) is not int:
         raise Damaged(f"{path / _MANIFEST} has no format; restore or save it again")
     if manifest["format"] != FORMAT:
+        if _json(path / "config.json").get("format") == FORMAT:  # saves have it twice
+            got = f"format {str(manifest['format'])[:9]}, its config.json {FORMAT}"
+            raise Damaged(f"{path / _MANIFEST} has {got}; restore or save it again")
         raise ValueError(
             f"{path} has format {str(manifest['format'])[:9]}, this version reads {FORMAT}; "
             "load it with the version of aeot that wrote it"

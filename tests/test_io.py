@@ -75,6 +75,19 @@ def test_other_kinds_formats_and_places_are_refused(tmp_path):
         _io.load(tmp_path / "m", kind="Thing")
 
 
+def test_a_changed_format_is_damage_unless_both_files_say_it(tmp_path):
+    place = tmp_path / "m"
+    for k in range(2):
+        _io.save(place, TENSORS, {"k": k}, kind="Thing", keep_previous=True)
+    manifest, config = place / "manifest.json", place / "config.json"
+    listed = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(listed | {"format": 3}))
+    assert _io.load(place, kind="Thing")[1] == {"k": 0}  # the one before it
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"format": 3}))
+    with pytest.raises(ValueError, match="has format 3, this version reads 2; load it with the v"):
+        _io.load(place, kind="Thing")
+
+
 def test_nothing_of_others_is_overwritten(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
