@@ -41,6 +41,10 @@ class Tally:
         """Samples per cell, (n,)."""
         return self.counts.sum(0)
 
+    def joined(self, other: Tally) -> Tally:
+        """Return this and the samples of another, whose sums went into the same array."""
+        return Tally(self.counts + other.counts, self.sums, [*self.edges, *other.edges])
+
 
 def tally(
     scorer: Scorer,

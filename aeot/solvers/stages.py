@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from aeot.search.heights import center
-from aeot.solvers.certificate import Certificate, Tally, certificate_size, certify, tally
+from aeot.solvers.certificate import ENOUGH, Certificate, Tally, certificate_size, certify, tally
 from aeot.solvers.clusters import cluster, correct
 from aeot.solvers.laplacian import conjugate_gradient
 from aeot.solvers.minimize import Trust, lbfgs, levenberg
@@ -274,16 +274,23 @@ def check(
         edges: Collect the samples near facets, as long as too few were.
     """
     edges = edges and state.edged < EDGED * task.n
-    scorer, sums = task.scorer(state), state.sums.clone()
-    result = tally(
-        scorer,
-        state.heights,
-        key,
-        range(scorer.blocks_for(m)),
-        sums=sums.numpy(),
-        window=BAND * state.unit if edges else None,
-    )
-    c = certify(result, task.nu.numpy())
+    scorer, sums, nu = task.scorer(state), state.sums.clone(), task.nu.numpy()
+
+    def counted(blocks: range) -> Tally:
+        window = BAND * state.unit if edges else None
+        return tally(scorer, state.heights, key, blocks, sums=sums.numpy(), window=window)
+
+    blocks = scorer.blocks_for(m)
+    result = counted(range(blocks))
+    c = certify(result, nu)
+    unseen = nu[(result.cell_counts == 0) & (result.n_samples * nu < ENOUGH)]
+    if c.holds(task.tol) and len(unseen):
+        # Cells too light for a miss to mean anything yet: look longer, at most as long again as
+        # the whole solve took.
+        most = state.n_samples + 2 * result.n_samples
+        more = scorer.blocks_for(min(1.1 * ENOUGH / unseen.min(), most))
+        result = result.joined(counted(range(blocks, more)))
+        c = certify(result, nu)
     better = state.best is None or c.rank < state.best.rank
     state = replace(
         state,

@@ -1,4 +1,4 @@
-"""The benchmark of reliability counts what holds, sees what does not, and its page tells its results."""
+"""The benchmark of reliability sees what holds and what does not, and its page tells its lines."""
 
 import argparse
 import json

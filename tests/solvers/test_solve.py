@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,13 @@ from sklearn.exceptions import ConvergenceWarning
 import aeot
 from aeot import generator
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
+from aeot.solvers.problem import standardise
+from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Outcome
 from aeot.solvers.solve import choose_split, solve_semidiscrete
+from aeot.solvers.stages import Task, check
 from aeot.solvers.starts import gaussian_heights
+from aeot.solvers.state import State
 
 N = 600  # enough for recombined half points
 
@@ -547,14 +552,31 @@ def test_a_checkpoint_of_other_options_is_refused(tmp_path, other):
         aeot.solve_semidiscrete(UniformBox(dim=8), sites, **options | other)
 
 
+def test_an_empty_cell_of_little_mass_ends_no_solve():
+    n, d = 40, 4
+    sites = torch.randn(n, d, generator=generator(0)).double()
+    masses = torch.full((n,), 1.0, dtype=torch.float64)
+    masses[7] = 0.06  # of which 4096 samples expect six
+    masses /= masses.sum()
+    solved = aeot.solve_semidiscrete(UniformBox(dim=d), sites, masses, tol=0.04)
+    assert solved.cell_masses[7] > 0
+    problem = standardise(UniformBox(dim=d), sites, masses, 0)
+    scorer = Scorer(problem, engine="numba", split=1, memory=1 << 24, threads=1)
+    heights = problem.to_standard(solved.heights)
+    heights[7] -= 9.0  # all but the mass of this cell stays right
+    zeros = torch.zeros(n, d, dtype=torch.float64)
+    state = State("stream", heights, 1, zeros, zeros[:, 0].long(), n_samples=solved.n_samples)
+    state, c, result = check(Task(problem, scorer, 0.1, "newton"), state, "a", 4096)
+    assert c.mass_error_upper <= 0.1
+    assert c.empty == 1
+    assert state.phase == "stream"
+    assert result.n_samples * masses[7] > 30
+    assert int(state.counts.sum()) == c.n_samples == result.n_samples
+    cells = torch.bincount(torch.from_numpy(result.cell_counts.nonzero()[0]), minlength=n)
+    assert cells.tolist() == [int(i != 7) for i in range(n)]
+
+
 def test_the_best_certificate_is_not_replaced_by_a_worse_one():
-    from dataclasses import replace
-
-    from aeot.solvers.problem import standardise
-    from aeot.solvers.scorer import Scorer
-    from aeot.solvers.stages import Task, check
-    from aeot.solvers.state import State
-
     n, d = 40, 8
     y = torch.randn(n, d, generator=generator(0)).double()
     problem = standardise(UniformBox(dim=d), y, torch.full((n,), 1 / n, dtype=torch.float64), 0)
