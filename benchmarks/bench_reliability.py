@@ -581,7 +581,7 @@ def states(options, count):
 
 
 PARTS = {  # name -> (function, cases at full length)
-    "kills": (kills, 24),
+    "kills": (kills, 32),
     "signals": (signals, 28),
     "corruption": (corruption, 2000),
     "disk": (disk, 60),
