@@ -474,12 +474,14 @@ def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
     images = images[..., top : top + side, left : left + side]
     if side == size:
         return images.contiguous()
-    out = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
-    for start in range(0, len(images), 1024):  # blocks bound the memory of the float copy
-        block = images[start : start + 1024].float()
+    planes = images.flatten(0, 1)[:, None]
+    out = torch.empty(len(planes), 1, size, size, dtype=torch.uint8)
+    few = max(1, 2**24 // side**2)  # blocks bound the memory of the float copy
+    for start in range(0, len(planes), few):
+        block = planes[start : start + few].float()
         block = F.interpolate(block, (size, size), mode="bicubic", antialias=True)
-        out[start : start + 1024] = block.round_().clamp_(0, 255).to(torch.uint8)
-    return out
+        out[start : start + few] = block.round_().clamp_(0, 255).to(torch.uint8)
+    return out.view(*images.shape[:2], size, size)
 
 
 @plain_torch()

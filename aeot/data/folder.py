@@ -66,7 +66,7 @@ def images(
         channels: 1 for gray, 3 for colour. None: gray if every file is.
         white: What white is in floats and integers of 32 bits; for instance 4095 of 12 bits.
         max_pixels: Files of more are skipped before they are decoded. All that is decoded at once
-            has no more, either: some 16 bytes each, a GiB by default.
+            has no more, either, at 10 to 20 bytes each: about a GiB by default.
         strict: Raise an error instead of skipping a file.
 
     Returns:

@@ -27,8 +27,9 @@ _SUFFIXES = (  # of the files that are tried; what they are, their first bytes s
     " .jp2 .j2k .j2c .jpc .jpf .jpx .mpo .avif .avifs"
 )
 SUFFIXES = frozenset(_SUFFIXES.split())
-MAX_PIXELS = 2**26  # a camera's 60 megapixels; decoded and resized, a pixel takes some 16 bytes
+MAX_PIXELS = 2**26  # a camera's 60 megapixels; a pixel takes 10 to 20 bytes meanwhile
 
+_STRIP = 2**18  # pixels
 _NOWAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe would be waited for
 _GRAY = ("1", "L", "LA", "La")
 _ORIENTATION = 0x0112
@@ -214,12 +215,33 @@ def _bytes(file: ImageFile.ImageFile, raw: str) -> torch.Tensor:
     if raw in ("L;2", "L;4") and "transparency" in picture.info:  # in the file's levels, not bytes
         levels = 3 if raw == "L;2" else 15
         picture.info["transparency"] = picture.info["transparency"] * 255 // levels
-    if picture.has_transparency_data:
-        # Pillow turns no La into RGBA, but drops its transparency.
-        picture = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return torch.from_numpy(np.array(picture.convert("L" if gray else "RGB")))
+    transparent = picture.has_transparency_data
+
+    def opaque(strip: Image.Image) -> Image.Image:
+        if transparent:
+            # Pillow turns no La into RGBA, but drops its transparency.
+            strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        return strip.convert("L" if gray else "RGB")
+
+    return torch.from_numpy(_samples(picture, opaque))
+
+
+def _samples(
+    picture: Image.Image, change: Callable[[Image.Image], Image.Image] = lambda strip: strip
+) -> np.ndarray:
+    """Return the samples of a picture, changed a strip at a time: Pillow copies them twice."""
+    width, height = picture.size
+    rows = max(1, _STRIP // width)
+    samples: np.ndarray | None = None
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        strip = np.asarray(change(picture if rows >= height else picture.crop(box)))
+        if samples is None:
+            samples = np.empty((height, *strip.shape[1:]), strip.dtype)
+        samples[top : top + rows] = strip
+    assert samples is not None
+    return samples
 
 
 def _deep_gray(file: ImageFile.ImageFile, white: float | None) -> torch.Tensor:
@@ -228,7 +250,7 @@ def _deep_gray(file: ImageFile.ImageFile, white: float | None) -> torch.Tensor:
         white = 2.0 ** (_first(tags, _BITS, 16)) - 1
     elif file.format in ("PNG", "PPM") and file.mode == "I":
         white = 65535.0
-    samples = np.asarray(_upright(file))
+    samples = _samples(_upright(file))
     if samples.dtype == np.int32 and tags and _first(tags, _SAMPLES, 1) == 1:
         samples = samples.view(np.uint32)
     if not np.isfinite(samples).all():
@@ -251,19 +273,20 @@ def _deep_gray(file: ImageFile.ImageFile, white: float | None) -> torch.Tensor:
 def _gray_with_alpha(file: ImageFile.ImageFile) -> torch.Tensor:
     # Read as four bytes a pixel: gray and alpha, the higher byte first.
     _set_raw_mode(file, "RGBA")
-    samples = np.ascontiguousarray(_upright(file)).view(">u2")
+    samples = _samples(_upright(file)).view(">u2")
     return _on_paper(samples[..., 0], 65535, samples[..., 1])
 
 
 def _deep_colour(body: BinaryIO, file: ImageFile.ImageFile) -> torch.Tensor:
-    samples = np.asarray(_upright(file)).astype(np.uint16) << 8
+    samples = _samples(_upright(file)).astype(np.uint16)
+    samples <<= 8
     with _opened(body) as again:  # Pillow keeps one byte of two: the other one is read now
         raw = _raw_mode(again)
         _set_raw_mode(again, raw[:-1] + _OTHER[raw[-1]])
-        samples |= np.asarray(_upright(again))
+        samples |= _samples(_upright(again))
     alpha = samples[..., 3] if samples.shape[-1] == 4 else None
     if "transparency" in file.info:
-        alpha = (samples != np.array(file.info["transparency"])).any(-1)
+        alpha = (samples != np.array(file.info["transparency"], np.uint16)).any(-1)
     return _on_paper(samples[..., :3], 65535, alpha)
 
 
