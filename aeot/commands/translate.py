@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from aeot import _check
 from aeot._environment import environment, resolve_device
@@ -75,7 +76,10 @@ def translate(
             run.begin()
             grids(step, record)
 
-        places = {"checkpoint": run.path / "checkpoint", "log": run.path / "log.jsonl"}
+        places: dict[str, Any] = {
+            "checkpoint": run.path / "checkpoint",
+            "log": run.path / "log.jsonl",
+        }
         model.fit(data, steps=steps, on_step=on_step, **places)
         model.save(run.path / "model")
         pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")

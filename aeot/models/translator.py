@@ -139,8 +139,8 @@ class TransportTranslator(Estimator):
             source = self._source(*targets[back])
             folder = None
             if checkpoint is not None:  # codes may differ by rounding on another machine
-                both = {f"{name}{k}": x for name in "ab" for k, x in enumerate(targets[name])}
-                folder = Path(checkpoint) / f"transport_to_{there}" / _io.digest(both)[:16]
+                targeted = {f"{name}{k}": x for name in "ab" for k, x in enumerate(targets[name])}
+                folder = Path(checkpoint) / f"transport_to_{there}" / _io.digest(targeted)[:16]
             solution = solve_semidiscrete(
                 source,
                 *targets[there],
