@@ -1,0 +1,327 @@
+"""Bad arguments of the whole public face: one ValueError that names the argument, what came, and
+where there is one the way out, before any work starts."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+from sklearn.exceptions import NotFittedError
+
+import aeot
+from aeot import metrics
+from aeot.data import indices, resize, toy
+from aeot.features import Classifier, Pixels
+
+X = np.random.default_rng(0).normal(size=(12, 2))
+X4 = np.random.default_rng(0).normal(size=(12, 4))
+MASSES = np.full(12, 1 / 12)
+BOX, BOX4 = aeot.UniformBox(dim=2), aeot.UniformBox(dim=4)
+HEIGHTS = -(X**2).sum(1) / 2
+MAP = aeot.BrenierMap(BOX, X, HEIGHTS)
+MAP4 = aeot.BrenierMap(BOX4, X4, np.zeros(12))
+DIAGRAM = aeot.power_diagram(BOX, X, HEIGHTS)
+CUT = aeot.find_singularities(MAP, 0.3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+ROWS = np.random.default_rng(0).normal(size=(30, 3))
+NAN = np.where(np.arange(24).reshape(12, 2) == 5, np.nan, X)
+
+
+def sampled(**options):
+    return aeot.solve_semidiscrete(**{"source": BOX4, "sites": X4, "tol": 0.3, **options})
+
+
+def exact(**options):
+    return aeot.solve_exact(**{"source": BOX, "sites": X, **options})
+
+
+def diagram(**options):
+    return aeot.power_diagram(**{"source": BOX, "sites": X, "heights": HEIGHTS, **options})
+
+
+def tree(**options):
+    return aeot.solve_hierarchical(**{"source": BOX4, "sites": X4, **options})
+
+
+def brenier(**options):
+    return aeot.BrenierMap(**{"source": BOX, "sites": X, "heights": HEIGHTS, **options})
+
+
+def found(**options):
+    return aeot.find_singularities(**{"brenier": MAP4, **options})
+
+
+def extended(**options):
+    return MAP4.extend(**{"points": torch.rand(3, 4), **options})
+
+
+def drawn(**options):
+    return MAP4.draw(**{"n": 3, **options})
+
+
+def ot(**options):
+    weight = {k: options.pop(k) for k in ("X", "sample_weight") if k in options}
+    return aeot.SemiDiscreteOT(**options).fit(**{"X": X, **weight})
+
+
+def fitted(method, **options):
+    return getattr(aeot.SemiDiscreteOT().fit(X), method)(**options)
+
+
+def tensors(**options):
+    return aeot.tensors(**{"array": ROWS, **options})
+
+
+def estimator(kind):
+    """A function of the constructor's options and of those of fit, on rows."""
+
+    def fit(**options):
+        theirs = ("data", "steps", "checkpoint", "on_step", "log", "held_out")
+        given = {k: options.pop(k) for k in theirs if k in options}
+        return kind(**options).fit(**{"data": ROWS, "steps": 1, **given})
+
+    fit.__name__ = kind.__name__
+    return fit
+
+
+def batches(**options):
+    return next(aeot.loader(**{"data": aeot.tensors(ROWS), "batch_size": 2, **options}))
+
+
+def rows(**options):
+    return next(indices(**{"n": 4, "batch_size": 2, **options}))
+
+
+def compared(**options):
+    data = aeot.tensors(np.repeat(IMAGES, 3, axis=0))
+    first = {"models": {"a": data}, "data": data, "features": Pixels(4), "metrics": ["fd"]}
+    return aeot.compare(**{**first, **options})
+
+
+GAN, VAE, AEOT = estimator(aeot.GAN), estimator(aeot.VAE), estimator(aeot.AEOT)
+AE, FLOW = estimator(aeot.Autoencoder), estimator(aeot.FlowMatching)
+WHOLE = "whole number"
+
+# (call, argument, bad value, what it must be, how what came is shown, the way out)
+CASES = [
+    # the sampled solver
+    (sampled, "source", None, "a measure", "None", "Sampler"),
+    (sampled, "source", "box", "a measure", "'box'", "Sampler"),
+    (sampled, "source", torch.rand, "a measure", "built-in", "Sampler"),
+    (sampled, "sites", None, "numeric array", "NoneType", ""),
+    (sampled, "sites", "x", "numeric array", "str", ""),
+    (sampled, "sites", [], "shape", r"\(0,\)", ""),
+    (sampled, "sites", X4[0], "shape", r"\(4,\)", r"sites\[:, None\]"),
+    (sampled, "sites", X, "4 columns", "2", ""),
+    (sampled, "sites", X4 * 1j, "real", "complex128", ""),
+    (sampled, "sites", X4 * np.inf, "finite", r"index \(0, 0\)", "drop or repair"),
+    (sampled, "sites", [[1.0], [2.0, 3.0]], "numeric array", "list", ""),
+    (sampled, "sites", [[object()]], "numeric array", "list", ""),
+    (sampled, "sites", scipy.sparse.csr_matrix(X4), "dense", "csr_matrix", "toarray"),
+    (sampled, "sites", torch.tensor(X4).to_sparse(), "dense", "sparse", "to_dense"),
+    (sampled, "sites", np.r_[X4, X4[:1]], "distinct", "sites 0 and 12", "merge"),
+    (sampled, "sites", pd.DataFrame({"a": ["b"]}), "numeric array", "DataFrame", ""),
+    (sampled, "masses", MASSES[1:], "shape", r"\(11,\)", ""),
+    (sampled, "masses", 2 * MASSES, "sum to 1", "2", "divide"),
+    (sampled, "masses", -MASSES, "positive", "-0.0833", "drop"),
+    (sampled, "masses", MASSES * np.nan, "finite", "12 NaN", "drop"),
+    (sampled, "tol", 0, "finite number", "0", ""),
+    (sampled, "tol", 1e-320, ">= 1e-15", "1e-320", ""),
+    (sampled, "tol", np.nan, "finite number", "nan", ""),
+    (sampled, "tol", "0.1", "finite number", "'0.1'", ""),
+    (sampled, "tol", True, "finite number", "True", ""),
+    (sampled, "method", "nwton", "'newton'", "'nwton'", "did you mean 'newton'"),
+    (sampled, "method", None, "one of", "None", ""),
+    (sampled, "engine", "trch", "'torch'", "'trch'", "did you mean 'torch'"),
+    (sampled, "init", np.zeros(3), "shape", r"\(3,\)", ""),
+    (sampled, "seed", -1, WHOLE, "-1", ""),
+    (sampled, "seed", 0.5, WHOLE, "0.5", ""),
+    (sampled, "max_samples", 0, "finite number", "0", ""),
+    (sampled, "memory", 10, WHOLE, "10", ""),
+    (sampled, "memory", 10**30, "<= 92", "10+", ""),
+    (sampled, "threads", 0, WHOLE, "0", ""),
+    (sampled, "on_step", 3, "callable", "3", ""),
+    (sampled, "progress", "no", "True or False", "'no'", ""),
+    (sampled, "checkpoint", 3, "path", "3", ""),
+    (sampled, "checkpoint", "a\0b", "path", r"'a\\x00b'", ""),
+    # exact cells
+    (exact, "source", aeot.Gaussian(dim=2), "UniformBox", "Gaussian", "solve_semidiscrete"),
+    (exact, "sites", np.r_[X, X[:1]], "distinct", "sites 0 and 12", "merge"),
+    (exact, "tol", 2, "<= 1", "2", ""),
+    (exact, "masses", "x", "numeric array", "str", ""),
+    (diagram, "source", BOX4, "dim <= 3", "UniformBox", ""),
+    (diagram, "heights", np.zeros(3), "shape", r"\(3,\)", ""),
+    (diagram, "heights", NAN[:, 1], "finite", "index", "drop"),
+    (diagram, "sites", X[:, :1], "2 columns", "1", ""),
+    (DIAGRAM.displaced, "t", 1.5, "<= 1", "1.5", ""),
+    (DIAGRAM.semidual, "masses", [1.0], "shape", r"\(1,\)", ""),
+    (DIAGRAM.legendre, "points", X4, "2 columns", "4", ""),
+    (tree, "source", 3, "a measure", "3", "Sampler"),
+    (tree, "clusters", 13, "at most the 12 sites", "13", ""),
+    (tree, "seed", "x", WHOLE, "'x'", ""),
+    # measures
+    (aeot.UniformBox, "dim", 2.0, WHOLE, "2.0", ""),
+    (aeot.UniformBox, "dim", True, WHOLE, "True", ""),
+    (aeot.UniformBall, "dim", 0, WHOLE, "0", ""),
+    (lambda radius: aeot.UniformBall(dim=2, radius=radius), "radius", 0, "> 0", "0", ""),
+    (lambda center: aeot.UniformBall(dim=2, center=center), "center", [1], "shape", r"\(1,\)", ""),
+    (lambda high: aeot.UniformBox(dim=2, high=high), "high", -1, "above low", "axis 0", ""),
+    (aeot.Gaussian, "covariance", np.ones((2, 2)), "positive definite", "eigenvalue", "ridge"),
+    (aeot.Gaussian, "covariance", [[1.0, 2], [0, 1]], "symmetric", "not", r"\(C \+ C.T\)"),
+    (lambda draw: aeot.Sampler(draw, dim=2), "draw", 3, "callable", "3", ""),
+    (aeot.Empirical, "points", [1.0, 2.0], "shape", r"\(2,\)", r"points\[:, None\]"),
+    (aeot.ConvexPolygon, "vertices", [[0, 0], [1, 1]], "at least 3", "2", ""),
+    (aeot.GridDensity, "values", -np.ones((2, 2)), "negative", "-1", ""),
+    (BOX.sample, "n", -1, WHOLE, "-1", ""),
+    (BOX.sample, "n", 2.5, WHOLE, "2.5", ""),
+    (aeot.Gaussian(dim=2).sample, "n", 10**30, "<= 92", "10+", ""),
+    (lambda generator: BOX.sample(3, generator=generator), "generator", 0, "torch.G", "0", "seed"),
+    (aeot.generator, "seed", "x", WHOLE, "'x'", ""),
+    (aeot.generator, "seed", -1, WHOLE, "-1", ""),
+    (aeot.generator, "seed", np.nan, WHOLE, "nan", ""),
+    (lambda keys: aeot.generator(0, keys), "keys", 0.5, WHOLE, "0.5", ""),
+    (lambda device: aeot.generator(0, device=device), "device", "abacus", "of this", "'ab", "cpu"),
+    # maps and where they tear
+    (brenier, "source", "box", "a measure", "'box'", "Sampler"),
+    (brenier, "heights", np.zeros((12, 1)), "shape", r"\(12, 1\)", ""),
+    (brenier, "spread", "x", "finite number", "'x'", ""),
+    (brenier, "centroids", X4, "2 columns", "4", ""),
+    (extended, "points", torch.rand(3, 2), "4 columns", "2", ""),
+    (extended, "method", "afine", "'affine'", "'afine'", "did you mean 'affine'"),
+    (extended, "singular", 3, "SingularSet", "3", "find_singularities"),
+    (extended, "neighbours", 0, WHOLE, "0", ""),
+    (extended, "scale", "x", "finite number", "'x'", ""),
+    (extended, "weight", 2, "<= 1", "2", ""),
+    (drawn, "n", -1, WHOLE, "-1", ""),
+    (drawn, "boundary", "rejct", "'reject'", "'rejct'", "did you mean 'reject'"),
+    (drawn, "balance", "no", "True or False", "'no'", ""),
+    (drawn, "generator", 3, "Generator", "3", r"aeot.generator\(seed\)"),
+    (MAP.costs, "n_points", 1, WHOLE, "1", ""),
+    (lambda seed: MAP.costs(8, seed=seed), "seed", None, WHOLE, "None", ""),
+    (found, "brenier", 3, "a BrenierMap", "3", "map"),
+    (found, "brenier", None, "a BrenierMap", "None", "map"),
+    (found, "max_angle", -1, "> 0", "-1", ""),
+    (found, "n_points", 0, WHOLE, "0", ""),
+    (found, "seed", "x", WHOLE, "'x'", ""),
+    (lambda first: CUT.path(first, 1), "first", 12, "<= 11", "12", ""),
+    (lambda first: CUT.path(first, 1), "first", 0.5, WHOLE, "0.5", ""),
+    (lambda start: CUT.crossings(start, [0, 1]), "start", [0], r"shape \(2,\)", r"\(1,\)", ""),
+    (lambda first: CUT.crosses(first, torch.tensor([0])), "first", 0, "tensor of whole", "0", ""),
+    (lambda diagram: aeot.singular_curves(diagram, []), "diagram", 3, "PowerDiag", "3", "power_"),
+    (lambda singular: aeot.singular_curves(DIAGRAM, singular), "singular", [1], "mask", "int", ""),
+    # scikit-learn's face
+    (ot, "source", "bxo", "'box'", "'bxo'", "did you mean 'box'"),
+    (ot, "tol", -1, "finite number", "-1", ""),
+    (ot, "method", "x", "one of", "'x'", ""),
+    (ot, "random_state", -1, WHOLE, "-1", ""),
+    (ot, "sample_weight", np.r_[-1, np.ones(11)], ">= 0", "-1 at index 0$", ""),
+    (ot, "sample_weight", np.zeros(12), "zero everywhere", "zero", "leave it out"),
+    (ot, "sample_weight", np.ones(11), "12 numbers", r"\(11,\)", "one per row"),
+    (lambda X: fitted("inverse_transform", X=X), "X", X + 9, "support", "12 of 12", "transform"),
+    (lambda n: fitted("sample", n=n), "n", 0, WHOLE, "0", ""),
+    (lambda seed: fitted("pairs", n=2, seed=seed), "seed", 0.5, WHOLE, "0.5", ""),
+    # data
+    (tensors, "array", np.zeros((2, 2, 2, 2, 2)), "shape", r"\(2, 2, 2, 2, 2\)", ""),
+    (tensors, "array", ROWS[:0], "at least one row", r"\(0, 3\)", ""),
+    (tensors, "labels", [0.5] * 30, WHOLE, "float", ""),
+    (tensors, "labels", [0], "30 whole", r"\(1,\)", ""),
+    (tensors, "classes", "ab", "list of names", "'ab'", ""),
+    (tensors, "classes", [1, 2], "text", "1", "names"),
+    (tensors, "value_range", (1, 0), "black", r"\(1, 0\)", ""),
+    (tensors, "value_range", (0, 1e-320), "black", r"\(0, 1e-320\)", ""),
+    (tensors, "value_range", 3, "black", "3", ""),
+    (tensors, "name", 3, "text", "3", ""),
+    (aeot.images, "folder", 3, "path", "3", ""),
+    (aeot.images, "folder", "nowhere", "folder of images", "nowhere", ""),
+    (aeot.dataset, "name", "mnits", "'mnist'", "'mnits'", "did you mean 'mnist'"),
+    (lambda split: aeot.dataset("digits", split=split), "split", "tset", "'test'", "'ts", "test"),
+    (lambda download: aeot.dataset("digits", download=download), "download", "no", "True", "no", ""),
+    (lambda b: aeot.unpaired(ROWS, b), "b", X4, "rows of shape", r"\(4,\)", ""),
+    (batches, "data", 3, "shape", r"\(\)", ""),
+    (batches, "batch_size", 0, WHOLE, "0", ""),
+    (batches, "seed", -1, WHOLE, "-1", ""),
+    (rows, "start", -1, WHOLE, "-1", ""),
+    (aeot.to_uint8, "images", "x", "numeric", "str", ""),
+    (lambda images: resize(images, 8), "images", torch.zeros(8, 8), "uint8", r"\(8, 8\)", ""),
+    (toy, "name", "grd", "'grid'", "'grd'", "did you mean 'grid'"),
+    (lambda n: toy("grid", n), "n", 0, WHOLE, "0", ""),
+    # models
+    (AEOT, "data", NAN, "finite", r"\(2, 1\)", "drop"),
+    (AEOT, "tol", 0, "> 0", "0", ""),
+    (AEOT, "extension", "afine", "'affine'", "'afine'", "did you mean 'affine'"),
+    (AEOT, "engine", "x", "one of", "'x'", ""),
+    (AEOT, "sharpen", "no", "True or False", "'no'", ""),
+    (AEOT, "max_angle", -1, "> 0", "-1", ""),
+    (AEOT, "device", "abacus", "device", "'abacus'", "cpu"),
+    (AE, "architecture", "mpl", "'mlp'", "'mpl'", "did you mean 'mlp'"),
+    (AE, "latent_dim", 2.5, WHOLE, "2.5", ""),
+    (AE, "steps", "x", WHOLE, "'x'", ""),
+    (GAN, "batch_size", 0, WHOLE, "0", ""),
+    (GAN, "seed", None, WHOLE, "None", ""),
+    (GAN, "steps", -1, WHOLE, "-1", ""),
+    (GAN, "learning_rate", 0, "> 0", "0", ""),
+    (GAN, "betas", (0.5,), r"two numbers", r"\(0.5,\)", ""),
+    (GAN, "precision", "float16", "'bfloat16'", "'float16'", "did you mean"),
+    (GAN, "checkpoint", 3, "path", "3", ""),
+    (VAE, "latent_dim", 0, WHOLE, "0", ""),
+    (FLOW, "data", [], "at least one row", r"\(0,\)", ""),
+    (Pixels, "size", 0, WHOLE, "0", ""),
+    # measures of quality, and comparisons
+    (lambda k: metrics.prdc(ROWS, ROWS, k=k), "k", 0, WHOLE, "0", ""),
+    (lambda reference: metrics.prdc(ROWS, reference), "reference", X, "3 columns", "2", ""),
+    (lambda generated: metrics.prdc(generated, ROWS), "generated", "x", "numeric", "str", ""),
+    (compared, "metrics", "fd", "list of names", "'fd'", ""),
+    (compared, "repeats", 0, WHOLE, "0", ""),
+    (compared, "features", 3, "Classifier", "3", ""),
+    (compared, "facts", [1], "map names", r"\[1\]", ""),
+    (compared, "n_samples", -1, WHOLE, "-1", ""),
+]  # fmt: skip
+
+
+def name_of(case):
+    value = case[2]
+    short = str(value)[:12] if isinstance(value, (int, float, str)) else type(value).__name__
+    return f"{getattr(case[0], '__name__', case[0])}-{case[1]}-{short}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_one_error_names_argument_value_and_remedy(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call, argument, value, must, got, way_out = case
+    with pytest.raises(ValueError, match=f"^{re.escape(argument)} ") as caught:
+        call(**{argument: value})
+    message = str(caught.value)
+    requirement, came = message.split(", got ", 1)
+    assert re.search(must, requirement), message
+    assert re.search(got, came.split("; ")[0]), message
+    assert re.search(way_out, message.split(", got ", 1)[1]), message
+    assert "\n" not in message
+    assert len(message) < 400
+    assert not list(tmp_path.iterdir()), "a refused call leaves nothing behind"
+
+
+UNFITTED = [
+    lambda: aeot.SemiDiscreteOT().transform(X),
+    lambda: aeot.SemiDiscreteOT().sample(),
+    lambda: aeot.AEOT().sample(1),
+    lambda: aeot.AEOT().encode(ROWS),
+    lambda: aeot.AEOT().fit_transport(ROWS),
+    lambda: aeot.Autoencoder().decode(ROWS),
+    lambda: aeot.GAN().sample(1),
+    lambda: aeot.VAE().count_parameters(),
+    lambda: aeot.CycleGAN().translate(IMAGES, to="b"),
+    lambda: aeot.TransportTranslator().translate(IMAGES),
+    lambda: Classifier().save("nowhere"),
+]
+
+
+@pytest.mark.parametrize("call", UNFITTED)
+def test_unfitted_estimators_say_so(call):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        call()
+
+
+def test_the_corpus_is_large():
+    assert len(CASES) + len(UNFITTED) >= 120
