@@ -334,6 +334,11 @@ def points(
         raise fail(name, "have shape (rows, dim)", f"shape {tuple(found.shape)}", way_out)
     if found.shape[0] < min_rows:
         raise fail(name, f"have at least {min_rows} row(s)", str(found.shape[0]))
+    if found.dtype == torch.float64 and found.numel():
+        largest = max(abs(float(edge)) for edge in found.detach().aminmax())
+        if largest > 1e150:
+            must, way_out = "hold values below 1e150 (squares overflow)", "use another unit"
+            raise fail(name, must, f"{largest:g}", way_out)
     if dim is not None and found.shape[1] != dim:
         raise fail(name, f"have {dim} columns", str(found.shape[1]))
     return found

@@ -154,7 +154,7 @@ class UniformBall:
         self.center = _vector("center", center, self.dim, 0.0)
         self.radius = _check.real("radius", radius, above=0.0)
         self.mean = self.center
-        width = torch.full_like(self.center, self.radius)
+        width = torch.full_like(self.center, self.radius, dtype=torch.float64)
         self.dtype = _dtype((center,), self.center.abs(), width)
 
     def __repr__(self) -> str:

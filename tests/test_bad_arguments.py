@@ -41,6 +41,10 @@ def diagram(**options):
     return aeot.power_diagram(**{"source": BOX, "sites": X, "heights": HEIGHTS, **options})
 
 
+def on_ball(sites):
+    return diagram(source=aeot.UniformBall(dim=3), sites=sites, heights=np.zeros(12))
+
+
 def tree(**options):
     return aeot.solve_hierarchical(**{"source": BOX4, "sites": X4, **options})
 
@@ -77,10 +81,12 @@ def tensors(**options):
 def estimator(kind):
     """A function of the constructor's options and of those of fit, on rows."""
 
+    steps = 2 if issubclass(kind, aeot.Autoencoder | aeot.AEOT) else 1
+
     def fit(**options):
         theirs = ("data", "steps", "checkpoint", "on_step", "log", "held_out")
         given = {k: options.pop(k) for k in theirs if k in options}
-        return kind(**options).fit(**{"data": ROWS, "steps": 1, **given})
+        return kind(**options).fit(**{"data": ROWS, "steps": steps, **given})
 
     fit.__name__ = kind.__name__
     return fit
@@ -161,6 +167,12 @@ CASES = [
     (tree, "source", 3, "a measure", "3", "Sampler"),
     (tree, "clusters", 13, "at most the 12 sites", "13", ""),
     (tree, "seed", "x", WHOLE, "'x'", ""),
+    (sampled, "sites", X4 * 1e300, "below 1e150", "e.300", "unit"),
+    (exact, "sites", X * 1e300, "below 1e150", "e.300", "unit"),
+    (brenier, "sites", X * 1e300, "below 1e150", "e.300", "unit"),
+    (exact, "source", aeot.UniformBox(low=[0.0] * 2, high=[1e-300] * 2), "sides", "1e-300", ""),
+    (diagram, "source", aeot.UniformBall(dim=2, radius=1e300), "sides", "2e.300", "length"),
+    (on_ball, "sites", np.zeros((12, 3)), "far enough apart", "cells", "merge"),
     # measures
     (aeot.UniformBox, "dim", 2.0, WHOLE, "2.0", ""),
     (aeot.UniformBox, "dim", True, WHOLE, "True", ""),
@@ -173,7 +185,7 @@ CASES = [
     (lambda draw: aeot.Sampler(draw, dim=2), "draw", 3, "callable", "3", ""),
     (aeot.Empirical, "points", [1.0, 2.0], "shape", r"\(2,\)", r"points\[:, None\]"),
     (aeot.ConvexPolygon, "vertices", [[0, 0], [1, 1]], "at least 3", "2", ""),
-    (aeot.GridDensity, "values", -np.ones((2, 2)), "negative", "-1", ""),
+    (aeot.GridDensity, "values", -np.ones((2, 2)), ">= 0", "-1", "clamp"),
     (BOX.sample, "n", -1, WHOLE, "-1", ""),
     (BOX.sample, "n", 2.5, WHOLE, "2.5", ""),
     (aeot.Gaussian(dim=2).sample, "n", 10**30, "<= 92", "10+", ""),
@@ -237,7 +249,7 @@ CASES = [
     (aeot.images, "folder", "nowhere", "folder of images", "nowhere", ""),
     (aeot.dataset, "name", "mnits", "'mnist'", "'mnits'", "did you mean 'mnist'"),
     (lambda split: aeot.dataset("digits", split=split), "split", "tset", "'test'", "'ts", "test"),
-    (lambda download: aeot.dataset("digits", download=download), "download", "no", "True", "no", ""),
+    (lambda download: aeot.dataset("digits", download=download), "download", 1, "True", "1", ""),
     (lambda b: aeot.unpaired(ROWS, b), "b", X4, "rows of shape", r"\(4,\)", ""),
     (batches, "data", 3, "shape", r"\(\)", ""),
     (batches, "batch_size", 0, WHOLE, "0", ""),
@@ -325,3 +337,21 @@ def test_unfitted_estimators_say_so(call):
 
 def test_the_corpus_is_large():
     assert len(CASES) + len(UNFITTED) >= 120
+
+
+def test_tensors_with_gradients_are_taken_as_numbers():
+    sites = torch.tensor(X, requires_grad=True)
+    masses = torch.tensor(MASSES, requires_grad=True)
+    assert aeot.solve_exact(BOX, sites, masses).converged
+    heights = torch.tensor(HEIGHTS, requires_grad=True)
+    cut = aeot.find_singularities(aeot.BrenierMap(BOX, sites, heights))
+    assert torch.equal(cut.components, aeot.find_singularities(MAP).components)
+    rows = torch.tensor(ROWS, requires_grad=True)
+    for model in (aeot.VAE(latent_dim=2, width=4), aeot.GAN(latent_dim=2, hidden=4)):
+        assert not model.fit(rows, steps=1).sample(2).requires_grad
+
+
+def test_vectors_have_the_likelihood_that_fits_them_unless_another_was_asked_for():
+    assert aeot.VAE(latent_dim=2, width=4).fit(ROWS, steps=1).sample(2).shape == (2, 3)
+    with pytest.raises(ValueError, match="likelihood must be 'gaussian' for vectors, got 'bern"):
+        aeot.VAE(latent_dim=2, likelihood="bernoulli").fit(ROWS, steps=1)

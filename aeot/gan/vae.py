@@ -41,7 +41,7 @@ class VAE(GenerativeModel):
         architecture: As in `Autoencoder`: "auto", "infogan", "dcgan" or "mlp".
         width: Width of that architecture, None for its default.
         likelihood: "bernoulli" (of pixels in [0, 1], summed over all of them) or "gaussian" with
-            standard deviation `std`; vectors need "gaussian".
+            standard deviation `std`, which vectors need; None: the one that fits the data.
         std: Of the Gaussian likelihood, in the units of the data.
         learning_rate: Of Adam.
         betas: Of Adam.
@@ -61,7 +61,7 @@ class VAE(GenerativeModel):
     latent_dim: int = 64
     architecture: str = "auto"
     width: int | None = None
-    likelihood: str = "bernoulli"
+    likelihood: str | None = None
     std: float = 1.0
     learning_rate: float = 5e-5
     betas: tuple[float, float] = (0.5, 0.999)
@@ -103,7 +103,8 @@ class VAE(GenerativeModel):
         return {"bound": sum(parts.values()), **parts}
 
     def _misfit(self, out: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if self.likelihood == "gaussian":
+        vectors = self.likelihood is None and real.ndim == 2
+        if self.likelihood == "gaussian" or vectors:
             scale = math.log(self.std * math.sqrt(2 * math.pi))
             return ((out - real) / self.std).square() / 2 + scale
         # The decoder ends in tanh(a); (1 + tanh(a)) / 2 is the sigmoid of 2 a.

@@ -159,11 +159,13 @@ def support(source: Measure) -> Support:
     if isinstance(source, UniformBall):
         radius = source.radius
         half = np.full(d, radius)
+        _check_size(half)
         volume = math.pi ** (d / 2) / math.gamma(d / 2 + 1) * radius**d
         kind = DISK if d > 1 else UNIFORM
     else:
         low, high = (v.cpu().to(torch.float64).numpy() for v in (source.low, source.high))
         center, half = (low + high) / 2, (high - low) / 2
+        _check_size(half)
         volume = float(np.prod(high - low))
     if isinstance(source, GridDensity):
         coefficients = np.ascontiguousarray(source.coefficients.cpu().numpy())
@@ -176,6 +178,14 @@ def support(source: Measure) -> Support:
     return Support(
         d, center, half, kind, radius, 1 / volume, polygon, normals, np.r_[half, half], grid
     )
+
+
+def _check_size(half: np.ndarray) -> None:
+    # Second moments are fourth powers of lengths in the plane, fifth powers in space.
+    if len(half) > 1 and (half.min() < 1e-50 or half.max() > 1e50):
+        got = f"{2 * half.min():g} to {2 * half.max():g}"
+        way_out = "divide source and sites by a common length"
+        raise _check.fail("source", "have sides from 1e-50 to 1e50", got, way_out)
 
 
 @dataclass(frozen=True)
@@ -362,10 +372,9 @@ class Tessellation:
         self.count["repairs"] += 1
         suspects = self._suspects(graph, measures)
         if len(suspects) == 0 or tried > 10 or len(graph[1]) == n * (n - 1):
-            raise RuntimeError(
-                f"the power cells overlap by {excess:.3g} of the source; the sites are too "
-                "close together for float64: merge near-duplicates"
-            )
+            got = f"power cells that overlap by {excess:.3g} of the source"
+            way_out = "merge near-duplicates and add their masses"
+            raise _check.fail("sites", "be far enough apart for float64", got, way_out)
         rows = np.repeat(np.arange(n), np.diff(graph[0]))
         graph = neighbours.joined(graph, rows[measures > 0], graph[1][measures > 0])
         if tried > 4 and len(suspects) * n <= _LARGEST_COMPLETE**2:

@@ -307,7 +307,7 @@ def _default(brenier: BrenierMap, facets: Facets) -> tuple[torch.Tensor, torch.T
     n, device = brenier.sites.shape[0], brenier.sites.device
     if n <= modes.LINKS:
         return torch.ones_like(facets.jumps, dtype=torch.bool), facets.pairs[:0], False
-    graph, dimension = modes.links(brenier.sites, engine=brenier.engine)
+    graph, dimension = modes.links(brenier.sites.detach(), engine=brenier.engine)
     labels = modes.modes(graph, brenier.masses.cpu().numpy())
     pairs, jumps = facets.pairs.cpu().numpy(), facets.jumps.cpu().numpy()
     cut = labels[pairs[:, 0]] != labels[pairs[:, 1]]

@@ -75,7 +75,7 @@ def test_networks_for_images_have_one_width():
 def test_bad_arguments_of_the_others_are_named():
     points, images = torch.zeros(9, 2), torch.zeros(9, 1, 8, 8)
     with pytest.raises(ValueError, match="likelihood must be 'gaussian' for vectors"):
-        aeot.VAE().fit(points)
+        aeot.VAE(likelihood="bernoulli").fit(points)
     with pytest.raises(ValueError, match="halve_every must be a whole number >= 1, got 0"):
         aeot.GLO(halve_every=0).fit(points)
     with pytest.raises(ValueError, match="code_rate must be a finite number > 0, got 0"):
