@@ -40,6 +40,7 @@ from aeot.measures import ConvexPolygon, GridDensity, Measure, Polygon, UniformB
 
 _ALL_PAIRS = 40  # below this many sites everyone is tried against everyone
 _LARGEST_COMPLETE = 20_000  # the last resort clips n**2 times
+_MANY = 20_000  # bodies in space whose first neighbours are found sooner by walks than by Qhull
 _GUESSES = 3  # walks for neighbours before Qhull is asked
 _WILD = 8  # diagrams that Qhull makes after walks have failed
 
@@ -75,7 +76,7 @@ class Support:
     grid: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     triangles: np.ndarray = field(default_factory=lambda: np.zeros((0, 3, 2)))
 
-    @property
+    @cached_property
     def region(self) -> Region:
         """What the kernels of the plane take."""
         shape = self.polygon, self.kind, self.radius, self.density, self.triangles
@@ -86,7 +87,7 @@ class Support:
         """Whether cells may have area without mass, so that areas are asked for as well."""
         return self.kind in (GRID, PARTS)
 
-    @property
+    @cached_property
     def area(self) -> float:
         """Area of the polygon."""
         x, y = (self.polygon - self.polygon[0]).T
@@ -322,7 +323,7 @@ class Tessellation:
         tried = guesses = 0
         if n <= _ALL_PAIRS:
             graph = neighbours.complete(n)
-        elif not self.wild and (self.last is not None or d == 3):
+        elif not self.wild and (self.last is not None or (d == 3 and n >= _MANY)):
             start = neighbours.near(self.sites) if self.last is None else self.last
             graph, guesses = self._walked(heights, start), 1
         else:

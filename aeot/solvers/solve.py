@@ -32,7 +32,7 @@ from aeot.solvers.starts import PICTURE_SITES, gaussian_heights, picture_heights
 from aeot.solvers.state import State, fingerprint, load, save
 
 METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
-_EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 20_000}  # where exact cells beat samples
+_EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 100_000}  # where exact cells beat samples
 _LEAST_TOL = 1e-15  # masses are not resolved below
 STEPS = {"newton": NEWTON, "lbfgs": LBFGS, "adam": ADAM}
 

@@ -303,7 +303,8 @@ def test_walks_find_the_neighbours_that_qhull_finds(dim, moved):
     assert warm.count["hulls"] == 0 or moved > 1
 
 
-def test_space_needs_no_hull():
+def test_many_bodies_in_space_need_no_hull(monkeypatch):
+    monkeypatch.setattr(tessellation, "_MANY", 1000)
     where = support(aeot.UniformBox(dim=3))
     sites = np.random.default_rng(0).normal(size=(3000, 3))
     sites -= sites.mean(0)
