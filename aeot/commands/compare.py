@@ -247,7 +247,7 @@ def _check_labels(plan: dict[str, Any], folder: Path) -> None:
     for label, thing in plan.items():
         now = thing.__name__ if isinstance(thing, type) else f"the path {thing}"
         for costs in folder.glob(f"{glob.escape(label)}-*.json"):
-            before = _io.read_json(costs, dict).get("class")
+            before = _kept(costs)["class"]
             if before != now and costs.stem[len(label) + 1 :].isdigit():
                 got = f"{label!r} for {now}, which was {before} before in {folder.parent}"
                 way_out = "choose another label or another out"
@@ -269,6 +269,16 @@ def _check_kept(places: dict[str, list[Path]], reference: Dataset, n: int | None
 def _costs(place: Path) -> Path:
     """The file beside a model that says what it cost; written last."""
     return place.with_name(f"{place.name}.json")
+
+
+def _kept(costs: Path) -> dict[str, Any]:
+    """Return what a training cost, from the file beside its model."""
+    found = _io.read_json(costs, dict)
+    for name, kind in {"class": str, "train_seconds": float, "images_seen": int}.items():
+        if not _io.fits(found.get(name), kind):
+            got = f"{costs} with {_check.shown(found.get(name))} as {name}"
+            raise _check.fail("out", "hold whole models", got, f"delete {costs}")
+    return found
 
 
 def _digest(*sets: Dataset) -> str:
@@ -305,7 +315,7 @@ def _fitted(
     """
     costs = _costs(place)
     if costs.is_file():
-        return _io.read_json(costs)
+        return _kept(costs)
     _LOG.info("training %s, %s", place.name, limit)
     unfinished = place.with_name(f"{place.name}.checkpoint")
     cost = budget.train(model, training, checkpoint=unfinished, **limit)
@@ -320,6 +330,6 @@ def _fitted(
 def _mean(costs: list[dict[str, Any]]) -> dict[str, Any]:
     """Average what the trainings of one model cost; keep whole numbers whole."""
     first = costs[0]
-    numbers = {k: v for k, v in first.items() if isinstance(v, (int, float))}
+    numbers = {k for k in first if all(_io.fits(c.get(k), float) for c in costs)}
     means = {k: sum(c[k] for c in costs) / len(costs) for k in numbers}
     return {**first, **{k: round(v) if isinstance(first[k], int) else v for k, v in means.items()}}

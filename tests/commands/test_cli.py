@@ -266,6 +266,51 @@ def test_a_stopped_run_goes_on_where_it_was(blobs, finished, tmp_path, monkeypat
     assert model_bytes(path) == model_bytes(finished)
 
 
+def test_a_run_whose_checkpoint_was_damaged_goes_on_from_the_one_before(
+    blobs, finished, tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "run"
+    argv = ["fit", "--data", str(blobs), "--out", str(path), *OPTIONS]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aeot.AEOT, "fit_transport", stop)
+        patch.setattr(aeot.training._loop.Pace, "due", lambda self: True)  # after every step
+        assert cli.main(argv) == 130
+    for place in (path / "checkpoint").iterdir():
+        assert (place / "previous" / "manifest.json").is_file()
+        (place / "model.safetensors").write_bytes(b"cut")
+    capsys.readouterr()
+    assert cli.main(argv) == 0
+    told = capsys.readouterr().err
+    assert told.count("going on from the one before it") == len(["joint", "decoder"])
+    assert model_bytes(path) == model_bytes(finished)
+
+
+def test_a_run_without_any_whole_checkpoint_says_what_to_delete(
+    blobs, tmp_path, monkeypatch, capsys
+):
+    argv = ["fit", "--data", str(blobs), "--out", str(tmp_path / "run"), *OPTIONS]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aeot.AEOT, "fit_transport", stop)
+        assert cli.main(argv) == 130
+    for file in (tmp_path / "run" / "checkpoint").rglob("config.json"):
+        file.write_text("{")
+    capsys.readouterr()
+    assert cli.main(argv) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "delete" in told
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    assert cli.main(argv) == 0
+
+
 def test_a_new_process_draws_the_same_images(finished, tmp_path):
     done = aeot_command("sample", finished, "--n", 5, "--seed", 3, "--out", tmp_path / "new")
     assert done.returncode == 0, done.stderr
