@@ -104,6 +104,7 @@ def run(
         KeyboardInterrupt: If Ctrl-C or SIGTERM came: once the step is done and the checkpoint
             holds it; a second Ctrl-C does not wait. Handlers of the caller's are left alone, and
             what they raise stops the run where it is.
+        OSError: If the disk has no room for a checkpoint.
         ValueError: If the checkpoint belongs to something else, stands beyond `steps`, or it or
             `log` cannot be written; if `log` lies inside the checkpoint, which is replaced whole.
 
@@ -244,6 +245,8 @@ class _Keeper:
             return config["step"], list(config["history"]), config["part"]
         self.take(0, [])
         self.written = True  # nothing worth a file yet
+        if self.directory is not None and self.snapshot is not None:  # said before the work
+            _io.check_space(self.directory, sum(t.nbytes for t in self.snapshot[1].values()))
         return 0, [], {}
 
     def _compare(self, began: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -216,6 +217,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path, cap
     assert seen[0] == 11
     assert torch.equal(again.weights(), straight.weights())
     assert "going on from the one before it" in caplog.text
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_known_before_any_work(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"MB are needed and 0\.0 MB are free; make room: '.*run'"):
+        Problem().run(5, checkpoint=tmp_path / "run", on_step=lambda *_: pytest.fail("worked"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_log_inside_the_checkpoint_is_refused_before_any_work(tmp_path):
