@@ -115,9 +115,10 @@ def _named(path: Path) -> Iterator[None]:
 
 def check_space(path: Path, needed: int) -> None:
     """Raise an OSError if the disk of `path` has less than `needed` bytes left."""
-    while not path.exists():
-        path = path.parent
-    free = shutil.disk_usage(path).free
+    place = path
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
     if needed > free:
         reason = f"{needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; make room"
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {reason}", str(path))

@@ -175,7 +175,7 @@ def _check_config(given: str) -> None:
 
     What an alias stands for is copied wherever it comes, so a few lines can fill any memory.
     """
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     try:
         if not os.path.isfile(given):

@@ -211,7 +211,7 @@ class BrenierMap(nn.Module):
         def top(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return top_k(part, self.sites, self.heights, k, engine=self.engine)
 
-        return in_parts(top, points)
+        return in_parts(top, _check.array("points", points))
 
     def cell(self, points: ArrayLike) -> torch.Tensor:
         """Return the power cell of every point, (m,) int64."""
