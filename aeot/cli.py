@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import importlib
 import inspect
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -160,7 +162,8 @@ def _run(command: str, argv: list[str]) -> None:
     try:
         chosen = parser.parse_args(_gathered(function, _flagged(function, argv)))
     except jsonargparse.ArgumentError as error:
-        raise _Refused(f"{error}; see aeot {command} --help") from error
+        meant = _meant(str(error), [*own, *(name for names in theirs for name in names)])
+        raise _Refused(f"{error}; {meant}see aeot {command} --help") from error
     plain = chosen.as_dict()
     arguments = {name: plain[name] for name in own}
     run, *kinds = map(_load, places)
@@ -197,6 +200,16 @@ def _check_config(given: str) -> None:
         told = error.reason if isinstance(error, UnicodeDecodeError) else error
         told = "it is not UTF-8 text: " + str(told) if told is not error else str(told)
         raise _Refused(f"--config must be plain YAML, got {given[:200]}: {told}") from error
+
+
+def _meant(told: str, options: list[str]) -> str:
+    """Ask for the option that an unknown one in jsonargparse's message is like, or nothing."""
+    unknown = re.search(
+        r"Option '([^']+)' is not accepted|unrecognized arguments: --([^\s=]+)", told
+    )
+    word = (unknown[1] or unknown[2]) if unknown else ""
+    near = difflib.get_close_matches(word, options, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _load(place: str) -> Callable[..., Any]:

@@ -41,7 +41,7 @@ def write_files():
     Path("cut.npy").write_bytes(b"\x93NUMPY and then nothing")
     Path("taken").write_text("mine")
     Path("bad.yaml").write_text("data: [unclosed\n")
-    Path("key.yaml").write_text("data: digits\nlatent_size: 3\n")
+    Path("latent.yaml").write_text("data: digits\nlatent_dims: 3\n")
 
 
 FIT = {  # what is wrong: (options, words the line must hold)
@@ -78,7 +78,7 @@ FIT = {  # what is wrong: (options, words the line must hold)
     "a negative seed": ("--seed -1", ["seed", "-1"]),
     "a batch of one": ("--batch_size 1", ["batch_size", "2"]),
     "an unknown device": ("--device abacus", ["device", "abacus"]),
-    "an unknown option": ("--latent 8", ["--latent", "aeot fit --help"]),
+    "an unknown option": ("--latent-dims 8", ["did you mean 'latent_dim'?", "aeot fit --help"]),
     "a file where the run should go": (
         "--data images.npy --out taken",
         ["out", "taken", "choose another"],
@@ -91,7 +91,10 @@ FIT = {  # what is wrong: (options, words the line must hold)
     "a place that takes no files": ("--data images.npy --out /proc/aeot/run", ["out", "/proc"]),
     "a missing config": ("--config nowhere.yaml", ["config", "nowhere.yaml"]),
     "a damaged config": ("--config bad.yaml", ["config"]),
-    "an unknown key in the config": ("--config key.yaml", ["latent_size"]),
+    "an unknown key in the config": (
+        "--config latent.yaml",
+        ["latent_dims", "did you mean 'latent_dim'?"],
+    ),
 }
 
 

@@ -205,7 +205,8 @@ def _planned(models: list[str]) -> dict[str, Any]:
             plan[label] = getattr(aeot, thing)
         else:
             got = f"{thing!r}"
-            way_out = f"classes are {', '.join(TRAINABLE)}"
+            meant = _check.meant(thing, TRAINABLE)
+            way_out = f"{meant} classes are {', '.join(TRAINABLE)}".strip()
             raise _check.fail("models", "be classes, or paths that exist", got, way_out)
     return plan
 
