@@ -139,6 +139,9 @@ def begun(job, folder, *, every_step):
         return child
     status = 1
     try:
+        # A shell starts what runs in the background with signals ignored, which aeot respects.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for number, name in ((1, "printed"), (2, "errors")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         if every_step:
@@ -582,9 +585,9 @@ def states(options, count):
 
 PARTS = {  # name -> (function, cases at full length)
     "kills": (kills, 32),
-    "signals": (signals, 28),
+    "signals": (signals, 14),
     "corruption": (corruption, 2000),
-    "disk": (disk, 60),
+    "disk": (disk, 30),
     "files": (files, 1000),
     "certificates": (certificates, 200),
     "twins": (twins, 28),
