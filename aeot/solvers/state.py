@@ -11,6 +11,7 @@ import torch
 
 from aeot import _check, _io
 from aeot._rng import generator
+from aeot.measures import Empirical
 from aeot.solvers.certificate import Certificate
 from aeot.solvers.problem import Problem
 
@@ -102,10 +103,14 @@ class State:
 
 
 def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
-    """Return what a checkpoint must share with a solve to be taken up by it."""
-    points = problem.source.sample(
-        _PROBES, generator=generator(problem.seed, "transport", "fingerprint")
-    )
+    """Return what a checkpoint must share with a solve to be taken up by it.
+
+    SHA-256 of sites, masses and of points drawn from the source, or of all where it is points;
+    the seed and the options.
+    """
+    points = problem.source.sample(_PROBES, generator=generator(0, "transport", "fingerprint"))
+    if isinstance(problem.source, Empirical):
+        points = torch.cat([points, problem.source.points.to(points)])
     arrays = {"source": points, "sites": problem.caller_sites, "masses": problem.masses}
     parts = {name: _io.digest({name: x}) for name, x in arrays.items()}
     return {**parts, "shape": [*problem.sites.shape], "seed": problem.seed, **options}

@@ -1,8 +1,13 @@
 import dataclasses
+import shutil
 
+import numpy as np
+import pytest
 import torch
 
+import aeot
 from aeot import generator
+from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
 from aeot.solvers.certificate import Certificate
 from aeot.solvers.state import Drawn, State, load, save
 
@@ -56,3 +61,103 @@ def test_every_field_of_a_checkpoint_comes_back(tmp_path):
 
     for f in dataclasses.fields(State):
         assert same(getattr(state, f.name), getattr(back, f.name)), f.name
+
+
+BOXES = "the unit cube"
+SITES = np.random.default_rng(0).normal(size=(40, 4))
+MASSES = np.arange(1.0, 41) / 820
+POINTS = np.random.default_rng(1).normal(size=(20_000, 4))
+OTHER_POINT = POINTS.copy()
+OTHER_POINT[17, 2] += 1e-6
+COVARIANCE = np.eye(4) + 0.5
+VARIANTS = {
+    "gaussian": (Gaussian(mean=[0.0] * 4), SITES, None, {}),
+    "its mean": (Gaussian(mean=[0.0, 0.0, 0.0, 1e-6]), SITES, None, {}),
+    "its covariance": (Gaussian(mean=[0.0] * 4, covariance=COVARIANCE), SITES, None, {}),
+    "box": (UniformBox(dim=4), SITES, None, {}),
+    "wider box": (UniformBox(low=[0.0] * 4, high=[1.0, 1, 1, 1.0001]), SITES, None, {}),
+    "ball": (UniformBall(dim=4), SITES, None, {}),
+    "points": (Empirical(POINTS), SITES, None, {}),
+    "one other point": (Empirical(OTHER_POINT), SITES, None, {}),
+    "points in another order": (Empirical(POINTS[::-1].copy()), SITES, None, {}),
+    "sampler": (Sampler(lambda m, g: torch.rand(m, 4, generator=g) ** 2, dim=4), SITES, None, {}),
+    "swapped columns": (UniformBox(dim=4), SITES[:, [1, 0, 2, 3]], None, {}),
+    "one unit in one site": (UniformBox(dim=4), np.nextafter(SITES, 9), None, {}),
+    "one site less": (UniformBox(dim=4), SITES[1:], None, {}),
+    "masses": (UniformBox(dim=4), SITES, MASSES, {}),
+    "masses permuted": (UniformBox(dim=4), SITES, MASSES[::-1].copy(), {}),
+    "seed": (UniformBox(dim=4), SITES, None, {"seed": 1}),
+    "tol": (UniformBox(dim=4), SITES, None, {"tol": 0.06}),
+    "method": (UniformBox(dim=4), SITES, None, {"method": "lbfgs"}),
+    "engine": (UniformBox(dim=4), SITES, None, {"engine": "torch"}),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("states")
+    for name, (source, sites, masses, options) in VARIANTS.items():
+        given = {"tol": 0.05, "engine": "numba", "progress": False} | options
+        path = folder / name
+        stop = {"checkpoint": path, "on_step": lambda r: True}
+        aeot.solve_semidiscrete(source, sites, masses, **given | stop)
+    return folder
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_checkpoint_is_taken_up_by_another_problem(checkpoints, name):
+    source, sites, masses, options = VARIANTS[name]
+    given = {"tol": 0.05, "engine": "numba", "progress": False} | options
+    for other in VARIANTS:
+        if other == name:
+            continue
+        steps = []
+        with pytest.raises(
+            ValueError, match="checkpoint must belong to the same problem"
+        ) as caught:
+            aeot.solve_semidiscrete(
+                source, sites, masses, checkpoint=checkpoints / other, on_step=steps.append, **given
+            )
+        assert steps == []
+        said = str(caught.value)
+        assert f"in {checkpoints / other}; choose another directory" in said
+        assert "\n" not in said
+        differs = said.split("got another ")[1].split(" in ")[0].split(", ")
+        assert set(differs) == set(expected(name, other)), f"{name} against {other}: {differs}"
+
+
+def expected(name, other):
+    """What differs between two variants, told by their definitions."""
+    one, two = VARIANTS[name], VARIANTS[other]
+    plain = {"seed": 0, "tol": 0.05, "method": "newton", "engine": "numba"}
+    options = [plain | v[3] for v in (one, two)]
+    sources = [
+        BOXES if type(v[0]) is UniformBox and "wider" not in n else n
+        for v, n in ((one, name), (two, other))
+    ]
+    if sources[0] != sources[1]:
+        yield "source"
+    if one[1] is not two[1]:
+        yield "sites"
+    if one[2] is not two[2] or len(one[1]) != len(two[1]):
+        yield "masses"
+    yield from (k for k in plain if options[0][k] != options[1][k])
+
+
+def test_the_same_problem_in_another_order_and_dtype_is_the_same(checkpoints, tmp_path):
+    shutil.copytree(checkpoints / "masses", tmp_path / "s")
+    order = np.random.default_rng(3).permutation(40)
+    s = aeot.solve_semidiscrete(
+        UniformBox(dim=4),
+        torch.from_numpy(SITES[order]),
+        list(MASSES[order]),
+        tol=0.05,
+        engine="numba",
+        progress=False,
+        checkpoint=tmp_path / "s",
+    )
+    whole = aeot.solve_semidiscrete(
+        UniformBox(dim=4), SITES, MASSES, tol=0.05, engine="numba", progress=False
+    )
+    assert torch.equal(s.heights, whole.heights[order])
+    assert s.history == whole.history
