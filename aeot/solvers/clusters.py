@@ -15,7 +15,6 @@ import torch
 from aeot._rng import stream_seed
 from aeot.geometry.diagram import laplacian
 from aeot.solvers.minimize import Evaluation, Trust, levenberg
-from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer
 
 SAMPLES = 16  # per cluster
@@ -54,37 +53,52 @@ def cluster(sites: torch.Tensor, k: int, *, seed: int, rounds: int = 6) -> np.nd
     return np.unique(labels.cpu().numpy(), return_inverse=True)[1].reshape(-1)
 
 
+def _best_two(scores: torch.Tensor, extra: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return best values (m,), where, the second best and where, of scores (m, k) plus extra (k,).
+
+    Some rows at a time: the scores are all that is large.
+    """
+    parts = []
+    for rows in scores.split(256):
+        raised = rows + extra.to(rows)
+        value, winner = raised.max(1)
+        second, runner = raised.scatter_(1, winner[:, None], -torch.inf).max(1)
+        parts.append((value, winner, second, runner))
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
 def correct(
-    problem: Problem, heights: torch.Tensor, labels: np.ndarray, *, stage: str, engine: str
+    scorer: Scorer, heights: torch.Tensor, labels: np.ndarray, *, stage: str
 ) -> tuple[torch.Tensor, float, int]:
     """Raise and lower whole clusters until each holds its share of the mass.
 
     Args:
-        problem: In standard coordinates.
+        scorer: Of the problem.
         heights: (n,) float64.
         labels: (n,) int64, the cluster of each site.
         stage: Key of the samples.
-        engine: What scores them.
 
     Returns:
         The corrected heights, the total variation over clusters before, and the samples drawn.
     """
     order = np.argsort(labels, kind="stable")
     index = torch.from_numpy(order)
+    problem, options = scorer.problem, {"memory": scorer.memory, "threads": scorer.threads}
     sorted_problem = replace(problem, sites=problem.sites[index.to(problem.sites.device)])
     k = int(labels.max()) + 1
     edges = np.searchsorted(labels[order], np.arange(k + 1))
-    scorer = Scorer(sorted_problem, engine=engine)
+    scorer = Scorer(sorted_problem, engine=scorer.engine.NAME, **options)
     blocks = range(scorer.blocks_for(max(SAMPLES * k, 2048)))
-    scores = torch.cat(list(scorer.cluster_maxima(heights[index], edges, stage, blocks)))
-    m = scores.shape[0]
+    m = len(blocks) * scorer.block_samples
+    scores = torch.empty(m, k, dtype=torch.float32, device=heights.device)
+    found = scorer.cluster_maxima(heights[index], edges, stage, blocks)
+    for rows, part in zip(scores.split(scorer.block_samples), found, strict=True):
+        rows.copy_(part)
     target = torch.zeros(k, dtype=torch.float64)
     target.index_add_(0, torch.from_numpy(labels), problem.masses)
 
     def oracle(extra: torch.Tensor, window: float | None) -> Evaluation:
-        value, winner = (scores + extra.to(scores)).max(1)
-        others = (scores + extra.to(scores)).scatter_(1, winner[:, None], -torch.inf)
-        second, runner = others.max(1)
+        value, winner, second, runner = _best_two(scores, extra)
         gap = value - second
         masses = torch.bincount(winner, minlength=k).to("cpu", torch.float64) / m
         energy = float(value.sum(dtype=torch.float64)) / m - float(target @ extra)
@@ -95,9 +109,12 @@ def correct(
             hessian = laplacian(i, j, np.full(i.size, 0.5 / window / m), k)
         return Evaluation(energy, masses, masses - target, hessian)
 
+    def gap_scale(extra: torch.Tensor) -> float:
+        value, _, second, _ = _best_two(scores, extra)
+        return max(float((value - second).quantile(0.25)) / 0.288, 1e-12)
+
     extra = torch.zeros(k, dtype=torch.float64)
-    top = scores.topk(2, 1).values
-    unit = max(float((top[:, 0] - top[:, 1]).quantile(0.25)) / 0.288, 1e-12)
+    unit = gap_scale(extra)
     before = float(oracle(extra, None).gradient.abs().sum()) / 2
     floor = 0.4 * float(target.sqrt().sum()) / m**0.5
     for _ in range(4):
@@ -107,6 +124,5 @@ def correct(
         if float(now.gradient.abs().sum()) / 2 <= 0.5 * floor:
             break
         # Far from the solution the gaps are of another size: measure them again.
-        top = (scores + extra.to(scores)).topk(2, 1).values
-        unit = max(float((top[:, 0] - top[:, 1]).quantile(0.25)) / 0.288, 1e-12)
+        unit = gap_scale(extra)
     return heights + extra[torch.from_numpy(labels)].to(heights), before, m

@@ -40,6 +40,7 @@ SETTLE, GROW = 8, 24  # samples per site
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
 EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
 AIM = 1.6  # root of Q the last heights should have, in units of tol; the bound allows 2
+_LOOK_ON = 1 << 18  # samples that a certificate may take in any case to see light cells
 AHEAD = {"coarse": 4 * SETTLE + GROW, "settle": 2 * SETTLE + GROW, "grow": GROW}
 
 
@@ -142,7 +143,7 @@ def try_start(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     state = measured(task, state)
     size = certificate_size(task.nu.numpy(), task.tol)
     state, c, result = check(task, state, "try", size)
-    state = state.with_facets(facet_laplacian(result.edges, task.n, 1), result.n_samples)
+    state = state.with_facets(facet_laplacian(result.edges, task.n, 1), c.n_samples)
     worth = _worth(task, state, c)
     if state.phase != "done" and worth < GROW * task.n:
         state = state.entering("coarse")
@@ -158,11 +159,9 @@ def coarse(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     sizes = [k for k in (round(n**0.5), min(round(n**0.75 / 2), 1024)) if 8 <= k <= n // 4]
     if step > len(sizes):
         return state.entering("settle"), {}
-    problem, engine = task.problem, task.scorer(state).engine.NAME
-    labels = cluster(problem.sites, sizes[step - 1], seed=problem.seed)
-    heights, error, m = correct(
-        problem, state.heights, labels, stage=f"coarse {step}", engine=engine
-    )
+    labels = cluster(task.problem.sites, sizes[step - 1], seed=task.problem.seed)
+    scorer = task.scorer(state)
+    heights, error, m = correct(scorer, state.heights, labels, stage=f"coarse {step}")
     state = replace(state, step=step, heights=heights, n_samples=state.n_samples + m)
     return state, {"error": error}
 
@@ -218,7 +217,7 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         return state, record
     if result.edges:
         facets = state.laplacian() + facet_laplacian(result.edges, nu.size, 1)
-        state = state.with_facets(facets, state.edged + result.n_samples)
+        state = state.with_facets(facets, state.edged + c.n_samples)
     if state.split > 1 and c.inflation > break_even(task.scorer(state)):
         # Cells that follow one half of the coordinates, such as slabs: sharing does not pay. The
         # sums so far have their columns in another order.
@@ -228,7 +227,7 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     if missing.size > nu.size // 100 and state.returns < 4:
         state = _lifted(task, state, missing, f"lift {key}")
         return replace(state, returns=state.returns + 1).entering("grow"), record
-    state = _averaged(task, state, c, result.n_samples)
+    state = _averaged(task, state, c, c.n_samples)
     if missing.size:
         state = _lifted(task, state, missing, f"lift {key}")
     return state, record
@@ -286,8 +285,8 @@ def check(
     unseen = nu[(result.cell_counts == 0) & (result.n_samples * nu < ENOUGH)]
     if c.holds(task.tol) and len(unseen):
         # Cells too light for a miss to mean anything yet: look longer, at most as long again as
-        # the whole solve took.
-        most = state.n_samples + 2 * result.n_samples
+        # the whole solve took, or for what a small one costs next to nothing.
+        most = max(state.n_samples + 2 * result.n_samples, _LOOK_ON)
         more = scorer.blocks_for(min(1.1 * ENOUGH / unseen.min(), most))
         result = result.joined(counted(range(blocks, more)))
         c = certify(result, nu)

@@ -227,3 +227,23 @@ def test_sources_far_from_the_origin(source):
     fresh = np.bincount(s.map().cell(x).numpy(), minlength=50) / len(x)
     if not isinstance(source, UniformBall):  # whose own float32 points are 1e-3 apart
         assert np.abs(fresh - 1 / 50).sum() / 2 < s.mass_error_upper + 0.04
+
+
+def test_a_light_cell_that_is_empty_is_seen():
+    """Its mass expects four samples of the certificate: too few to tell, so it looks on."""
+    n, d = 60, 6
+    masses = np.full(n, 1.0)
+    masses[7] = 0.03
+    masses /= masses.sum()
+    source, sites = UniformBox(dim=d), normal(n, d, 8)
+    good = solve(source, sites, masses)
+    assert good.converged, good.message
+    heights = good.heights.clone()
+    heights[7] -= 10
+    again = solve(source, sites, masses, init=heights, max_samples=1, tol=0.1)
+    assert again.history[0]["upper"] <= 0.1  # its mass alone is not missed
+    assert again.history[0]["empty"] == 1
+    assert not again.converged
+    whole = solve(source, sites, masses, init=heights, max_samples=5e6, tol=0.1)
+    assert whole.converged
+    assert counted(source, sites, whole.heights, 1 << 18)[7] > 0
