@@ -420,7 +420,7 @@ def memory(options, count):
         status = ended(child)
         told = json.loads(text) if status == 0 else {"status": status}
         lists = 24 * n * (70 + 8 * 16)  # k = 16: the longest
-        said = budget + 4 * n * d + lists + 8 * n * d + 400 * n
+        said = budget + 4 * n * d + lists + 8 * n * d + 800 * n
         row = {"n": n, "d": d, "memory": budget, "said_mb": round(said / 1e6, 1), **told}
         held = status == 0 and told["peak_mb"] <= 1.1 * row["said_mb"]
         cases.add(case, since, **row, held=held)

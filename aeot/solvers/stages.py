@@ -143,7 +143,7 @@ def try_start(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     state = measured(task, state)
     size = certificate_size(task.nu.numpy(), task.tol)
     state, c, result = check(task, state, "try", size)
-    state = state.with_facets(facet_laplacian(result.edges, task.n, 1), c.n_samples)
+    state = state.with_facets(facet_laplacian(result.edges, task.n, 1), result.n_samples)
     worth = _worth(task, state, c)
     if state.phase != "done" and worth < GROW * task.n:
         state = state.entering("coarse")
@@ -217,6 +217,7 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         return state, record
     if result.edges:
         facets = state.laplacian() + facet_laplacian(result.edges, nu.size, 1)
+        state = state.with_facets(facets, state.edged + result.n_samples)
         state = state.with_facets(facets, state.edged + c.n_samples)
     if state.split > 1 and c.inflation > break_even(task.scorer(state)):
         # Cells that follow one half of the coordinates, such as slabs: sharing does not pay. The
@@ -227,7 +228,7 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     if missing.size > nu.size // 100 and state.returns < 4:
         state = _lifted(task, state, missing, f"lift {key}")
         return replace(state, returns=state.returns + 1).entering("grow"), record
-    state = _averaged(task, state, c, c.n_samples)
+    state = _averaged(task, state, c, result.n_samples)
     if missing.size:
         state = _lifted(task, state, missing, f"lift {key}")
     return state, record

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from dataclasses import replace
 
 import numpy as np
@@ -611,3 +612,34 @@ def test_sums_start_anew_when_sharing_halves_is_given_up(monkeypatch, tmp_path):
     assert seen[0].split == 8
     assert int(first.counts.sum()) == 0
     assert not first.sums.any()
+
+
+MEMORY = """
+import ctypes, sys, warnings
+import numpy as np, torch, aeot
+n, d, memory = (int(x) for x in sys.argv[1:])
+def status(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+warnings.simplefilter("ignore")
+y = np.random.default_rng(0).normal(size=(n, d))
+options = {"progress": False, "threads": 1, "memory": memory}
+aeot.solve_semidiscrete(aeot.UniformBox(dim=d), y[:80], tol=0.2, **options)
+ctypes.CDLL(None).malloc_trim(0)
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts from here
+aeot.solve_semidiscrete(aeot.UniformBox(dim=d), y, tol=0.1, max_samples=60 * n, **options)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("n", [2000, 20_000, 60_000])
+@pytest.mark.parametrize("memory", [1 << 20, 1 << 26])
+def test_memory_is_what_the_docstring_says(n, memory):
+    d = 8
+    arguments = [sys.executable, "-c", MEMORY, str(n), str(d), str(memory)]
+    found = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    said = memory + 4 * n * d + 24 * n * (70 + 8 * 16) + 8 * n * d + 800 * n
+    assert int(found.stdout) <= said + (2 << 20)  # the interpreter's own
