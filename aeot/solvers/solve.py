@@ -68,7 +68,8 @@ def solve_semidiscrete(
     variation of about 0.4 sqrt(n / m), and the solver draws about n (0.66 / tol)^2, up to 1.4 times
     as many where recombined half points are used, and those of the early stages. Memory, in
     bytes: `memory` for scores, 4 n d for sites, about 24 n (70 + 8 k) for the lists, k <= 16
-    entries each, and what is found on them, 8 n d for the cells' means, and 800 n for counts.
+    entries each, and what is found on them, 8 n d for the cells' means, 800 n for counts,
+    and 20 MB.
 
     Args:
         source: The source measure.
