@@ -219,7 +219,6 @@ def test_tensors_of_inference_mode_can_be_differentiated():
         *({"a": 1}, [[1], [2, 3]], np.array(["2020-01-01"], "M8[D]"), 1j, [10**400], object()),
         *(torch.zeros(2, device="meta"), torch.eye(2).to_sparse(), np.ma.masked_equal([1, 2], 2)),
     ],
-    ids=repr,
 )
 def test_what_holds_no_numbers_is_named(value):
     with pytest.raises(ValueError, match="^x must "):
