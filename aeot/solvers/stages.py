@@ -217,7 +217,6 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         return state, record
     if result.edges:
         facets = state.laplacian() + facet_laplacian(result.edges, nu.size, 1)
-        state = state.with_facets(facets, state.edged + result.n_samples)
         state = state.with_facets(facets, state.edged + c.n_samples)
     if state.split > 1 and c.inflation > break_even(task.scorer(state)):
         # Cells that follow one half of the coordinates, such as slabs: sharing does not pay. The

@@ -614,6 +614,23 @@ def test_sums_start_anew_when_sharing_halves_is_given_up(monkeypatch, tmp_path):
     assert not first.sums.any()
 
 
+def test_the_laplacian_of_the_stream_is_that_of_the_exact_cells(monkeypatch, tmp_path):
+    n, source, seen = 60, UniformBox(dim=3), []
+    y = torch.randn(n, 3, generator=generator(0)).double()
+    y = y[np.lexsort(y.numpy().T[::-1])]  # as the solver sorts them
+    monkeypatch.setattr("aeot.solvers.solve.save", lambda path, state, mark: seen.append(state))
+    options = {"method": "newton", "tol": 0.02, "progress": False, "threads": 1}
+    aeot.solve_semidiscrete(source, y, **options, checkpoint=tmp_path / "s")
+    problem = standardise(source, y, torch.full((n,), 1 / n, dtype=torch.float64), 0)
+    counted = [state for state in seen if state.facets is not None and state.best is not None]
+    assert len({state.edged for state in counted}) > 1
+    for state in counted:
+        heights = problem.from_standard(state.best_heights)
+        exact = aeot.power_diagram(source, y, heights).hessian.trace() * problem.scale
+        # The band along facets takes the ends of short ones off.
+        assert state.laplacian().trace() / state.edged == pytest.approx(exact, rel=0.2)
+
+
 MEMORY = """
 import ctypes, sys, warnings
 import numpy as np, torch, aeot
