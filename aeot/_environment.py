@@ -114,7 +114,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, NumPy or torch says that memory could not be had."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    words = ("can't allocate memory", "Cannot allocate", "not enough memory", "out of memory")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in words)
 
 

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from aeot import _check
+from aeot._environment import is_out_of_memory
 
 try:
     import fcntl
@@ -586,10 +587,13 @@ def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], 
     if body["kind"] != kind:
         got = f"{body['kind'][:80]!r}"
         raise ValueError(f"{path} holds a {got}, not a {kind!r}; load it with that")
+    file = path / "model.safetensors"
     try:
-        return load_file(path / "model.safetensors", device=device), body["config"]
-    except (OSError, SafetensorError, KeyError) as error:  # KeyError: numbers that torch lacks
-        file = path / "model.safetensors"
+        return load_file(file, device=device), body["config"]
+    # KeyError: numbers that torch lacks; RuntimeError: it cannot open a file that is gone by now.
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise Damaged(f"{file} is no file of tensors ({error}); save it again") from error
 
 

@@ -33,6 +33,9 @@ from aeot._rng import forked, generator, stream_seed
         (lambda: _check.masses([0.5, 0.6], 2), "sum to 1, got 1.1; divide by masses.sum()"),
         (lambda: _check.masses([1.5, -0.5], 2), "positive, got -0.5 at index 1"),
         (lambda: _check.masses([1.0], 2), r"shape \(2,\)"),
+        (lambda: _check.masses([1.0, 0.0], 2), "positive, got 0 at index 1; drop the sites"),
+        (lambda: _check.masses([0.5, 0.50001], 2), "sum to 1, got 1.00001"),
+        (lambda: _check.points("x", [[0.0], [-1e200]]), "below 1e150 .*, got 1e.200; use another"),
     ],
 )
 def test_messages_say_what_came_and_the_way_out(call, words):

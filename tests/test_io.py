@@ -278,6 +278,84 @@ def test_readers_beside_a_writer_never_fail(tmp_path, swap):
     assert len(seen) > 3
 
 
+def test_what_is_saved_is_on_the_disk_before_it_takes_its_place_and_its_place_after(
+    tmp_path, monkeypatch
+):
+    """The order that a loss of power needs; a test cannot cut the power."""
+    events, sync, replace = [], os.fsync, os.replace
+    names = {}
+
+    def opened(path, *rest, original=os.open, **options):
+        handle = original(path, *rest, **options)
+        names[handle] = pathlib.Path(path)
+        return handle
+
+    def synced(handle):
+        events.append(("sync", names[handle].name))
+        sync(handle)
+
+    def placed(one, other):
+        events.append(("place", pathlib.Path(other).name))
+        replace(one, other)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", placed)
+    (tmp_path / "above").mkdir()
+    path = tmp_path / "above" / "m"
+    _io.save(path, TENSORS, CONFIG, kind="Thing")
+    at = events.index(("place", "m"))
+    written = sorted(name for what, name in events[:at])
+    scratch = [name for name in written if name.startswith(".m.writing-")]
+    assert written == sorted([*(p.name for p in path.iterdir()), *scratch])
+    assert len(scratch) == 1
+    assert events[at + 1 :] == [("sync", "above")]
+
+
+def test_a_refused_second_rename_takes_the_first_one_back(tmp_path, monkeypatch):
+    path, replace, calls = tmp_path / "m", os.replace, []
+    _io.save(path, TENSORS, {"k": 0}, kind="Thing")
+    monkeypatch.setattr(_io, "_exchange", mock_refusal(errno.EINVAL))
+
+    def second(one, other):
+        calls.append(other)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(one, other)
+
+    monkeypatch.setattr(os, "replace", second)
+    with pytest.raises(OSError, match=r"m'"):
+        _io.save(path, TENSORS, {"k": 1}, kind="Thing")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert _io.load(path, kind="Thing")[1] == {"k": 0}
+
+
+def test_a_save_that_is_replaced_between_its_check_and_its_reading_is_read_anew(
+    tmp_path, monkeypatch
+):
+    path, read, found = tmp_path / "m", _io.load_file, []
+    for k in (0, 1):
+        _io.save(tmp_path / f"{k}", {"a": torch.full((9,), float(k))}, {"k": k}, kind="Thing")
+    (tmp_path / "0").rename(path)
+
+    def late(*args, **options):  # the writer is between two renames when this is opened
+        if found:
+            return read(*args, **options)
+        path.rename(tmp_path / "0")
+        try:
+            return read(*args, **options)
+        except Exception as error:
+            found.append(error)
+            raise
+        finally:
+            (tmp_path / "1").rename(path)
+
+    monkeypatch.setattr(_io, "load_file", late)
+    tensors, config = _io.load(path, kind="Thing")
+    assert found, "the file was there after all"
+    assert (config["k"], tensors["a"].tolist()) == (1, [1.0] * 9)
+
+
 FULL = [errno.ENOSPC, errno.EIO, errno.EROFS]
 
 

@@ -77,6 +77,31 @@ def test_a_second_signal_stops_at_once(monkeypatch):
         pytest.fail("went on")
 
 
+def test_the_same_signal_twice_at_once_is_one_wish():
+    done = False
+    with pytest.raises(_loop.Stopped) as stopped, _loop.Loop("work"):
+        strike(signal.SIGTERM)
+        strike(signal.SIGTERM)  # as `timeout` sends it, to the process and to its group
+        done = True
+        _loop.beat()
+    assert done
+    assert not stopped.value.at_once
+
+
+def test_a_part_that_may_stop_does_not_free_the_step_around_it():
+    with pytest.raises(_loop.Stopped), _loop.Loop("work"), _loop.whole():
+        with _loop.whole(False):
+            _loop.beat()
+        with _loop.whole():
+            pass
+        strike()
+        _loop.beat()
+        assert _loop.asked() == 0
+        with _loop.whole(False):
+            assert _loop.asked() == signal.SIGINT
+            _loop.beat()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_handlers_of_the_caller_are_left_alone(number):
     seen = []

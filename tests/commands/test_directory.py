@@ -99,6 +99,25 @@ def test_what_another_run_did_meanwhile_is_seen(tmp_path, hold):
         pytest.fail("worked")
 
 
+def test_a_lock_that_was_let_go_while_it_was_opened_is_none(tmp_path, monkeypatch):
+    take, file = _io.lock, tmp_path / "run" / directory._LOCK
+    (tmp_path / "run").mkdir()
+    taken = []
+
+    def late(handle):  # its holder ends between our opening and our locking
+        if not taken:
+            file.unlink()
+        taken.append(handle)
+        return take(handle)
+
+    monkeypatch.setattr(_io, "lock", late)
+    with RunDirectory(tmp_path / "run", **options()):
+        assert len(taken) == 2
+        assert str(os.getpid()) in file.read_text()
+        with pytest.raises(ValueError, match="where another run works"):
+            RunDirectory(tmp_path / "run", **options())
+
+
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -71,6 +71,19 @@ def test_tells_apart_what_products_confuse(k):
     np.testing.assert_allclose(gaps[0], lengths[:k], rtol=1e-8)
 
 
+def test_what_products_in_float64_tell_apart_needs_no_look_at_all_rows(monkeypatch):
+    x = normal(30, 3, 4, torch.float32)
+    y = normal(40, 3, 5, torch.float32) + torch.where(torch.arange(40) < 30, 0.0, 1e5)[:, None]
+    expected = brute(x, y, 2)
+    slow = torch.cdist
+    monkeypatch.setattr(
+        torch, "cdist", lambda a, b, **_: pytest.fail("slow") if len(a) else slow(a, b)
+    )
+    gaps, rows = nearest(x, y, 2)
+    assert torch.equal(rows, expected[1])
+    torch.testing.assert_close(gaps, expected[0])
+
+
 @pytest.mark.parametrize("size", [1e-140, 1e-42, 1e-20, 1e20, 1e38, 1e140])
 def test_of_any_size(size):
     x, y = normal(20, 4, 1).clamp(-1, 1), normal(30, 4, 2).clamp(-1, 1)

@@ -255,6 +255,14 @@ def test_paths_step_over_regular_pairs_only():
     steps = jump(brenier.sites, path[:-1], path[1:])
     chord = (brenier.sites[first] - brenier.sites[last]).norm()
     assert float(steps.sum()) > 4 * float(chord)
+    # and no other has a smaller sum of squares: Floyd and Warshall, all pairs at once
+    i, j = singular.links.T
+    n = len(brenier.sites)
+    least = torch.full((n, n), torch.inf, dtype=torch.float64).fill_diagonal_(0.0)
+    least[i, j] = least[j, i] = (brenier.sites[i] - brenier.sites[j]).double().square().sum(1)
+    for k in range(n):
+        least = torch.minimum(least, least[:, k : k + 1] + least[k])
+    assert float(steps.square().sum()) == pytest.approx(float(least[first, last]))
     grid, data = toy_map("grid", 256)
     singular = find_singularities(grid)
     with pytest.raises(ValueError, match="first and last must lie in one component"):

@@ -10,6 +10,7 @@ import aeot
 from aeot import generator
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
 from aeot.solvers.certificate import BATCHES, tally
+from aeot.solvers.oracles import NEAR
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.starts import gaussian_heights
@@ -149,10 +150,38 @@ def test_a_tally_is_what_cell_says_of_its_own_samples(split):
         np.add.at(totals, cells, z.double().numpy())
     place = problem.place.numpy()
     assert result.counts.shape == (BATCHES, n)
+    assert (result.counts >= 0).all()
+    assert (result.counts.sum(1) == result.n_samples // BATCHES).all()  # also what was moved
     assert (result.cell_counts[place] == counts).all()
     fast = sum(w.site.long().bincount(minlength=n) for w in scorer.winners(h, "t", range(3)))
     assert (fast.numpy()[place] != counts).sum() > 20  # float32 sees one of each pair
     assert np.allclose(sums[place], totals, atol=1e-6)
+
+
+def test_a_sample_near_a_facet_is_one_edge_however_it_was_decided():
+    n, d, window = 30, 5, 0.02
+    y = torch.from_numpy(np.r_[normal(n - 1, d), np.full((1, d), 1e4)])  # takes float32's digits
+    y = y[np.lexsort(y.numpy().T[::-1])]
+    source = UniformBox(dim=d)
+    problem = standardise(source, y, torch.full((n,), 1 / n, dtype=torch.float64), 0)
+    scorer = Scorer(problem, threads=1)
+    given = -y.square().sum(1) / 8
+    h = problem.to_standard(given)
+    window = window / problem.scale
+    found = tally(scorer, h, "t", range(3), window=window)
+    unsure = sum(len(w.unsure) for w in scorer.winners(h, "t", range(3), doubts=True))
+    x = torch.cat([problem.to_source(scorer.draw("t", k).points()) for k in range(3)])
+    best = (x @ y.T + given).topk(2, dim=1)
+    gap = (best.values[:, 0] - best.values[:, 1]) / problem.scale
+    i, j = best.indices.T
+    apart = ((y[i] - y[j]) @ problem.factor).norm(dim=1) / problem.scale
+    near = gap < (NEAR * apart).clamp(max=window)
+    keys = np.concatenate([first * n + second for first, second, _ in found.edges])
+    expected = (i * n + j)[near].numpy()
+    assert unsure > 0.02 * len(x)
+    assert abs(len(keys) - len(expected)) < 0.01 * len(expected)
+    difference = np.bincount(keys, minlength=n * n) - np.bincount(expected, minlength=n * n)
+    assert np.abs(difference).sum() < 0.02 * len(expected)
 
 
 def test_points_of_a_lattice_that_tie_are_counted_as_the_map_sends_them():
