@@ -89,6 +89,7 @@ def test_the_same_signal_twice_at_once_is_one_wish():
 
 
 def test_a_part_that_may_stop_does_not_free_the_step_around_it():
+    went_on = False
     with pytest.raises(_loop.Stopped), _loop.Loop("work"), _loop.whole():
         with _loop.whole(False):
             _loop.beat()
@@ -96,10 +97,11 @@ def test_a_part_that_may_stop_does_not_free_the_step_around_it():
             pass
         strike()
         _loop.beat()
-        assert _loop.asked() == 0
+        went_on = True
         with _loop.whole(False):
-            assert _loop.asked() == signal.SIGINT
             _loop.beat()
+        pytest.fail("did not stop in the part that may")
+    assert went_on
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

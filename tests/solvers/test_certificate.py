@@ -158,8 +158,9 @@ def test_a_tally_is_what_cell_says_of_its_own_samples(split):
     assert np.allclose(sums[place], totals, atol=1e-6)
 
 
-def test_a_sample_near_a_facet_is_one_edge_however_it_was_decided():
-    n, d, window = 30, 5, 0.02
+@pytest.mark.parametrize("window", [0.02, 1e9])  # in the second the distance of the sites decides
+def test_a_sample_near_a_facet_is_one_edge_however_it_was_decided(window):
+    n, d = 30, 5
     y = torch.from_numpy(np.r_[normal(n - 1, d), np.full((1, d), 1e4)])  # takes float32's digits
     y = y[np.lexsort(y.numpy().T[::-1])]
     source = UniformBox(dim=d)
