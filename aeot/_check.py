@@ -164,6 +164,39 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def callback(name: str, value: object) -> None:
+    """Check that what is to be called on the way is None or can be called.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if value is not None and not callable(value):
+        raise fail(name, "be callable or None", shown(value))
+
+
+def rows(name: str, value: object, width: int, *, minimum: int = 1) -> int:
+    """Return how many rows are wanted, if this machine's memory could hold a result of so many.
+
+    Args:
+        name: The argument, as the caller spells it.
+        value: How many.
+        width: Numbers a row, of four bytes at least.
+        minimum: The fewest.
+
+    Raises:
+        ValueError: If it is not a whole number, too small, or more than any memory would do for.
+    """
+    number = integer(name, value, minimum=minimum)
+    if hasattr(os, "sysconf"):  # not on Windows
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if torch.cuda.is_initialized():  # whose memory may be the larger one
+            memory = max(memory, torch.cuda.mem_get_info()[1])
+        if 4 * width * number > memory:
+            must = f"be at most {memory // (4 * width)}, which fill the memory of this machine"
+            raise fail(name, must, shown(value), "ask for parts, each with another seed")
+    return number
+
+
 def text(name: str, value: object, way_out: str = "") -> str:
     """Return `value` if it is text that can be written to a file.
 
@@ -202,7 +235,9 @@ def path(name: str, value: object) -> Path:
     if not isinstance(text, str) or "\0" in text or not text:
         raise fail(name, "be a path", shown(text), "write the name of a file or folder")
     try:
-        os.fsencode(text)
+        if max(map(len, os.fsencode(text).split(b"/"))) > 255:  # no file system has longer ones
+            must = "be a path of names of at most 255 bytes"
+            raise fail(name, must, shown(text), "choose shorter ones")
         return Path(text).expanduser()
     except UnicodeEncodeError as error:
         raise fail(name, "be a path", shown(text), "write whole characters") from error

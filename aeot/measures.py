@@ -122,7 +122,7 @@ class UniformBox:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
-        _check.integer("n", n, minimum=0)
+        _check.rows("n", n, self.dim, minimum=0)
         device = device_of(generator)
         unit = torch.rand(n, self.dim, generator=generator, dtype=self.dtype, device=device)
         low, high = (corner.to(unit) for corner in (self.low, self.high))
@@ -167,7 +167,7 @@ class UniformBall:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
-        _check.integer("n", n, minimum=0)
+        _check.rows("n", n, self.dim, minimum=0)
         device, dtype = device_of(generator), self.dtype
         x = torch.randn(n, self.dim, generator=generator, dtype=dtype, device=device)
         u = torch.rand(n, 1, generator=generator, dtype=dtype, device=device)
@@ -236,7 +236,7 @@ class Gaussian:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
-        _check.integer("n", n, minimum=0)
+        _check.rows("n", n, self.dim, minimum=0)
         device = device_of(generator)
         z = torch.randn(n, self.dim, generator=generator, dtype=self.dtype, device=device)
         return self.mean.to(z) + z @ self.factor.to(z).T
@@ -272,7 +272,7 @@ class Sampler:
         Raises:
             ValueError: If the function returns another shape or values that are not finite.
         """
-        _check.integer("n", n, minimum=0)
+        _check.rows("n", n, self.dim, minimum=0)
         device_of(generator)
         with torch.no_grad():  # a network may be the source, and points carry no graph
             drawn = self.draw(n, generator)
@@ -316,7 +316,7 @@ class Empirical:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n rows with replacement, (n, dim), on the generator's device."""
-        _check.integer("n", n, minimum=0)
+        _check.rows("n", n, self.dim, minimum=0)
         device = device_of(generator)
         rows = torch.randint(self.points.shape[0], (n,), generator=generator, device=device)
         return self.points.to(device)[rows]
@@ -382,7 +382,7 @@ class Polygon:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, 2), on the generator's device."""
-        _check.integer("n", n, minimum=0)
+        _check.rows("n", n, self.dim, minimum=0)
         device = device_of(generator)
         triangles, areas = self.triangles.to(device), self._areas.to(device)
         which = torch.multinomial(areas, max(n, 1), replacement=True, generator=generator)[:n]
@@ -590,7 +590,7 @@ class GridDensity:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, 2), on the generator's device."""
-        _check.integer("n", n, minimum=0)
+        _check.rows("n", n, self.dim, minimum=0)
         device = device_of(generator)
         # torch.multinomial takes at most 2^24 categories; a search in the running sum takes any.
         cumulated = self._masses.to(device).cumsum(0)

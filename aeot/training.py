@@ -121,6 +121,7 @@ def run(
         >>> [record["step"] for record in history], weight.item()
         ([2, 4], 1.0)
     """
+    check_options(checkpoint=checkpoint, log=log, on_step=on_step, progress=progress)
     steps = _check.integer("steps", steps, minimum=0)
     every = _check.integer("every", every)
     if checkpoint is not None:
@@ -191,6 +192,26 @@ def run(
         finally:
             keeper.write()
     return history
+
+
+def check_options(
+    *,
+    checkpoint: object = None,
+    log: object = None,
+    on_step: object = None,
+    progress: object = None,
+) -> None:
+    """Check what every fit takes beside its data, for those that do other work before `run`.
+
+    Raises:
+        ValueError: If one is of another kind than `run` takes.
+    """
+    for name, value in (("checkpoint", checkpoint), ("log", log)):
+        if value is not None:
+            _check.path(name, value)
+    _check.callback("on_step", on_step)
+    if progress is not None:
+        _check.flag("progress", progress)
 
 
 def _from(batches: Iterable[Any] | Callable[[int], Iterable[Any]], step: int) -> Iterator[Any]:

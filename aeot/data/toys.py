@@ -72,7 +72,7 @@ def toy(
     _check.choice("name", name, [*_SPREAD, "swissroll", *_BOXES])
     balanced = _check.flag("balanced", balanced)
     _check.choice("scaling", scaling, ["raw", "wgan-gp"])
-    n, seed = _check.integer("n", n), _check.seed("seed", seed)
+    n, seed = _check.rows("n", n, 2), _check.seed("seed", seed)
     if name == "swissroll":
         return _roll(n, scaling, seed)
     if name in _BOXES:

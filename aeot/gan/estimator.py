@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -244,7 +245,7 @@ class GenerativeModel(Trained):
         make: Callable[[range, torch.Generator], torch.Tensor],
     ) -> torch.Tensor:
         """Join what `make(rows, stream)` returns for one block of row numbers after another."""
-        _check.integer("n", n)
+        _check.rows("n", n, math.prod(self.shape_))
         _check.seed("seed", seed)
         blocks = (range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
         # Without a trace: inside `on_step` training must go on as it was.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -237,7 +238,7 @@ class ConditionalWGANGP(SlopePenalised):
             ValueError: If `labels` has another length or an unknown label.
         """
         self._check_fitted()
-        n, classes = _check.integer("n", n), self.n_classes_
+        n, classes = _check.rows("n", n, math.prod(self.shape_)), self.n_classes_
         if labels is None:
             stream = generator(_check.seed("seed", seed), "labels")
             labels = torch.randint(classes, (n,), generator=stream)

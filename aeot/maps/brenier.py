@@ -547,7 +547,7 @@ class BrenierMap(nn.Module):
             >>> brenier.draw(8, generator=aeot.generator(1)).codes.shape
             torch.Size([8, 2])
         """
-        _check.integer("n", n, minimum=0)
+        _check.rows("n", n, self.dim, minimum=0)
         _check.flag("balance", balance)
         _check.choice("boundary", boundary, ("reject", "reassign"))
         _check.choice("method", method, METHODS)

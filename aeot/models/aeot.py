@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aeot import _check, _io, _loop
+from aeot import _check, _io, _loop, training
 from aeot._check import ArrayLike
 from aeot._environment import resolve_device
 from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data import Dataset, distinct
-from aeot.data.arrays import domain
+from aeot.data.arrays import domain, rows_of
 from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.measures import UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
@@ -139,6 +140,7 @@ class AEOT(AutoencoderOptions):
         """
         data = domain("data", data)
         options: dict[str, Any] = {"checkpoint": checkpoint, "log": log, "on_step": on_step}
+        training.check_options(progress=progress, **options)
         folder = None if checkpoint is None else Path(checkpoint) / "transport"
         # One minute between lines of progress, whatever runs.
         with _loop.Loop("", stops=False, progress=progress):
@@ -198,6 +200,7 @@ class AEOT(AutoencoderOptions):
         """
         self._check_arguments()
         self._check_fitted("autoencoder_")
+        training.check_options(checkpoint=checkpoint, on_step=on_step)
         data = domain("data", data)
         if len(data) < 2:
             raise _check.fail("data", "hold at least 2 rows", str(len(data)))
@@ -270,7 +273,7 @@ class AEOT(AutoencoderOptions):
     def draw(self, n: int, *, seed: int = 0) -> Draw:
         """Generate `n` codes with the account of where they come from; see `sample`."""
         self._check_fitted()
-        n = _check.integer("n", n)
+        n = _check.rows("n", n, max(self.latent_dim, math.prod(self.autoencoder_.shape_)))
         seed = _check.seed("seed", seed)
         drawn = self.brenier_.draw(
             n,
@@ -308,8 +311,9 @@ class AEOT(AutoencoderOptions):
             Lei et al., 2020, section 6.2 and figure 12.
         """
         self._check_fitted()
-        n = _check.integer("n", n, minimum=2)
-        rows = [_row(name, value) for name, value in (("start", start), ("end", end))]
+        shape = self.autoencoder_.shape_
+        n = _check.rows("n", n, max(self.latent_dim, math.prod(shape)), minimum=2)
+        rows = [_row(name, value, shape) for name, value in (("start", start), ("end", end))]
         codes = torch.cat([self.encode(row) for row in rows]).to(self.brenier_.sites)
         cells = nearest(codes, self.brenier_.sites)[1][:, 0]
         if self.brenier_.centroids is None:
@@ -404,7 +408,9 @@ def _check_cut(cut: singular_set.SingularSet, n: int) -> None:
                 raise _check.fail(f"singular_.{name}", f"have shape ({len(held.pairs)},)", got)
 
 
-def _row(name: str, value: ArrayLike) -> torch.Tensor:
-    """Return one image or vector as the only row of a batch; bytes stay bytes."""
+def _row(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Dataset | torch.Tensor:
+    """Return one image or vector of this shape as the only row of a batch."""
     found = _check.tensor(name, value)
-    return (found if found.dtype == torch.uint8 else _check.array(name, found))[None]
+    if found.shape != shape:
+        raise _check.fail(name, f"have shape {shape}", f"shape {tuple(found.shape)}")
+    return rows_of(name, found[None], shape)

@@ -135,6 +135,7 @@ class Autoencoder(AutoencoderOptions):
             aeot.training.Diverged: If the loss or a weight became NaN.
         """
         self._check_arguments()
+        training.check_options(checkpoint=checkpoint, log=log, on_step=on_step, progress=progress)
         if steps is not None:
             _check.integer("steps", steps, minimum=2)
         data = domain("data", data)
@@ -216,13 +217,19 @@ class Autoencoder(AutoencoderOptions):
             rows = _in_blocks(self.decoder_, codes, *self.shape_)
         return rows if len(self.shape_) == 3 else rows.mul_(self.scale_).add_(self.shift_)
 
-    def error(self, data: Dataset) -> float:
+    def error(self, data: Dataset | ArrayLike) -> float:
         """Return the mean squared reconstruction error, for images in [0, 1] units.
 
         Args:
             data: Images or vectors of the shape trained on.
+
+        Raises:
+            ValueError: If there are none, or as `encode` does.
         """
         self._check_fitted()
+        data = rows_of("data", data, self.shape_)
+        if len(data) == 0:
+            raise _check.fail("data", "hold at least one row", "none")
         total = 0.0
         for start in range(0, len(data), 4096):
             block = data[start : start + 4096]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aeot import _check, _io
+from aeot import _check, _io, training
 from aeot._check import ArrayLike
 from aeot._estimator import Estimator, positive
 from aeot.data.arrays import Dataset, Domains
@@ -106,6 +106,7 @@ class TransportTranslator(Estimator):
             ValueError: If an argument is out of range or does not fit the data.
         """
         self._check_arguments()
+        training.check_options(checkpoint=checkpoint, on_step=on_step, progress=progress)
         if not isinstance(data, Domains):
             raise _check.fail("data", "be made by aeot.unpaired(a, b)", type(data).__name__)
         if data.a.shape != data.b.shape:

@@ -213,7 +213,7 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             Points (n, d) and images (n, d).
         """
         check_is_fitted(self, "brenier_")
-        n = _check.integer("n", n)
+        n = _check.rows("n", n, self.sites_.shape[1])
         seed = _check.seed("seed", seed)
         points = self.solution_.source.sample(n, generator=generator(seed, "pairs"))
         cells = self.brenier_.cell(points.to(torch.from_numpy(self.sites_[:1]).dtype))

@@ -127,8 +127,7 @@ def solve_semidiscrete(
     tol = _check.real("tol", tol, minimum=_LEAST_TOL, maximum=0.999)
     if progress is not None:
         _check.flag("progress", progress)
-    if on_step is not None and not callable(on_step):
-        raise _check.fail("on_step", "be callable", _check.shown(on_step))
+    _check.callback("on_step", on_step)
     method = _check.choice("method", method, METHODS)
     engine = _check.choice("engine", engine, ENGINES)
     seed = _check.seed("seed", seed)
