@@ -9,7 +9,7 @@ import os
 import reprlib
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -172,6 +172,35 @@ def callback(name: str, value: object) -> None:
     """
     if value is not None and not callable(value):
         raise fail(name, "be callable or None", shown(value))
+
+
+def instance(name: str, value: object, kind: type, way_out: str = "") -> None:
+    """Check that a value is of a class of this package.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, kind):
+        raise fail(name, f"be a {kind.__name__}", shown(value), way_out)
+
+
+def mapping(name: str, value: object, what: str, *, empty: bool = False) -> dict[str, Any]:
+    """Return a mapping whose keys are text as a dict.
+
+    Args:
+        name: The argument, as the caller spells it.
+        value: The mapping.
+        what: What its values are, for the message.
+        empty: Whether it may hold nothing.
+
+    Raises:
+        ValueError: If it is no mapping, empty where it must not be, or a key is no text.
+    """
+    if not isinstance(value, Mapping):
+        raise fail(name, f"map names to {what}", shown(value))
+    if not value and not empty:
+        raise fail(name, f"hold {what}", "none")
+    return {text(f"{name}, its names,", key): inner for key, inner in value.items()}
 
 
 def rows(name: str, value: object, width: int, *, minimum: int = 1) -> int:

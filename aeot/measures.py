@@ -322,6 +322,16 @@ class Empirical:
         return self.points.to(device)[rows]
 
 
+def _corners(vertices: ArrayLike) -> torch.Tensor:
+    """Return the corners of a polygon, (p, 2) float64, of a size that its area can be told of."""
+    found = _check.points("vertices", vertices, dim=2, min_rows=3).detach().to(torch.float64)
+    extent = float((found.amax(0) - found.amin(0)).max())
+    if not 1e-50 <= extent <= 1e50 and extent > 0:
+        way_out = "divide source and sites by a common length"
+        raise _check.fail("vertices", "span from 1e-50 to 1e50", f"{extent:g}", way_out)
+    return found
+
+
 @plain_methods
 class Polygon:
     """The uniform measure on a simple polygon in the plane, with dents or without.
@@ -347,7 +357,7 @@ class Polygon:
     """
 
     def __init__(self, vertices: ArrayLike) -> None:
-        corners = _check.points("vertices", vertices, dim=2, min_rows=3).detach().to(torch.float64)
+        corners = _corners(vertices)
         corners = corners[(corners != corners.roll(-1, 0)).any(1)]
         meeting = _meeting_edges(corners)
         if meeting is not None:
@@ -479,8 +489,7 @@ class ConvexPolygon(Polygon):
     """
 
     def __init__(self, vertices: ArrayLike) -> None:
-        corners = _check.points("vertices", vertices, dim=2, min_rows=3)
-        corners = corners.detach().to(torch.float64)
+        corners = _corners(vertices)
         edges = corners.roll(-1, 0) - corners
         following = edges.roll(-1, 0)
         turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]

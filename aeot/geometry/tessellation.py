@@ -182,11 +182,13 @@ def support(source: Measure) -> Support:
 
 
 def _check_size(half: np.ndarray) -> None:
-    # Second moments are fourth powers of lengths in the plane, fifth powers in space.
-    if len(half) > 1 and (half.min() < 1e-50 or half.max() > 1e50):
+    # Second moments are fourth powers of lengths in the plane, fifth powers in space; on the line
+    # nothing is multiplied, but below 1e-300 numbers lose their digits.
+    least, most = ("1e-300", "1e300") if len(half) == 1 else ("1e-50", "1e50")
+    if 2 * half.min() < float(least) or 2 * half.max() > float(most):
         got = f"{2 * half.min():g} to {2 * half.max():g}"
         way_out = "divide source and sites by a common length"
-        raise _check.fail("source", "have sides from 1e-50 to 1e50", got, way_out)
+        raise _check.fail("source", f"have sides from {least} to {most}", got, way_out)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def precision_recall(found: Comparison, *, path: str | os.PathLike | None = None
     References:
         Lei et al., "A geometric understanding of deep learning", 2020, figure 14.
     """
+    _check.instance("found", found, Comparison, "aeot.compare makes one")
     rows = [r for r in found.rows if {"f8", "f1_8"} <= set(r["metrics"])]
     if not rows:
         raise _check.fail("found", "hold f8 and f1_8", ", ".join(found.protocol) or "nothing")
@@ -80,6 +81,7 @@ def prd_curves(found: Comparison, *, path: str | os.PathLike | None = None) -> F
     Raises:
         ValueError: If no curve was computed.
     """
+    _check.instance("found", found, Comparison, "aeot.compare makes one")
     rows = [r for r in found.rows if r["curve"]]
     if not rows:
         raise _check.fail("found", "hold PRD curves", "none; compare with the metric f8")
@@ -121,6 +123,10 @@ def sample_rows(
     Raises:
         ValueError: If a model is not in the comparison.
     """
+    _check.instance("found", found, Comparison, "aeot.compare makes one")
+    columns, rows = _check.integer("columns", columns), _check.integer("rows", rows)
+    if models is not None and not isinstance(models, (list, tuple)):
+        raise _check.fail("models", "be a list of names", _check.shown(models))
     names = [name for name in found if name in found.shown] if models is None else list(models)
     for name in names:
         _check.choice("models", name, found.shown)

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.data import to_uint8
-from aeot.plotting.style import CHART, COLOURS, GRAY, INK, LINE, add_legend, panel, save
+from aeot.plotting.style import CHART, COLOURS, GRAY, INK, LINE, add_legend, literal, panel, save
 
 _DPI = 100
 _MARGIN = 12  # pixels around and between blocks
@@ -50,7 +51,8 @@ def image_grid(
     Example:
         >>> figure = image_grid(torch.zeros(9, 1, 8, 8), title="nine black squares")
     """
-    return side_by_side({title: images}, columns=columns, path=path)
+    title = _check.text("title", title)
+    return side_by_side({title: as_tiles("images", images)}, columns=columns, path=path)
 
 
 @plain_torch()
@@ -81,9 +83,12 @@ def side_by_side(
         >>> real = torch.zeros(4, 1, 8, 8)
         >>> figure = side_by_side({"real": real, "reconstructed": real + 0.1})
     """
-    if not groups:
-        raise _check.fail("groups", "hold at least one batch of images", "none")
-    tiles = {name: as_tiles(name or "images", images) for name, images in groups.items()}
+    if columns is not None:
+        columns = _check.integer("columns", columns)
+    if across is not None:
+        across = _check.integer("across", across)
+    batches = _check.mapping("groups", groups, "batches of images")
+    tiles = {name: as_tiles(f"groups[{name!r}]", images) for name, images in batches.items()}
     blocks = [
         (name, mosaic(group, columns or math.ceil(math.sqrt(len(group)))))
         for name, group in tiles.items()
@@ -115,15 +120,19 @@ def nearest_images(
     Raises:
         ValueError: If the two batches differ in shape.
     """
-    if generated.shape != nearest.shape:
-        shapes = f"{tuple(nearest.shape)} and {tuple(generated.shape)}"
-        raise _check.fail("nearest", "have the shape of generated", shapes)
+    columns = _check.integer("columns", columns)
     above, below = as_tiles("generated", generated), as_tiles("nearest", nearest)
+    if above.shape != below.shape:
+        shapes = f"{tuple(below.shape)} and {tuple(above.shape)} in colour"
+        raise _check.fail("nearest", "have the shape of generated", shapes)
     seam = torch.full_like(above[:, :, :1], 255)
     pairs = torch.cat([above, seam, below], dim=2)
     caption = "generated, and under each its nearest training image"
     if distances is not None:
-        caption += f"   (RMS distance {min(distances):.3f} to {max(distances):.3f})"
+        gaps = _check.array("distances", distances)
+        if gaps.ndim != 1 or len(gaps) == 0:
+            raise _check.fail("distances", "have shape (B,)", f"shape {tuple(gaps.shape)}")
+        caption += f"   (RMS distance {float(gaps.min()):.3f} to {float(gaps.max()):.3f})"
     block = mosaic(pairs, columns, gap=max(3, above.shape[2] // 5))
     return _canvas([(caption, block)], _scale(above), path)
 
@@ -152,10 +161,21 @@ def training_curves(
     Example:
         >>> figure = training_curves({"training": ([0, 1, 2], [0.2, 0.1, 0.05])})
     """
+    for name, label in (("xlabel", xlabel), ("ylabel", ylabel)):
+        _check.text(name, label)
+    read = {
+        name: _curve(f"curves[{name!r}]", curve)
+        for name, curve in _check.mapping("curves", curves, "(steps, values)").items()
+    }
+    if marks is not None:
+        marks = {
+            name: _check.real(f"marks[{name!r}]", step)
+            for name, step in _check.mapping("marks", marks, "steps", empty=True).items()
+        }
     figure, axes = panel(size=CHART, equal=False)
     lines = {}
-    for name, (steps, values) in curves.items():
-        known = [(s, v) for s, v in zip(steps, values, strict=True) if v > 0 and math.isfinite(v)]
+    for name, curve in read.items():
+        known = [(s, v) for s, v in curve if v > 0 and math.isfinite(v)]
         if known:
             few = "o" if len(known) < 40 else ""
             (lines[name],) = axes.plot(*zip(*known, strict=True), marker=few, markersize=3)
@@ -164,7 +184,7 @@ def training_curves(
         add_legend(axes, list(lines.values()), list(lines))
     for name, step in (marks or {}).items():
         axes.axvline(step, color=LINE, linewidth=1, linestyle="--")
-        axes.annotate(
+        note = axes.annotate(
             name,
             (step, 0.98),
             xycoords=("data", "axes fraction"),
@@ -174,7 +194,19 @@ def training_curves(
             color=GRAY,
             fontsize=9,
         )
+        literal(note)
     return save(figure, path)
+
+
+def _curve(name: str, value: object) -> list[tuple[float, float]]:
+    """Return the points of a curve given as (steps, values); values may be NaN."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise _check.fail(name, "be (steps, values)", _check.shown(value))
+    steps, values = (_check.tensor(name, side).cpu() for side in value)
+    if steps.ndim != 1 or steps.shape != values.shape:
+        got = f"shapes {tuple(steps.shape)} and {tuple(values.shape)}"
+        raise _check.fail(name, "be two lists of one length", got)
+    return list(zip(steps.tolist(), values.tolist(), strict=True))
 
 
 @plain_torch()
@@ -193,28 +225,36 @@ def point_clouds(
     Raises:
         ValueError: If there is no group, or the points have fewer than two coordinates.
     """
-    if not groups:
-        raise _check.fail("groups", "hold at least one set of points", "none")
-    clouds = {name: _check.points(name, points).cpu() for name, points in groups.items()}
+    clouds = {
+        name: _check.points(f"groups[{name!r}]", points).detach().cpu()
+        for name, points in _check.mapping("groups", groups, "sets of points").items()
+    }
     narrow = [name for name, points in clouds.items() if points.shape[1] < 2]
     if narrow:
-        raise _check.fail(narrow[0], "have at least two columns", "one")
+        raise _check.fail(f"groups[{narrow[0]!r}]", "have at least two columns", "one")
     figure = Figure(figsize=(3.4 * len(clouds), 3.6), dpi=_DPI, layout="constrained")
     axes = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (name, points) in zip(axes, clouds.items(), strict=True):
         ax.scatter(points[:, 0], points[:, 1], s=4, linewidths=0, alpha=0.6, color=COLOURS[0])
-        ax.set_title(name, fontsize=10, loc="left", color=INK)
+        literal(ax.set_title(name, fontsize=10, loc="left", color=INK))
         ax.set_aspect("equal")
         ax.tick_params(labelsize=8)
     return save(figure, path, dpi=None)
 
 
-def as_tiles(name: str, images: torch.Tensor) -> torch.Tensor:
+def as_tiles(name: str, images: ArrayLike) -> torch.Tensor:
     """Return images as bytes in colour (B, 3, H, W)."""
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        shape = f"shape {tuple(images.shape)}"
+    found = _check.tensor(name, images).detach().cpu()
+    if found.ndim != 4 or found.shape[1] not in (1, 3) or found.numel() == 0:
+        shape = f"shape {tuple(found.shape)}"
         raise _check.fail(name, "have shape (B, C, H, W) with 1 or 3 channels", shape)
-    return to_uint8(images.detach().cpu()).expand(-1, 3, -1, -1)
+    if found.dtype != torch.uint8:
+        low, high = (float(bound) for bound in _check.array(name, found).aminmax())
+        if low >= 0 and high > 2:  # overshooting generators are clipped; these are bytes
+            way_out = "images.to(torch.uint8) if they are bytes"
+            got = f"floats from {low:g} to {high:g}"
+            raise _check.fail(name, "be uint8 or floats in [-1, 1]", got, way_out)
+    return to_uint8(found).expand(-1, 3, -1, -1)
 
 
 def mosaic(tiles: torch.Tensor, columns: int, gap: int = 1) -> np.ndarray:
@@ -262,7 +302,7 @@ def _canvas(
         for name, block in line:
             show_pixels(figure, block, (left, top + caption), scale)
             at = (left / width, 1 - (top + caption - 7) / height)
-            figure.text(*at, name, fontsize=9, color=INK, va="bottom")
+            literal(figure.text(*at, name, fontsize=9, color=INK, va="bottom"))
             left += block.shape[1] * scale + _MARGIN
         top += down
     return save(figure, path, dpi=None)

@@ -38,9 +38,12 @@ def modes(
     Raises:
         ValueError: If the map is not planar.
     """
+    _check.instance("singular", singular, SingularSet, "aeot.find_singularities makes one")
     brenier = singular.brenier
     if brenier.dim != 2:
         raise _check.fail("singular", "be of a map in the plane", f"d = {brenier.dim}")
+    if codes is not None:
+        codes = _check.points("codes", codes, dim=2).detach()
     sites = brenier.sites.cpu().numpy()
     labels = singular.components.cpu().numpy()
     middles = np.stack([sites[labels == label].mean(0) for label in range(labels.max() + 1)])
@@ -84,19 +87,24 @@ def crossing(
     Raises:
         ValueError: If the rows differ in shape.
     """
-    if broken.shape != blended.shape or broken.ndim != 4:
-        got = f"{tuple(broken.shape)} and {tuple(blended.shape)}"
-        raise _check.fail("broken and blended", "have one shape (k, C, H, W)", got)
-    count, _, high, wide = broken.shape
+    rows = {"cut map": as_tiles("broken", broken), "blend": as_tiles("blended", blended)}
+    shapes = [tuple(row.shape) for row in rows.values()]
+    if shapes[0] != shapes[1]:
+        got = f"{shapes[1]} and {shapes[0]} in colour"
+        raise _check.fail("blended", "have the shape of broken", got)
+    marks = [] if breaks is None else _check.array("breaks", breaks).flatten().tolist()
+    for mark in marks:
+        _check.real("breaks", mark, minimum=0, maximum=1)
+    count, _, high, wide = shapes[0]
     figure = Figure(figsize=(0.75 * count + 1.1, 2.1), layout="constrained")
     axes = figure.subplots(2, 1)
-    for ax, row, name in zip(axes, (broken, blended), ("cut map", "blend"), strict=True):
-        ax.imshow(mosaic(as_tiles(name, row), count, gap=0), interpolation="nearest")
+    for ax, (name, row) in zip(axes, rows.items(), strict=True):
+        ax.imshow(mosaic(row, count, gap=0), interpolation="nearest")
         ax.set_xticks([])
         ax.set_yticks([high / 2], [name], fontsize=9, color=INK)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-    for at in breaks or []:
+    for at in marks:
         # Frame k stands at k / (count - 1): mark the border between the frames around the break.
         place = (int(at * (count - 1)) + 1) * wide - 0.5
         axes[0].axvline(place, color=SINGULAR, lw=2)
@@ -116,6 +124,7 @@ def jumps(singular: SingularSet, *, path: str | os.PathLike | None = None) -> Fi
     Returns:
         The figure: two histograms over log-spaced jumps |y_i - y_j|, weighted by facet mass.
     """
+    _check.instance("singular", singular, SingularSet, "aeot.find_singularities makes one")
     facets = singular.facets
     cut = singular.crosses(*facets.pairs.T).cpu().numpy()
     jump = facets.jumps.cpu().numpy()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from aeot import _io
+from aeot import _check, _io
 
 INK = "#1f2933"
 LINE = "#9aa5b1"
@@ -80,6 +80,8 @@ def panel(
         size: Of the new figure, in inches.
         equal: For pictures in the plane, without ticks; else for curves, on a faint grid.
     """
+    if ax is not None and not isinstance(ax, Axes):
+        raise _check.fail("ax", "be axes of matplotlib or None", _check.shown(ax))
     if ax is None:
         ax = Figure(figsize=size, layout="constrained").add_subplot()
     if equal:
@@ -106,14 +108,23 @@ def add_legend(
     legend = place.legend(artists, blank, loc=loc, ncols=columns, frameon=False, fontsize=9)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name if len(name) <= 60 else f"{name[:59]}…")
-        text.set_parse_math(False)
+        literal(text)
+
+
+def literal(text: Text) -> None:
+    """Have a text shown as it is written: dollars in a caller's names are no mathematics."""
+    text.set_parse_math(False)
 
 
 def save(figure: Figure, path: str | os.PathLike | None, *, dpi: float | None = 130) -> Figure:
     """Write the figure if there is a path, making its folder; None: at the figure's own dpi."""
     if path is not None:
-        path = Path(path)
+        path = _check.path("path", path)
+        kind = path.suffix[1:].lower()
+        if kind not in figure.canvas.get_supported_filetypes():
+            must = "end in what matplotlib can write, such as .png, .svg or .pdf"
+            raise _check.fail("path", must, repr(path.name))
         path.parent.mkdir(parents=True, exist_ok=True)
         with _io.replacing(path) as fresh:
-            figure.savefig(fresh, dpi=dpi or figure.dpi, format=path.suffix[1:] or None)
+            figure.savefig(fresh, dpi=dpi or figure.dpi, format=kind)
     return figure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,9 +11,10 @@ import torch
 from matplotlib.figure import Figure
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.plotting.images import as_tiles, mosaic, show_pixels
-from aeot.plotting.style import COLOURS, GRAY, INK, save
+from aeot.plotting.style import COLOURS, GRAY, INK, literal, save
 
 
 class Translates(Protocol):
@@ -49,12 +49,13 @@ def image_rows(
         >>> x = torch.zeros(5, 1, 8, 8)
         >>> figure = image_rows({"x": x, "translated": -x})
     """
-    if not rows:
-        raise _check.fail("rows", "hold at least one batch of images", "none")
-    sizes = {tuple(images.shape[::2]) for images in rows.values()}
+    _check.text("title", title)
+    batches = _check.mapping("rows", rows, "batches of images")
+    tiles = {name: as_tiles(f"rows[{name!r}]", images) for name, images in batches.items()}
+    sizes = {tuple(images.shape) for images in tiles.values()}
     if len(sizes) > 1:
         raise _check.fail("rows", "be as many images of one size", sorted(sizes))
-    count, _, height, width = next(iter(rows.values())).shape
+    count, _, height, width = sizes.pop()
     zoom = max(1, round(56 / height))
     gap, margin, head = 2 * zoom, 10, 34 if title else 10
     label = 20 + 7 * max(len(name.strip()) for name in rows)  # about 7 pixels a letter
@@ -65,12 +66,13 @@ def image_rows(
     figure = Figure(figsize=(total[0] / 100, total[1] / 100), dpi=100, facecolor="white")
     if title:
         y = 1 - 20 / total[1]
-        figure.text(margin / total[0], y, title, color=INK, fontsize=11, va="center")
-    for (name, images), top in zip(rows.items(), tops, strict=True):
-        strip = mosaic(as_tiles(name, images), len(images), gap=2)
+        literal(figure.text(margin / total[0], y, title, color=INK, fontsize=11, va="center"))
+    for (name, images), top in zip(tiles.items(), tops, strict=True):
+        strip = mosaic(images, len(images), gap=2)
         show_pixels(figure, strip, (label, top), zoom)
         at = ((label - 8) / total[0], 1 - (top + height * zoom / 2) / total[1])
-        figure.text(*at, name.strip(), color=INK, fontsize=9, ha="right", va="center")
+        said = figure.text(*at, name.strip(), color=INK, fontsize=9, ha="right", va="center")
+        literal(said)
     return save(figure, path, dpi=None)
 
 
@@ -97,6 +99,11 @@ def translations(
     Returns:
         The figure.
     """
+    _check_translator(model, a, b)
+    if not isinstance(names, (tuple, list)) or len(names) != 2:
+        raise _check.fail("names", "be two names", _check.shown(names))
+    for name in names:
+        _check.text("names", name)
     there = model.translate(a, to="b")
     rows = {f"real {names[0]}": a, f"to {names[1]}": there}
     if b is not None:
@@ -128,8 +135,9 @@ def snapshots(
     Returns:
         The function.
     """
+    _check_translator(model, a, b)
     every = _check.integer("every", every)
-    folder = Path(folder)
+    folder = _check.path("folder", folder)
 
     def on_step(step: int, record: dict[str, float]) -> None:
         if step % every == 0:
@@ -138,6 +146,14 @@ def snapshots(
             translations(model, a, b, title=f"step {step}", path=path)
 
     return on_step
+
+
+def _check_translator(model: object, a: ArrayLike, b: ArrayLike | None) -> None:
+    if isinstance(model, (str, bytes)) or not callable(getattr(model, "translate", None)):
+        raise _check.fail("model", "have translate(x, *, to)", _check.shown(model))
+    as_tiles("a", a)
+    if b is not None:
+        as_tiles("b", b)
 
 
 @plain_torch()
@@ -158,6 +174,7 @@ def hiding(
         The figure: cycle error after handling, sensitivity to noise, the low-pass curve and the
         swap test.
     """
+    reports = _check.mapping("reports", reports, "what examine returned")
     figure = Figure(figsize=(11, 3.4), dpi=100, facecolor="white", layout="constrained")
     bars, noise, curve = figure.subplots(1, 3)
     kinds = ("clean", "8-bit", "jpeg", "blur")
@@ -187,8 +204,11 @@ def hiding(
     curve.set_title("cycle error behind a low-pass", fontsize=10, color=INK)
     curve.set_xlabel("cut-off, cycles per pixel")
     curve.legend(frameon=False, fontsize=8)
+    for text in curve.get_legend().get_texts():
+        literal(text)
     for axes in (bars, noise, curve):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=8)
+    _check.text("title", title)
     figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
     return save(figure, path, dpi=None)

@@ -17,10 +17,11 @@ from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.geometry.diagram import PowerDiagram
 from aeot.plotting.style import CHART, COLOURS, INK, LINE, SINGULAR, colour_sites, panel, save
-from aeot.singular.curves import singular_curves
+from aeot.singular.curves import masked, singular_curves
 
 
 def _planar(diagram: PowerDiagram) -> None:
+    _check.instance("diagram", diagram, PowerDiagram, "aeot.power_diagram makes one")
     if diagram.sites.shape[1] != 2:
         raise _check.fail("diagram", "be planar", f"d = {diagram.sites.shape[1]}")
 
@@ -64,13 +65,20 @@ def power_diagram(
         >>> figure = power_diagram(diagram, singular=diagram.facets.jumps > 0.5)
     """
     _planar(diagram)
+    _check.flag("edges", edges)
+    _check.flag("centroids", centroids)
+    if colours is not None:
+        given = _check.array("colours", colours).cpu().numpy()
+        if given.shape != diagram.sites.shape[:1] + (3,) or given.min() < 0 or given.max() > 1:
+            must = f"have shape ({len(diagram.sites)}, 3), in [0, 1]"
+            raise _check.fail("colours", must, _check.shown(given))
     figure, ax = panel(ax)
-    colours = colour_sites(diagram.sites.numpy()) if colours is None else np.asarray(colours)
+    paint = colour_sites(diagram.sites.numpy()) if colours is None else given
     shown = [k for k, cell in enumerate(diagram.polygons) if len(cell)]
     corners = [diagram.polygons[k].numpy() for k in shown]
     border = "white" if edges else "face"
     cells = PolyCollection(
-        corners, facecolors=colours[shown], edgecolors=border, linewidths=0.5 if edges else 0.3
+        corners, facecolors=paint[shown], edgecolors=border, linewidths=0.5 if edges else 0.3
     )
     ax.add_collection(cells)
     if centroids:
@@ -122,11 +130,12 @@ def delaunay(
         The figure.
     """
     _planar(diagram)
+    _check.flag("whole", whole)
     figure, ax = panel(ax)
     sites = diagram.sites.numpy()
     keep = np.ones(len(diagram.facets.pairs), dtype=bool)
     if singular is not None:
-        keep &= ~torch.as_tensor(singular).numpy()
+        keep[masked(diagram, singular, 2)] = False
     pairs = diagram.facets.pairs.numpy()[keep]
     if whole:
         corners = np.sort(diagram.delaunay.numpy(), axis=1)
@@ -159,6 +168,9 @@ def displacement(
         The figure.
     """
     _planar(diagram)
+    if not isinstance(times, (tuple, list)) or not times:
+        raise _check.fail("times", "be a tuple of moments in [0, 1]", _check.shown(times))
+    times = tuple(_check.real("times", t, minimum=0, maximum=1) for t in times)
     figure = Figure(figsize=(3.2 * len(times), 3.4), layout="constrained")
     colours = colour_sites(diagram.sites.numpy(), lightness=0.72)
     reach = torch.cat([diagram.sites, *diagram.polygons]).numpy()
@@ -195,6 +207,8 @@ def potential(
         The figure.
     """
     _planar(diagram)
+    for name, angle in (("elevation", elevation), ("azimuth", azimuth)):
+        _check.real(name, angle)
     sites, heights = diagram.sites.numpy(), diagram.heights.numpy()
     colours = colour_sites(sites, lightness=0.78)
     shown = [k for k, cell in enumerate(diagram.polygons) if len(cell)]
@@ -256,6 +270,12 @@ def cell_hits(
     Returns:
         The figure.
     """
+    hits = _check.array("hits", hits).numpy()
+    for name, values in (("hits", hits), ("cells", cells), ("expected", expected)):
+        found = tuple(_check.array(name, values).shape)
+        if len(found) != 1 or found != hits.shape:
+            shape = hits.shape if hits.ndim == 1 else "(k,)"
+            raise _check.fail(name, f"have shape {shape}", f"shape {found}")
     figure, ax = panel(size=CHART, equal=False)
     width = 0.9 * (hits[1] - hits[0] if len(hits) > 1 else 1)
     ax.bar(hits, cells, width, color=COLOURS[0], label="cells")

@@ -61,10 +61,14 @@ def _nodes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return label, position
 
 
-def _mask(diagram: PowerDiagram, singular: Any, dim: int) -> np.ndarray:  # noqa: ANN401
-    if not isinstance(diagram, PowerDiagram):
-        way_out = "power_diagram(source, sites, heights) makes one"
-        raise _check.fail("diagram", "be a PowerDiagram", _check.shown(diagram), way_out)
+def masked(diagram: PowerDiagram, singular: Any, dim: int) -> np.ndarray:  # noqa: ANN401
+    """Return the numbers of the facets that a mask names, of a diagram in `dim` dimensions.
+
+    Raises:
+        ValueError: If it is no such diagram, or the mask does not fit.
+    """
+    way_out = "power_diagram(source, sites, heights) makes one"
+    _check.instance("diagram", diagram, PowerDiagram, way_out)
     if diagram.sites.shape[1] != dim:
         got = f"d = {diagram.sites.shape[1]}"
         raise _check.fail("diagram", f"have d = {dim}", got)
@@ -96,7 +100,7 @@ def singular_curves(diagram: PowerDiagram, singular: Any) -> SingularCurves:  # 
         >>> [line.tolist() for line in singular_curves(diagram, diagram.facets.jumps > 0.5).lines]
         [[[0.5, 0.0], [0.5, 1.0]]]
     """
-    chosen = _mask(diagram, singular, 2)
+    chosen = masked(diagram, singular, 2)
     if len(chosen) == 0:
         nothing = torch.zeros(0, 2, dtype=torch.float64)
         return SingularCurves([], [], nothing, nothing)
@@ -157,7 +161,7 @@ def singular_surfaces(diagram: PowerDiagram, singular: Any) -> SingularSurfaces:
     Raises:
         ValueError: If the diagram is not in space or the mask does not fit.
     """
-    chosen = _mask(diagram, singular, 3)
+    chosen = masked(diagram, singular, 3)
     polygons = [diagram.facet_polygons[k].numpy() for k in chosen.tolist()]
     if len(chosen) == 0:
         none = torch.zeros(0, dtype=torch.int64)

@@ -82,7 +82,7 @@ def _interval(low: float, high: float) -> Law:
     def share(x: np.ndarray) -> np.ndarray:
         return np.clip((x - low) / side, 0.0, 1.0)
 
-    return Law(share, before, lambda c: low + side * c, middle, side**2 / 12)
+    return Law(share, before, lambda c: low + side * c, middle, side * side / 12)
 
 
 def _points(given: torch.Tensor) -> Law:

@@ -145,13 +145,21 @@ def standardise(
         The problem; its sites lie on the device of `sites`.
 
     Raises:
-        ValueError: If the source is one point and there are several sites.
+        ValueError: If the source is one point and there are several sites, or spreads beyond the
+            range of float64.
     """
     law, mean, factor = _moments(source, seed)
     spread, least = float(factor.abs().max()), 1e-12 * float(mean.abs().max())
     if len(sites) > 1 and spread <= max(least, 1e-149):  # no factor is below 1e-150
-        way_out = "a map sends one point to one site: add noise to the source"
-        raise _check.fail("source", "spread over more than one point", mean.tolist()[:8], way_out)
+        got = f"a spread of at most {max(least, 1e-149):g} around {_check.shown(mean.tolist())}"
+        way_out = (
+            "a map sends one point to one site: add noise to the source; if it is that small, "
+            "divide source and sites by a common length"
+        )
+        raise _check.fail("source", "spread over more than one point", got, way_out)
+    if not spread < 1e154:  # its square is a variance
+        way_out = "divide source and sites by a common length"
+        raise _check.fail("source", "spread over less than 1e154", f"{spread:g}", way_out)
     y = sites.detach().to("cpu", torch.float64)
     shifted = (y - y.mean(0)) @ factor
     scale = float(shifted.square().mean().sqrt()) or 1.0

@@ -119,7 +119,10 @@ def test_the_figure_is_written(tmp_path):
         (lambda: pictures.image_grid(torch.zeros(2, 2, 8, 8)), "1 or 3 channels"),
         (lambda: pictures.side_by_side({}), "groups must hold"),
         (lambda: pictures.point_clouds({}), "groups must hold"),
-        (lambda: pictures.point_clouds({"codes": torch.zeros(3, 1)}), "codes must have at least"),
+        (
+            lambda: pictures.point_clouds({"codes": torch.zeros(3, 1)}),
+            r"groups\['codes'\] must have at least",
+        ),
         (
             lambda: pictures.nearest_images(torch.zeros(2, 1, 8, 8), torch.zeros(1, 1, 8, 8)),
             "nearest must have the shape",

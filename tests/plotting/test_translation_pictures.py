@@ -53,7 +53,7 @@ def test_hiding_draws_every_instrument():
 
 
 def test_bad_rows():
-    with pytest.raises(ValueError, match="at least one batch"):
+    with pytest.raises(ValueError, match="rows must hold batches"):
         pictures.image_rows({})
     with pytest.raises(ValueError, match="of one size"):
         pictures.image_rows({"a": torch.zeros(1, 1, 8, 8), "b": torch.zeros(2, 1, 8, 8)})
