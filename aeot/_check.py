@@ -200,7 +200,12 @@ def mapping(name: str, value: object, what: str, *, empty: bool = False) -> dict
         raise fail(name, f"map names to {what}", shown(value))
     if not value and not empty:
         raise fail(name, f"hold {what}", "none")
-    return {text(f"{name}, its names,", key): inner for key, inner in value.items()}
+    for key in value:
+        try:
+            text(name, key)
+        except ValueError as error:
+            raise fail(name, "have names that are text", shown(key)) from error
+    return dict(value)
 
 
 def rows(name: str, value: object, width: int, *, minimum: int = 1) -> int:

@@ -269,13 +269,13 @@ class Classifier(Estimator):
             ValueError: If there are no labels, fewer than two classes, or no images.
         """
         self._check_arguments()
-        labels, seed = _labelled("data", data), self.seed
+        labels, seed, apart = _labelled("data", data), self.seed, test is not None
         if test is None:
             order = torch.randperm(len(data), generator=_rng.generator(seed, "holdout"))
             cut = max(1, len(data) // 10)
             test, data = data.subset(order[:cut]), data.subset(order[cut:])
             labels = labels[order[cut:]]
-        tested = _labelled("test", test)
+        tested = _labelled("test", test, several=apart)
         if test.shape != data.shape:
             raise _check.fail("test", f"have images of shape {data.shape}", str(test.shape))
         count = 1 + int(max(labels.max(), tested.max()))

@@ -14,6 +14,9 @@ import aeot
 from aeot import metrics
 from aeot.data import indices, resize, toy
 from aeot.features import Classifier, Pixels
+from aeot.plotting import comparison, translation, transport
+from aeot.plotting import images as pictures
+from aeot.plotting import singular as torn
 
 X = np.random.default_rng(0).normal(size=(12, 2))
 X4 = np.random.default_rng(0).normal(size=(12, 4))
@@ -24,6 +27,7 @@ MAP = aeot.BrenierMap(BOX, X, HEIGHTS)
 MAP4 = aeot.BrenierMap(BOX4, X4, np.zeros(12))
 DIAGRAM = aeot.power_diagram(BOX, X, HEIGHTS)
 CUT = aeot.find_singularities(MAP, 0.3)
+GRAY = np.zeros((4, 1, 8, 8))
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
 ROWS = np.random.default_rng(0).normal(size=(30, 3))
 NAN = np.where(np.arange(24).reshape(12, 2) == 5, np.nan, X)
@@ -84,7 +88,7 @@ def estimator(kind):
     steps = 2 if issubclass(kind, aeot.Autoencoder | aeot.AEOT) else 1
 
     def fit(**options):
-        theirs = ("data", "steps", "checkpoint", "on_step", "log", "held_out")
+        theirs = ("data", "steps", "checkpoint", "on_step", "log", "held_out", "progress")
         given = {k: options.pop(k) for k in theirs if k in options}
         return kind(**options).fit(**{"data": ROWS, "steps": steps, **given})
 
@@ -106,9 +110,49 @@ def compared(**options):
     return aeot.compare(**{**first, **options})
 
 
+def transported(**options):
+    data = aeot.unpaired(GRAY, GRAY)
+    return aeot.TransportTranslator(latent_dim=2).fit(**{"data": data, "steps": 2, **options})
+
+
+def line(**options):
+    return aeot.solve_exact(**{"sites": X[:, :1], **options})
+
+
+def grid(**options):
+    return pictures.image_grid(GRAY, **options)
+
+
+def curves(**options):
+    return pictures.training_curves({"a": ([0, 1], [1.0, 0.5])}, **options)
+
+
+def dual(**options):
+    return transport.delaunay(DIAGRAM, **options)
+
+
+def coded(**options):
+    return SMALL.fit_transport(**{"data": ROWS, **options})
+
+
+class Doubles:
+    def translate(self, x, *, to):
+        return x
+
+
 GAN, VAE, AEOT = estimator(aeot.GAN), estimator(aeot.VAE), estimator(aeot.AEOT)
 AE, FLOW = estimator(aeot.Autoencoder), estimator(aeot.FlowMatching)
 WHOLE = "whole number"
+SMALL = aeot.AEOT(latent_dim=2, width=4, tol=0.5, device="cpu").fit(ROWS, steps=2)
+DRAWN = aeot.GAN(latent_dim=2, hidden=4).fit(ROWS, steps=1)
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+BOX4_TINY = aeot.UniformBox(low=[0.0] * 4, high=[1e-160] * 4)
+DOUBLES = Doubles()
+BIG = np.random.default_rng(1).uniform(-1, 1, (4, 1, 16, 16))
+SHIFTED = aeot.TransportTranslator(latent_dim=2, tol=0.5, device="cpu", seed=10**30)
+SHIFTED.fit(aeot.unpaired(BIG, -BIG), steps=2)
+PAIRED = aeot.Pix2Pix(filters=2, n_layers=1, device="cpu")
+PAIRED.fit(aeot.paired(BIG, -BIG), steps=1)
 
 # (call, argument, bad value, what it must be, how what came is shown, the way out)
 CASES = [
@@ -289,6 +333,96 @@ CASES = [
     (compared, "features", 3, "Classifier", "3", ""),
     (compared, "facts", [1], "map names", r"\[1\]", ""),
     (compared, "n_samples", -1, WHOLE, "-1", ""),
+    # what every fit takes beside its data
+    (AE, "checkpoint", 3, "path", "3", ""),
+    (AE, "log", b"x", "path", "b'x'", ""),
+    (AE, "on_step", 3, "callable", "3", ""),
+    (AE, "progress", "no", "True or False", "'no'", ""),
+    (AE, "log", "\ud800", "path", "ud800", "whole characters"),
+    (AEOT, "on_step", [], "callable", r"\[\]", ""),
+    (AEOT, "checkpoint", "a" * 300, "255 bytes", "aaa", "shorter"),
+    (GAN, "on_step", 3, "callable", "3", ""),
+    (GAN, "log", 3, "path", "3", ""),
+    (GAN, "progress", 1, "True or False", "1", ""),
+    (FLOW, "on_step", "x", "callable", "'x'", ""),
+    (transported, "on_step", 3, "callable", "3", ""),
+    (transported, "checkpoint", 3, "path", "3", ""),
+    (transported, "autoencoder", 3, "an? Autoencoder", "3", ""),
+    (transported, "steps", "x", WHOLE, "'x'", ""),
+    (lambda x: SHIFTED.translate(x), "x", GRAY, "rows of shape", r"\(4, 1, 8, 8\)", ""),
+    (lambda x: SHIFTED.translate(x), "x", 255 * (BIG + 1), r"\[-1, 1\]", "50", "value_range"),
+    (lambda to: SHIFTED.translate(BIG, to=to), "to", "c", "'b'", "'c'", ""),
+    (lambda to: PAIRED.translate(BIG, to=to), "to", BIG, "'b'", "array", ""),
+    (lambda noise: PAIRED.translate(BIG, noise=noise), "noise", "no", "True or False", "'no'", ""),
+    (lambda x: PAIRED.translate(x), "x", GRAY[0], "shape", r"\(1, 8, 8\)", ""),
+    (transported, "data", IMAGES, "unpaired", "ndarray", ""),
+    # fitted models called with what does not fit them
+    (SMALL.sample, "n", 0, WHOLE, "0", ""),
+    (SMALL.sample, "n", 2.0, WHOLE, "2.0", ""),
+    (SMALL.sample, "n", 10**12, "fill the memory", "10+", "parts"),
+    (lambda seed: SMALL.sample(2, seed=seed), "seed", "x", WHOLE, "'x'", ""),
+    (SMALL.draw, "n", 10**13, "fill the memory", "10+", "parts"),
+    (SMALL.encode, "data", X, "shape", r"\(12, 2\)", ""),
+    (SMALL.encode, "data", "x", "numeric", "str", ""),
+    (SMALL.decode, "codes", ROWS, "2 columns", "3", ""),
+    (SMALL.decode, "codes", NAN, "finite", r"\(2, 1\)", "drop"),
+    (coded, "on_step", 3, "callable", "3", ""),
+    (coded, "checkpoint", 3, "path", "3", ""),
+    (coded, "masses", [1], r"\(30,\)", r"\(1,\)", ""),
+    (lambda start: SMALL.interpolate(start, ROWS[0]), "start", X[0], r"\(3,\)", r"\(2,\)", ""),
+    (lambda end: SMALL.interpolate(ROWS[0], end), "end", None, "numeric", "None", ""),
+    (lambda n: SMALL.interpolate(ROWS[0], ROWS[1], n), "n", 1, WHOLE, "1", ""),
+    (SMALL.save, "path", 3, "path", "3", ""),
+    (SMALL.save, "path", "a" * 300, "255 bytes", "aaa", "shorter"),
+    (SMALL.autoencoder_.error, "data", ROWS[:0], "at least one row", "none", ""),
+    (SMALL.autoencoder_.error, "data", None, "numeric", "None", ""),
+    (DRAWN.sample, "n", 10**12, "fill the memory", "10+", "parts"),
+    (lambda seed: DRAWN.sample(2, seed=seed), "seed", 0.5, WHOLE, "0.5", ""),
+    (aeot.GAN.load, "path", "nowhere", "saved model", "nowhere", ""),
+    (BOX.sample, "n", 10**12, "fill the memory", "10+", "parts"),
+    (lambda n: fitted("sample", n=n), "n", 10**12, "fill the memory", "10+", "parts"),
+    (drawn, "n", 10**12, "fill the memory", "10+", "parts"),
+    (lambda n: toy("grid", n), "n", 10**12, "fill the memory", "10+", "parts"),
+    # sizes beyond float64
+    (aeot.ConvexPolygon, "vertices", CORNERS * 1e-300, "span", "1e-300", "length"),
+    (aeot.Polygon, "vertices", CORNERS * 1e100, "span", "e.100", "length"),
+    (sampled, "source", BOX4_TINY, "more than one point", "1e-149", "length"),
+    (sampled, "source", aeot.UniformBall(dim=4, radius=1e300), "1e154", r"e\+299", "length"),
+    (line, "source", aeot.UniformBox(low=[0.0], high=[1e-320]), "sides", "9.99", "length"),
+    # pictures
+    (pictures.image_grid, "images", None, "numeric", "None", ""),
+    (pictures.image_grid, "images", IMAGES, "1 or 3 channels", r"\(12, 8, 8\)", ""),
+    (pictures.image_grid, "images", GRAY * np.nan, "finite", "NaN", "drop"),
+    (pictures.image_grid, "images", 255 * (GRAY + 1), r"\[-1, 1\]", "255", "uint8"),
+    (grid, "columns", 0, WHOLE, "0", ""),
+    (grid, "columns", 2.5, WHOLE, "2.5", ""),
+    (grid, "title", 3, "text", "3", ""),
+    (grid, "path", 3, "path", "3", ""),
+    (grid, "path", "picture", "end in", "'picture'", ""),
+    (grid, "path", "picture.mp3", "end in", "mp3", ""),
+    (pictures.side_by_side, "groups", [GRAY], "map names", "array", ""),
+    (pictures.side_by_side, "groups", {3: GRAY}, "text", "3", ""),
+    (pictures.point_clouds, "groups", None, "map names", "None", ""),
+    (pictures.training_curves, "curves", [1, 2], "map names", r"\[1, 2\]", ""),
+    (pictures.training_curves, "curves", {"a": ([1, 2], [1])}, "one length", r"\(1,\)", ""),
+    (curves, "marks", {"a": "x"}, "finite number", "'x'", ""),
+    (transport.power_diagram, "diagram", 3, "PowerDiagram", "3", "aeot.power_diagram"),
+    (lambda ax: transport.power_diagram(DIAGRAM, ax=ax), "ax", 3, "axes", "3", ""),
+    (lambda colours: transport.power_diagram(DIAGRAM, colours=colours), "colours", X, "3", "2", ""),
+    (dual, "singular", [1], "boolean mask", "int", ""),
+    (lambda times: transport.displacement(DIAGRAM, times), "times", [2], "<= 1", "2", ""),
+    (lambda times: transport.displacement(DIAGRAM, times), "times", 0.5, "tuple", "0.5", ""),
+    (lambda azimuth: transport.potential(DIAGRAM, azimuth=azimuth), "azimuth", "x", "num", "x", ""),
+    (lambda cells: transport.cell_hits([1, 2], cells, [1, 2]), "cells", [1], r"2,", r"1,", ""),
+    (torn.modes, "singular", 3, "SingularSet", "3", "find_singularities"),
+    (torn.jumps, "singular", DIAGRAM, "SingularSet", "PowerDiagram", "find_singularities"),
+    (lambda codes: torn.modes(CUT, codes=codes), "codes", X4, "2 columns", "4", ""),
+    (lambda breaks: torn.crossing(GRAY, GRAY, breaks=breaks), "breaks", [2], "<= 1", "2", ""),
+    (translation.image_rows, "rows", GRAY, "map names", "ndarray", ""),
+    (lambda model: translation.translations(model, GRAY), "model", "x", "translate", "'x'", ""),
+    (lambda a: translation.translations(DOUBLES, a), "a", "x", "numeric", "str", ""),
+    (comparison.prd_curves, "found", {}, "Comparison", r"\{\}", "compare"),
+    (comparison.sample_rows, "found", None, "Comparison", "None", "compare"),
 ]  # fmt: skip
 
 
@@ -302,7 +436,7 @@ def name_of(case):
 def test_one_error_names_argument_value_and_remedy(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call, argument, value, must, got, way_out = case
-    with pytest.raises(ValueError, match=f"^{re.escape(argument)} ") as caught:
+    with pytest.raises(ValueError, match=rf"^{re.escape(argument)}(\[\S+\])? ") as caught:
         call(**{argument: value})
     message = str(caught.value)
     requirement, came = message.split(", got ", 1)
@@ -336,7 +470,7 @@ def test_unfitted_estimators_say_so(call):
 
 
 def test_the_corpus_is_large():
-    assert len(CASES) + len(UNFITTED) >= 120
+    assert len(CASES) + len(UNFITTED) >= 240
 
 
 def test_tensors_with_gradients_are_taken_as_numbers():
@@ -355,3 +489,25 @@ def test_vectors_have_the_likelihood_that_fits_them_unless_another_was_asked_for
     assert aeot.VAE(latent_dim=2, width=4).fit(ROWS, steps=1).sample(2).shape == (2, 3)
     with pytest.raises(ValueError, match="likelihood must be 'gaussian' for vectors, got 'bern"):
         aeot.VAE(latent_dim=2, likelihood="bernoulli").fit(ROWS, steps=1)
+
+
+def test_a_small_set_of_labelled_images_needs_no_test_set_of_its_own():
+    data = aeot.tensors(IMAGES, labels=[0, 1] * 6)  # a tenth of it is one image, of one class
+    assert Classifier(channels=2, width=4, epochs=1).fit(data).accuracy_ in (0.0, 1.0)
+
+
+def test_dollars_in_the_names_of_pictures_are_no_mathematics():
+    odd = "$\\nothing$ \N{PILE OF POO}"
+    pictures.image_grid(GRAY, title=odd).canvas.draw()
+    pictures.point_clouds({odd: X}).canvas.draw()
+    pictures.training_curves({odd: ([0, 1], [1.0, 0.5])}, marks={odd: 1}).canvas.draw()
+    figure = translation.image_rows({odd: GRAY}, title=odd)
+    figure.canvas.draw()
+    assert {text.get_text() for text in figure.texts} == {odd}
+
+
+@pytest.mark.parametrize("kind", [aeot.AEOT, aeot.VAE, aeot.CycleGAN, aeot.Autoencoder])
+def test_a_model_of_another_kind_is_not_loaded(kind, tmp_path):
+    DRAWN.save(tmp_path / "m \N{PILE OF POO} \xe9")
+    with pytest.raises(ValueError, match=rf"holds a 'GAN', not a '{kind.__name__}'"):
+        kind.load(tmp_path / "m \N{PILE OF POO} \xe9")

@@ -109,8 +109,10 @@ class Pix2Pix(Translator):
             ValueError: If `to` is not "b", or the channels, sides or range of `x` do not fit.
         """
         self._check_fitted()
-        if to != "b":
+        if not isinstance(to, str) or to != "b":
             raise _check.fail("to", "be 'b'", _check.shown(to))
+        _check.flag("noise", noise)
+        _check.seed("seed", seed)
         images = check_images(x, self.shape_, multiple=getattr(self.to_b_, "size", 4))
         if not noise and self.noise_channels:
             zeros = images.new_zeros(len(images), self.noise_channels)

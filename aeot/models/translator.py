@@ -14,7 +14,7 @@ import torch
 from aeot import _check, _io, training
 from aeot._check import ArrayLike
 from aeot._estimator import Estimator, positive
-from aeot.data.arrays import Dataset, Domains
+from aeot.data.arrays import Dataset, Domains, rows_of
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Sampler
 from aeot.models.autoencoder import Autoencoder
@@ -106,6 +106,10 @@ class TransportTranslator(Estimator):
             ValueError: If an argument is out of range or does not fit the data.
         """
         self._check_arguments()
+        if steps is not None:
+            _check.integer("steps", steps, minimum=2)
+        if autoencoder is not None:
+            _check.instance("autoencoder", autoencoder, Autoencoder)
         training.check_options(checkpoint=checkpoint, on_step=on_step, progress=progress)
         if not isinstance(data, Domains):
             raise _check.fail("data", "be made by aeot.unpaired(a, b)", type(data).__name__)
@@ -124,7 +128,7 @@ class TransportTranslator(Estimator):
         elif autoencoder.latent_dim != self.latent_dim:
             got = f"{self.latent_dim} against {autoencoder.latent_dim}"
             raise _check.fail("latent_dim", "be that of the autoencoder", got)
-        stream = torch.Generator().manual_seed(self.seed)
+        stream = torch.Generator().manual_seed(self.seed & (2**63 - 1))
         targets = {}
         for name, side in (("a", data.a), ("b", data.b)):
             codes = autoencoder.encode(side)
@@ -177,7 +181,7 @@ class TransportTranslator(Estimator):
         """
         self._check_fitted()
         _check.choice("to", to, ("a", "b"))
-        codes = self.autoencoder_.encode(x)
+        codes = self.autoencoder_.encode(rows_of("x", x, self.autoencoder_.shape_))
         return self.autoencoder_.decode(self.maps_[to].extend(codes).to(torch.float32))
 
     def _restore(self, learned: dict[str, Any], device: torch.device) -> None:

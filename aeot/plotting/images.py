@@ -165,7 +165,7 @@ def training_curves(
         _check.text(name, label)
     read = {
         name: _curve(f"curves[{name!r}]", curve)
-        for name, curve in _check.mapping("curves", curves, "(steps, values)").items()
+        for name, curve in _check.mapping("curves", curves, "(steps, values)", empty=True).items()
     }
     if marks is not None:
         marks = {
