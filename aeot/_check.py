@@ -181,7 +181,8 @@ def instance(name: str, value: object, kind: type, way_out: str = "") -> None:
         ValueError: If it is not.
     """
     if not isinstance(value, kind):
-        raise fail(name, f"be a {kind.__name__}", shown(value), way_out)
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise fail(name, f"be {article} {kind.__name__}", shown(value), way_out)
 
 
 def mapping(name: str, value: object, what: str, *, empty: bool = False) -> dict[str, Any]:

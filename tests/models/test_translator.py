@@ -5,13 +5,14 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from aeot.data import paired, unpaired
+from aeot.models.autoencoder import Autoencoder
 from aeot.models.translator import TransportTranslator
 
 
-class Identity:
+class Identity(Autoencoder):
     """An autoencoder that is none: images of four pixels are their own codes."""
 
-    latent_dim = 4
+    shape_ = (1, 2, 2)
 
     def encode(self, data):
         return data[:].flatten(1) if not isinstance(data, torch.Tensor) else data.flatten(1)
@@ -26,7 +27,11 @@ def shifted():
     a = torch.randn(200, 1, 2, 2, generator=draw) * 0.1 - 0.4
     b = torch.randn(200, 1, 2, 2, generator=draw) * 0.1 + 0.4
     model = TransportTranslator(latent_dim=4, tol=0.1)
-    return model.fit(unpaired(a.clamp(-1, 1), b.clamp(-1, 1)), autoencoder=Identity()), a, b
+    return (
+        model.fit(unpaired(a.clamp(-1, 1), b.clamp(-1, 1)), autoencoder=Identity(latent_dim=4)),
+        a,
+        b,
+    )
 
 
 def test_a_shift_is_found_both_ways(shifted):
@@ -71,4 +76,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match="smoothing must"):
         TransportTranslator(smoothing=0).fit(unpaired(x, x))
     with pytest.raises(ValueError, match="latent_dim must be that of the autoencoder"):
-        TransportTranslator(latent_dim=3).fit(paired(x, x), autoencoder=Identity())
+        TransportTranslator(latent_dim=3).fit(paired(x, x), autoencoder=Identity(latent_dim=4))
