@@ -16,6 +16,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from aeot import __version__, _check
 
@@ -127,8 +129,8 @@ def in_parts(work: Callable[..., _Made], rows: torch.Tensor, *others: torch.Tens
         others: More of them, as many rows each.
 
     Returns:
-        What `work` returns for all rows: the same bits, but where a library rounds the products
-        of matrices in another way for other numbers of rows.
+        What `work` returns for all rows: the same bits, unless not even a layer's product of
+        matrices for all rows fits into memory and a library rounds that of fewer differently.
 
     Raises:
         MemoryError, RuntimeError: If memory does not suffice for a single row.
@@ -137,18 +139,63 @@ def in_parts(work: Callable[..., _Made], rows: torch.Tensor, *others: torch.Tens
         >>> in_parts(torch.square, torch.arange(3.0))
         tensor([0., 1., 4.])
     """
+    return _in_parts(work, (rows, *others), 0, len(rows))
+
+
+def _in_parts(
+    work: Callable[..., _Made], tensors: tuple[torch.Tensor, ...], first: int, whole: int
+) -> _Made:
+    """Treat rows `first` and following of a block that had `whole` rows."""
+    count = len(tensors[0])
     try:
-        return work(rows, *others)
+        with _AmongAll(first, count, whole) if count < whole else contextlib.nullcontext():
+            return work(*tensors)
     except (MemoryError, RuntimeError) as error:
-        if len(rows) < 2 or not is_out_of_memory(error):
+        if count < 2 or not is_out_of_memory(error):
             raise
     # Here, not above: the error's traceback held all that had been computed.
-    cut = 1 << (len(rows) - 1).bit_length() - 1
-    parts = (slice(None, cut), slice(cut, None))
-    made: Any = [in_parts(work, rows[p], *(other[p] for other in others)) for p in parts]
+    cut = 1 << (count - 1).bit_length() - 1
+    halves = ((first, slice(None, cut)), (first + cut, slice(cut, None)))
+    made: Any = [
+        _in_parts(work, tuple(tensor[rows] for tensor in tensors), start, whole)
+        for start, rows in halves
+    ]
     if isinstance(made[0], tuple):
         return cast(_Made, tuple(torch.cat(pieces) for pieces in zip(*made, strict=True)))
     return cast(_Made, torch.cat(made))
+
+
+class _AmongAll(TorchFunctionMode):
+    """Has linear layers multiply all rows of a block of which only some are there.
+
+    The libraries of matrix products share out sums by the number of rows, so that a row rounds
+    differently in another company; convolutions, which take the memory, do not. Where even the
+    product of all rows does not fit, that of the rows alone is taken.
+    """
+
+    def __init__(self, first: int, count: int, whole: int) -> None:
+        super().__init__()
+        self.first, self.count, self.whole = first, count, whole
+
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Any,  # noqa: ANN401, ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        if func is F.linear and len(args[0]) == self.count:
+            some, *weights = args
+            beside = [0, 0] * (some.ndim - 1)
+            beside += [self.first, self.whole - self.first - self.count]
+            try:
+                made = func(F.pad(some, beside), *weights, **kwargs)
+                return made[self.first : self.first + self.count].clone()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        return func(*args, **kwargs)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

@@ -92,7 +92,11 @@ WORK = {
 }
 
 
-ROUNDED = {"autoencoder", "VAE", "GLO"}  # products of few columns or odd numbers of rows
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -103,10 +107,35 @@ def test_blocks_are_halved_where_memory_is_short_and_change_nothing(name):
     with Allocator(free.largest * 0.6) as short:
         again = work()
     assert short.refused
-    for one, other in zip(whole, again, strict=True):
-        assert torch.equal(one, other) or (
-            name in ROUNDED and torch.allclose(one, other, rtol=0, atol=1e-6)
-        )
+    assert all(map(torch.equal, whole, again))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("rows", [256, 300, 500])
+@pytest.mark.parametrize("columns", [(784, 2), (784, 10), (100, 50), (2, 784)])
+def test_rows_of_a_part_round_as_among_all(columns, rows, count, threads):
+    threads(count)
+    layer = torch.nn.Linear(*columns)
+    x = torch.randn(rows, columns[0], generator=generator(0, "x"))
+    sizes = []
+
+    def work(some):
+        sizes.append(len(some))
+        if len(some) > 24:  # as a convolution behind the layer would
+            raise MemoryError
+        return layer(some)
+
+    assert torch.equal(_environment.in_parts(work, x), layer(x))
+    assert sizes[0] == rows
+    assert min(sizes) < 24
+
+
+def test_where_the_product_of_all_rows_does_not_fit_that_of_the_part_is_taken():
+    layer, x = torch.nn.Linear(9, 50), torch.randn(256, 9, generator=generator(0, "x"))
+    with Allocator(30_000) as short:
+        again = _environment.in_parts(layer, x)
+    assert short.refused
+    assert torch.allclose(again, layer(x), rtol=0, atol=1e-6)
 
 
 def test_a_map_takes_fewer_points_at_a_time_where_memory_is_short(monkeypatch):
