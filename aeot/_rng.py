@@ -27,7 +27,7 @@ def stream_seed(seed: int, *keys: int | str) -> int:
 
 
 def generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a fresh torch generator for the stream (`seed`, *`keys`).
+    """Return a fresh torch generator for the stream `(seed, *keys)`.
 
     Different keys give independent streams; the same keys give the same numbers.
 

@@ -1,11 +1,11 @@
-# %% [markdown]
-# # A transport map on codes
-#
-# The heart of the package without any network: principal components are the autoencoder. The
-# uniform measure on the unit cube is carried onto the codes of scikit-learn's digits, the places
-# where the map jumps are marked, and new codes are drawn from the extended map and decoded.
+"""A transport map on codes
+===========================
 
-# %%
+The heart of the package without any network: principal components are the autoencoder. The
+uniform measure on the unit cube is carried onto the codes of scikit-learn's digits, the places
+where the map jumps are marked, and new codes are drawn from the extended map and decoded.
+"""
+
 import sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import aeot
 from aeot.plotting import images as pictures
 from aeot.search.nearest import nearest
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # fewer components, looser tolerance
 

@@ -1,18 +1,18 @@
-# %% [markdown]
-# # Digits, end to end
-#
-# An autoencoder learns codes of scikit-learn's digits, optimal transport carries a uniform
-# distribution onto the codes, and new digits are decoded from the extended map. Every stage says
-# how well it did.
+"""Digits, end to end
+=====================
 
-# %%
+An autoencoder learns codes of scikit-learn's digits, optimal transport carries a uniform
+distribution onto the codes, and new digits are decoded from the extended map. Every stage says
+how well it did.
+"""
+
 import sys
 from pathlib import Path
 
 import aeot
 from aeot.plotting import images as pictures
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # smaller images, fewer steps
 

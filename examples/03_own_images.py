@@ -1,10 +1,10 @@
-# %% [markdown]
-# # A folder of your own images
-#
-# Point `--data` at a folder; without one, a folder is filled with digits first, in the sizes and
-# formats one finds in real folders, and with a broken file among them.
+"""A folder of your own images
+==============================
 
-# %%
+Point `--data` at a folder; without one, a folder is filled with digits first, in the sizes and
+formats one finds in real folders, and with a broken file among them.
+"""
+
 import argparse
 import tempfile
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 import aeot
 from aeot.plotting import images as pictures
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 parser = argparse.ArgumentParser()
 parser.add_argument("--quick", action="store_true", help="smaller images, fewer steps")

@@ -1,12 +1,12 @@
-# %% [markdown]
-# # Where a transport map must break
-#
-# The source is a disk. The target is a square with a notch, a slit and a triangular hole. No
-# continuous map reaches around a hole: the exact map jumps along curves, the singular set, and
-# where three sides of the hole meet the curves meet in a branch point, whose subgradient is the
-# triangle itself. (Cf. Fig. 5 of Lei et al., "A geometric understanding of deep learning".)
+"""Where a transport map must break
+===================================
 
-# %%
+The source is a disk. The target is a square with a notch, a slit and a triangular hole. No
+continuous map reaches around a hole: the exact map jumps along curves, the singular set, and
+where three sides of the hole meet the curves meet in a branch point, whose subgradient is the
+triangle itself. (Cf. Fig. 5 of Lei et al., "A geometric understanding of deep learning".)
+"""
+
 import sys
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import aeot
 from aeot.plotting import transport as plots
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # a coarser target
 

@@ -1,12 +1,12 @@
-# %% [markdown]
-# # Potential, dual, power diagram, weighted Delaunay triangulation
-#
-# One convex function holds the whole map. Its graph is an upper envelope of planes, one for each
-# site; seen from above it is the power diagram. Its Legendre dual is the lower hull of the points
-# (y, -h); seen from above it is the weighted Delaunay triangulation, dual to the diagram.
-# (Cf. Fig. 6 and 7 of Lei et al., "A geometric understanding of deep learning".)
+"""Potential, dual, power diagram, weighted Delaunay triangulation
+==================================================================
 
-# %%
+One convex function holds the whole map. Its graph is an upper envelope of planes, one for each
+site; seen from above it is the power diagram. Its Legendre dual is the lower hull of the points
+(y, -h); seen from above it is the weighted Delaunay triangulation, dual to the diagram.
+(Cf. Fig. 6 and 7 of Lei et al., "A geometric understanding of deep learning".)
+"""
+
 import sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import aeot
 from aeot.plotting import transport as plots
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # fewer sites
 

@@ -1,11 +1,11 @@
-# %% [markdown]
-# # A target in two pieces
-#
-# The uniform disk is carried onto two half-disks that lie apart. The potential gets a ridge, the
-# map jumps across it, and the cells on its two sides fly apart as the mass travels.
-# (Cf. Fig. 8 and 9 of Lei et al., "A geometric understanding of deep learning".)
+"""A target in two pieces
+=========================
 
-# %%
+The uniform disk is carried onto two half-disks that lie apart. The potential gets a ridge, the
+map jumps across it, and the cells on its two sides fly apart as the mass travels.
+(Cf. Fig. 8 and 9 of Lei et al., "A geometric understanding of deep learning".)
+"""
+
 import sys
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 import aeot
 from aeot.plotting import transport as plots
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # fewer sites
 

@@ -1,11 +1,11 @@
-# %% [markdown]
-# # A connected target is no help: the dumbbell
-#
-# The target is in one piece, but not convex. The map still breaks, along two curves that come in
-# from the border above and below the neck and end where the neck holds the halves together.
-# (Cf. Fig. 10 of Lei et al., "A geometric understanding of deep learning".)
+"""A connected target is no help: the dumbbell
+==============================================
 
-# %%
+The target is in one piece, but not convex. The map still breaks, along two curves that come in
+from the border above and below the neck and end where the neck holds the halves together.
+(Cf. Fig. 10 of Lei et al., "A geometric understanding of deep learning".)
+"""
+
 import sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import aeot
 from aeot.plotting import transport as plots
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # a coarser target
 

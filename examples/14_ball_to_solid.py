@@ -1,14 +1,14 @@
-# %% [markdown]
-# # From a ball to a solid with ears
-#
-# In space everything is exact too: the cells are polyhedra, cut by the ball in closed form. The
-# ball's mass travels to a body with a head and two ears, in four stages. Between the ears the map
-# breaks along sheets; the folds that they tear open are marked in red.
-# (Cf. Fig. 11 of Lei et al., "A geometric understanding of deep learning".)
-#
-# `--mesh file.obj` takes any watertight triangle mesh instead.
+"""From a ball to a solid with ears
+===================================
 
-# %%
+In space everything is exact too: the cells are polyhedra, cut by the ball in closed form. The
+ball's mass travels to a body with a head and two ears, in four stages. Between the ears the map
+breaks along sheets; the folds that they tear open are marked in red.
+(Cf. Fig. 11 of Lei et al., "A geometric understanding of deep learning".)
+
+`--mesh file.obj` takes any watertight triangle mesh instead.
+"""
+
 import argparse
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 import aeot
 from aeot.plotting.style import SINGULAR, colour_sites
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 parser = argparse.ArgumentParser()
 parser.add_argument("--quick", action="store_true", help="a coarser solid")

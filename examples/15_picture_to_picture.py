@@ -1,12 +1,12 @@
-# %% [markdown]
-# # One picture carried onto another
-#
-# A picture is a density: dark pixels hold mass (in the second picture, light ones). Exact transport
-# cuts it into cells of equal mass, and moving every site to the centroid of its cell, a few times
-# over, turns the picture into dots that each stand for the same amount of ink. Then the ink of one
-# picture is carried onto the dots of the other: the cheapest way to turn the first into the second.
+"""One picture carried onto another
+===================================
 
-# %%
+A picture is a density: dark pixels hold mass (in the second picture, light ones). Exact transport
+cuts it into cells of equal mass, and moving every site to the centroid of its cell, a few times
+over, turns the picture into dots that each stand for the same amount of ink. Then the ink of one
+picture is carried onto the dots of the other: the cheapest way to turn the first into the second.
+"""
+
 import sys
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_image
 import aeot
 from aeot.plotting.style import INK
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # fewer dots
 

@@ -1,11 +1,11 @@
-# %% [markdown]
-# # Two clusters: the map breaks along a line
-#
-# The uniform disk is carried onto two clusters. The map cannot be continuous: it breaks along a
-# curve that shares the disk out by the masses of the clusters. New points are generated on either
-# side, and none between the clusters.
+"""Two clusters: the map breaks along a line
+============================================
 
-# %%
+The uniform disk is carried onto two clusters. The map cannot be continuous: it breaks along a
+curve that shares the disk out by the masses of the clusters. New points are generated on either
+side, and none between the clusters.
+"""
+
 import sys
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 import aeot
 from aeot.plotting import singular as plots
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv
 

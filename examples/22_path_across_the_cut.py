@@ -1,12 +1,12 @@
-# %% [markdown]
-# # A path across the singular set
-#
-# A straight line in the source is followed through the map. Where it crosses the singular set the
-# cut map jumps from one kind of image to another; blending the two codes instead shows images
-# that are neither: the mixtures that a continuous generator must produce somewhere. (Cf. Fig. 12
-# of Lei et al., "A geometric understanding of deep learning".)
+"""A path across the singular set
+=================================
 
-# %%
+A straight line in the source is followed through the map. Where it crosses the singular set the
+cut map jumps from one kind of image to another; blending the two codes instead shows images
+that are neither: the mixtures that a continuous generator must produce somewhere. (Cf. Fig. 12
+of Lei et al., "A geometric understanding of deep learning".)
+"""
+
 import argparse
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 import aeot
 from aeot.plotting import singular as plots
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 parser = argparse.ArgumentParser()
 parser.add_argument("--quick", action="store_true")

@@ -1,11 +1,11 @@
-# %% [markdown]
-# # New images, not copies
-#
-# A generator that returns training images scores well and is useless. Here every generated digit
-# stands above the training digit it is nearest to, and the distances are compared with those of
-# held-out digits, which are new by construction: in pixels and in the code.
+"""New images, not copies
+=========================
 
-# %%
+A generator that returns training images scores well and is useless. Here every generated digit
+stands above the training digit it is nearest to, and the distances are compared with those of
+held-out digits, which are new by construction: in pixels and in the code.
+"""
+
 import sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from aeot.metrics.formulas import memorisation
 from aeot.plotting import images as plots
 from aeot.search.nearest import nearest
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv
 

@@ -1,15 +1,15 @@
-# %% [markdown]
-# # Cooperation instead of competition
-#
-# A GAN's discriminator fights its generator for thousands of rounds. If the potential of the
-# *quadratic* transport cost between the generator's samples and the data is known instead, the
-# next generator is known in closed form: with u = |x|^2 / 2 - phi it is g <- grad u after g, and
-# one such update carries the samples onto the data.
-#
-# First the law is checked where everything is known, between two Gaussians. Then a ring of eight
-# Gaussians is learned from one update, and by WGAN-GP's alternation, seconds counted for both.
+"""Cooperation instead of competition
+=====================================
 
-# %%
+A GAN's discriminator fights its generator for thousands of rounds. If the potential of the
+*quadratic* transport cost between the generator's samples and the data is known instead, the
+next generator is known in closed form: with `u = |x|^2 / 2 - phi` it is `g <- grad u` after `g`,
+and one such update carries the samples onto the data.
+
+First the law is checked where everything is known, between two Gaussians. Then a ring of eight
+Gaussians is learned from one update, and by WGAN-GP's alternation, seconds counted for both.
+"""
+
 import sys
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ import aeot
 from aeot.metrics.formulas import sliced_wasserstein
 from aeot.models.cooperation import cooperative_update
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv
 tol = 0.1 if quick else 0.05

@@ -1,11 +1,11 @@
-# %% [markdown]
-# # Mode collapse, watched
-#
-# Twenty-five Gaussians on a grid. A GAN finds some modes, loses others, and lays bridges between
-# them: its generator is continuous, and no continuous map takes a disc to 25 islands. The
-# transport map jumps instead, says where, and generates nothing there.
+"""Mode collapse, watched
+=========================
 
-# %%
+Twenty-five Gaussians on a grid. A GAN finds some modes, loses others, and lays bridges between
+them: its generator is continuous, and no continuous map takes a disc to 25 islands. The
+transport map jumps instead, says where, and generates nothing there.
+"""
+
 import sys
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import aeot
 from aeot.metrics.formulas import mode_coverage
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv
 

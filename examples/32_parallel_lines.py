@@ -1,16 +1,16 @@
-# %% [markdown]
-# # Where the Jensen-Shannon divergence says nothing
-#
-# The minimax GAN descends the Jensen-Shannon divergence, which is log 2 between disjoint supports
-# whatever their distance: a discriminator near its best tells everything apart and is flat. The
-# critic of WGAN-GP estimates a distance instead, and its slope points along the transport.
-#
-# Two parallel lines have no area, so that samples of a generator never lie on them; two islands
-# have area, but here they are shifted by six units, away from where the generator starts, a fan
-# of points from the origin to the upper left. Both opponents make 50
-# steps for each of the generator, to be near their best.
+"""Where the Jensen-Shannon divergence says nothing
+===================================================
 
-# %%
+The minimax GAN descends the Jensen-Shannon divergence, which is log 2 between disjoint supports
+whatever their distance: a discriminator near its best tells everything apart and is flat. The
+critic of WGAN-GP estimates a distance instead, and its slope points along the transport.
+
+Two parallel lines have no area, so that samples of a generator never lie on them; two islands
+have area, but here they are shifted by six units, away from where the generator starts, a fan
+of points from the origin to the upper left. Both opponents make 50
+steps for each of the generator, to be near their best.
+"""
+
 import sys
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import aeot
 from aeot.data import tensors
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv
 NEAR = 0.1  # a sample this close counts as on a line or an island

@@ -1,12 +1,12 @@
-# %% [markdown]
-# # Translation without pairs
-#
-# CycleGAN between two classes of Fashion-MNIST, trousers and dresses: nobody tells it which
-# dress belongs to which trousers. Grids are saved while it trains; a run that was stopped goes on
-# when it is started again. For two folders of your own photographs the command is
-# `aeot translate horses/ zebras/ --size 128`.
+"""Translation without pairs
+============================
 
-# %%
+CycleGAN between two classes of Fashion-MNIST, trousers and dresses: nobody tells it which
+dress belongs to which trousers. Grids are saved while it trains; a run that was stopped goes on
+when it is started again. For two folders of your own photographs the command is
+`aeot translate horses/ zebras/ --size 128`.
+"""
+
 import sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import aeot
 from aeot.gan_diagnostics import steganography
 from aeot.plotting import translation as pictures
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv
 

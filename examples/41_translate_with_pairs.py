@@ -1,11 +1,11 @@
-# %% [markdown]
-# # Translation with pairs, and what the weights and the patch size do
-#
-# pix2pix turns the edges of shoes back into shoes. Three questions beside it: what weight of the L1
-# loss do the residuals suggest, how does the discriminator's patch size trade structure against
-# texture, and what happens when one input has two right answers.
+"""Translation with pairs, and what the weights and the patch size do
+=====================================================================
 
-# %%
+pix2pix turns the edges of shoes back into shoes. Three questions beside it: what weight of the L1
+loss do the residuals suggest, how does the discriminator's patch size trade structure against
+texture, and what happens when one input has two right answers.
+"""
+
 import sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from aeot.data.filters import edges
 from aeot.gan_diagnostics import frequency, splitting, weights
 from aeot.plotting import translation as pictures
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv
 

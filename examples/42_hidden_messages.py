@@ -1,12 +1,12 @@
-# %% [markdown]
-# # Hidden messages
-#
-# A cycle can be closed by cheating: the translation carries its input in detail that nobody sees.
-# The instruments that find out are calibrated on two pairs with known answers, one that hides
-# everything below the lowest bit and one that hides nothing. Given a saved CycleGAN
-# (`--model out/40_translate/model`) they are turned on it.
+"""Hidden messages
+==================
 
-# %%
+A cycle can be closed by cheating: the translation carries its input in detail that nobody sees.
+The instruments that find out are calibrated on two pairs with known answers, one that hides
+everything below the lowest bit and one that hides nothing. Given a saved CycleGAN
+(`--model out/40_translate/model`) they are turned on it.
+"""
+
 import argparse
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from aeot.data import filters
 from aeot.gan_diagnostics import steganography
 from aeot.plotting import translation as pictures
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 parser = argparse.ArgumentParser()
 parser.add_argument("--quick", action="store_true")

@@ -1,11 +1,11 @@
-# %% [markdown]
-# # Translation by transport
-#
-# Trousers to dresses and back without a discriminator or a cycle: an autoencoder, and one optimal
-# transport map each way between the codes of the two classes. Give a saved autoencoder of
-# Fashion-MNIST with `--autoencoder`, or one is trained on the two classes.
+"""Translation by transport
+===========================
 
-# %%
+Trousers to dresses and back without a discriminator or a cycle: an autoencoder, and one optimal
+transport map each way between the codes of the two classes. Give a saved autoencoder of
+Fashion-MNIST with `--autoencoder`, or one is trained on the two classes.
+"""
+
 import argparse
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import aeot
 from aeot.plotting import translation as pictures
 
-OUT = Path(__file__).resolve().parents[1] / "out"
+OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 parser = argparse.ArgumentParser()
 parser.add_argument("--quick", action="store_true")

@@ -1,10 +1,13 @@
 """The pages name files and functions: they have to be there."""
 
+import ast
 import importlib
 import re
 from pathlib import Path
 
 import pytest
+
+import aeot
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = {
@@ -36,3 +39,50 @@ def test_every_name_is_there(page, name):
         if not hasattr(found, part):
             importlib.import_module(f"{found.__name__}.{part}")
         found = getattr(found, part)
+
+
+def test_the_reference_has_every_public_name_once():
+    listed = re.findall(
+        r"^ +~(aeot\.[\w.]+)$", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE
+    )
+    assert len(listed) == len(set(listed))
+    public = {f"aeot.{name}" for name in aeot.__all__ if name != "__version__"}
+    public |= {f"aeot.metrics.{name}" for name in aeot.metrics.__all__}
+    # A name of aeot.data that aeot has, too, stands there as aeot's.
+    public |= {f"aeot.data.{name}" for name in aeot.data.__all__ if name not in aeot.__all__}
+    assert public <= set(listed)
+    for name in listed:
+        module, _, last = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), last))
+
+
+def test_every_page_is_in_the_contents():
+    contents = re.findall(
+        r"```{toctree}\n(.+?)```", (ROOT / "docs/index.md").read_text(), flags=re.S
+    )
+    named = {line for block in contents for line in block.splitlines() if line and line[0] != ":"}
+    pages = {path.stem for path in ROOT.glob("docs/*.md")} - {"index"}
+    assert named == pages | {"gallery/index"}
+
+
+def test_links_between_pages_lead_somewhere():
+    """A heading's anchor is its words in lower case, joined by hyphens; underscores stay."""
+    for page in ROOT.glob("docs/*.md"):
+        links = re.findall(
+            r"\]\((?!https?:|#|gallery/)([^)#\s]+)(?:#([^)\s]+))?\)", page.read_text()
+        )
+        for path, anchor in links:
+            target = page.parent / path
+            assert target.exists(), f"{page.name} links to {path}"
+            if anchor:
+                heads = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.MULTILINE)
+                slugs = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+                assert anchor in slugs, f"{page.name} links to {path}#{anchor}"
+
+
+def test_every_example_begins_as_a_page():
+    """With a title underlined in its docstring, which the gallery takes for the page's."""
+    for path in ROOT.glob("examples/*.py"):
+        title, rule, *_ = ast.get_docstring(ast.parse(path.read_text())).splitlines()
+        assert len(rule) >= len(title), path.name
+        assert set(rule) == {"="}, path.name

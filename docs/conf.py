@@ -1,0 +1,140 @@
+"""How the pages are built: `make docs`, or `python -m sphinx -W docs build/docs`."""
+
+import re
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx_gallery.scrapers import figure_rst
+
+import aeot
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+project = "aeot"
+author = "the aeot developers"
+copyright = author  # noqa: A001 - sphinx names it so
+version = release = aeot.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["sg_execution_times.rst", "api/uses/*"]
+suppress_warnings = ["config.cache"]  # functions in the gallery's settings cannot be pickled
+templates_path = ["templates"]
+html_theme = "furo"
+html_title = f"aeot {release}"
+html_static_path = ["static"]
+html_css_files = ["aeot.css"]
+html_show_sourcelink = False
+bibtex_bibfiles = ["references.bib"]
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# Single backticks in docstrings are links where they name something public, code elsewhere.
+default_role = "py:obj"
+add_module_names = False
+autosummary_generate = True
+autosummary_imported_members = False
+# Of classes of others the methods are described by them.
+FOREIGN = (
+    "Module,Mapping,Enum,BaseEstimator,TransformerMixin,ClassNamePrefixFeaturesOutMixin,"
+    "_MetadataRequester,_SetOutputMixin"
+)
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": FOREIGN,
+    "exclude-members": "set_fit_request",
+}
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+
+def _pictures():
+    """When each picture that examples have saved was written."""
+    return {path: path.stat().st_mtime for path in (ROOT / "examples" / "out").glob("*.png")}
+
+
+SHOWN = _pictures()  # those of earlier runs are not of this one
+
+
+def saved_pictures(block, block_vars, gallery_conf):
+    """The pictures that a part of an example has just saved, each shown below it."""
+    new = sorted(_pictures().items() - SHOWN.items(), key=lambda item: item[1])
+    SHOWN.update(new)
+    shown = [str(next(block_vars["image_path_iterator"])) for _ in new]
+    for (source, _), target in zip(new, shown, strict=True):
+        shutil.copy(source, target)
+    return figure_rst(shown, gallery_conf["src_dir"])
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/\d\d_",
+    "within_subsection_order": "FileNameSortKey",
+    "image_scrapers": (saved_pictures,),
+    "reset_modules": (),
+    "reset_argv": lambda conf, variables: ["--quick"],
+    "abort_on_example_error": True,
+    "backreferences_dir": "api/uses",
+    "doc_module": ("aeot",),
+    "remove_config_comments": True,
+    "show_memory": False,
+    "download_all_examples": False,
+    "default_thumb_file": str(HERE / "images" / "grid_of_modes.png"),
+}
+
+
+def _mathml(visitor, node, display):
+    """Formulas as MathML, which browsers set by themselves: nothing to load, nothing to run."""
+    math = tex2mathml(node.astext(), as_block=display)
+    visitor.body.append(f'<div class="math">{math}</div>' if display else math)
+    raise nodes.SkipNode
+
+
+def _plain_bars(app, what, name, obj, options, lines):
+    """|x - y| in a docstring is a norm, not a substitution of reStructuredText."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            parts = re.split(r"(`+[^`]+`+)", line)
+            parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+            lines[i] = "".join(parts)
+
+
+def _outside(app, docname, source):
+    """Links out of docs/ lead to the page here, or to a copy of the file."""
+    text = source[0].replace("](../CONTRIBUTING.md", "](contributing.md")
+    source[0] = re.sub(r"\]\((\.\./[\w/.-]+\.md)\)", r"](path:\1)", text)
+
+
+def setup(app):
+    """Hook the functions above into the build."""
+    app.connect("source-read", _outside)
+    app.add_html_math_renderer(
+        "mathml",
+        inline_renderers=(lambda self, node: _mathml(self, node, False), None),
+        block_renderers=(lambda self, node: _mathml(self, node, True), None),
+    )
+    app.connect("autodoc-process-docstring", _plain_bars)
+
+
+html_math_renderer = "mathml"
