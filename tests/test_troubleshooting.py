@@ -28,7 +28,7 @@ def _small_model():
 
 def _damaged(tmp_path):
     place = tmp_path / "model"
-    aeot.Autoencoder(latent_dim=2, device="cpu").fit(torch.rand(40, 3), steps=1).save(place)
+    aeot.Autoencoder(latent_dim=2, device="cpu").fit(torch.rand(40, 3), steps=2).save(place)
     weights = place / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     return aeot.Autoencoder.load(place)
@@ -56,7 +56,7 @@ RAISED = {
     "folder must hold images": lambda path: aeot.images(path, size=8),
     "skipped 1 unreadable image(s)": _one_bad_image,
     "have shape (n, d), (n, H, W)": lambda _: aeot.tensors(np.ones(9)),
-    "lie in [0, 1]": lambda _: aeot.tensors(np.full((9, 8, 8), 200.0)),
+    "lie in [-1, 1]": lambda _: aeot.tensors(np.full((9, 8, 8), 200.0)),
     "b must have rows of shape": lambda _: aeot.unpaired(
         aeot.tensors(torch.rand(3, 1, 8, 8)), aeot.tensors(torch.rand(3, 1, 9, 9))
     ),
