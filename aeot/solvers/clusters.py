@@ -97,6 +97,25 @@ def correct(
     target = torch.zeros(k, dtype=torch.float64)
     target.index_add_(0, torch.from_numpy(labels), problem.masses)
 
+    extra, before = balanced(scores, target, torch.zeros(k, dtype=torch.float64))
+    return heights + extra[torch.from_numpy(labels)].to(heights), before, m
+
+
+def balanced(
+    scores: torch.Tensor, target: torch.Tensor, start: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Find what raises the columns of stored scores to win their shares of the rows.
+
+    Args:
+        scores: (m, k).
+        target: (k,) float64, the shares wanted.
+        start: (k,) float64.
+
+    Returns:
+        (k,) float64, and the total variation at the start.
+    """
+    m, k = scores.shape
+
     def oracle(extra: torch.Tensor, window: float | None) -> Evaluation:
         value, winner, second, runner = _best_two(scores, extra)
         gap = value - second
@@ -113,7 +132,7 @@ def correct(
         value, _, second, _ = _best_two(scores, extra)
         return max(float((value - second).quantile(0.25)) / 0.288, 1e-12)
 
-    extra = torch.zeros(k, dtype=torch.float64)
+    extra = start
     unit = gap_scale(extra)
     before = float(oracle(extra, None).gradient.abs().sum()) / 2
     floor = 0.4 * float(target.sqrt().sum()) / m**0.5
@@ -125,4 +144,4 @@ def correct(
             break
         # Far from the solution the gaps are of another size: measure them again.
         unit = gap_scale(extra)
-    return heights + extra[torch.from_numpy(labels)].to(heights), before, m
+    return extra, before

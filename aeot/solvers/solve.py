@@ -22,6 +22,7 @@ from aeot.search.engines import ENGINES
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact
+from aeot.solvers.groups import grouped_heights, tight_groups
 from aeot.solvers.line import LINE, law, solve_line
 from aeot.solvers.oracles import sampled
 from aeot.solvers.problem import Problem, standardise
@@ -226,6 +227,18 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
         counts=torch.zeros(n, dtype=torch.int64),
     )
     given = None if init is None else problem.to_standard(init).to(problem.sites.device)
+    if given is None and task.method == "newton" and d > 1:
+        y = (problem.caller_sites - problem.caller_sites.mean(0)) @ problem.factor
+        labels = tight_groups(y.numpy())
+        if labels is not None:
+            # As accurate as the merged sites among all sites have to be.
+            tol = task.tol * ((labels.max() + 1) / n) ** 0.5
+            heights, drawn = grouped_heights(
+                scorer, labels, task.wanted(first), lambda part: _part(task, scorer, part, tol)
+            )
+            return replace(
+                first, phase="try", heights=heights, n_samples=drawn, weight=float(drawn)
+            )
     if d == 1 and task.method == "newton":
         return (
             replace(first, phase="line")
@@ -248,6 +261,26 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
     state = replace(first, heights=starts[best], n_samples=drawn)
     good = best >= len(starts) - len(found) and task.method == "newton"
     return replace(state, phase="try") if good else state
+
+
+def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> tuple[torch.Tensor, int]:
+    """Solve a part of a problem: its best heights, standard coordinates, and the samples drawn."""
+    n, d = problem.sites.shape
+    if n == 1:
+        return torch.zeros(1, dtype=torch.float64), 0
+    scorer = Scorer(
+        problem,
+        engine=like.engine.NAME,
+        split=choose_split(problem.law, n, d),
+        memory=like.memory,
+        threads=like.threads,
+    )
+    task = Task(problem, scorer, max(tol, task.tol / 2), task.method)
+    state = _started(task, scorer, None)
+    while state.phase != "done" and state.n_samples <= 8 * task.expected(state):
+        state = advance(task, STEPS[task.method], state)
+    best = state.heights if state.best_heights is None else state.best_heights
+    return best, state.n_samples
 
 
 class _Keeper:

@@ -145,7 +145,8 @@ def try_start(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     state, c, result = check(task, state, "try", size)
     state = state.with_facets(facet_laplacian(result.edges, task.n, 1), result.n_samples)
     worth = _worth(task, state, c)
-    if state.phase != "done" and worth < GROW * task.n:
+    # Heights that were put together from parts are worth more than what began anew would find.
+    if state.phase != "done" and worth < (2 if state.weight else GROW) * task.n:
         state = state.entering("coarse")
     elif state.phase != "done":
         lists = Drawn("grow try", state.heights, 3 * state.unit, state.split)

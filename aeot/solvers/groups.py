@@ -1,0 +1,278 @@
+"""Groups of sites that lie much nearer to each other than to the rest: merged, then told apart.
+
+Near-duplicates, tight clusters among wide ones, and everything but a far outlier have scales of
+their own, which no list, band or bound in one unit for all sites serves. A tight group acts on the
+rest like one site of its whole mass. So the merged problem is solved first, and the source inside
+each merged cell then goes to the members of its group, in their own unit: for two of them at a
+quantile of <x, y_j - y_i>, for a few on stored scores, for many as a problem of its own, which may
+have groups inside groups. What this neglects is small, and the steps on all sites mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import scipy.sparse.csgraph
+import torch
+from scipy.spatial import cKDTree
+
+from aeot._rng import stream_seed
+from aeot.maps.brenier import BrenierMap
+from aeot.measures import Measure, Sampler
+from aeot.solvers.clusters import balanced
+from aeot.solvers.problem import Problem, standardise
+from aeot.solvers.scorer import Scorer
+
+TIGHT = 0.03  # the extent of a group over its distance to all others, at most
+_NEAREST = 6  # neighbours, in a projection, among which the nearest sites are sought
+_FEW = 32  # members up to which scores are stored
+_OWN = 0.05  # mass from which a group draws points of its own instead of sharing the pool
+_POOL = 64  # points of the source per site that groups are told apart on, at least
+
+# From a problem to its heights, standard coordinates, and the samples drawn.
+Solve = Callable[[Problem], tuple[torch.Tensor, int]]
+
+
+def tight_groups(sites: np.ndarray) -> np.ndarray | None:
+    """Find the largest groups of sites that lie much nearer to each other than to the rest.
+
+    Args:
+        sites: (n, d) float64, in the coordinates that scores are computed in.
+
+    Returns:
+        (n,) int64 labels 0 .. k - 1, k < n, of groups and of single sites; None if no site is in
+        a group.
+    """
+    n = len(sites)
+    y = sites - np.median(sites, axis=0)
+    first, second, length = _spanning(y)
+    if len(length) < 2 or length.min() > TIGHT * length.max():
+        return None
+    order = np.argsort(length, kind="stable")
+    # Single linkage, the shortest edges first: a component that is short against the edge that
+    # ends it is tight; one inside another is given up for it.
+    top, extent = list(range(n)), [0.0] * n
+    tight: list[list[int]] = []
+    members = [[i] for i in range(n)]
+
+    def root(i: int) -> int:
+        while top[i] != i:
+            top[i] = top[top[i]]
+            i = top[i]
+        return i
+
+    for e in order:
+        a, b = root(int(first[e])), root(int(second[e]))
+        for part in (a, b):
+            if len(members[part]) > 1 and extent[part] <= TIGHT * length[e]:
+                tight.append(list(members[part]))
+        if len(members[a]) < len(members[b]):
+            a, b = b, a
+        apart = float(np.linalg.norm(y[a] - y[b]))
+        top[b], extent[a] = a, max(extent[a], apart + extent[b])
+        members[a] += members[b]
+        members[b] = []
+    if not tight:
+        return None
+    label = np.arange(n)
+    for group in tight:  # the larger come later
+        label[group] = min(group)
+    return np.unique(label, return_inverse=True)[1].reshape(-1)
+
+
+def _spanning(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the edges of a nearly minimal spanning tree: two ends and a length."""
+    # Neighbours in a projection on four axes: what is near is near there, whatever d.
+    rng = np.random.default_rng(0)
+    d = y.shape[1]
+    axes = np.linalg.qr(rng.standard_normal((d, min(d, 4))))[0]
+    low = y @ axes
+    ends: list[tuple[np.ndarray, np.ndarray]] = []
+    chosen = np.arange(len(y))
+    while len(chosen) > 1:
+        k = min(_NEAREST, len(chosen))
+        near = cKDTree(low[chosen]).query(low[chosen], k)[1][:, 1:]
+        i, j = np.repeat(chosen, k - 1), chosen[near.ravel()]
+        ends.append((i, j))
+        first, second = (np.concatenate(part) for part in zip(*ends, strict=True))
+        graph = _graph(y, first, second)
+        parts, label = scipy.sparse.csgraph.connected_components(graph, directed=False)
+        if parts == 1:
+            break
+        chosen = np.unique(label, return_index=True)[1]
+    tree = scipy.sparse.csgraph.minimum_spanning_tree(graph).tocoo()
+    return tree.row, tree.col, tree.data
+
+
+def _graph(y: np.ndarray, first: np.ndarray, second: np.ndarray) -> scipy.sparse.csr_matrix:
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    pair = np.unique(low.astype(np.int64) * len(y) + high)
+    i, j = pair // len(y), pair % len(y)
+    length = np.maximum(np.linalg.norm(y[i] - y[j], axis=1), 1e-300)
+    keep = i != j
+    shape = len(y), len(y)
+    return scipy.sparse.csr_matrix((length[keep], (i[keep], j[keep])), shape=shape)
+
+
+def grouped_heights(
+    scorer: Scorer, labels: np.ndarray, samples: float, solve: Solve
+) -> tuple[torch.Tensor, int]:
+    """Solve for merged groups first, and then inside each of their cells.
+
+    Args:
+        scorer: Of the problem.
+        labels: (n,), from `tight_groups`.
+        samples: How many the heights should be worth.
+        solve: What solves the merged problem, and those of large groups.
+
+    Returns:
+        (n,) float64 heights, standard coordinates, and the samples drawn.
+    """
+    problem = scorer.problem
+    nu, y = problem.masses.numpy(), problem.caller_sites
+    n, k = len(nu), int(labels.max()) + 1
+    mass = np.bincount(labels, nu)
+    centre = torch.zeros(k, y.shape[1], dtype=torch.float64)
+    anchor = y[torch.from_numpy(np.unique(labels, return_index=True)[1])]
+    within = y - anchor[torch.from_numpy(labels)]  # rounding is that of the group, not of the whole
+    share = torch.from_numpy(nu / mass[labels])
+    centre.index_add_(0, torch.from_numpy(labels), share[:, None] * within)
+    device = problem.sites.device
+    merged = standardise(
+        problem.source,
+        (centre + anchor).to(device),
+        torch.from_numpy(mass),
+        stream_seed(problem.seed, "merged"),
+    )
+    raised, drawn = solve(merged)
+    above = merged.from_standard(raised.cpu())
+    # As many points as the heights are to be worth, as far as members are many.
+    lost = n - k
+    m = max(_POOL * n, min(1.0, 2 * lost / n) * samples)
+    m = int(min(m, 4 * scorer.memory / (8 * y.shape[1])))
+    order = np.argsort(labels, kind="stable")
+    size = np.bincount(labels)
+    starts = np.r_[0, np.cumsum(size)]
+    large = {g for g in np.flatnonzero(size > _FEW) if mass[g] >= _OWN}
+    heights = above[torch.from_numpy(labels)].clone()
+    points = _inside(scorer, merged, raised, m, skip=large, single=size == 1)
+    drawn += m
+    cells = BrenierMap(problem.source, (centre + anchor).to(device), above.to(device))
+    for g in np.flatnonzero(size > 1):
+        own = order[starts[g] : starts[g + 1]]
+        own_sites, own_masses = within[own] - centre[g], torch.from_numpy(nu[own] / mass[g])
+        if g in large:
+            source: Measure = _cell_of(problem.source, cells, int(g))
+            h, more = _as_its_own(source, own_sites, own_masses, problem, int(g), solve, device)
+            drawn += int(more / mass[g])
+        else:
+            x = points.get(int(g), np.zeros((0, y.shape[1])))
+            if len(x) < 2 * len(own):
+                continue
+            if len(own) == 2:
+                h = _halved(x, own_sites, own_masses)
+            elif len(own) <= _FEW:
+                h = _few(x, own_sites, own_masses)
+            else:
+                pool = Sampler(_again(torch.from_numpy(x)), dim=y.shape[1])
+                h, _ = _as_its_own(pool, own_sites, own_masses, problem, int(g), solve, device)
+        heights[torch.from_numpy(own)] += h
+    return problem.to_standard(heights).to(device), drawn
+
+
+def _inside(
+    scorer: Scorer,
+    merged: Problem,
+    raised: torch.Tensor,
+    m: int,
+    *,
+    skip: set[int],
+    single: np.ndarray,
+) -> dict[int, np.ndarray]:
+    """Return points of the source in the cell of each merged group, float64."""
+    wanted = ~single
+    wanted[list(skip)] = False
+    if not wanted.any():
+        return {}
+    search = Scorer(
+        merged,
+        engine=scorer.engine.NAME,
+        split=scorer.split,
+        memory=scorer.memory,
+        threads=scorer.threads,
+    )
+    kept, where = [], []
+    for won in search.winners(raised, "inside", range(search.blocks_for(m))):
+        site = won.site.cpu().numpy()
+        rows = np.flatnonzero(wanted[site])
+        index = torch.from_numpy(rows).to(won.block.left.device)
+        kept.append(search.points(won.block, index).cpu().numpy())
+        where.append(site[rows])
+    x, label = np.concatenate(kept), np.concatenate(where)
+    order = np.argsort(label, kind="stable")
+    found, start = np.unique(label[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(x[order], start[1:]), strict=True))
+
+
+def _halved(x: np.ndarray, sites: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
+    # The second wins where <x, y_1 - y_0> > h_0 - h_1.
+    along = x @ (sites[1] - sites[0]).numpy()
+    q = float(np.quantile(along, float(masses[0])))
+    h = torch.tensor([q, 0.0], dtype=torch.float64)
+    best = np.maximum(along, q).mean() + float((torch.from_numpy(x) @ sites[0]).mean())
+    return h - best
+
+
+def _few(x: np.ndarray, sites: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
+    scores = torch.from_numpy(x) @ sites.T
+    unit = float(scores.std()) or 1.0
+    middle = scores.mean(0)
+    spread = (scores - middle) / unit
+    h, _ = balanced(spread, masses, torch.zeros(len(masses), dtype=torch.float64))
+    h = h * unit - middle
+    return h - float((scores + h).max(1).values.mean())
+
+
+def _as_its_own(
+    source: Measure,
+    sites: torch.Tensor,
+    masses: torch.Tensor,
+    problem: Problem,
+    group: int,
+    solve: Solve,
+    device: torch.device,
+) -> tuple[torch.Tensor, int]:
+    seed = stream_seed(problem.seed, "group", group)
+    inner = standardise(source, sites.to(device), masses, seed)
+    raised, drawn = solve(inner)
+    h = inner.from_standard(raised.cpu())
+    x = inner.drawn(4096, "offset").to("cpu", torch.float64)
+    best = torch.cat([(part @ sites.T + h).max(1).values for part in x.split(256)])
+    return h - float(best.mean()), drawn
+
+
+def _again(points: torch.Tensor) -> Callable[[int, torch.Generator | None], torch.Tensor]:
+    def draw(n: int, generator: torch.Generator | None) -> torch.Tensor:
+        return points[torch.randint(len(points), (n,), generator=generator)]
+
+    return draw
+
+
+def _cell_of(source: Measure, cells: BrenierMap, group: int) -> Sampler:
+    """The source inside one cell, by rejection."""
+
+    def pieces(n: int, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
+        found, hits, tried = 0, 0, 0
+        while found < n:
+            m = 1024 if not hits else int(1.1 * (n - found) * tried / hits) + 64
+            x = source.sample(min(m, 1 << 20), generator=generator)
+            x = x[cells.cell(x) == group]
+            tried, hits = tried + m, hits + len(x)
+            found += len(x)
+            yield x
+
+    def draw(n: int, generator: torch.Generator | None) -> torch.Tensor:
+        return torch.cat(list(pieces(n, generator)))[:n]
+
+    return Sampler(draw, dim=source.dim)
