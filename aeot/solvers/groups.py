@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from aeot._rng import stream_seed
 from aeot.maps.brenier import BrenierMap
-from aeot.measures import Measure, Sampler
+from aeot.measures import Gaussian, Measure, Sampler
 from aeot.solvers.clusters import balanced
 from aeot.solvers.problem import Problem, standardise
 from aeot.solvers.scorer import Scorer
@@ -28,6 +28,7 @@ TIGHT = 0.03  # the extent of a group over its distance to all others, at most
 _NEAREST = 6  # neighbours, in a projection, among which the nearest sites are sought
 _FEW = 32  # members up to which scores are stored
 _OWN = 0.05  # mass from which a group draws points of its own instead of sharing the pool
+_THIN = 3  # dimensions up to which flat sites are solved in their span
 _POOL = 64  # points of the source per site that groups are told apart on, at least
 
 # From a problem to its heights, standard coordinates, and the samples drawn.
@@ -150,7 +151,7 @@ def grouped_heights(
     # As many points as the heights are to be worth, as far as members are many.
     lost = n - k
     m = max(_POOL * n, min(1.0, 2 * lost / n) * samples)
-    m = int(min(m, 4 * scorer.memory / (8 * y.shape[1])))
+    m = int(min(m, scorer.memory / (8 * y.shape[1])))
     order = np.argsort(labels, kind="stable")
     size = np.bincount(labels)
     starts = np.r_[0, np.cumsum(size)]
@@ -276,3 +277,40 @@ def _cell_of(source: Measure, cells: BrenierMap, group: int) -> Sampler:
         return torch.cat(list(pieces(n, generator)))[:n]
 
     return Sampler(draw, dim=source.dim)
+
+
+def flat(problem: Problem) -> tuple[Measure, torch.Tensor] | None:
+    """Return the problem on the affine span of the sites, if that has few dimensions.
+
+    Scores are <x, y> + <B'x, c_i> + h_i for sites y + B c_i: the heights are those of sites c_i
+    and of the source projected by the orthonormal B.
+
+    Returns:
+        The projected source, and the sites (n, r) there.
+    """
+    y = problem.caller_sites
+    y = y - y[0]
+    d, size = y.shape[1], float(y.abs().max())
+    if size == 0:
+        return None
+    values, axes = torch.linalg.eigh((y / size).T @ (y / size))
+    if values[0] > 1e-12 * values[-1]:  # squares: no direction is thin enough to look closer
+        return None
+    _, values, axes = torch.linalg.svd(y / size, full_matrices=False)
+    rank = int((values > 1e-13 * values[0] * max(y.shape)).sum())
+    if rank > min(_THIN, d - 1):
+        return None
+    across = axes[:rank].T.contiguous()
+    source = problem.source
+    if type(source) is Gaussian:
+        mean, factor = source.mean.to("cpu", torch.float64), source.factor
+        half = across.T @ factor.to("cpu", torch.float64)
+        projected: Measure = Gaussian(mean=across.T @ mean, covariance=half @ half.T)
+    else:
+
+        def draw(n: int, generator: torch.Generator | None) -> torch.Tensor:
+            x = source.sample(n, generator=generator)
+            return x.to(torch.float64) @ across.to(x.device)
+
+        projected = Sampler(draw, dim=rank)
+    return projected, y @ across

@@ -16,13 +16,14 @@ from sklearn.exceptions import ConvergenceWarning
 from aeot import _check, _io, _loop
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
+from aeot._rng import stream_seed
 from aeot.geometry.tessellation import support
 from aeot.measures import Empirical, Measure, check_source
 from aeot.search.engines import ENGINES
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact
-from aeot.solvers.groups import grouped_heights, tight_groups
+from aeot.solvers.groups import flat, grouped_heights, tight_groups
 from aeot.solvers.line import LINE, law, solve_line
 from aeot.solvers.oracles import sampled
 from aeot.solvers.problem import Problem, standardise
@@ -63,7 +64,8 @@ def solve_semidiscrete(
     quantiles. Otherwise the masses are sampled: growing samples, Newton steps on candidate
     lists, and a certificate from points that no step has seen. Shifts and units of the sites change
     nothing but the obvious, and their order nothing at all: sampled solutions keep their bits,
-    exact ones differ by rounding. No setting has to be chosen for a problem.
+    exact ones differ by rounding. No setting has to be chosen for a problem. Sites in tight groups,
+    such as near-duplicates, and sites in a line or plane start from easier problems of their own.
 
     Accuracy costs samples: after m of them the masses of n equal cells are off by a total
     variation of about 0.4 sqrt(n / m), and the solver draws about n (0.66 / tol)^2, up to 1.4 times
@@ -228,17 +230,12 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
     )
     given = None if init is None else problem.to_standard(init).to(problem.sites.device)
     if given is None and task.method == "newton" and d > 1:
-        y = (problem.caller_sites - problem.caller_sites.mean(0)) @ problem.factor
-        labels = tight_groups(y.numpy())
-        if labels is not None:
-            # As accurate as the merged sites among all sites have to be.
-            tol = task.tol * ((labels.max() + 1) / n) ** 0.5
-            heights, drawn = grouped_heights(
-                scorer, labels, task.wanted(first), lambda part: _part(task, scorer, part, tol)
-            )
-            return replace(
-                first, phase="try", heights=heights, n_samples=drawn, weight=float(drawn)
-            )
+        composed = _composed(task, scorer, first)
+        if composed is not None:
+            heights, drawn = composed
+            heights = heights.to(problem.sites.device)
+            worth = max(float(drawn), 1.0)
+            return replace(first, phase="try", heights=heights, n_samples=drawn, weight=worth)
     if d == 1 and task.method == "newton":
         return (
             replace(first, phase="line")
@@ -263,6 +260,36 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
     return replace(state, phase="try") if good else state
 
 
+def _composed(task: Task, scorer: Scorer, first: State) -> tuple[torch.Tensor, int] | None:
+    """Return heights from easier problems, if the sites lie flat or in tight groups."""
+    problem = task.problem
+    thin = flat(problem)
+    if thin is not None:
+        source, sites = thin
+        sites = sites.to(problem.sites.device)
+        known = law(source) if source.dim == 1 else None
+        if known is not None:
+            exact = solve_line(source, sites, problem.masses, known, tol=task.tol)
+            return problem.to_standard(exact.heights.cpu()), 0
+        seed = stream_seed(problem.seed, "flat")
+        order = torch.arange(task.n)
+        if source.dim == 1:  # there neighbours have to stand beside each other
+            order = sites[:, 0].cpu().argsort()
+        part = standardise(source, sites[order], problem.masses[order], seed)
+        heights, drawn = _part(task, scorer, part, task.tol)
+        heights = part.from_standard(heights.cpu())[order.argsort()]
+        return problem.to_standard(heights), drawn
+    y = (problem.caller_sites - problem.caller_sites.mean(0)) @ problem.factor
+    labels = tight_groups(y.numpy())
+    if labels is None:
+        return None
+    # As accurate as the merged sites among all sites have to be.
+    tol = task.tol * ((labels.max() + 1) / task.n) ** 0.5
+    return grouped_heights(
+        scorer, labels, task.wanted(first), lambda part: _part(task, scorer, part, tol)
+    )
+
+
 def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> tuple[torch.Tensor, int]:
     """Solve a part of a problem: its best heights, standard coordinates, and the samples drawn."""
     n, d = problem.sites.shape
@@ -277,8 +304,9 @@ def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> tuple[torch
     )
     task = Task(problem, scorer, max(tol, task.tol / 2), task.method)
     state = _started(task, scorer, None)
+    steps = LINE if d == 1 else STEPS[task.method]
     while state.phase != "done" and state.n_samples <= 8 * task.expected(state):
-        state = advance(task, STEPS[task.method], state)
+        state = advance(task, steps, state)
     best = state.heights if state.best_heights is None else state.best_heights
     return best, state.n_samples
 
