@@ -155,7 +155,7 @@ def grouped_heights(
     order = np.argsort(labels, kind="stable")
     size = np.bincount(labels)
     starts = np.r_[0, np.cumsum(size)]
-    large = {g for g in np.flatnonzero(size > _FEW) if mass[g] >= _OWN}
+    large = {int(g) for g in np.flatnonzero(size > _FEW) if mass[g] >= _OWN}
     heights = above[torch.from_numpy(labels)].clone()
     points = _inside(scorer, merged, raised, m, skip=large, single=size == 1)
     drawn += m
