@@ -46,9 +46,11 @@ def tight_groups(sites: np.ndarray) -> np.ndarray | None:
         a group.
     """
     n = len(sites)
+    if n < 3:
+        return None
     y = sites - np.median(sites, axis=0)
     first, second, length = _spanning(y)
-    if len(length) < 2 or length.min() > TIGHT * length.max():
+    if length.min() > TIGHT * length.max():
         return None
     order = np.argsort(length, kind="stable")
     # Single linkage, the shortest edges first: a component that is short against the edge that
