@@ -370,9 +370,10 @@ def test_means_and_variance_of_the_cells_are_the_sources():
     assert s.converged, s.message
     edges = torch.cat([torch.zeros(1), problem.masses.cumsum(0)])
     middle = (edges[1:] + edges[:-1]) / 2
+    # Means are those of the check: 0.29 / sqrt(0.02 m) is 0.014 at its m of 20 000.
     heavy = problem.masses > 0.02
-    assert float((s.cell_centroids[:, 0] - middle)[heavy].abs().max()) < 0.03
-    assert float((s.cell_centroids[:, 1:] - 0.5)[heavy].abs().max()) < 0.03
+    assert float((s.cell_centroids[:, 0] - middle)[heavy].abs().max()) < 0.05
+    assert float((s.cell_centroids[:, 1:] - 0.5)[heavy].abs().max()) < 0.05
     within = float((problem.masses**3).sum()) / 12  # the slabs' own widths
     assert s.cell_variance == pytest.approx((within + 7 / 12) / 8, rel=0.03)
 
