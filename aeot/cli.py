@@ -14,7 +14,6 @@ import contextlib
 import difflib
 import importlib
 import inspect
-import json
 import logging
 import os
 import re
@@ -296,10 +295,19 @@ def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
             words.append(rest.pop(0))
         gathered += [
             option,
-            *(words if words[:1] and words[0].startswith("[") else [json.dumps(words)]),
+            *(words if words[:1] and words[0].startswith("[") else [_listed(words)]),
         ]
     one = len(loose) == 1 and loose[0].startswith("[")
-    return [*(loose if one else [json.dumps(loose)] if loose else []), *gathered]
+    return [*(loose if one else [_listed(loose)] if loose else []), *gathered]
+
+
+def _listed(words: list[str]) -> str:
+    """Return words as a list in YAML, in ASCII: JSON writes an emoji as two halves of one."""
+    import yaml
+
+    return yaml.safe_dump(
+        words, default_style='"', default_flow_style=True, width=float("inf")
+    ).strip()
 
 
 def _flagged(function: Callable[..., Any], argv: list[str]) -> list[str]:

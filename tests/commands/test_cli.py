@@ -99,6 +99,17 @@ def test_words_are_gathered_into_lists(typed, read):
     assert cli._gathered(compare.compare, typed.split()) == read
 
 
+@pytest.mark.parametrize(
+    "name", ["r😀un", "é\u4e2d 𝕏", "x" * 300, 'a"b\\ud83d', "\x7f", "null", "1e3", "#"]
+)
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_names_in_lists_arrive_as_typed(command, name, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "_load", lambda place: lambda **options: seen.append(options))
+    assert cli.main([command, name, "b"]) == 0
+    assert [name, "b"] in seen[0].values()
+
+
 def test_doctor_names_what_is_installed(capsys):
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
