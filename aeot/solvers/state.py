@@ -133,7 +133,8 @@ def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device)
     tensors, config = _io.load(path, kind="transport")
     theirs = config.get("problem")
     if isinstance(theirs, dict) and problem != theirs:
-        names = [k for k in problem if problem[k] != theirs.get(k)]
+        # The digest of the sites speaks of their shape, too.
+        names = [k for k in problem if problem[k] != theirs.get(k) and k != "shape"]
         raise _check.fail(
             "checkpoint",
             "belong to the same problem",

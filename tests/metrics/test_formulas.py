@@ -226,7 +226,7 @@ def test_features_whose_squares_overflow_are_refused_and_large_ones_are_not():
     x = normal(20, 2, 0)
     for metric in METRICS.values():
         for scale in (1e200, 1e-170, 1.1e40 / float(x.abs().max())):
-            with pytest.raises(ValueError, match="reference must have a largest entry.*rescale"):
+            with pytest.raises(ValueError, match="reference must .*(rescale|another unit)"):
                 metric(x, scale * x)
         assert math.isfinite(metric(1e38 * x + 1e38, 1e38 * x))
         assert metric(2e-39 * x, 0 * x) >= 0
