@@ -37,6 +37,7 @@ html_title = f"aeot {release}"
 html_static_path = ["static"]
 html_css_files = ["aeot.css"]
 html_show_sourcelink = False
+html_show_search_summary = False  # it would fetch pages, which a browser forbids on a disk
 bibtex_bibfiles = ["references.bib"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -60,6 +61,7 @@ autodoc_default_options = {
     "exclude-members": "set_fit_request",
 }
 autodoc_member_order = "bysource"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "Measure": "Measure"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -106,7 +108,9 @@ sphinx_gallery_conf = {
 
 def _mathml(visitor, node, display):
     """Formulas as MathML, which browsers set by themselves: nothing to load, nothing to run."""
-    math = tex2mathml(node.astext(), as_block=display)
+    # A pair of bars as one fence: a power then stands at the whole of it, and both are of one size.
+    text = node.astext().replace(r"\lvert", r"\left|").replace(r"\rvert", r"\right|")
+    math = tex2mathml(text, as_block=display)
     visitor.body.append(f'<div class="math">{math}</div>' if display else math)
     raise nodes.SkipNode
 
