@@ -86,3 +86,19 @@ def test_every_example_begins_as_a_page():
         title, rule, *_ = ast.get_docstring(ast.parse(path.read_text())).splitlines()
         assert len(rule) >= len(title), path.name
         assert set(rule) == {"="}, path.name
+
+
+def _blocks():
+    """The Python blocks of the guides that need neither a folder of images nor minutes."""
+    for page in ("start", "coming-from"):
+        for block in re.findall(
+            r"```python\n(.+?)```", (ROOT / f"docs/{page}.md").read_text(), flags=re.DOTALL
+        ):
+            if "images(" not in block and "dataset(" not in block:
+                yield pytest.param(block, id=f"{page}: {block.splitlines()[-1]}")
+
+
+@pytest.mark.parametrize("block", list(_blocks()))
+def test_the_blocks_of_the_guides_run(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "block", "exec"), {"__name__": "block"})
