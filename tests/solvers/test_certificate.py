@@ -79,8 +79,8 @@ def agree(s, source, sites, m=1 << 16):
     covered = np.abs(fresh - s.masses.numpy()).sum() / 2
     floor = 0.4 * np.sqrt(len(fresh) / m)
     assert covered <= s.mass_error_upper + 2 * floor
-    if s.converged:
-        assert (fresh > 0).all()
+    if s.converged:  # a count may miss a cell that expects few samples
+        assert (fresh > 0)[s.masses.numpy() * m >= 30].all()
     return fresh
 
 
