@@ -171,6 +171,9 @@ def solve_semidiscrete(
         if stopped.heights is not None:
             heights = problem.from_standard(stopped.heights.cpu())
             stopped.heights = heights[place].to(y.device)
+        elif not stopped.where and not stopped.at_once:  # before the first step
+            told = "the start of the transport", "nothing is kept, and the same call begins anew"
+            raise _loop.Stopped(stopped.number, *told) from None
         raise
     return _solution(task, state, outcome, y)
 

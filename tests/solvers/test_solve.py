@@ -13,7 +13,7 @@ from problems import lattice, line, mass_error, planted, slabs
 from sklearn.exceptions import ConvergenceWarning
 
 import aeot
-from aeot import generator
+from aeot import _loop, generator
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
@@ -272,6 +272,17 @@ def test_stopping_returns_certified_heights():
     assert s.outcome.value in s.message
     raw, floor = mass_error(s.source, s.sites, s.heights, s.masses, m=1 << 16)
     assert raw <= s.mass_error_upper + floor
+
+
+def test_a_solve_that_is_stopped_before_its_first_step_says_so(monkeypatch):
+    def stopped(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        _loop.beat()
+
+    monkeypatch.setattr("aeot.solvers.solve._started", stopped)
+    told = "SIGTERM at the start of the transport: nothing is kept, and the same call begins anew"
+    with pytest.raises(KeyboardInterrupt, match=told):
+        solve(UniformBox(dim=8), codes())
 
 
 @pytest.mark.parametrize("with_checkpoint", [False, True])
