@@ -29,6 +29,7 @@ _NEAREST = 6  # neighbours, in a projection, among which the nearest sites are s
 _FEW = 32  # members up to which scores are stored
 _OWN = 0.05  # mass from which a group draws points of its own instead of sharing the pool
 _THIN = 3  # dimensions up to which flat sites are solved in their span
+_LOST = 1 << 18  # points without one in a cell that should hold much
 _POOL = 64  # points of the source per site that groups are told apart on, at least
 
 # From a problem to its heights, standard coordinates, and the samples drawn.
@@ -270,7 +271,10 @@ def _cell_of(source: Measure, cells: BrenierMap, group: int) -> Sampler:
         while found < n:
             m = 1024 if not hits else int(1.1 * (n - found) * tried / hits) + 64
             x = source.sample(min(m, 1 << 20), generator=generator)
-            x = x[cells.cell(x) == group]
+            inside = cells.cell(x) == group
+            # Heights are a start only: of a cell that got lost, any points will do.
+            if hits or tried < _LOST or bool(inside.any()):
+                x = x[inside]
             tried, hits = tried + m, hits + len(x)
             found += len(x)
             yield x
