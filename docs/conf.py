@@ -48,6 +48,7 @@ copybutton_prompt_is_regexp = True
 # Single backticks in docstrings are links where they name something public, code elsewhere.
 default_role = "py:obj"
 add_module_names = False
+maximum_signature_line_length = 80  # longer ones: an argument a line
 autosummary_generate = True
 autosummary_imported_members = False
 # Of classes of others the methods are described by them.
@@ -124,6 +125,14 @@ def _plain_bars(app, what, name, obj, options, lines):
             lines[i] = "".join(parts)
 
 
+def _named_types(app, what, name, obj, options, signature, returns):
+    """An alias beside another type, as in `ArrayLike | None`, by its name alone."""
+    return tuple(
+        text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
+        for text in (signature, returns)
+    )
+
+
 def _outside(app, docname, source):
     """Links out of docs/ lead to the page here, or to a copy of the file."""
     text = source[0].replace("](../CONTRIBUTING.md", "](contributing.md")
@@ -139,6 +148,7 @@ def setup(app):
         block_renderers=(lambda self, node: _mathml(self, node, True), None),
     )
     app.connect("autodoc-process-docstring", _plain_bars)
+    app.connect("autodoc-process-signature", _named_types)
 
 
 html_math_renderer = "mathml"
