@@ -580,7 +580,8 @@ def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], 
         except OSError as error:
             raise Damaged(f"{file} cannot be read: {error}") from error
         if found != digests[name]:
-            raise Damaged(f"{file} was changed or damaged: its SHA-256 is not the manifest's")
+            told = "was changed or damaged: its SHA-256 is not the manifest's"
+            raise Damaged(f"{file} {told}; take a copy, or delete {path} and make it again")
     body = _json(path / "config.json")
     if not isinstance(body.get("kind"), str) or not isinstance(body.get("config"), dict):
         raise Damaged(f"{path / 'config.json'} must hold a kind and a config; save it again")
