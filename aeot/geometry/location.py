@@ -135,6 +135,5 @@ def _locate(
         for s in range(indptr[box], indptr[box + 1]):
             i = cells[s]
             value = x * planes[i, 0] + y * planes[i, 1] + planes[i, 2]
-            # Of equal planes the first, as everywhere.
-            if value > best or (value == best and i < owner[k]):
+            if value > best:  # cells ascend in a box: of equal planes the first, as everywhere
                 best, owner[k] = value, i

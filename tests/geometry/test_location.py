@@ -37,6 +37,25 @@ def test_cells_are_those_of_all_scores(kind, n):
     assert np.abs(scores[np.arange(len(x)), got] - best).max() <= 1e-13 * np.abs(scores).max()
 
 
+def test_a_cell_that_only_grazes_a_box_is_looked_at_there():
+    p = planes("even", 2000)
+    source = aeot.ConvexPolygon([LOW, [HIGH[0], LOW[1]], HIGH, [LOW[0], HIGH[1]]])
+    cells = aeot.power_diagram(source, p[:, :2].copy(), p[:, 2].copy()).polygons
+    middle = torch.cat([c.mean(0).expand_as(c) for c in cells]).numpy()
+    x = torch.cat(cells).numpy()
+    x = x + 1e-6 * (middle - x)  # just inside of each corner of each cell
+    owner = np.repeat(np.arange(len(p)), [len(c) for c in cells])
+    assert (Location(p, LOW, HIGH)(x) == owner).all()
+
+
+def test_of_equal_planes_the_first_is_taken():
+    p = planes("lattice", 64)  # sites a quarter apart: borders at odd eighths, exactly
+    x = np.stack(np.meshgrid(np.arange(1, 6, 2) / 8, np.arange(17, 20, 2) / 8), -1).reshape(-1, 2)
+    scores = x @ p[:, :2].T + p[:, 2]
+    assert ((scores == scores.max(1, keepdims=True)).sum(1) > 1).any()
+    assert (Location(p, LOW, HIGH)(x) == scores.argmax(1)).all()
+
+
 def test_outside_and_on_the_edge():
     locate = Location(planes("even", 100), LOW, HIGH)
     corners = np.array([LOW, HIGH, [LOW[0], HIGH[1]]])

@@ -107,7 +107,9 @@ def test_twins_get_their_shares_or_no_certificate():
         assert abs(fresh[[0, 60]] - 1 / 61).max() < 0.004
 
 
-@pytest.mark.parametrize("engine", ["numba", "torch", "kdtree"])
+@pytest.mark.parametrize(
+    "engine", ["numba", "torch", "kdtree", pytest.param("keops", marks=pytest.mark.keops)]
+)
 @pytest.mark.parametrize("kind", ["twins", "outlier", "lattice"])
 def test_every_engine_and_the_map_see_the_same_cells(kind, engine):
     sites = KINDS[kind]()
