@@ -55,9 +55,27 @@ def test_a_kept_coarse_graph_is_made_anew_when_it_no_longer_serves(monkeypatch):
     monkeypatch.setattr("aeot.solvers.laplacian._COARSE", 100)
     solve = LaplacianSolver()
     one, right = planar(2000, decades=0)
+    graphs = []
     for matrix in (one, 1.1 * one, planar(2000, decades=5)[0], one):
         x = solve(matrix, right, tolerance=1e-10)
         assert np.linalg.norm(matrix @ x - right) <= 1.01e-10 * np.linalg.norm(right)
+        graphs.append(solve._kept)
+    assert graphs[0] is not None
+    assert graphs[1] is graphs[0]
+    assert graphs[2] is not graphs[1]
+
+
+@pytest.mark.parametrize("coarse", [100, 20_000])
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_mean_of_the_right_hand_side_is_taken_off(monkeypatch, coarse, dense):
+    monkeypatch.setattr("aeot.solvers.laplacian._COARSE", coarse)
+    n = 2100
+    matrix, right = planar(n, decades=1)
+    if dense:  # too many neighbours for a factor
+        rng = np.random.default_rng(3)
+        matrix = laplacian(*rng.integers(0, n, (2, 12 * n)), np.ones(12 * n), n)
+    x = LaplacianSolver()(matrix, right + 3.0, tolerance=1e-10)
+    assert np.linalg.norm(matrix @ x - right) <= 1e-8 * np.linalg.norm(right)
 
 
 def test_groups_are_connected_and_cover_all():
