@@ -28,7 +28,7 @@ from aeot.models.sharpening import sharpen, spectral_gain
 from aeot.search.engines import ENGINES, bind
 from aeot.search.nearest import nearest
 from aeot.singular import singular_set
-from aeot.solvers.solve import solve_semidiscrete
+from aeot.solvers.solve import is_exact, solve_semidiscrete
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -188,7 +188,8 @@ class AEOT(AutoencoderOptions):
             data: What the autoencoder was trained on, or other rows of the same shape.
             masses: How often each row shall come, (n,), summing to 1; None: equally often.
             checkpoint: Directory for checkpoints of the solver; it goes on from those it finds
-                for the same codes, which on another machine may differ by rounding.
+                for the same codes, which on another machine may differ by rounding. An exact
+                transport (`latent_dim` <= 3) starts anew.
             on_step: Passed to `solve_semidiscrete`.
 
         Returns:
@@ -209,11 +210,14 @@ class AEOT(AutoencoderOptions):
         self.gain_ = self._gain(data)
         encoded = time.perf_counter()
         self._forget()
+        source = UniformBox(dim=self.latent_dim)
+        if is_exact(source, len(codes)):
+            checkpoint = None
         if checkpoint is not None:
             known = _io.digest({"codes": codes, "masses": masses})[:16]
             checkpoint = Path(checkpoint) / known
         solution = solve_semidiscrete(
-            UniformBox(dim=self.latent_dim),
+            source,
             codes,
             masses,
             tol=self.tol,

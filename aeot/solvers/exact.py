@@ -18,12 +18,12 @@ from aeot.geometry.neighbours import Graph
 from aeot.geometry.tessellation import Cells, Support, Tessellation, support
 from aeot.measures import Measure
 from aeot.search import heights as conversions
+from aeot.solvers.line import GRAIN, UNRESOLVED, law, solve_line
 from aeot.solvers.minimize import Evaluation, newton, newton_over_gaps
 from aeot.solvers.solution import Outcome, Solution
 
-_ABSOLUTE = 1e-14  # masses are not resolved below this
 _CACHED = 5000  # sites whose diagram fits a processor's cache
-_GRAIN = 1e-11  # nor below the rounding of the heights, which is forgiven up to this
+_NUDGES = 1 << 10  # units in the last place that the rounding of a height may be off, at most
 
 
 def reject_duplicates(sites: torch.Tensor) -> None:
@@ -50,8 +50,11 @@ def solve_exact(
 ) -> Solution:
     """Solve semi-discrete optimal transport to rounding by Newton's method on exact power cells.
 
+    On a line cells meet at quantiles, which need no steps.
+
     Args:
-        source: UniformBox or UniformBall with dim <= 3, ConvexPolygon, Polygon or GridDensity.
+        source: UniformBox or UniformBall with dim <= 3, ConvexPolygon, Polygon or GridDensity; on a
+            line Gaussian or Empirical, too.
         sites: (n, d), distinct.
         masses: (n,), positive, summing to 1; equal if None.
         tol: Largest error of a cell's mass relative to its target, > 0. Always accepted are errors
@@ -76,42 +79,29 @@ def solve_exact(
         >>> [round(h, 6) for h in solution.heights.tolist()]
         [0.15, -0.15]
     """
-    where = support(source)
+    known = law(source) if isinstance(source, Measure) and source.dim == 1 else None
+    where = None if known is not None else support(source)
     tol = _check.real("tol", tol, above=0.0, maximum=1.0)
-    y = _check.points("sites", sites, dim=where.dim)
+    y = _check.points("sites", sites, dim=source.dim)
     nu = _check.masses(masses, len(y))
     reject_duplicates(y)
+    if known is not None:
+        return solve_line(source, y, nu, known, tol=tol, each=True)
+    assert where is not None
     exact = y.detach().cpu().to(torch.float64)
     center = torch.from_numpy(where.center)
     shifted = exact - exact.mean(dim=0)
-    if where.dim == 1:
-        heights = _line(where, exact[:, 0].numpy(), nu.numpy())
-        history: list[dict[str, Any]] = []
-        facets: Graph | None = None
-    else:
-        try:
-            with _loop.Loop("exact transport"):
-                order = spatial_order(shifted)
-                heights, history, facets = _newton(where, shifted[order], nu[order], tol)
-                place = order.argsort()
-                heights, facets = heights[place], renumbered(facets, order, place)
-        except _loop.Stopped as stopped:
-            kept = "nothing is kept of it, and the same call starts anew"
-            raise _loop.Stopped(stopped.number, "the exact transport", kept) from None
-        heights = conversions.shifted_source(heights, shifted, center)
+    try:
+        with _loop.Loop("exact transport"):
+            order = spatial_order(shifted)
+            heights, history, facets = _newton(where, shifted[order], nu[order], tol)
+            place = order.argsort()
+            heights, facets = heights[place], renumbered(facets, order, place)
+    except _loop.Stopped as stopped:
+        kept = "nothing is kept of it, and the same call starts anew"
+        raise _loop.Stopped(stopped.number, "the exact transport", kept) from None
+    heights = conversions.shifted_source(heights, shifted, center)
     return _certified(source, y, nu, heights, history, tol, facets)
-
-
-def _line(where: Support, y: np.ndarray, nu: np.ndarray) -> torch.Tensor:
-    """Heights on the line in closed form: neighbours meet at the quantile between them."""
-    order = np.argsort(y)
-    # In extended precision, where there is one, so that only the last rounding counts.
-    ordered = y[order].astype(np.longdouble)
-    share = np.cumsum(nu[order].astype(np.longdouble))[:-1]
-    meet = where.center[0] + where.half[0] * (2 * share - 1)
-    heights = np.zeros(len(y), dtype=np.longdouble)
-    heights[order[1:]] = np.cumsum(-np.diff(ordered) * meet)
-    return torch.from_numpy((heights - heights.mean()).astype(np.float64))
 
 
 def spatial_order(sites: torch.Tensor) -> torch.Tensor:
@@ -146,7 +136,7 @@ def _newton(
     factor = float(where.half.max()) / max(float(y.abs().max()), 1e-300)
     sites = (factor * y).numpy()
     heights = conversions.center(torch.from_numpy(starting_heights(where, sites, nu.numpy())))
-    allowed = (tol * nu).clamp(min=_ABSOLUTE)
+    allowed = (tol * nu).clamp(min=UNRESOLVED)
     engine = Tessellation(where, sites)
     heights, history = _descend(engine, heights, nu, 0.5 * allowed)
     return heights / factor, history, engine.last
@@ -322,7 +312,7 @@ def _certified(
     facets: Graph | None,
 ) -> Solution:
     """Measure the heights as they will be handed out, and mend what their rounding cost."""
-    allowed = (tol * nu).clamp(min=_ABSOLUTE)
+    allowed = (tol * nu).clamp(min=UNRESOLVED)
     exact = sites.detach().cpu().to(torch.float64)
     diagram = divided(source, exact, heights, facets)
     for _ in range(6):
@@ -338,14 +328,16 @@ def _certified(
         else:
             break
     error = (diagram.masses - nu).abs()
-    allowed = torch.maximum(allowed, _grain(diagram).clamp(max=_GRAIN))
+    allowed = torch.maximum(allowed, _grain(diagram).clamp(max=GRAIN))
     worst = int((error / allowed).argmax())
-    converged = bool(error[worst] <= allowed[worst])
+    empty = int((diagram.masses <= 0).sum())
+    converged = bool(error[worst] <= allowed[worst]) and not empty
     steps = max(len(history) - 1, 0)
     relative = float((error / nu).max())
     message = f"every cell within {relative:.1e} of its mass after {steps} Newton steps"
     if not converged:
-        message = _reason(diagram, worst, float(error[worst]), steps)
+        worst = int(torch.where(diagram.masses <= 0, torch.inf, error / allowed).argmax())
+        message = _reason(diagram, worst, float(error[worst]), steps, empty)
         _check.warn(message, ConvergenceWarning)
     return Solution(
         source=source,
@@ -379,8 +371,10 @@ def _nudged(
     rounding of the heights shows. Of two neighbours only one is moved.
     """
     ulp = torch.from_numpy(np.spacing(diagram.heights.abs().numpy()))
-    worth = torch.from_numpy(diagram.hessian.diagonal()).clamp(min=1e-300) * ulp
-    units = torch.where(excess.abs() > allowed, (excess / worth).round(), 0.0)
+    worth = torch.from_numpy(diagram.hessian.diagonal()) * ulp
+    # A cell without facets, an empty one, does not say what its height is worth.
+    wrong = (excess.abs() > allowed) & (worth > 0)
+    units = torch.where(wrong, (excess / worth).round().clamp(-_NUDGES, _NUDGES), 0.0)
     i, j = diagram.facets.pairs.T
     units[j[(units[i] != 0) & (units[j] != 0)]] = 0.0
     if not bool((units != 0).any()):
@@ -388,15 +382,24 @@ def _nudged(
     return diagram.heights - units * ulp
 
 
-def _reason(diagram: PowerDiagram, worst: int, error: float, steps: int) -> str:
+def _reason(diagram: PowerDiagram, worst: int, error: float, steps: int, empty: int) -> str:
     """Why a cell missed its mass, and what to do about it."""
     text = f"cell {worst} misses its mass by {error:.1e} after {steps} Newton steps"
+    if empty:
+        text += f", {empty} empty cell(s)"
     grain = float(_grain(diagram)[worst])
-    if error > 4 * grain:
+    if error > 4 * grain and not empty:
         return f"{text}; raise tol, or the source's least density if it is nearly zero somewhere"
     gaps = (diagram.sites - diagram.sites[worst]).norm(dim=1)
     gaps[worst] = torch.inf
     near = int(gaps.argmin())
+    if empty:
+        moved = float(np.spacing(float(diagram.heights.abs().max()))) / float(gaps[near])
+        return (
+            f"{text}: its site lies {float(gaps[near]):.1e} from site {near}, where one unit in "
+            f"the last place of a height moves their border by {moved:.1e}; merge the two, or "
+            "raise the source's least density if it is nearly zero somewhere"
+        )
     return (
         f"{text}: its site lies {float(gaps[near]):.1e} from site {near}, where one unit in the "
         f"last place of a height is worth {grain:.1e} of the mass; merge the two or raise tol"

@@ -8,7 +8,7 @@ and the certificate is that of fresh samples. Everything happens in float64 and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from aeot.solvers.state import State
 
 _BLOCK = 1 << 20  # samples sorted at once
 _LEAST = 0.5  # part of its width that a cell keeps at least
+UNRESOLVED = 1e-14  # masses are not resolved below this
+GRAIN = 1e-11  # nor below the rounding of the heights, which is forgiven up to this
 _EDGES = 4, 1 << 12  # per site, and at least, between which samples are counted
 
 
@@ -42,6 +44,7 @@ class Law:
         quantile: Where the share is reached; between two points of the source, where it has some.
         mean: Its mean.
         variance: Its variance.
+        atoms: (k,), ascending, where all of the mass lies; none if there are no such places.
     """
 
     share: Callable[[np.ndarray], np.ndarray]
@@ -49,6 +52,7 @@ class Law:
     quantile: Callable[[np.ndarray], np.ndarray]
     mean: float
     variance: float
+    atoms: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 def law(source: Measure) -> Law | None:
@@ -97,7 +101,9 @@ def _points(given: torch.Tensor) -> Law:
     def up_to(x_: np.ndarray) -> np.ndarray:
         return np.searchsorted(x, x_, side="right")
 
-    return Law(lambda x_: up_to(x_) / m, lambda x_: total[up_to(x_)], quantile, x.mean(), x.var())
+    return Law(
+        lambda x_: up_to(x_) / m, lambda x_: total[up_to(x_)], quantile, x.mean(), x.var(), values
+    )
 
 
 def _between(values: np.ndarray, reached: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -127,14 +133,51 @@ def _fit(y, meet, heights):  # noqa: ANN001, ANN202
         before = x
 
 
-def heights_that_meet(sites: np.ndarray, meet: np.ndarray) -> np.ndarray:
-    """Return heights (n,), mean zero, for sites ascending that meet at `meet` (n - 1,)."""
+@njit(error_model="numpy")
+def _fit_to_atoms(y, meet, atoms, heights):  # noqa: ANN001, ANN202
+    # The same for a source of `atoms` (k,), ascending: every cell keeps one, as long as one is left
+    # for each of those to come, and half of the atoms it should hold.
+    before, held, due = -np.inf, 0, 0
+    for k in range(meet.size):
+        apart = y[k + 1] - y[k]
+        planned, due = due, np.searchsorted(atoms, meet[k], side="right")
+        most = max(held, atoms.size - (meet.size - k))
+        last = min(max(due, held + max(1, (due - planned) // 2)), most)
+        if last == due:
+            wanted = max(meet[k], before)
+        elif last > held:
+            wanted = (atoms[last - 1] + atoms[min(last, atoms.size - 1)]) / 2
+        else:
+            wanted = before
+        height = heights[k] - apart * wanted
+        got = np.searchsorted(atoms, (heights[k] - height) / apart, side="right")
+        if got <= held:
+            height = np.nextafter(height, -np.inf)
+            got = np.searchsorted(atoms, (heights[k] - height) / apart, side="right")
+        if got > most:  # too far for those to come: this cell has to go
+            height = np.nextafter(height, np.inf)
+        heights[k + 1] = height
+        before = max(before, (heights[k] - height) / apart)
+        held = max(held, np.searchsorted(atoms, before, side="right"))
+
+
+def heights_that_meet(sites: np.ndarray, meet: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    """Return heights (n,), mean zero, for sites ascending that meet at `meet` (n - 1,).
+
+    Args:
+        sites: (n,).
+        meet: (n - 1,), ascending.
+        atoms: (k,), ascending, the points of a source that has no others; empty for any other.
+    """
     # In extended precision, where there is one, for the mean.
     steps = -np.diff(sites.astype(np.longdouble)) * meet
     exact = np.r_[np.longdouble(0), np.cumsum(steps)]
     heights = np.empty(len(sites))
     heights[0] = exact[0] - exact.mean()
-    _fit(sites, meet, heights)
+    if len(atoms):
+        _fit_to_atoms(sites, meet, atoms, heights)
+    else:
+        _fit(sites, meet, heights)
     return heights
 
 
@@ -146,8 +189,11 @@ def solve_line(
     *,
     tol: float,
     init: torch.Tensor | None = None,
+    each: bool = False,
 ) -> Solution:
     """Solve transport from a known law on a line, and measure the result exactly.
+
+    It has converged if no cell is empty and the error is at most `tol`.
 
     Args:
         source: The source.
@@ -156,21 +202,22 @@ def solve_line(
         known: The source's law.
         tol: Total variation that is accepted.
         init: (n,), heights that are kept if they are within `tol`.
+        each: Whether `tol` is of the error of every cell instead, as in `solve_exact`.
     """
     y, nu = sites[:, 0].detach().cpu().double().numpy(), masses.cpu().numpy()
     if init is not None:
         h = init.detach().to("cpu", torch.float64)
         if abs(float(h.mean())) > 1e-12 * float(h.abs().max()):  # else leave every bit
             h = center(h)
-        start = _measured(source, sites, masses, known, h, tol)
+        start = _measured(source, sites, masses, known, h, tol, each)
         if start.converged:
             return start
     order = np.argsort(y)
     ordered = nu[order].astype(np.longdouble)
     meet = known.quantile((np.cumsum(ordered)[:-1] / ordered.sum()).astype(np.float64))
     heights = np.empty(len(y))
-    heights[order] = heights_that_meet(y[order], meet)
-    s = _measured(source, sites, masses, known, torch.from_numpy(heights), tol)
+    heights[order] = heights_that_meet(y[order], meet, known.atoms)
+    s = _measured(source, sites, masses, known, torch.from_numpy(heights), tol, each)
     if not s.converged:
         _check.warn(s.message, ConvergenceWarning)
     return s
@@ -183,6 +230,7 @@ def _measured(
     known: Law,
     heights: torch.Tensor,
     tol: float,
+    each: bool,
 ) -> Solution:
     """Return heights with what the law says of their cells."""
     n, nu = len(sites), masses.cpu().numpy()
@@ -192,27 +240,21 @@ def _measured(
     w, inside = np.zeros(n), np.zeros(n)
     w[order], inside[order] = np.diff(share), np.diff(before)
     centroids = np.where(w > 0, inside / np.where(w > 0, w, 1.0), known.mean)
-    error, empty = float(np.abs(w - nu).sum()) / 2, int((w <= 0).sum())
-    message, outcome = f"mass error {error:.3g} (exact)", Outcome.CONVERGED
-    if error > tol or empty:
+    off = np.abs(w - nu)
+    error, empty = float(off.sum()) / 2, int((w <= 0).sum())
+    message, missed = f"mass error {error:.3g} (exact)", error > tol
+    if each:
+        worst = int((off / nu).argmax())
+        message = f"every cell within {off[worst] / nu[worst]:.1e} of its mass"
+        grain = np.zeros(n)
+        grain[order] = _grain(sites[:, 0], heights, order, meet, known)
+        missed = bool((off > np.maximum(tol * nu, np.clip(grain, UNRESOLVED, GRAIN))).any())
+    outcome = Outcome.CONVERGED
+    if missed or empty:
         outcome = Outcome.UNMET
-        reasons = [f"above tol={tol:g}"] if error > tol else []
+        reasons = [f"above tol={tol:g}"] if missed else []
         reasons += [f"{empty} empty cell(s)"] if empty else []
-        message += ": " + ", ".join(reasons)
-        if isinstance(source, Empirical):
-            x, times = np.unique(source.points.cpu().double().numpy(), return_counts=True)
-            k = int(times.argmax())
-            if times[k] / times.sum() > nu.min():
-                message += (
-                    f"; the source holds {times[k] / times.sum():.3g} at {x[k]:g}, more than a "
-                    "site shall get, and a map cannot divide it"
-                )
-            else:
-                message += (
-                    "; points of the source cannot be divided: take more of them, or raise tol"
-                )
-        else:
-            message += f"; {outcome.value}"
+        message += ": " + ", ".join(reasons) + "; " + _reason(sites, heights, masses, known, empty)
     return Solution(
         source=source,
         sites=sites,
@@ -230,21 +272,62 @@ def _measured(
     )
 
 
+def _grain(
+    y: torch.Tensor, heights: torch.Tensor, order: np.ndarray, meet: np.ndarray, known: Law
+) -> np.ndarray:
+    """What one unit in the last place of the heights is worth in the mass of each cell, (k,)."""
+    apart = np.diff(y.detach().cpu().double().numpy()[order])
+    moved = np.spacing(float(heights.abs().max())) / apart
+    at_border = np.r_[0.0, (known.share(meet + moved) - known.share(meet - moved)) / 2, 0.0]
+    return at_border[1:] + at_border[:-1]
+
+
+def _reason(
+    sites: torch.Tensor, heights: torch.Tensor, masses: torch.Tensor, known: Law, empty: int
+) -> str:
+    """Why cells have missed their masses, and what to do about it."""
+    if len(known.atoms):
+        ends = known.share(known.atoms)
+        held = np.diff(np.r_[0.0, ends])
+        k, least = int(held.argmax()), float(masses.min())
+        if held[k] > least * (1 + 1e-9):
+            return (
+                f"the source holds {held[k]:.3g} at {known.atoms[k]:g}, more than a site shall "
+                "get, and a map cannot divide it"
+            )
+        if not empty:
+            return "points of the source cannot be divided: take more of them, or raise tol"
+    y, h = sites[:, 0].detach().cpu().double().numpy(), np.abs(heights.numpy())
+    order = np.argsort(y)
+    apart = np.diff(y[order])
+    moved = np.spacing(np.maximum(h[order][1:], h[order][:-1])) / apart
+    k = int(moved.argmax())
+    i, j = sorted((int(order[k]), int(order[k + 1])))
+    way_out = "merge them, or take more points" if len(known.atoms) else "merge them"
+    return (
+        f"sites {i} and {j} lie {apart[k]:.1e} apart, where one unit in the last place of a height "
+        f"moves their border by {moved[k]:.1e}: {way_out}, or raise tol"
+    )
+
+
 def quantiles(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     """Take the heights from the quantiles of a sample, four times as large at every step."""
     problem = task.problem
     nu, y = problem.masses.numpy().astype(np.longdouble), problem.caller_sites[:, 0].numpy()
     share = (np.cumsum(nu)[:-1] / nu.sum()).astype(np.float64)
     m = int(max(task.wanted(replace(state, inflation=1.0)), 1 << 14)) << 2 * state.step
-    meet = _sampled_quantiles(problem, share, m, f"quantiles {state.step}")
-    heights = problem.to_standard(torch.from_numpy(heights_that_meet(y, meet)))
+    meet, atoms = _sampled_quantiles(problem, share, m, f"quantiles {state.step}")
+    heights = problem.to_standard(torch.from_numpy(heights_that_meet(y, meet, atoms)))
     heights = heights.to(problem.sites.device)
     state = replace(state, heights=heights, weight=m, n_samples=state.n_samples + m)
     state, record = _checked(task, state, f"line {state.step}")
     return replace(state, step=state.step + 1), record
 
 
-def _sampled_quantiles(problem: Problem, share: np.ndarray, m: int, key: str) -> np.ndarray:
+def _sampled_quantiles(
+    problem: Problem, share: np.ndarray, m: int, key: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the shares are reached, and the atoms of a source of few points."""
     first = problem.drawn(min(m, _BLOCK), key, "first").cpu().double().numpy()[:, 0]
     first.sort()
     values = np.unique(first)
@@ -262,8 +345,9 @@ def _sampled_quantiles(problem: Problem, share: np.ndarray, m: int, key: str) ->
         reached += np.searchsorted(x, values, side="right")
         low, high = min(low, x[0]), max(high, x[-1])
     if atoms:
-        return _between(values, reached, share * m)
-    return np.interp(share * m, np.r_[0, reached, m], np.r_[low, values, high])
+        return _between(values, reached, share * m), values
+    found = np.interp(share * m, np.r_[0, reached, m], np.r_[low, values, high])
+    return found, np.zeros(0)
 
 
 def try_start(task: Task, state: State) -> tuple[State, dict[str, Any]]:

@@ -95,7 +95,8 @@ def solve_semidiscrete(
         threads: Worker threads on a CPU; torch's number if left out. They change no result.
         checkpoint: Directory where the state is saved and from which a solve of the same problem
             goes on, to the same heights: after every step, as long as that costs 2 % of the time
-            at most, and whenever the solve ends or is stopped.
+            at most, and whenever the solve ends or is stopped. Exact solutions keep nothing on the
+            way and start anew; a warning says so.
         on_step: Called with every record of the history (with "seconds" and "left", an estimate,
             added); return True to stop and get the best certified heights so far.
         progress: Whether to show progress on stderr; by default a bar if that is a terminal, else
@@ -145,12 +146,14 @@ def solve_semidiscrete(
             raise _check.fail("init", f"have shape ({y.shape[0]},)", f"shape {tuple(start.shape)}")
     if checkpoint is not None:
         _io.check_writable(checkpoint, kind="transport", name="checkpoint")
-    known = law(source) if source.dim == 1 and method in ("auto", "newton") else None
-    if known is not None:
+    if is_exact(source, len(y), method):
+        if checkpoint is not None:
+            _check.warn("checkpoint is not used: exact solutions keep no state on the way")
+        known = law(source) if source.dim == 1 else None
+        if known is None:
+            return _exactly(source, y, nu, tol)
         reject_duplicates(y)
         return solve_line(source, y, nu, known, tol=tol, init=start)
-    if method == "exact" or (method == "auto" and _has_geometry(source, y.shape[0])):
-        return _exactly(source, y, nu, tol)
     method = "newton" if method == "auto" else method
     reject_duplicates(y)
     # The solver sees the sites sorted, coordinate by coordinate, whatever the caller's order.
@@ -178,8 +181,13 @@ def solve_semidiscrete(
     return _solution(task, state, outcome, y)
 
 
-def _has_geometry(source: Measure, n: int) -> bool:
-    if n > _EXACT_SITES.get(source.dim, 0):
+def is_exact(source: Measure, n: int, method: str = "auto") -> bool:
+    """Whether a transport onto n sites is solved exactly, without samples and checkpoints."""
+    if method == "exact":
+        return True
+    if source.dim == 1 and method in ("auto", "newton") and law(source) is not None:
+        return True
+    if method != "auto" or n > _EXACT_SITES.get(source.dim, 0):
         return False
     try:
         support(source)
@@ -193,9 +201,10 @@ def _exactly(source: Measure, y: torch.Tensor, nu: torch.Tensor, tol: float) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         exact = solve_exact(source, y, nu, tol=min(1e-8, 2 * tol))
+    assert exact.cell_masses is not None
     if exact.converged:
         return exact
-    if exact.mass_error > tol:
+    if exact.mass_error > tol or bool((exact.cell_masses <= 0).any()):
         _check.warn(exact.message, ConvergenceWarning)
         return exact
     return replace(

@@ -194,6 +194,23 @@ def test_near_duplicates_are_solved_as_far_as_heights_can_and_named():
     assert float(error.max()) < 1e-11  # nobody else suffers
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("gap", [1e-13, 3e-16])
+def test_nothing_is_called_converged_with_an_empty_cell(dim, gap):
+    sites = rand(60, dim)
+    sites[7] = sites[3]
+    sites[7, 0] += gap
+    source = aeot.UniformBox(dim=dim)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        solution = aeot.solve_semidiscrete(source, sites, tol=0.05)
+    x = source.sample(1 << 14, generator=generator(5)).double()
+    cell = (x.numpy().astype(np.longdouble) @ sites.numpy().T + solution.heights.numpy()).argmax(1)
+    empty = int((np.bincount(cell, minlength=60) == 0).sum())
+    assert not (solution.converged and empty), solution.message
+    assert bool(torch.isfinite(solution.heights).all())
+
+
 def test_duplicates_are_named():
     sites = rand(10, 2)
     sites[8] = sites[2]

@@ -173,6 +173,56 @@ def test_atoms_of_the_source():
         assert not solve(heavy, normal(10)).converged
 
 
+def test_the_exact_solver_takes_quantiles():
+    n = 3000
+    for name in ("gaussian", "box", "ball"):
+        source, cdf = KNOWN[name]
+        s = aeot.solve_exact(source, normal(n), tol=1e-6)
+        assert s.converged, s.message
+        assert error(cdf, normal(n), s.heights, np.full(n, 1 / n)) < 1e-8
+        near = np.r_[normal(n), normal(1) + 1e-13]
+        with pytest.warns(ConvergenceWarning, match="sites 0 and 3000 lie .* merge them"):
+            assert not aeot.solve_exact(source, near).converged  # no height is so fine
+        s = solve(source, near, method="exact")
+        assert s.converged, s.message
+        assert s.mass_error < 0.002
+
+
+@pytest.mark.parametrize("times", [1, 2, 7])
+def test_points_are_dealt_out_in_order(times):
+    n = 500
+    x, y = normal(times * n, 6), normal(n)
+    s = aeot.solve_exact(Empirical(x), y)
+    assert s.converged, s.message
+    want = np.repeat(np.argsort(y[:, 0]), times)  # the sorted assignment
+    assert s.map().cell(torch.from_numpy(np.sort(x, axis=0))).tolist() == want.tolist()
+
+
+def test_squeezed_cells_keep_a_point():
+    n = 1000
+    y = np.linspace(-2, 2, n)
+    y[n // 4 :: n // 4] = y[n // 4 - 1 : -1 : n // 4] + 2e-14  # whose border moves by 1e-2
+    masses = decades(n)
+    for x in (normal(10 * n, 7), np.round(normal(20 * n, 8), 3)):  # and with ties
+        for nu in (None, masses):
+            s = solve(Empirical(x), y[:, None], nu, tol=0.2)
+            assert s.converged, s.message
+            # Counted by scores in another precision.
+            planes = x.astype(np.longdouble) * y + s.heights.numpy()
+            assert (np.bincount(planes.argmax(1), minlength=n) > 0).all()
+    with pytest.warns(ConvergenceWarning, match=r"empty cell.*lie 2.0e-14 apart.*merge them"):
+        assert not solve(Empirical(normal(n, 7)), y[:, None]).converged
+    with pytest.warns(ConvergenceWarning, match="more than a site shall get"):
+        assert not solve(Empirical(np.r_[x[: n // 2], x[: n // 2]]), y[:, None]).converged
+
+
+def test_exact_solutions_say_that_they_keep_no_checkpoint(tmp_path):
+    for source in (Gaussian(dim=1), UniformBox(dim=2)):
+        sites = np.random.default_rng(0).normal(size=(20, source.dim))
+        with pytest.warns(UserWarning, match="checkpoint is not used"):
+            assert solve(source, sites, checkpoint=tmp_path / "s").converged
+
+
 @pytest.mark.parametrize("source", ["gaussian", "box"])
 def test_close_sites_far_sites_and_units(source):
     source, cdf = KNOWN[source]
