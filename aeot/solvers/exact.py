@@ -328,15 +328,20 @@ def _certified(
         else:
             break
     error = (diagram.masses - nu).abs()
-    allowed = torch.maximum(allowed, _grain(diagram).clamp(max=GRAIN))
+    grain = _grain(diagram)
+    allowed = torch.maximum(allowed, grain.clamp(max=GRAIN))
     worst = int((error / allowed).argmax())
-    empty = int((diagram.masses <= 0).sum())
+    # Cells are cut in centred coordinates: in the caller's, one of so little mass may be empty.
+    light = diagram.masses <= grain
+    empty = int(light.sum())
     converged = bool(error[worst] <= allowed[worst]) and not empty
     steps = max(len(history) - 1, 0)
     relative = float((error / nu).max())
     message = f"every cell within {relative:.1e} of its mass after {steps} Newton steps"
+    outcome = Outcome.CONVERGED
     if not converged:
-        worst = int(torch.where(diagram.masses <= 0, torch.inf, error / allowed).argmax())
+        outcome = Outcome.EMPTY if empty else Outcome.UNMET
+        worst = int(torch.where(light, torch.inf, error / allowed).argmax())
         message = _reason(diagram, worst, float(error[worst]), steps, empty)
         _check.warn(message, ConvergenceWarning)
     return Solution(
@@ -346,7 +351,7 @@ def _certified(
         heights=diagram.heights,
         mass_error=float(error.sum()) / 2,
         mass_error_upper=float(error.sum()) / 2,
-        outcome=Outcome.CONVERGED if converged else Outcome.UNMET,
+        outcome=outcome,
         message=message,
         method="exact",
         engine="geometry",
@@ -386,7 +391,7 @@ def _reason(diagram: PowerDiagram, worst: int, error: float, steps: int, empty: 
     """Why a cell missed its mass, and what to do about it."""
     text = f"cell {worst} misses its mass by {error:.1e} after {steps} Newton steps"
     if empty:
-        text += f", {empty} empty cell(s)"
+        text += f", {empty} cell(s) are empty or of less mass than a height resolves"
     grain = float(_grain(diagram)[worst])
     if error > 4 * grain and not empty:
         return f"{text}; raise tol, or the source's least density if it is nearly zero somewhere"

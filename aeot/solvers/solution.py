@@ -18,6 +18,7 @@ class Outcome(Enum):
 
     CONVERGED = "the certificate holds"
     UNMET = "the masses asked for were not met: raise tol"
+    EMPTY = "a cell is empty, or lighter than the last place of its height: merge close sites"
     STOPPED = "stopped by on_step"
     OUT_OF_SAMPLES = "out of samples: raise max_samples or tol"
 

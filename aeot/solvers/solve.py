@@ -29,7 +29,7 @@ from aeot.solvers.oracles import sampled
 from aeot.solvers.problem import Problem, standardise
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Outcome, Solution
-from aeot.solvers.stages import NEWTON, Task, advance, check
+from aeot.solvers.stages import NEWTON, Step, Task, advance, check
 from aeot.solvers.starts import PICTURE_SITES, gaussian_heights, picture_heights
 from aeot.solvers.state import State, fingerprint, load, save
 
@@ -201,10 +201,9 @@ def _exactly(source: Measure, y: torch.Tensor, nu: torch.Tensor, tol: float) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         exact = solve_exact(source, y, nu, tol=min(1e-8, 2 * tol))
-    assert exact.cell_masses is not None
     if exact.converged:
         return exact
-    if exact.mass_error > tol or bool((exact.cell_masses <= 0).any()):
+    if exact.mass_error > tol or exact.outcome is Outcome.EMPTY:
         _check.warn(exact.message, ConvergenceWarning)
         return exact
     return replace(
@@ -316,11 +315,16 @@ def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> tuple[torch
     )
     task = Task(problem, scorer, max(tol, task.tol / 2), task.method)
     state = _started(task, scorer, None)
-    steps = LINE if d == 1 else STEPS[task.method]
+    steps = _steps(task.method, d)
     while state.phase != "done" and state.n_samples <= 8 * task.expected(state):
         state = advance(task, steps, state)
     best = state.heights if state.best_heights is None else state.best_heights
     return best, state.n_samples
+
+
+def _steps(method: str, dim: int) -> dict[str, Step]:
+    """The stages of a solve, by name."""
+    return LINE if method == "newton" and dim == 1 else STEPS[method]
 
 
 class _Keeper:
@@ -335,7 +339,7 @@ class _Keeper:
         if self.path is None or not _io.holds_save(self.path):
             return None
         state = load(self.path, self.mark, device)
-        if state.phase not in {"done", *STEPS[self.mark["method"]]}:
+        if state.phase not in {"done", *_steps(self.mark["method"], self.mark["shape"][1])}:
             with _io.using(self.path):
                 raise _io.Damaged(f"there is no stage {state.phase[:80]!r}")
         return state
@@ -374,7 +378,7 @@ def _run(
         return state.n_samples > (max_samples or 8 * task.expected(state))
 
     try:
-        steps = LINE if task.method == "newton" and task.dim == 1 else STEPS[task.method]
+        steps = _steps(task.method, task.dim)
         while state.phase != "done":
             if state.history and exhausted():
                 return state, Outcome.OUT_OF_SAMPLES

@@ -38,7 +38,9 @@ def assert_solved(solution, tol=1e-10):
     masses = power_diagram(solution.source, solution.sites, solution.heights).masses
     error = (masses - solution.masses).abs()
     assert bool((error <= torch.maximum(tol * solution.masses, torch.tensor(1e-11))).all())
-    assert solution.mass_error == pytest.approx(float(error.sum()) / 2, abs=1e-15)
+    # On a line the solver has another route to the masses, of another rounding.
+    rounding = 1e-13 if solution.source.dim == 1 else 1e-15
+    assert solution.mass_error == pytest.approx(float(error.sum()) / 2, abs=rounding)
     assert float(solution.heights.mean()) == pytest.approx(0, abs=1e-9)
 
 
@@ -196,7 +198,7 @@ def test_near_duplicates_are_solved_as_far_as_heights_can_and_named():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("gap", [1e-13, 1e-14])
+@pytest.mark.parametrize("gap", [1e-13, 1e-14, 3e-16])
 def test_nothing_is_called_converged_with_an_empty_cell(dim, gap):
     sites = rand(60, dim)
     sites[7] = sites[3]
