@@ -7,7 +7,9 @@ rewritten on a terminal, and one line a minute, after the first minute, anywhere
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -50,6 +52,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int, where: str = "", kept: str = "") -> None:
         self.number, self.where = number, where
+        _Uncaught.watch()
         text = f"stopped by {signal.Signals(number).name}" + (f" at {where}" if where else "")
         super().__init__(f"{text}: {kept}" if kept else text)
 
@@ -59,6 +62,43 @@ class Stopped(KeyboardInterrupt):
         stopped = cls(getattr(error, "number", signal.SIGINT), getattr(error, "where", ""))
         stopped.way_out = way_out
         return stopped
+
+
+class _Uncaught:
+    """A script that `Stopped` ends dies of its signal: 130 or 143 to a shell, as others do.
+
+    Python does so for KeyboardInterrupt itself, and ends with 1 for what is derived from it.
+    """
+
+    number = 0  # of the signal that ended the script
+    hook: Callable[[type[BaseException], BaseException, TracebackType | None], Any] | None = None
+
+    @classmethod
+    def watch(cls) -> None:
+        """Look out for it from now on."""
+        if cls.hook is None:
+            cls.hook, sys.excepthook = sys.excepthook, cls.report
+            atexit.register(cls.die)
+
+    @classmethod
+    def report(
+        cls, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        """Print the exception as without us, and note its signal."""
+        assert cls.hook is not None
+        cls.hook(kind, error, trace)
+        if isinstance(error, Stopped) and not hasattr(sys, "ps1"):  # a prompt goes on
+            cls.number = error.number
+
+    @classmethod
+    def die(cls) -> None:
+        """End the process by the signal that was asked for, if it ended the script."""
+        if cls.number:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            signal.signal(cls.number, signal.SIG_DFL)
+            os.kill(os.getpid(), cls.number)
 
 
 class _Flag:

@@ -5,6 +5,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -254,3 +256,18 @@ def test_checkpoints_cost_two_percent_at_most():
     assert written[0] == 60, "the first as soon as a minute has passed"
     assert spent <= 0.02 * (clock.now - 100)
     assert len(written) > 20, "and as many as that allows"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_script_that_is_stopped_dies_of_the_signal(number):
+    script = (
+        "import os, signal\n"
+        "from aeot import _loop\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with _loop.Loop('work'):\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    _loop.beat()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -number
+    assert done.stderr.splitlines()[-1].startswith("aeot._loop.Stopped: stopped by SIG")
