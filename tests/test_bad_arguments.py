@@ -115,10 +115,6 @@ def transported(**options):
     return aeot.TransportTranslator(latent_dim=2).fit(**{"data": data, "steps": 2, **options})
 
 
-def line(**options):
-    return aeot.solve_exact(**{"sites": X[:, :1], **options})
-
-
 def grid(**options):
     return pictures.image_grid(GRAY, **options)
 
@@ -388,7 +384,6 @@ CASES = [
     (aeot.Polygon, "vertices", CORNERS * 1e100, "span", "e.100", "length"),
     (sampled, "source", BOX4_TINY, "more than one point", "1e-149", "length"),
     (sampled, "source", aeot.UniformBall(dim=4, radius=1e300), "1e154", r"e\+299", "length"),
-    (line, "source", aeot.UniformBox(low=[0.0], high=[1e-320]), "sides", "9.99", "length"),
     # pictures
     (pictures.image_grid, "images", None, "numeric", "None", ""),
     (pictures.image_grid, "images", IMAGES, "1 or 3 channels", r"\(12, 8, 8\)", ""),
