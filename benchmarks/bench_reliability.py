@@ -191,7 +191,7 @@ class Cases:
             found = [json.loads(line) for line in self.file.read_text().splitlines()]
             self.rows = [row for row in found if row.pop("mark") == mark]
         self.mark, self.begun = mark, time.perf_counter()
-        self.spent = sum(row.get("seconds", 0.0) for row in self.rows)
+        options.spent = sum(row.get("seconds", 0.0) for row in self.rows)  # by earlier runs
 
     def open(self, count):
         """Yield the numbers of the cases that are still to be run, until the time is over."""
@@ -610,10 +610,10 @@ def main():
     logging.getLogger("aeot").setLevel(logging.ERROR)  # what is taken up, and from where
     for name in PARTS if options.part == "all" else [options.part]:
         part, full = PARTS[name]
-        begun_at = time.perf_counter()
+        begun_at, options.spent = time.perf_counter(), 0.0
         told = part(options, options.count or full)
         line = {"part": name, "seed": options.seed, **told}
-        line["seconds"] = round(time.perf_counter() - begun_at, 1)
+        line["seconds"] = round(options.spent + time.perf_counter() - begun_at, 1)
         text = json.dumps({**line, "environment": environment()})
         print(text, flush=True)
         if options.out:
