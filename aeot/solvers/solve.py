@@ -90,7 +90,8 @@ def solve_semidiscrete(
             below that of the start made from the data. On a line they are kept if within `tol`.
         seed: Seed of all samples, >= 0.
         max_samples: Stop, uncertified, once so many samples are drawn; by default eight times
-            what an ordinary problem takes.
+            what an ordinary problem takes. Looked at between steps, of which a start from
+            near-duplicates or groups of sites is one: it may draw more.
         memory: Bytes for blocks of scores; rounding aside it changes no result.
         threads: Worker threads on a CPU; torch's number if left out. They change no result.
         checkpoint: Directory where the state is saved and from which a solve of the same problem
