@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.solvers.estimator import SemiDiscreteOT as SemiDiscreteOT
     from aeot.solvers.exact import solve_exact as solve_exact
     from aeot.solvers.hierarchy import solve_hierarchical as solve_hierarchical
+    from aeot.solvers.polar import polar_factorisation as polar_factorisation
     from aeot.solvers.solution import Solution as Solution
     from aeot.solvers.solve import solve_semidiscrete as solve_semidiscrete
 
@@ -102,6 +103,7 @@ _PUBLIC = {
     "BrenierMap": "maps.brenier",
     "SingularSet": "singular.singular_set",
     "find_singularities": "singular.singular_set",
+    "polar_factorisation": "solvers.polar",
     "Solution": "solvers.solution",
     "solve_exact": "solvers.exact",
     "solve_hierarchical": "solvers.hierarchy",

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import nn
 
 from aeot import _check, _loop
@@ -102,6 +103,21 @@ class Costs:
     w2: float
     w2_error: float
     n_points: int
+
+
+@dataclass(frozen=True)
+class Subgradients:
+    """The subdifferential of a Brenier potential at m points: convex hulls of sites.
+
+    Attributes:
+        vertices: Indices of the sites that span each hull (m, k), the nearest plane first, padded
+            with -1; one where the map is continuous.
+        dimension: Dimension of each hull (m,): 0 inside a cell, 1 on a facet between two cells,
+            and so on; points of dimension k are the set Sigma_k.
+    """
+
+    vertices: torch.Tensor
+    dimension: torch.Tensor
 
 
 @plain_methods
@@ -245,6 +261,58 @@ class BrenierMap(nn.Module):
     def forward(self, points: ArrayLike) -> torch.Tensor:
         """Return T(x) = y_i, the gradient of the potential, (m, d)."""
         return self.sites[self.cell(points)]
+
+    def subgradient(self, points: ArrayLike, *, tol: float | None = None) -> Subgradients:
+        """Return the subdifferential of the potential: the hull of the sites whose planes meet.
+
+        Where one plane is highest the potential is differentiable and the map continuous;
+        elsewhere the map jumps between the vertices of the hull.
+
+        Args:
+            points: (m, d).
+            tol: Planes within so much of the highest one meet there, in units of the potential,
+                >= 0. None: rounding, 64 units in the last place of the largest |x| |y| + |h|.
+
+        Returns:
+            The vertices and the dimension of each hull.
+
+        Raises:
+            ValueError: For a negative `tol`, or points of another width.
+
+        References:
+            N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
+            section 4: the singular sets Sigma_k.
+
+        Example:
+            >>> import aeot, torch
+            >>> square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+            >>> brenier = BrenierMap(aeot.UniformBox(dim=2), square, -square.square().sum(1) / 2)
+            >>> found = brenier.subgradient([[0.2, 0.1], [0.5, 0.1], [0.5, 0.5]])
+            >>> found.dimension.tolist(), found.vertices[1].tolist()
+            ([0, 1, 2], [0, 1, -1, -1])
+        """
+        x = _check.points("points", points, dim=self.dim, min_rows=0).detach().double()
+        sites, heights = self.sites.detach().double(), self.heights.detach()
+        size = float(x.norm(dim=1).max()) * float(sites.norm(dim=1).max()) if len(x) else 0.0
+        rounding = 64 * torch.finfo(torch.float64).eps * (size + float(heights.abs().max()))
+        tol = rounding if tol is None else _check.real("tol", tol, minimum=0)
+        k = min(self.dim + 2, len(sites))
+        while True:  # until nowhere all that were asked for meet
+            values, order = self.top(x, k)
+            meets = values >= values[:, :1] - tol
+            if k == len(sites) or not bool(meets.all(1).any()):
+                break
+            k = min(2 * k, len(sites))
+        vertices = torch.where(meets, order, -1)
+        dimension = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        for row in (meets.sum(1) > 1).nonzero()[:, 0].tolist():
+            corners, rank = _hull(sites[order[row][meets[row]]].cpu())
+            keep = order[row][meets[row]][corners.to(order.device)]
+            vertices[row] = -1
+            vertices[row, : len(keep)] = keep
+            dimension[row] = rank
+        longest = int((vertices >= 0).sum(1).max()) if len(x) else 1
+        return Subgradients(vertices[:, : max(longest, 1)], dimension)
 
     def potential(self, points: ArrayLike) -> torch.Tensor:
         """Return u(x) = max_i <x, y_i> + h_i, (m,); differentiable in points, sites and heights."""
@@ -674,6 +742,22 @@ class _Pool:
         self.seen += torch.bincount(label.cpu(), minlength=len(self.seen))
         self.refused += torch.bincount(label[~good].cpu(), minlength=len(self.seen))
         return x, owner, near, good
+
+
+def _hull(sites: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return which of some sites (k, d) are vertices of their convex hull, and its dimension."""
+    moved = sites - sites.mean(0)
+    rank = int(torch.linalg.matrix_rank(moved, rtol=1e-9))
+    if rank == len(sites) - 1:  # a simplex
+        return torch.ones(len(sites), dtype=torch.bool), rank
+    unit = moved / moved.norm(dim=1).max()
+    inside = torch.zeros(len(sites), dtype=torch.bool)
+    for i in range(len(sites)):  # a vertex is no convex combination of the others
+        others = torch.cat([unit[:i][~inside[:i]], unit[i + 1 :]])
+        system = torch.nn.functional.pad(others, (0, 1), value=1.0).T.numpy()
+        aim = torch.nn.functional.pad(unit[i], (0, 1), value=1.0).numpy()
+        inside[i] = nnls(system, aim)[1] < 1e-9
+    return ~inside, rank
 
 
 def _filled(mean: torch.Tensor, hit: torch.Tensor, sites: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from aeot.metrics.formulas import (
     memorisation,
     mode_coverage,
     sliced_wasserstein,
+    wasserstein1,
 )
 from aeot.metrics.precision_recall import prd_curve, prd_from_histograms, prd_scores, prdc
 
@@ -21,4 +22,5 @@ __all__ = [
     "prd_scores",
     "prdc",
     "sliced_wasserstein",
+    "wasserstein1",
 ]
