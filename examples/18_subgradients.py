@@ -1,10 +1,10 @@
 """Where two, three or more planes meet
 ====================================
 
-The potential is the highest of many planes. Where one is highest the map is continuous; on a facet two
-are, and the subdifferential is the segment between their sites; at a vertex it is a triangle. The
-dimension of that hull sorts all points into the sets Sigma_0, Sigma_1, Sigma_2 of Lei et al., "A
-geometric understanding of deep learning", section 4.
+The potential is the highest of many planes. Where one is highest the map is continuous; on a facet
+two are, and the subdifferential is the segment between their sites; at a vertex it is a triangle.
+The dimension of that hull sorts all points into the sets Sigma_0, Sigma_1, Sigma_2 of Lei et al.,
+"A geometric understanding of deep learning", section 4.
 """
 
 import sys
@@ -63,8 +63,8 @@ figure.savefig(OUT / "18_subgradients.png", dpi=130)
 
 # %%
 # In more dimensions nothing can be drawn, and the count still holds: a point that moves from inside
-# a cell to the nearest place where its k highest planes are equal has a subdifferential of dimension
-# k - 1, unless another plane is higher there.
+# a cell to the nearest place where its k highest planes are equal has a subdifferential of
+# dimension k - 1, unless another plane is higher there.
 def moved(brenier, points, k):
     """Points of the least change at which the k highest planes of each are equal."""
     _, order = brenier.top(points, k)
