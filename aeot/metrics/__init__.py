@@ -3,6 +3,7 @@
 from aeot.metrics.formulas import (
     class_divergence,
     frechet_distance,
+    inception_score,
     kernel_distance,
     memorisation,
     mode_coverage,
@@ -14,6 +15,7 @@ from aeot.metrics.precision_recall import prd_curve, prd_from_histograms, prd_sc
 __all__ = [
     "class_divergence",
     "frechet_distance",
+    "inception_score",
     "kernel_distance",
     "memorisation",
     "mode_coverage",

@@ -231,6 +231,43 @@ def wasserstein1(
 
 
 @plain_torch()
+def inception_score(probabilities: ArrayLike) -> float:
+    """Inception score: exp of the mean divergence of each sample's classes from those of all.
+
+    1 where a classifier sees the same in every sample, the number of classes where it is sure of
+    each and sees all equally often. It knows no reference: copies of one image a class score best.
+    Only with the Inception network's 1000 classes is it the published score.
+
+    Args:
+        probabilities: Class probabilities of samples (m, classes), >= 0, rows summing to one.
+
+    Returns:
+        The score, in [1, classes].
+
+    Raises:
+        ValueError: If the rows are no probabilities.
+
+    References:
+        Salimans et al., "Improved techniques for training GANs", 2016, section 4.
+
+    Example:
+        >>> inception_score([[1.0, 0.0], [0.0, 1.0]]), inception_score([[0.5, 0.5], [0.5, 0.5]])
+        (2.0, 1.0)
+    """
+    p = _check.points("probabilities", probabilities).detach().double()
+    sums = p.sum(dim=1)
+    if bool((p < 0).any()) or bool(((sums - 1).abs() > 1e-4).any()):
+        got = f"a least entry of {float(p.min()):g} and sums from {float(sums.min()):g} to "
+        way_out = "pass softmax of the classifier's outputs"
+        must = "have rows >= 0 that sum to one"
+        raise _check.fail("probabilities", must, f"{got}{float(sums.max()):g}", way_out)
+    p = p / sums[:, None]
+    mean = p.mean(dim=0)
+    divergence = torch.special.entr(mean).sum() - torch.special.entr(p).sum(dim=1).mean()
+    return float(divergence.clamp(min=0).exp())
+
+
+@plain_torch()
 def class_divergence(
     generated: ArrayLike,
     reference: ArrayLike,

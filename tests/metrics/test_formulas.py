@@ -288,3 +288,15 @@ def test_bad_features_are_refused(name):
         METRICS[name](good, good[:, :2])
     with pytest.raises(ValueError, match="generated must have shape"):
         METRICS[name](good[0], good)
+
+
+def test_inception_score_of_certain_mixed_and_equal_samples():
+    certain = torch.eye(4).double()[[0, 1, 1, 1]]  # frequencies 1/4, 3/4: exp of their entropy
+    right = math.exp(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
+    assert metrics.inception_score(certain) == pytest.approx(right, rel=1e-12)
+    p = torch.softmax(3 * normal(50, 6, seed=0), 1)
+    by_rows = (p * (p / p.mean(0)).log()).sum(1).mean().exp()
+    assert metrics.inception_score(p) == pytest.approx(float(by_rows), rel=1e-12)
+    assert metrics.inception_score(p[:1]) == 1.0
+    with pytest.raises(ValueError, match=r"probabilities must have rows >= 0 .*softmax"):
+        metrics.inception_score([[0.5, 0.6]])
