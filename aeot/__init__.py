@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.measures import Gaussian as Gaussian
     from aeot.measures import GridDensity as GridDensity
     from aeot.measures import Polygon as Polygon
+    from aeot.measures import Radial as Radial
     from aeot.measures import Sampler as Sampler
     from aeot.measures import UniformBall as UniformBall
     from aeot.measures import UniformBox as UniformBox
@@ -71,6 +72,7 @@ _PUBLIC = {
     "Gaussian": "measures",
     "GridDensity": "measures",
     "Polygon": "measures",
+    "Radial": "measures",
     "Sampler": "measures",
     "UniformBall": "measures",
     "UniformBox": "measures",

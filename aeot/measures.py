@@ -176,6 +176,83 @@ class UniformBall:
 
 
 @plain_methods
+class Radial:
+    """A measure that looks the same in every direction, such as the uniform one on a sphere.
+
+    Its points are ``center + r u``, u uniform on the unit sphere and r a length that is independent
+    of u.
+
+    Args:
+        dim: Dimension.
+        radius: A number: the radius of a sphere, > 0. Or a function: ``radius(n, generator)``
+            returns n independent lengths (n,), >= 0, all of its randomness from the generator.
+        center: Centre, shape (dim,) or a number; 0 by default.
+
+    Attributes:
+        dim: Dimension.
+        radius: As given.
+        center: Centre (dim,).
+        dtype: Of its points.
+        mean: The centre (dim,).
+
+    Example:
+        >>> on_sphere = Radial(dim=3, radius=2.0).sample(5)
+        >>> bool((on_sphere.norm(dim=1) - 2).abs().max() < 1e-5)
+        True
+        >>> shell = Radial(dim=3, radius=lambda n, g: 1 + torch.rand(n, generator=g))
+        >>> bool((shell.sample(5).norm(dim=1) >= 0.999).all())
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        radius: float | Callable[[int, torch.Generator | None], torch.Tensor] = 1.0,
+        center: ArrayLike | float | None = None,
+    ) -> None:
+        self.dim = _check.integer("dim", dim)
+        self.center = _vector("center", center, self.dim, 0.0)
+        self.radius = radius if callable(radius) else _check.real("radius", radius, above=0.0)
+        self.mean = self.center
+        width = 1.0 if callable(self.radius) else self.radius
+        widths = torch.full_like(self.center, width, dtype=torch.float64)
+        self.dtype = _dtype((center,), self.center.abs(), widths)
+
+    def __repr__(self) -> str:
+        radius = self.radius if callable(self.radius) else f"{self.radius:g}"
+        return f"Radial(dim={self.dim}, radius={radius}, center={self.center.tolist()})"
+
+    def lengths(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw n independent distances from the centre, (n,), on the generator's device.
+
+        Raises:
+            ValueError: If the function returns another shape, or lengths that are negative or not
+                finite.
+        """
+        device = device_of(generator)
+        if not callable(self.radius):
+            return torch.full((n,), self.radius, dtype=self.dtype, device=device)
+        with torch.no_grad():
+            drawn = self.radius(n, generator)
+        r = _check.array("radius(n, generator)", drawn).to(device)
+        if r.shape != (n,):
+            got = f"shape {tuple(r.shape)}"
+            raise _check.fail("radius(n, generator)", f"return shape ({n},)", got)
+        if bool((r < 0).any()):
+            raise _check.fail("radius(n, generator)", "be >= 0", f"{float(r.min()):g}")
+        return r
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw n independent points, (n, dim), on the generator's device."""
+        _check.rows("n", n, self.dim, minimum=0)
+        device, dtype = device_of(generator), self.dtype
+        x = torch.randn(n, self.dim, generator=generator, dtype=dtype, device=device)
+        r = self.lengths(n, generator).to(x)[:, None]
+        return self.center.to(x) + x / x.norm(dim=1, keepdim=True) * r
+
+
+@plain_methods
 class Gaussian:
     """A normal measure with any covariance; the standard one by default.
 

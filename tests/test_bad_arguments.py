@@ -217,6 +217,7 @@ CASES = [
     (aeot.UniformBox, "dim", 2.0, WHOLE, "2.0", ""),
     (aeot.UniformBox, "dim", True, WHOLE, "True", ""),
     (aeot.UniformBall, "dim", 0, WHOLE, "0", ""),
+    (lambda radius: aeot.Radial(dim=2, radius=radius), "radius", -1.0, "> 0", "-1", ""),
     (lambda radius: aeot.UniformBall(dim=2, radius=radius), "radius", 0, "> 0", "0", ""),
     (lambda center: aeot.UniformBall(dim=2, center=center), "center", [1], "shape", r"\(1,\)", ""),
     (lambda high: aeot.UniformBox(dim=2, high=high), "high", -1, "above low", "axis 0", ""),

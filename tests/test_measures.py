@@ -3,7 +3,7 @@ import torch
 
 import aeot
 from aeot import generator
-from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
+from aeot.measures import Empirical, Gaussian, Radial, Sampler, UniformBall, UniformBox
 
 N = 200_000
 MATRIX = torch.tensor([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])
@@ -38,6 +38,29 @@ def test_ball_is_uniform_in_volume():
     assert float(x.norm(dim=1).max()) <= 2.0 + 1e-6
     inner = float((x.norm(dim=1) < 1.0).double().mean())
     assert abs(inner - 1 / 8) < 5 * (1 / 8 * 7 / 8 / N) ** 0.5
+
+
+def test_radial_is_a_sphere_or_has_the_lengths_asked_for():
+    x = Radial(dim=4, radius=3.0, center=1.0).sample(N, generator=generator(0)).double() - 1
+    assert float((x.norm(dim=1) - 3).abs().max()) < 1e-5
+    # A coordinate on the unit sphere has variance 1 / d and fourth moment 3 / (d^2 + 2 d).
+    assert ((x / 3).square().mean(0) - 1 / 4).abs().max() < 5 * (1 / 8 / N) ** 0.5
+    assert ((x / 3).pow(4).mean(0) - 1 / 8).abs().max() < 5 * (1 / 16 / N) ** 0.5
+
+    def lengths(n, g):
+        return 1 + torch.rand(n, generator=g)
+
+    shell = Radial(dim=4, radius=lengths)
+    r = shell.sample(N, generator=generator(0)).norm(dim=1).double()
+    assert float((r - 1.5).mean().abs()) < 5 * (1 / 12 / N) ** 0.5
+    assert float(r.min()) >= 1 - 1e-6
+    assert torch.equal(
+        shell.sample(9, generator=generator(1)), shell.sample(9, generator=generator(1))
+    )
+    with pytest.raises(ValueError, match=r"must return shape \(5,\), got shape \(5, 1\)"):
+        Radial(dim=2, radius=lambda n, g: torch.ones(n, 1)).sample(5)
+    with pytest.raises(ValueError, match="must be >= 0, got -1"):
+        Radial(dim=2, radius=lambda n, g: -torch.ones(n)).sample(5)
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=repr)

@@ -19,7 +19,7 @@ import torch
 
 from aeot import _check
 from aeot._rng import generator, stream_seed
-from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
+from aeot.measures import Gaussian, Measure, Radial, UniformBall, UniformBox
 from aeot.search.engines import top_k
 from aeot.search.heights import center
 
@@ -30,7 +30,8 @@ class Problem:
 
     Attributes:
         source: The caller's source measure.
-        law: What z is: "box", "normal" (independent coordinates), "ball", or "sampler".
+        law: What z is: "box", "normal" (independent coordinates), "radial" (the same in every
+            direction), or "sampler".
         mean: (d,) float64, mean of the source.
         factor: (d, d) float64.
         sites: (n, d) float32, standard coordinates, on the solver's device.
@@ -111,6 +112,8 @@ class Problem:
                 box *= np.float32(12**0.5)
                 return torch.from_numpy(box)
             z = torch.from_numpy(numbers.standard_normal((rows, d), dtype=np.float32))
+            if self.law == "normal":
+                return z
             radii = torch.from_numpy(numbers.random((rows, 1), dtype=np.float32))
         else:
             rng = generator(self.seed, "transport", *key, device=device)
@@ -119,10 +122,15 @@ class Problem:
                 z = torch.rand(rows, d, **like)
                 return (z - 0.5) * 12**0.5
             z = torch.randn(rows, d, **like)
+            if self.law == "normal":
+                return z
             radii = torch.rand(rows, 1, **like)
-        if self.law == "ball":
-            z = z / z.norm(dim=1, keepdim=True) * radii ** (1 / d) * (d + 2) ** 0.5
-        return z
+        if isinstance(self.source, Radial):
+            rng = generator(self.seed, "transport", *key, "radii", device=device)
+            radii = (self.source.lengths(rows, rng) / self.factor[0, 0]).to(radii)[:, None]
+        else:
+            radii = radii ** (1 / d) * (d + 2) ** 0.5
+        return z / z.norm(dim=1, keepdim=True) * radii
 
 
 def standardise(
@@ -190,7 +198,12 @@ def _moments(source: Measure, seed: int) -> tuple[str, torch.Tensor, torch.Tenso
     elif type(source) is UniformBall:
         unit = torch.eye(source.dim, dtype=torch.float64)
         mean = source.center.to("cpu", torch.float64)
-        return "ball", mean, unit * source.radius / (source.dim + 2) ** 0.5
+        return "radial", mean, unit * source.radius / (source.dim + 2) ** 0.5
+    elif type(source) is Radial:
+        mean = source.center.to("cpu", torch.float64)
+        r = source.lengths(1 << 14, generator(seed, "transport", "moments"))
+        size = float(r.to("cpu", torch.float64).square().mean().sqrt())
+        return "radial", mean, torch.eye(source.dim, dtype=torch.float64) * size / source.dim**0.5
     known = [getattr(source, name, None) for name in ("mean", "covariance")]
     tensors = [x.to("cpu", torch.float64) for x in known if isinstance(x, torch.Tensor)]
     if len(tensors) == 2:

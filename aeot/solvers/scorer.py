@@ -1,9 +1,11 @@
 """Keyed blocks of source samples, scored against all sites of a problem by an engine.
 
 Block b of a stage is drawn from (seed, stage, b) alone, and its shape depends on the number of
-sites only. Where the source's coordinates are independent, a block shares half points: m first
-halves and m second halves make m * m samples, each distributed like the source, for the matrix
-products of 2m rows (each half as wide).
+sites only. A block may share half points: m first halves and m second halves make m * m samples,
+each distributed like the source, for the matrix products of 2m rows (each half as wide). Halves of
+independent coordinates meet as they are. Of a source that looks the same in every direction, the
+directions of the halves are independent of each other and of their lengths: there all samples of a
+group share the two lengths of one point.
 """
 
 from __future__ import annotations
@@ -96,9 +98,19 @@ class Scorer:
             z = self.problem.draw(self.rows, *key)
         if self.split == 1:
             return Block(z, z.new_zeros(1, 0), self.rows, x)
-        # Independent coordinates may be taken in any order, so here in that of `order`.
-        z, cut = z.view(-1), self.rows * self.planes.left.shape[0]
+        # The coordinates of these laws may be taken in any order, so here in that of `order`.
+        cut = self.planes.left.shape[0]
+        if self.problem.law == "radial":
+            halves = (self._of_one_length(half) for half in (z[:, :cut], z[:, cut:]))
+            return Block(*halves, self.split)
+        z, cut = z.view(-1), self.rows * cut
         return Block(z[:cut].view(self.rows, -1), z[cut:].view(self.rows, -1), self.split)
+
+    def _of_one_length(self, half: torch.Tensor) -> torch.Tensor:
+        # Every group of half points (rows, p) gets the length of its first.
+        lengths = half.norm(dim=1, keepdim=True)
+        shared = lengths[:: self.split].repeat_interleave(self.split, 0)
+        return half * (shared / lengths.clamp(min=1e-30))
 
     def points(self, block: Block, samples: torch.Tensor) -> torch.Tensor:
         """Return chosen samples (k,) of a block in the caller's coordinates, (k, d) float64."""

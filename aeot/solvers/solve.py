@@ -222,9 +222,9 @@ def choose_split(law: str, n: int, d: int) -> int:
     | 512 or more | 7 to 31  | 8  |                                                        |
     |             | 32 on    | 16 | the product of the scores would be the main cost       |
 
-    Sources without independent coordinates take 1.
+    Sources known by their samples only take 1.
     """
-    if law not in ("box", "normal") or d < 7 or n < 512:
+    if law == "sampler" or d < 7 or n < 512:
         return 1
     return 8 if d < 32 else 16
 

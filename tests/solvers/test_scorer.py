@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
-from aeot.measures import Gaussian, Sampler, UniformBall, UniformBox
+from aeot.geometry.diagram import power_diagram
+from aeot.measures import Gaussian, Radial, Sampler, UniformBall, UniformBox
+from aeot.solvers.certificate import tally
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
 
@@ -188,3 +191,57 @@ def test_cluster_maxima_are_maxima_over_clusters(engine):
     for g in range(4):
         expected = full[:, edges[g] : edges[g + 1]].amax(1)
         assert torch.allclose(scores[:, g], expected, atol=1e-4)
+
+
+RADIAL = {
+    "ball": (UniformBall(dim=9, center=3.0, radius=2.0), lambda r: (r / 2) ** 9),
+    "sphere": (Radial(dim=9, radius=2.0), None),
+    "shell": (Radial(dim=9, radius=lambda n, g: 1 + torch.rand(n, generator=g)), lambda r: r - 1),
+}
+
+
+@pytest.mark.parametrize("name", RADIAL)
+@pytest.mark.parametrize("place", [0, 27, 63])
+def test_each_sample_of_shared_halves_has_the_radial_law(name, place):
+    # One sample of every group: those are independent.
+    source, distribution = RADIAL[name]
+    g = torch.Generator().manual_seed(0)
+    sites = torch.randn(600, 9, generator=g, dtype=torch.float64)
+    p = standardise(source, sites, torch.full((600,), 1 / 600, dtype=torch.float64), 1)
+    scorer = Scorer(p, split=8)
+    chosen = torch.arange(place, scorer.block_samples, 64)
+    x = torch.cat([scorer.points(scorer.draw("t", b), chosen) for b in range(80)])
+    assert len(x) > 3000
+    x = x - source.center
+    r = x.norm(dim=1)
+    if distribution is None:
+        assert float((r - 2).abs().max()) < 1e-5
+    else:
+        assert scipy.stats.kstest(distribution(r.numpy()), "uniform").pvalue > 1e-3
+    # The square of a coordinate of a uniform direction, and of the direction inside a half.
+    squares = (x / r[:, None]).square().numpy()
+    for column in (0, 3, 8):
+        assert scipy.stats.kstest(squares[:, column], scipy.stats.beta(0.5, 4).cdf).pvalue > 1e-3
+    half = squares[:, ::2].sum(1)
+    assert scipy.stats.kstest(half, scipy.stats.beta(2.5, 2).cdf).pvalue > 1e-3
+    assert scipy.stats.kstest(squares[:, 4] / half, scipy.stats.beta(0.5, 2).cdf).pvalue > 1e-3
+    assert float((x[:, :4].sign() * x[:, 4:8].sign()).mean(0).abs().max()) < 5 / len(x) ** 0.5
+
+
+@pytest.mark.parametrize("split", [1, 4, 8])
+def test_masses_of_shared_halves_are_those_of_exact_cells_in_a_disk(split):
+    g = torch.Generator().manual_seed(4)
+    sites = torch.randn(40, 2, generator=g, dtype=torch.float64)
+    source = UniformBall(dim=2, center=[1.0, -2.0], radius=1.5)
+    p = standardise(source, sites, torch.full((40,), 1 / 40, dtype=torch.float64), 0)
+    h = heights_of(p)
+    exact = power_diagram(source, sites, p.from_standard(h)).masses.numpy()
+    result = tally(Scorer(p, split=split), h, "t", range(48))
+    share = result.counts / result.counts.sum(1, keepdims=True)
+    noise = share.std(axis=0, ddof=1) / 32**0.5  # batches are independent
+    seen = exact > 1e-3
+    z = (share.mean(0) - exact)[seen] / noise[seen]
+    assert float(np.abs(z).max()) < 5
+    assert 0.4 < float(np.square(z).mean()) < 2
+    inflation = np.square(noise).sum() * result.n_samples / (exact * (1 - exact)).sum()
+    assert (inflation > 1.5) == (split > 1)  # cells of a plane are large

@@ -489,7 +489,7 @@ def test_gaussian_start_is_the_map_between_gaussians():
 
 def test_split_follows_the_table():
     table = {("box", 900, 6): 1, ("box", 900, 7): 8, ("normal", 900, 31): 8, ("box", 511, 9): 1}
-    table |= {("normal", 900, 32): 16, ("ball", 900, 64): 1}
+    table |= {("normal", 900, 32): 16, ("radial", 900, 64): 16, ("sampler", 900, 64): 1}
     assert {key: choose_split(*key) for key in table} == table
 
 
