@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.gan.wasserstein import ConditionalWGANGP as ConditionalWGANGP
     from aeot.geometry.diagram import power_diagram as power_diagram
     from aeot.maps.brenier import BrenierMap as BrenierMap
+    from aeot.maps.coupling import coupling as coupling
     from aeot.measures import ConvexPolygon as ConvexPolygon
     from aeot.measures import Empirical as Empirical
     from aeot.measures import Gaussian as Gaussian
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.models.aeot import AEOT as AEOT
     from aeot.models.autoencoder import Autoencoder as Autoencoder
     from aeot.models.translator import TransportTranslator as TransportTranslator
+    from aeot.search.heights import cost_sites as cost_sites
     from aeot.singular.curves import singular_curves as singular_curves
     from aeot.singular.curves import singular_surfaces as singular_surfaces
     from aeot.singular.singular_set import SingularSet as SingularSet
@@ -100,9 +102,11 @@ _PUBLIC = {
     "WGAN": "gan.wasserstein",
     "WGANGP": "gan.wasserstein",
     "power_diagram": "geometry.diagram",
+    "cost_sites": "search.heights",
     "singular_curves": "singular.curves",
     "singular_surfaces": "singular.curves",
     "BrenierMap": "maps.brenier",
+    "coupling": "maps.coupling",
     "SingularSet": "singular.singular_set",
     "find_singularities": "singular.singular_set",
     "polar_factorisation": "solvers.polar",

@@ -72,7 +72,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "memory_gib": _memory(),
         "gpus": gpus,
         "device": str(device),
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "world_size": processes()[1],
     }
 
 
@@ -107,9 +107,14 @@ def _memory() -> float | None:
         return None
 
 
+def processes() -> tuple[int, int]:
+    """Rank of this process and how many there are, as torchrun says; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_writer() -> bool:
     """Whether this process writes files and prints: rank 0 under torchrun, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return processes()[0] == 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -152,6 +152,12 @@ def aeot_model(tmp_path):
     return model.brenier_.heights, model.sample(3), back.sample(3), path
 
 
+def the_pairs():
+    pairs = aeot.coupling(brenier(), batch_size=30, flips=True, transform=lambda row: 2 * row)
+    moved = aeot.cost_sites(SITES, [2.0, 0.5])
+    return pairs.batch(1), pairs.noise([3, 4]), pairs.sample_plan(POINTS, POINTS), moved
+
+
 def translator():
     model = aeot.TransportTranslator(latent_dim=2, tol=0.5)
     return model.fit(aeot.unpaired(IMAGES, -IMAGES), steps=2).translate(IMAGES[:2])
@@ -192,7 +198,7 @@ CASES = {
     **{f.__name__: f for f in (the_map, a_gradient, an_exact_solution, a_tree, a_singular_set)},
     **{f.__name__: f for f in (an_sklearn_model, measures, numbers, the_metrics, features)},
     **{f.__name__: f for f in (data_functions, autoencoder, narrow_autoencoder, aeot_model)},
-    **{f.__name__: f for f in (translator, others)},
+    **{f.__name__: f for f in (translator, others, the_pairs)},
     "numba": a_solution,
     "torch": lambda: a_solution(engine="torch"),
     "adam": lambda: a_solution(method="adam", max_samples=3e4),

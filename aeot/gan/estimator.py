@@ -148,6 +148,10 @@ class GenerativeModel(Trained):
         self.n_rows_: int = len(data)
         self.n_classes_: int = 0 if data.labels is None else int(data.labels.max()) + 1
 
+    def _facts(self) -> dict[str, Any]:
+        """What else a checkpoint must have begun with."""
+        return {}
+
     def _check_data(self, data: Dataset) -> None:
         """Raise a ValueError if the arguments do not fit the data or each other."""
 
@@ -196,7 +200,7 @@ class GenerativeModel(Trained):
             raise _check.fail("data", "hold at least one row", "none")
         self._check_data(data)
         steps = _check.integer("steps", steps, minimum=0)
-        facts = {"class": type(self).__name__, **self.arguments(), **digest(data)}
+        facts = {"class": type(self).__name__, **self.arguments(), **digest(data), **self._facts()}
         if not self._open_ended:
             facts["steps"] = steps
         size = self.batch_size * self._multiple

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from aeot import _check
+from aeot._check import ArrayLike
 from aeot._environment import in_parts
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
+from aeot.maps.coupling import Coupling
+from aeot.measures import Gaussian
 from aeot.networks.blocks import mlp
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Velocity(nn.Module):
@@ -72,10 +78,58 @@ class FlowMatching(GenerativeModel):
 
     _checks = Trained._checks | {"layers": _check.integer, "integration_steps": _check.integer}
 
+    def fit(
+        self,
+        data: Dataset | ArrayLike,
+        *,
+        coupling: Coupling | None = None,
+        **options: Any,  # noqa: ANN401 - those of GenerativeModel.fit
+    ) -> Self:
+        """Train on a data set, on the device where it lies, as other baselines do.
+
+        Args:
+            data: A `Dataset` of vectors, or anything `aeot.tensors` takes.
+            coupling: Which noise goes with which row: an `aeot.coupling` whose sites are these
+                rows, from standard normal noise, with this model's `batch_size`. Shifts and units
+                of the data change no pair. None: any noise with any row.
+            options: ``steps``, ``checkpoint``, ``on_step``, ``log``, ``progress``.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: If an argument is out of range or does not fit the data.
+        """
+        self._coupling = coupling
+        try:
+            return super().fit(data, **options)
+        finally:
+            del self._coupling
+
+    def _facts(self) -> dict[str, Any]:
+        return {"coupling": None if self._coupling is None else self._coupling.digest()}
+
     def _check_data(self, data: Dataset) -> None:
         if len(data.shape) != 1:
             way_out = "fit it to the codes of an autoencoder"
             raise _check.fail("data", "be vectors", f"rows of shape {data.shape}", way_out)
+        if self._coupling is None:
+            return
+        way_out = f"aeot.coupling(solution, data, batch_size={self.batch_size}) makes one"
+        _check.instance("coupling", self._coupling, Coupling, way_out)
+        brenier, source = self._coupling.brenier, self._coupling.brenier.source
+        if (len(brenier.sites), source.dim) != (len(data), data.shape[0]):
+            got = f"{len(brenier.sites)} sites in {source.dim} dimensions"
+            must = f"be of the {len(data)} rows of data, in {data.shape[0]} dimensions"
+            raise _check.fail("coupling", must, got, way_out)
+        if self._coupling.batch_size != self.batch_size:
+            must = f"have the batch_size of the model, {self.batch_size}"
+            raise _check.fail("coupling", must, self._coupling.batch_size, way_out)
+        if not isinstance(source, Gaussian) or bool(
+            source.mean.any() or (source.covariance != torch.eye(source.dim)).any()
+        ):
+            must = f"draw from Gaussian(dim={source.dim}), as samples of the model begin there"
+            raise _check.fail("coupling", must, repr(source), "solve the transport from that")
 
     def _build(self) -> dict[str, nn.Module]:
         self.velocity_ = Velocity(self.shape_[0], self.hidden, self.layers)
@@ -90,8 +144,12 @@ class FlowMatching(GenerativeModel):
 
     def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
         stream = generator(self.seed, "noise", step)
+        if self._coupling is None:
+            start = noise(tuple(real.shape), stream, real)
+        else:
+            start, rows, *_ = self._coupling.batch(step)
+            start, real = start.to(real), self._data[rows.to(real.device)]
         end = (real - self.velocity_.mean) / self.velocity_.std
-        start = noise(tuple(end.shape), stream, end)
         time = torch.rand((len(end), 1), generator=stream).to(end)
         out = self.velocity_(torch.lerp(start, end, time), time).float()
         loss = (out - (end - start)).square().mean()

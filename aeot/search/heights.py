@@ -18,6 +18,10 @@ from __future__ import annotations
 
 import torch
 
+from aeot import _check
+from aeot._check import ArrayLike
+from aeot._environment import plain_torch
+
 
 def center(heights: torch.Tensor) -> torch.Tensor:
     """Return the heights with mean zero, the gauge used everywhere, in float64 (n,)."""
@@ -65,3 +69,54 @@ def shifted_source(heights: torch.Tensor, sites: torch.Tensor, shift: torch.Tens
     """
     y = sites.to(torch.float64)
     return center(heights.to(torch.float64) - y @ shift.to(y))
+
+
+@plain_torch()
+def cost_sites(sites: ArrayLike, cost: ArrayLike) -> torch.Tensor:
+    r"""Return the sites whose map for |x - y|^2 / 2 is that of `sites` for another quadratic cost.
+
+    The cost is (x - y)^T A (x - y) / 2. Of it x^T A x and y^T A y are paid whatever goes where, so
+    only -<x, A y> decides: a map onto the sites A y_i has the same cells. Its indices stand for the
+    caller's sites, ``sites[solution.map().cell(x)]``, and ``aeot.coupling(solution, sites)`` pairs
+    with those. The cost -<x, y> has the map of |x - y|^2 / 2 itself. Other costs are not offered.
+
+    Args:
+        sites: (n, d).
+        cost: A: weights of the axes (d,), positive, or a matrix (d, d), symmetric and positive
+            definite.
+
+    Returns:
+        A y_i, (n, d), in the dtype of the sites.
+
+    Raises:
+        ValueError: If shapes do not match or A is not positive definite.
+
+    Example:
+        >>> import aeot
+        >>> sites = torch.tensor([[0.0, 0.0], [1.0, 2.0]])
+        >>> cost_sites(sites, [4.0, 0.25])
+        tensor([[0.0000, 0.0000],
+                [4.0000, 0.5000]])
+        >>> solution = aeot.solve_semidiscrete(aeot.Gaussian(dim=2), cost_sites(sites, [4.0, 0.25]))
+        >>> sites[solution.map().cell([[-1.0, 0.5], [3.0, 0.5]])]
+        tensor([[0., 0.],
+                [1., 2.]])
+    """
+    y = _check.points("sites", sites)
+    matrix = _check.array("cost", cost).detach().to(y.device, torch.float64)
+    d = y.shape[1]
+    if matrix.shape not in ((d,), (d, d)):
+        must = f"have shape ({d},) or ({d}, {d})"
+        raise _check.fail("cost", must, f"shape {tuple(matrix.shape)}")
+    if matrix.ndim == 1:
+        least = float(matrix.min())
+        moved = y.double() * matrix
+    else:
+        if not torch.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-7 * float(matrix.abs().max())):
+            raise _check.fail("cost", "be symmetric", "a matrix that is not", "use (A + A.T) / 2")
+        least = float(torch.linalg.eigvalsh(matrix)[0])
+        moved = y.double() @ matrix.T
+    if not least > 0:
+        got = f"least {'weight' if matrix.ndim == 1 else 'eigenvalue'} {least:.3g}"
+        raise _check.fail("cost", "be positive definite", got, "leave out axes that cost nothing")
+    return moved.to(y.dtype)

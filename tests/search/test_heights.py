@@ -1,6 +1,9 @@
+import numpy as np
+import ot
 import pytest
 import torch
 
+import aeot
 from aeot import generator
 from aeot.search import heights as H
 
@@ -51,3 +54,40 @@ def test_cells_move_with_the_source(problem):
     before = H.scores(points, sites, heights).argmax(1)
     moved = H.shifted_source(heights, sites, shift)
     assert torch.equal(H.scores(points + shift, sites, moved).argmax(1), before)
+
+
+@pytest.mark.parametrize("kind", ["weights", "matrix"])
+def test_sites_of_another_cost_give_its_optimal_plan(problem, kind):
+    """Compared with the linear programme on points and the masses that the map gives them."""
+    points, sites, _ = problem
+    cost = torch.tensor([4.0, 1.0, 0.1], dtype=torch.float64)
+    if kind == "matrix":
+        turn = torch.linalg.qr(torch.randn(3, 3, generator=generator(1)).double())[0]
+        cost = turn @ torch.diag(cost) @ turn.T
+    matrix = cost if kind == "matrix" else torch.diag(cost)
+    solution = aeot.solve_semidiscrete(aeot.UniformBox(dim=3), aeot.cost_sites(sites, cost))
+    owner = solution.map().cell(points)
+    apart = points[:, None] - sites[None]
+    table = torch.einsum("mnd,de,mne->mn", apart, matrix, apart) / 2
+    masses = torch.bincount(owner, minlength=30).double() / len(points)
+    least = ot.emd2(np.full(400, 1 / 400), masses.numpy(), table.numpy())
+    paid = float(table[torch.arange(400), owner].mean())
+    assert abs(paid - least) < 1e-9
+    plain = aeot.solve_semidiscrete(aeot.UniformBox(dim=3), sites).map().cell(points)
+    assert float(table[torch.arange(400), plain].mean()) > 1.02 * least
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        ([1.0, 2.0], r"cost must have shape \(3,\) or \(3, 3\), got shape \(2,\)"),
+        ([1.0, 0.0, 1.0], "cost must be positive definite, got least weight 0; leave out"),
+        (-np.eye(3), "cost must be positive definite, got least eigenvalue -1"),
+        (np.triu(np.ones((3, 3))), "cost must be symmetric, got a matrix that is not"),
+        ([1.0, float("nan"), 1.0], "cost must be finite"),
+        ("mahalanobis", "cost must be a numeric array"),
+    ],
+)
+def test_costs_that_are_no_metric_are_refused(problem, cost, message):
+    with pytest.raises(ValueError, match=message):
+        aeot.cost_sites(problem[1], cost)

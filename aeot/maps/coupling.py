@@ -1,0 +1,610 @@
+"""Pairs (noise, data) of a transport map, for training flow-matching models."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset, get_worker_info
+
+from aeot import _check, _io, _loop
+from aeot._check import ArrayLike
+from aeot._environment import plain_methods, plain_torch, processes
+from aeot._rng import forked, generator, stream_seed
+from aeot.data.arrays import Dataset, tensors
+from aeot.maps.brenier import BrenierMap
+from aeot.measures import Empirical, Gaussian, Measure, UniformBall, UniformBox
+
+_KIND = "pairs"
+_BLOCK = 256  # points of a source that can only be sampled; part of the definition of its keys
+_AT_ONCE = 1 << 22  # numbers in the points whose cells are found at a time
+_ROUND_EPOCHS, _ROUND_PAIRS = 16, 1 << 16  # a round has so many, and at least so many pairs
+_ROUND_KEYS = 1 << 36
+_LEAST_MASS = 1 / 16  # share of its mass that a cell must have to be waited for
+_SINGLES = 256  # pairs made together where they are handed out one by one
+
+
+class Solved(Protocol):
+    """What has a map to offer: a `Solution`."""
+
+    def map(self) -> BrenierMap:
+        """Return it."""
+        ...
+
+
+Rows = ArrayLike | Dataset | TorchDataset | Callable[[int], Any]
+
+
+class Pairs(NamedTuple):
+    """Points of the source with the data that the map sends them to.
+
+    Attributes:
+        noise: (B, d), or (B, C, H, W) where the data have that shape and as many numbers.
+        index: The site of each, whose cell holds the noise (B,), int64.
+        data: What belongs to that site (B, ...), after `transform`.
+        label: Its label (B,), int64; -1 where there are no labels.
+    """
+
+    noise: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # tuples have a method of that name
+    data: torch.Tensor
+    label: torch.Tensor
+
+
+@plain_torch()
+def coupling(
+    transport: Solved | BrenierMap,
+    data: Rows | None = None,
+    *,
+    labels: ArrayLike | None = None,
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    flips: bool = False,
+    batch_size: int | None = None,
+    epoch_size: int | None = None,
+    seed: int = 0,
+    start: int = 0,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> Coupling:
+    """Make an endless data set of pairs (noise, data) that the transport map couples.
+
+    Noise is drawn from the source, and its datum is the one whose cell holds it. In every epoch
+    each datum comes exactly as often as its mass says: once, for equal masses and epochs of n
+    pairs. For that, noise which falls in a cell that has enough waits for a later epoch; no pair
+    is changed, and given its datum the noise of a pair has the law of the source inside the cell.
+    So the noise of an epoch differs from the source by the map's error in total variation, no more.
+
+    Args:
+        transport: A `Solution` or a `BrenierMap`; `SemiDiscreteOT` holds one as ``solution_``.
+        data: What belongs to each site, in the order of the sites: an array (n, ...), a `Dataset`,
+            a torch map-style data set (of rows, or of rows with labels), or a function of the
+            site's number. Bytes of images go to [-1, 1]; the sites themselves if left out.
+        labels: Class of each row (n,), int64; those of the data set if it has some.
+        transform: Applied to every row; random ones draw from torch's generator, which is seeded
+            for each pair.
+        flips: The map has 2 n sites for n rows of data: site n + i is row i with its last axis
+            reversed, which is done when it is asked for. Labels are those of the row.
+        batch_size: Pairs in each item, for ``DataLoader(pairs, batch_size=None)``, whose batches
+            are then the same for any number of workers. None: an item is one pair.
+        epoch_size: Pairs per epoch; as many as sites if left out.
+        seed: Of noise and order.
+        start: The first item to yield (of all ranks together), to go on where one was stopped.
+        rank: Number of this process among `world_size`, which share the items; under torchrun
+            (``RANK``, ``WORLD_SIZE``) known of itself.
+        world_size: How many they are.
+
+    Returns:
+        The data set: iterate over it, or give it to a `torch.utils.data.DataLoader`.
+
+    Raises:
+        ValueError: If an argument does not fit, or a cell of the solution is empty.
+
+    References:
+        S. Zhang, A. Mousavi-Hosseini, M. Klein, M. Cuturi, "Flow matching with semidiscrete
+        couplings", 2025; A. Tong et al., "Improving and generalizing flow-based generative models
+        with minibatch optimal transport", 2024.
+
+    Example:
+        >>> import aeot, torch
+        >>> codes = torch.randn(40, 2, generator=aeot.generator(0))
+        >>> solution = aeot.solve_semidiscrete(aeot.Gaussian(dim=2), codes)
+        >>> pairs = aeot.coupling(solution, codes, batch_size=20)
+        >>> noise, index, data, label = next(iter(pairs))
+        >>> bool((data == solution.map()(noise)).all())
+        True
+        >>> torch.cat([pairs.batch(0).index, pairs.batch(1).index]).bincount().unique()
+        tensor([1])
+    """
+    if not isinstance(transport, BrenierMap) and not callable(getattr(transport, "map", None)):
+        way_out = "a fitted SemiDiscreteOT has one in solution_"
+        must = "be a Solution or a BrenierMap"
+        raise _check.fail("transport", must, _check.shown(transport), way_out)
+    brenier = transport if isinstance(transport, BrenierMap) else transport.map()
+    _check_solution(transport)
+    n = len(brenier.sites)
+    if _check.flag("flips", flips) and n % 2:
+        must = "have two sites for each row of data, the second half for flipped rows"
+        raise _check.fail("transport", must, f"{n} sites", "solve for both, or pass flips=False")
+    found, known = _rows(data, brenier, n // 2 if flips else n)
+    _check.callback("transform", transform)
+    pairs = Coupling(brenier, found, _labels(labels, known, n // 2 if flips else n))
+    pairs.transform, pairs.flips = transform, bool(flips)
+    pairs.batch_size = None if batch_size is None else _check.integer("batch_size", batch_size)
+    if epoch_size is not None:
+        pairs.epoch_size = _check.integer("epoch_size", epoch_size)
+    pairs.seed = _check.seed("seed", seed)
+    pairs.start = _check.integer("start", start, minimum=0)
+    if (rank is None) != (world_size is None):
+        got = f"rank={_check.shown(rank)}, world_size={_check.shown(world_size)}"
+        raise _check.fail("rank", "be given together with world_size", got)
+    if rank is not None:
+        world_size = _check.integer("world_size", world_size)
+        pairs.share = _check.integer("rank", rank, minimum=0, maximum=world_size - 1), world_size
+    return pairs
+
+
+@plain_methods
+class Coupling(IterableDataset):
+    """An endless data set of `Pairs`; `aeot.coupling` makes one.
+
+    Item k depends on the map, the data, the seed and k alone. Each worker and each rank finds the
+    cells of all noise for itself, so that none waits for another: where that takes long,
+    `save_pairs` once and `load_pairs`. It is a sampler of torchcfm as well: `sample_plan`.
+
+    Attributes:
+        brenier: The map.
+        data: The rows of data.
+        labels: Class of each row (n,), int64, or None.
+        transform: Applied to each row.
+        flips: Whether the second half of the sites are flipped rows.
+        batch_size: Pairs per item, or None.
+        epoch_size: Pairs per epoch.
+        seed: Of noise and order.
+        start: The first item.
+    """
+
+    def __init__(
+        self,
+        brenier: BrenierMap,
+        data: torch.Tensor | Dataset | Callable[[int], Any],
+        labels: torch.Tensor | None,
+    ) -> None:
+        self.brenier, self.data, self.labels = brenier, data, labels
+        self.transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.flips, self.seed, self.start = False, 0, 0
+        self.batch_size: int | None = None
+        self.epoch_size = len(brenier.sites)
+        self.share: tuple[int, int] | None = None
+        self._stored: dict[str, torch.Tensor] | None = None
+        self._round: _Round | None = None
+        self._law: tuple[torch.Tensor, float] | None = None
+        self._epoch: tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
+
+    def __repr__(self) -> str:
+        n = len(self.brenier.sites)
+        return f"Coupling({self.brenier.source!r}, {n} sites, seed={self.seed})"
+
+    def __iter__(self) -> Iterator[Pairs]:
+        rank, world_size = self.share or processes()
+        worker = get_worker_info()
+        inner, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        item, stride = self.start + rank + world_size * inner, world_size * workers
+        while True:
+            if self.batch_size is not None:
+                yield self.batch(item)
+                item += stride
+                continue
+            some = self._at(item + stride * torch.arange(_SINGLES, device="cpu"))
+            yield from (Pairs(*parts) for parts in zip(*some, strict=True))
+            item += stride * _SINGLES
+
+    def batch(self, number: int) -> Pairs:
+        """Return batch `number` of the sequence, counted from 0 whatever `start` is.
+
+        Raises:
+            ValueError: If there is no `batch_size`, or the number is negative.
+        """
+        if self.batch_size is None:
+            raise _check.fail("batch_size", "be given for batches", "None")
+        first = _check.integer("number", number, minimum=0) * self.batch_size
+        return self._at(torch.arange(first, first + self.batch_size))
+
+    def noise(self, keys: ArrayLike) -> torch.Tensor:
+        """Return the points of the source that belong to keys (m,), (m, d)."""
+        found = _check.tensor("keys", keys)
+        if found.ndim != 1 or found.is_floating_point() or bool((found < 0).any()):
+            raise _check.fail("keys", "be whole numbers >= 0, (m,)", _check.shown(found))
+        return _noise(self.brenier.source, self.seed, found.to(torch.int64))
+
+    def digest(self) -> str:
+        """Return what tells these pairs from those of another map, source or seed."""
+        parts = {key: getattr(self.brenier, key) for key in ("sites", "heights", "masses")}
+        return _io.digest(parts | {"noise": self.noise(torch.arange(64))})
+
+    def epoch(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and sites of an epoch, in its order, each (epoch_size,), int64."""
+        return self._epoch_of(_check.integer("number", number, minimum=0))[1:3]
+
+    def _epoch_of(self, number: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        if self._epoch is not None and self._epoch[0] == number:
+            return self._epoch
+        keys, index = self._drawn(number)
+        stream = generator(self.seed, "coupling order", number)
+        order = torch.randperm(len(keys), generator=stream)
+        keys, index = keys[order], index[order]
+        # Points that come in blocks cost least together.
+        noise = None if _width(self.brenier.source) else self.noise(keys)
+        self._epoch = number, keys, index, noise
+        return self._epoch
+
+    def _drawn(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._stored is not None:
+            first = number * self.epoch_size % len(self._stored["keys"])
+            part = slice(first, first + self.epoch_size)
+            return self._stored["keys"][part], self._stored["index"][part].long()
+        length = max(_ROUND_EPOCHS, -(-_ROUND_PAIRS // self.epoch_size))
+        if self._round is None or self._round.next > number or number // length > self._round.at:
+            at = number // length
+            self._round = _Round(self.brenier, self.seed, at, at * length, self.epoch_size)
+        while True:
+            found = self._round.take()
+            if self._round.next > number:
+                return found
+
+    def _at(self, positions: torch.Tensor) -> Pairs:
+        # The pairs at these places of the endless row of epochs, in rising order.
+        epochs = positions // self.epoch_size
+        noise, index = [], []
+        for number in epochs.unique().tolist():
+            _, keys, sites, ready = self._epoch_of(number)
+            places = positions[epochs == number] % self.epoch_size
+            noise.append(self.noise(keys[places]) if ready is None else ready[places])
+            index.append(sites[places])
+        owner = torch.cat(index)
+        data, label = self._lookup(owner)
+        if self.transform is not None:
+            made = []
+            for position, row in zip(positions.tolist(), data, strict=True):
+                with forked(self.seed, "coupling transform", position):
+                    made.append(torch.as_tensor(self.transform(row)))
+            data = torch.stack(made)
+        points = torch.cat(noise)
+        if data.ndim > 2 and data[0].numel() == points.shape[1]:
+            points = points.reshape(data.shape)
+        return Pairs(points, owner, data, label)
+
+    def _lookup(self, sites: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # The rows of data of these sites, before `transform`, and their labels.
+        half = len(self.brenier.sites) // 2
+        row = sites % half if self.flips else sites
+        label = torch.full_like(row, -1) if self.labels is None else self.labels[row]
+        if isinstance(self.data, (torch.Tensor, Dataset)):
+            place = self.data.device if isinstance(self.data, torch.Tensor) else row.device
+            data = self.data[row.to(place)]
+        else:
+            parts = [self.data(i) for i in row.tolist()]
+            if isinstance(parts[0], (tuple, list)):  # rows with labels, as torchvision has them
+                if self.labels is None:
+                    label = torch.tensor([int(part[1]) for part in parts])
+                parts = [part[0] for part in parts]
+            data = torch.stack([torch.as_tensor(part) for part in parts])
+        if self.flips:
+            mirrored = (sites >= half).to(data.device).view(-1, *[1] * (data.ndim - 1))
+            data = torch.where(mirrored, data.flip(-1), data)
+        return data, label
+
+    # Stored pairs
+
+    def save_pairs(self, path: str | os.PathLike, *, epochs: int = 16) -> None:
+        """Write the pairs of the first epochs as keys and sites, 12 bytes a pair.
+
+        Args:
+            path: Directory, new or with earlier pairs.
+            epochs: How many.
+
+        Raises:
+            ValueError: If something else is there.
+        """
+        epochs = _check.integer("epochs", epochs)
+        _io.check_writable(path, kind=_KIND)
+        keys = torch.empty(epochs * self.epoch_size, dtype=torch.int64)
+        index = torch.empty(len(keys), dtype=torch.int32)
+        for number in range(epochs):
+            part = slice(number * self.epoch_size, (number + 1) * self.epoch_size)
+            keys[part], index[part] = self._drawn(number)
+        facts = {"seed": str(self.seed), "epoch_size": self.epoch_size, "map": self.digest()}
+        _io.save(path, {"keys": keys, "index": index}, facts, kind=_KIND)
+
+    def load_pairs(self, path: str | os.PathLike) -> Coupling:
+        """Return the same data set with pairs of a file, which is mapped into memory.
+
+        Epochs beyond those of the file are those of the file again, each in a new order.
+
+        Args:
+            path: What `save_pairs` wrote.
+
+        Raises:
+            ValueError: If it is of another map, source or seed.
+            aeot._io.Damaged: If a byte of it was changed.
+        """
+        stored, facts = _io.load(path, kind=_KIND)
+        with _io.using(path):
+            keys, index = stored.get("keys"), stored.get("index")
+            size = facts.get("epoch_size")
+            if (
+                not (isinstance(size, int) and size > 0 and keys is not None and index is not None)
+                or (keys.dtype, index.dtype) != (torch.int64, torch.int32)
+                or keys.ndim != 1
+                or keys.shape != index.shape
+                or len(keys) == 0
+                or len(keys) % size
+            ):
+                raise _io.Damaged("it must hold keys and sites of whole epochs")
+        if (facts.get("seed"), facts.get("map")) != (str(self.seed), self.digest()):
+            got = f"those of another map, or of seed {str(facts.get('seed'))[:20]}"
+            raise _check.fail("path", "hold pairs of this map, source and seed", got, "save anew")
+        other = copy.copy(self)
+        other._stored, other.epoch_size = stored, size
+        other._round = other._epoch = None
+        return other
+
+    # The interface of torchcfm
+
+    def sample_plan(
+        self,
+        x0: torch.Tensor,
+        x1: torch.Tensor,
+        replace: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return noise and the data coupled with it, as torchcfm's ``OTPlanSampler`` does.
+
+        ``FM.ot_sampler = pairs`` is all that their loops need.
+
+        Args:
+            x0: Noise from the source (B, ...), d numbers a row.
+            x1: A batch of data; only its dtype and device are looked at, for the data coupled with
+                `x0` are others.
+            replace: Not used.
+
+        Returns:
+            `x0` as it is, and the data (B, ...).
+
+        Raises:
+            ValueError: If `x0` is not of the shape or the size of the source's points.
+        """
+        return self.sample_plan_with_labels(x0, x1, replace=replace)[:2]
+
+    def sample_plan_with_labels(
+        self,
+        x0: torch.Tensor,
+        x1: torch.Tensor,
+        y0: torch.Tensor | None = None,
+        y1: torch.Tensor | None = None,
+        replace: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return noise, data, `y0`, and the labels of the data, None if there are none.
+
+        Args:
+            x0: As in `sample_plan`.
+            x1: As in `sample_plan`.
+            y0: Labels of the noise, returned.
+            y1: Labels of `x1`; only their dtype and device are looked at.
+            replace: Not used.
+
+        Raises:
+            ValueError: As in `sample_plan`, or if `y1` is given and the coupling has no labels.
+        """
+        del replace
+        x0, x1 = _check.array("x0", x0), _check.tensor("x1", x1)
+        points = _check.points("x0", x0.flatten(1) if x0.ndim > 1 else x0, dim=self.brenier.dim)
+        self._check_size(points)
+        data, label = self._lookup(self.brenier.cell(points).cpu())
+        if self.transform is not None:
+            data = torch.stack([torch.as_tensor(self.transform(row)) for row in data])
+        data = data.to(x1) if x1.is_floating_point() else data.to(x1.device)
+        if bool((label >= 0).all()):
+            return x0, data, y0, label.to(x1.device if y1 is None else y1)
+        if y1 is not None:
+            got = "labels in a loop whose coupling has none"
+            raise _check.fail("y1", "be None", got, "pass labels= to aeot.coupling")
+        return x0, data, y0, None
+
+    def _check_size(self, points: torch.Tensor) -> None:
+        # Refuse noise that cannot be of this source, going by its mean square.
+        source = self.brenier.source
+        if self._law is None:
+            mean, covariance = getattr(source, "mean", None), getattr(source, "covariance", None)
+            if mean is None or covariance is None:
+                return
+            self._law = mean.detach().cpu().double(), float(covariance.double().trace())
+        mean, variance = self._law
+        square = float((points.detach().cpu().double() - mean).square().sum(1).mean())
+        if abs(square / variance - 1) > 0.5 + 8 * (2 / len(points)) ** 0.5:
+            got = f"{square:.3g} where {variance:.3g} is right"
+            must = f"be noise from {source!r}, with its mean square distance from the mean"
+            raise _check.fail("x0", must, got, "solve the transport from the law of your noise")
+
+
+class _Round:
+    """Epochs that share their draws: noise that one does not need waits for the next.
+
+    Args:
+        brenier: The map.
+        seed: Of the noise.
+        at: Number of the round.
+        first: Its first epoch.
+        size: Pairs per epoch.
+
+    Attributes:
+        next: The epoch that `take` returns next.
+    """
+
+    def __init__(self, brenier: BrenierMap, seed: int, at: int, first: int, size: int) -> None:
+        self.brenier, self.seed, self.at, self.next, self.size = brenier, seed, at, first, size
+        self.drawn = 0
+        self.keys = self.cells = torch.empty(0, dtype=torch.int64)
+
+    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and cells (size,) of one epoch, the first of each cell that are left."""
+        masses = self.brenier.masses.cpu()
+        wanted = _counts(masses, self.size, self.seed, self.next)
+        n, begun = len(masses), self.drawn
+        # Draws after which a cell of a sixteenth of its mass has its points but for one in n.
+        most = (wanted / masses).max().item() / _LEAST_MASS * (1 + float(np.log(n))) + 1024
+        while True:
+            have = torch.bincount(self.cells, minlength=n)
+            missing = (wanted - have).clamp(min=0)
+            if not bool(missing.any()):
+                break
+            if self.drawn - begun > most:
+                poor = int((missing / masses).argmax())
+                got = f"{int(have[poor])} of {int(wanted[poor])} for site {poor}"
+                must = f"give each site its share of {self.drawn} points"
+                raise _check.fail("transport", must, got, "solve for a smaller tol")
+            _loop.beat()
+            need = max((missing / masses).max().item(), 1024)
+            self._draw(int(min(need, max(_AT_ONCE // self.brenier.dim, 1024))))
+        order = self.cells.argsort(stable=True)
+        starts = have.cumsum(0) - have
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order)) - starts[self.cells[order]]
+        chosen = rank < wanted[self.cells]
+        found = self.keys[chosen], self.cells[chosen]
+        self.keys, self.cells = self.keys[~chosen], self.cells[~chosen]
+        self.next += 1
+        return found
+
+    def _draw(self, count: int) -> None:
+        count = -(-count // _BLOCK) * _BLOCK
+        keys = self.at * _ROUND_KEYS + self.drawn + torch.arange(count)
+        points = _noise(self.brenier.source, self.seed, keys)
+        self.keys = torch.cat([self.keys, keys])
+        self.cells = torch.cat([self.cells, self.brenier.cell(points).cpu()])
+        self.drawn += count
+
+
+def _counts(masses: torch.Tensor, size: int, seed: int, epoch: int) -> torch.Tensor:
+    """How often each site comes in an epoch (n,): size * masses, rounded up or down.
+
+    Systematic sampling with a start that turns by the golden ratio: over many epochs all
+    masses are met, up to a few pairs.
+    """
+    first = stream_seed(seed, "coupling counts") / 2.0**64
+    turn = (first + epoch * 0.6180339887498949) % 1.0
+    ends = size * masses.cumsum(0) / masses.sum() + (1e-6 + turn * (1 - 2e-6))
+    ends[-1] = size + turn
+    return ends.floor().diff(prepend=ends.new_zeros(1)).long()
+
+
+def _width(source: Measure) -> int:
+    """Uniform numbers that make one point; 0 for sources that can only be sampled."""
+    widths = {UniformBox: source.dim, Gaussian: source.dim, UniformBall: source.dim + 1}
+    return {**widths, Empirical: 1}.get(type(source), 0)
+
+
+def _noise(source: Measure, seed: int, keys: torch.Tensor) -> torch.Tensor:
+    """The point of the source that belongs to each key, (m, d), alone or with others."""
+    width, keys = _width(source), keys.cpu()
+    if not width:
+        block, row = keys // _BLOCK, keys % _BLOCK
+        numbers, which = block.unique(return_inverse=True)
+        out = None
+        for k, number in enumerate(numbers.tolist()):
+            stream = generator(seed, "coupling noise", number)
+            points = source.sample(_BLOCK, generator=stream).cpu()
+            out = points.new_empty(len(keys), source.dim) if out is None else out
+            out[which == k] = points[row[which == k]]
+        return torch.empty(0, source.dim) if out is None else out
+    u = _uniform(stream_seed(seed, "coupling noise"), keys.numpy(), width)
+    if isinstance(source, Empirical):
+        rows = torch.from_numpy((u[:, 0] * len(source.points)).astype(np.int64))
+        return source.points.detach().cpu()[rows.clamp(max=len(source.points) - 1)]
+    if isinstance(source, UniformBox):
+        low, high = (corner.double().cpu().numpy() for corner in (source.low, source.high))
+        x = low + (high - low) * u
+    elif isinstance(source, UniformBall):
+        z = ndtri(u[:, :-1])
+        lengths = u[:, -1] ** (1 / source.dim) / np.sqrt(np.einsum("ij,ij->i", z, z))
+        x = source.center.double().cpu().numpy() + source.radius * lengths[:, None] * z
+    else:
+        assert isinstance(source, Gaussian)
+        factor, z = source.factor.double().cpu().numpy(), ndtri(u)
+        x = source.mean.double().cpu().numpy() + z * factor.diagonal()
+        if np.any(factor != np.diag(factor.diagonal())):
+            # Column by column: a product of matrices rounds a row as its neighbours are many.
+            for j in range(source.dim - 1):
+                x[:, j + 1 :] += z[:, j : j + 1] * factor[j + 1 :, j]
+    return torch.from_numpy(x).to(source.dtype)
+
+
+def _uniform(seed: int, keys: np.ndarray, width: int) -> np.ndarray:
+    """Numbers in (0, 1) of keys (m,): (m, width), float64, each of its key and column alone.
+
+    References:
+        G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number generators", 2014: their
+        SplitMix64, whose n-th output needs none of those before.
+    """
+    z: Any = keys.astype(np.uint64)[:, None] * np.uint64(width) + np.arange(width, dtype=np.uint64)
+    z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def _check_solution(transport: Any) -> None:  # noqa: ANN401 - a Solution, or a map
+    """Refuse a solution with empty cells, and warn of one without a certificate."""
+    masses = getattr(transport, "cell_masses", None)
+    if masses is not None and bool((masses <= 0).any()):
+        got = f"no mass for site {int((masses <= 0).nonzero()[0])}"
+        raise _check.fail("transport", "give every site a cell", got, "solve for a smaller tol")
+    if getattr(transport, "converged", True) is False:
+        error = float(getattr(transport, "mass_error", float("nan")))
+        told = "the noise of an epoch differs from the source by that in total variation"
+        _check.warn(f"transport has not converged, its error is {error:.3g}; {told}")
+
+
+def _rows(
+    data: Any,  # noqa: ANN401 - Rows or None
+    brenier: BrenierMap,
+    n: int,
+) -> tuple[torch.Tensor | Dataset | Callable[[int], Any], torch.Tensor | None]:
+    """What gives the rows of data by their number, and the labels that came with them."""
+    way_out = "one for each site, in the order of the sites; equal rows have one site"
+    labels = None
+    if data is None:
+        data = brenier.sites.detach()[:n]
+    if isinstance(data, TorchDataset) or (callable(data) and not hasattr(data, "__array__")):
+        count = len(data) if hasattr(data, "__len__") else n
+        found: Any = data.__getitem__ if isinstance(data, TorchDataset) else data
+    else:
+        if not isinstance(data, Dataset):
+            data = _check.tensor("data", data).detach()
+            if data.ndim == 0:
+                raise _check.fail("data", f"hold {n} rows", _check.shown(data), way_out)
+            if data.dtype == torch.uint8 and data.ndim in (3, 4):
+                data = tensors(data, name="data")
+            elif not data.is_floating_point():
+                data = _check.array("data", data)
+        else:
+            labels = data.labels
+        found, count = data, len(data)
+    if count != n:
+        raise _check.fail("data", f"hold {n} rows", f"{count}", way_out)
+    return found, labels
+
+
+def _labels(labels: ArrayLike | None, known: torch.Tensor | None, n: int) -> torch.Tensor | None:
+    if labels is None:
+        return None if known is None else known.cpu()
+    found = _check.tensor("labels", labels)
+    if found.shape != (n,) or found.is_floating_point() or int(found.min()) < 0:
+        must = f"be {n} whole numbers >= 0, one per row"
+        raise _check.fail("labels", must, _check.shown(found))
+    return found.to("cpu", torch.int64)
