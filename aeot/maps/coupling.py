@@ -22,7 +22,7 @@ from aeot.maps.brenier import BrenierMap
 from aeot.measures import Empirical, Gaussian, Measure, UniformBall, UniformBox
 
 _KIND = "pairs"
-_BLOCK = 256  # points of a source that can only be sampled; part of the definition of its keys
+_BLOCK = 4096  # points of a source that can only be sampled; part of the definition of its keys
 _AT_ONCE = 1 << 22  # numbers in the points whose cells are found at a time
 _ROUND_EPOCHS, _ROUND_PAIRS = 16, 1 << 16  # a round has so many, and at least so many pairs
 _ROUND_KEYS = 1 << 36
