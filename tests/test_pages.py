@@ -96,6 +96,8 @@ def _blocks():
         ):
             if "images(" not in block and "dataset(" not in block:
                 yield pytest.param(block, id=f"{page}: {block.splitlines()[-1]}")
+    page = (ROOT / "docs/flow_matching.md").read_text()  # whose blocks go on with each other
+    yield "\n".join(re.findall(r"```python\n(.+?)```", page, flags=re.DOTALL))
 
 
 @pytest.mark.parametrize("block", list(_blocks()))
