@@ -425,7 +425,8 @@ class Coupling(IterableDataset):
             self._law = mean.detach().cpu().double(), float(covariance.double().trace())
         mean, variance = self._law
         square = float((points.detach().cpu().double() - mean).square().sum(1).mean())
-        if abs(square / variance - 1) > 0.5 + 8 * (2 / len(points)) ** 0.5:
+        # Eight standard deviations of a mean of squares, for the worst of Gaussians, and more.
+        if abs(np.log(max(square / variance, 1e-300))) > 0.4 + 8 * (2 / len(points)) ** 0.5:
             got = f"{square:.3g} where {variance:.3g} is right"
             must = f"be noise from {source!r}, with its mean square distance from the mean"
             raise _check.fail("x0", must, got, "solve the transport from the law of your noise")

@@ -271,6 +271,8 @@ def test_plans_send_the_noise_that_came_to_its_data(solution):
         plain.sample_plan_with_labels(x0, x1, y0, y1)
     with pytest.raises(ValueError, match="x0 must be noise from Gaussian"):
         pairs.sample_plan(0.1 * x0, x1)
+    with pytest.raises(ValueError, match="x0 must be noise from Gaussian"):
+        pairs.sample_plan(4 * x0, x1)
     with pytest.raises(ValueError, match="x0 must have 3 columns, got 2"):
         pairs.sample_plan(x0[:, :2], x1)
 
@@ -324,6 +326,7 @@ def test_wrong_arguments_are_named(solution, arguments, message):
         aeot.coupling(**arguments)
 
 
+@pytest.mark.filterwarnings("ignore:mass error")
 def test_cells_that_hold_no_noise_are_named_and_poor_solutions_told_of(solution):
     heights = solution.heights.clone()
     heights[4] -= 100
