@@ -174,6 +174,16 @@ def callback(name: str, value: object) -> None:
         raise fail(name, "be callable or None", shown(value))
 
 
+def function(name: str, value: object, call: str, way_out: str = "") -> None:
+    """Check that a value can be called; `call` says how, as in ``draw(n, stream)``.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not callable(value):
+        raise fail(name, f"be callable as {call}", shown(value), way_out)
+
+
 def instance(name: str, value: object, kind: type, way_out: str = "") -> None:
     """Check that a value is of a class of this package.
 
@@ -209,7 +219,22 @@ def mapping(name: str, value: object, what: str, *, empty: bool = False) -> dict
     return dict(value)
 
 
-def rows(name: str, value: object, width: int, *, minimum: int = 1) -> int:
+def memory() -> int:
+    """Return the bytes of this machine's memory, or of its GPU's if that is larger."""
+    if not hasattr(os, "sysconf"):  # on Windows
+        return 1 << 62
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(found, torch.cuda.mem_get_info()[1]) if torch.cuda.is_initialized() else found
+
+
+def rows(
+    name: str,
+    value: object,
+    width: int,
+    *,
+    minimum: int = 1,
+    way_out: str = "ask for parts, each with another seed",
+) -> int:
     """Return how many rows are wanted, if this machine's memory could hold a result of so many.
 
     Args:
@@ -217,18 +242,15 @@ def rows(name: str, value: object, width: int, *, minimum: int = 1) -> int:
         value: How many.
         width: Numbers a row, of four bytes at least.
         minimum: The fewest.
+        way_out: What to do where they are too many.
 
     Raises:
         ValueError: If it is not a whole number, too small, or more than any memory would do for.
     """
     number = integer(name, value, minimum=minimum)
-    if hasattr(os, "sysconf"):  # not on Windows
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if torch.cuda.is_initialized():  # whose memory may be the larger one
-            memory = max(memory, torch.cuda.mem_get_info()[1])
-        if 4 * width * number > memory:
-            must = f"be at most {memory // (4 * width)}, which fill the memory of this machine"
-            raise fail(name, must, shown(value), "ask for parts, each with another seed")
+    if 4 * width * number > memory():
+        must = f"be at most {memory() // (4 * width)}, which fill the memory of this machine"
+        raise fail(name, must, shown(value), way_out)
     return number
 
 
@@ -411,6 +433,20 @@ def points(
             raise fail(name, must, f"{largest:g}", way_out)
     if dim is not None and found.shape[1] != dim:
         raise fail(name, f"have {dim} columns", str(found.shape[1]))
+    return found
+
+
+def images(name: str, value: ArrayLike, *, minimum: int = 1) -> torch.Tensor:
+    """Return an array-like of shape (B, C, H, W) as a finite floating tensor, on its device.
+
+    Raises:
+        ValueError: If it has another shape, fewer than `minimum` images, or is not finite.
+    """
+    found = array(name, value)
+    if found.ndim != 4 or 0 in found.shape[1:]:
+        raise fail(name, "have shape (B, C, H, W)", f"shape {tuple(found.shape)}")
+    if len(found) < minimum:
+        raise fail(name, f"hold at least {minimum} image(s)", str(len(found)))
     return found
 
 

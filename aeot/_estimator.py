@@ -15,6 +15,7 @@ from torch import nn
 
 from aeot import _check, _io
 from aeot._environment import PRECISIONS, is_out_of_memory, plain_methods, resolve_device
+from aeot._rng import forked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 Check = Callable[[str, Any], object]
 
 positive: Check = partial(_check.real, above=0)
+rate: Check = partial(_check.real, above=0, maximum=1e6)  # what float32 can still step by
+depth: Check = partial(_check.integer, maximum=1000)
+# Arguments by which networks grow.
+_SIZES = ("latent_dim", "noise_dim", "width", "hidden", "channels", "filters", "layers")
+_SIZES += ("packing", "kernels", "n_blocks", "n_layers", "noise_channels")
 
 
 @plain_methods
@@ -45,7 +51,7 @@ class Estimator:
     _checks: ClassVar[dict[str, Check]] = {
         "latent_dim": _check.integer,
         "batch_size": _check.integer,
-        "learning_rate": positive,
+        "learning_rate": rate,
         "precision": partial(_check.choice, options=PRECISIONS),
         "tol": partial(_check.real, above=0, maximum=1),
         "seed": _check.seed,
@@ -142,6 +148,27 @@ class Estimator:
     def _build(self) -> dict[str, nn.Module]:
         """Make the networks, by attribute, for the arguments and what else was learned."""
         return {}
+
+    def _check_networks(self) -> None:
+        """Refuse data that networks cannot be made for, and sizes that no memory could hold."""
+        asked = {k: v for k, v in self.arguments().items() if k in _SIZES and v is not None}
+        try:
+            with forked(0), torch.device("meta"):  # without numbers
+                parts = [p for net in self._build().values() for p in net.state_dict().values()]
+            needed = 4 * sum(part.nbytes for part in parts)  # with slopes and Adam's two moments
+        except ValueError as error:
+            told = str(error)
+            if not told.startswith("shape must"):
+                raise
+            raise ValueError("data" + told.removeprefix("shape")) from error
+        except (RuntimeError, MemoryError, OverflowError):  # more than 64 bits can count
+            if not asked:
+                raise
+            needed = 1 << 63
+        if needed > _check.memory() and asked:
+            name = max(asked, key=lambda key: asked[key])
+            must = f"make networks that the memory of this machine holds ({_check.memory():.1e} B)"
+            raise _check.fail(name, must, f"{asked[name]}, which takes {needed:.1e} B", "lower it")
 
     def _check_stored(self, learned: dict[str, Any]) -> None:
         """Raise a ValueError if stored arguments, or what was learned, are of another kind."""

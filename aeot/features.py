@@ -33,7 +33,11 @@ def fingerprint(module: nn.Module) -> str:
     """Return 16 hexadecimal digits of a SHA-256 over a module's weights and buffers.
 
     It depends on names, shapes, types and values, not on the device.
+
+    Raises:
+        ValueError: If it is no module.
     """
+    _check.instance("module", module, nn.Module)
     return _io.digest(module.state_dict())[:16]
 
 
@@ -41,8 +45,11 @@ def describe(extractor: nn.Module | Classifier) -> dict[str, Any]:
     """Return what identifies an extractor: its name, the hash of its weights, and what it knows.
 
     A module may carry ``name`` (a str) and ``facts`` (plain values) of its own.
+
+    Raises:
+        ValueError: If it is neither a fitted `Classifier` nor a module.
     """
-    module = extractor.extractor() if isinstance(extractor, Classifier) else extractor
+    module = _module(extractor)
     name = getattr(module, "name", type(module).__name__)
     return {"name": str(name), "hash": fingerprint(module), **getattr(module, "facts", {})}
 
@@ -70,12 +77,8 @@ def extract(
             `Classifier`'s shape, or the extractor does not return one finite row per image.
     """
     batch_size = _check.integer("batch_size", batch_size)
-    if isinstance(extractor, Classifier):
-        module = extractor.extractor()
-        _checked(images, extractor.shape_)
-    else:
-        module = extractor.eval()
-        _checked(images, None)
+    module = _module(extractor).eval()
+    _checked(images, extractor.shape_ if isinstance(extractor, Classifier) else None)
     like = next(iter(module.parameters()), torch.empty(0))
     rows = []
     with _loop.Loop("features", len(images), unit="image", stops=False) as loop:
@@ -89,6 +92,16 @@ def extract(
             rows.append(features.double().cpu())
             loop.at(start + len(batch))
     return _check.points("features", torch.cat(rows))
+
+
+def _module(extractor: nn.Module | Classifier) -> nn.Module:
+    """Return what maps images to features, or say that this is none."""
+    if isinstance(extractor, Classifier):
+        return extractor.extractor()
+    if not isinstance(extractor, nn.Module):
+        must, way_out = "be a fitted Classifier or a module", "features.Pixels() is one"
+        raise _check.fail("extractor", must, _check.shown(extractor), way_out)
+    return extractor
 
 
 def _checked(images: Dataset | torch.Tensor, shape: tuple[int, ...] | None) -> None:
@@ -107,6 +120,8 @@ def _checked(images: Dataset | torch.Tensor, shape: tuple[int, ...] | None) -> N
         way_out = "torch.as_tensor(images).to(torch.uint8) if they are bytes"
         raise _check.fail("images", "be uint8 or floats in [-1, 1] (a tensor)", got, way_out)
     found = tuple(images.shape) if isinstance(images, Dataset) else tuple(images.shape[1:])
+    if len(found) != 3:
+        raise _check.fail("images", "have shape (B, C, H, W)", f"rows of shape {found}")
     if shape is not None and found != tuple(shape):
         raise _check.fail("images", f"have the shape of the training {tuple(shape)}", found)
 
@@ -281,6 +296,7 @@ class Classifier(Estimator):
         count = 1 + int(max(labels.max(), tested.max()))
         self.shape_, self.data_ = data.shape, data.name
         self.classes_ = data.classes or tuple(str(i) for i in range(count))
+        self._check_networks()
         with _rng.forked(seed, "classifier"):
             network = self._network()
         network = network.to(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 where there is one the way out, before any work starts."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,15 @@ from sklearn.exceptions import NotFittedError
 
 import aeot
 from aeot import metrics
+from aeot.comparison.result import merge
 from aeot.data import indices, resize, toy
-from aeot.features import Classifier, Pixels
-from aeot.plotting import comparison, translation, transport
+from aeot.features import Classifier, Pixels, describe, extract
+from aeot.gan_diagnostics import adaptation, critics, frequency, games, splitting, weights
+from aeot.gan_diagnostics import steganography as hidden
+from aeot.plotting import comparison, runs, translation, transport
 from aeot.plotting import images as pictures
 from aeot.plotting import singular as torn
+from aeot.report.build import write_page
 
 X = np.random.default_rng(0).normal(size=(12, 2))
 X4 = np.random.default_rng(0).normal(size=(12, 4))
@@ -131,6 +136,56 @@ def coded(**options):
     return SMALL.fit_transport(**{"data": ROWS, **options})
 
 
+def classified(**options):
+    fit = {k: options.pop(k) for k in ("data", "test", "on_step") if k in options}
+    return Classifier(**{"channels": 2, "width": 4, "epochs": 1, **options}).fit(
+        **{"data": LABELLED, **fit}
+    )
+
+
+def critic_between(**options):
+    return critics.fit_critic(**{"real": BOX_DRAW, "fake": BOX_DRAW, "steps": 1, **options})
+
+
+def adapted(**options):
+    said, truth = np.array([[0, 1]]), np.array([0, 1])
+    usual = dict(zip(ADAPTED, (said, truth, said, truth), strict=True))
+    return adaptation.adaptation_bound(**{**usual, **options})
+
+
+def told_apart(seed):
+    return adaptation.proxy_distance(ROWS, ROWS + 1, seed=seed)
+
+
+def of_pair(function):
+    """One of the instruments of translators, on a pair that does nothing."""
+
+    def call(**options):
+        return function(**{"to_b": SAME, "to_a": SAME, "x": GRAY, **options})
+
+    return call
+
+
+def paged(**options):
+    return write_page(**{"sources": {"a": SMALL}, "path": "page.html", **options})
+
+
+def contrast(**options):
+    return frequency.contrast_response(**{"function": SAME, "x": GRAY, **options})
+
+
+def split(**options):
+    return frequency.error_split(**{"output": GRAY, "target": GRAY, **options})
+
+
+def spread(**options):
+    return splitting.diversity(**{"draw": lambda x, seed: x, "x": GRAY, **options})
+
+
+def circling(**options):
+    return games.dirac_wgan_gp(**{"rate": 0.1, "steps": 2, **options})
+
+
 class Doubles:
     def translate(self, x, *, to):
         return x
@@ -139,6 +194,23 @@ class Doubles:
 GAN, VAE, AEOT = estimator(aeot.GAN), estimator(aeot.VAE), estimator(aeot.AEOT)
 AE, FLOW = estimator(aeot.Autoencoder), estimator(aeot.FlowMatching)
 WHOLE = "whole number"
+GLO, GLANN, IMLE = estimator(aeot.GLO), estimator(aeot.GLANN), estimator(aeot.IMLE)
+LABELLED = aeot.tensors(IMAGES, labels=[0, 1] * 6)
+ADAPTED = ("source_predictions", "source_labels", "target_predictions", "target_labels")
+
+
+def SAME(x):
+    return x
+
+
+def BOX_DRAW(n, stream):
+    return BOX.sample(n, generator=stream)
+
+
+CRITIC = critics.fit_critic(BOX_DRAW, BOX_DRAW, steps=1, hidden=4, batch_size=4)
+SENSITIVE, DROPPED = of_pair(hidden.sensitivity), of_pair(hidden.drops)
+HONEST, LOW, SWAPPED = map(of_pair, (hidden.honesty, hidden.low_pass_curve, hidden.swap))
+EXAMINED = of_pair(hidden.examine)
 SMALL = aeot.AEOT(latent_dim=2, width=4, tol=0.5, device="cpu").fit(ROWS, steps=2)
 DRAWN = aeot.GAN(latent_dim=2, hidden=4).fit(ROWS, steps=1)
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -419,6 +491,109 @@ CASES = [
     (lambda a: translation.translations(DOUBLES, a), "a", "x", "numeric", "str", ""),
     (comparison.prd_curves, "found", {}, "Comparison", r"\{\}", "compare"),
     (comparison.sample_rows, "found", None, "Comparison", "None", "compare"),
+    (lambda reports: translation.hiding(reports), "reports", {"a": {}}, "examine", "{}", "examine"),
+    (lambda model: runs.by_class(model, LABELLED), "model", 3, "an AEOT", "3", ""),
+    (lambda data: runs.by_class(SMALL, data), "data", ROWS, "with labels", "ndarray", ""),
+    (lambda hits: transport.cell_hits(hits, [], []), "hits", [], r"shape \(k,\)", r"\(0,\)", ""),
+    # what images are measured by
+    (describe, "extractor", 3, "Classifier or a module", "3", "Pixels"),
+    (lambda extractor: extract(extractor, GRAY), "extractor", "x", "Classifier", "'x'", "Pixels"),
+    (lambda images: extract(Pixels(), images), "images", X, "uint8", "ndarray", "uint8"),
+    (lambda images: extract(Pixels(), images), "images", torch.rand(4, 3), "C, H, W", r"3,", ""),
+    (classified, "data", aeot.tensors(IMAGES), "labelled", "without labels", "Pixels"),
+    (classified, "epochs", 0, WHOLE, "0", ""),
+    (classified, "learning_rate", 1e300, "<= 1e.06", "1e.300", ""),
+    (classified, "channels", 10**12, "memory of this machine", "10+, which", "lower"),
+    # sizes that no memory holds, rates that no number holds, images of other sides
+    (AE, "latent_dim", 10**12, "memory of this machine", "10+, which", "lower"),
+    (AE, "width", 10**15, "memory of this machine", "10+, which", "lower"),
+    (AE, "learning_rate", 1e12, "<= 1e.06", "10+", ""),
+    (AE, "decoder_rate", 1e300, "<= 1e.06", "1e.300", ""),
+    (AEOT, "latent_dim", 10**12, "memory of this machine", "10+, which", "lower"),
+    (AEOT, "learning_rate", 1e12, "<= 1e.06", "10+", ""),
+    (GAN, "latent_dim", 10**12, "memory of this machine", "10+, which", "lower"),
+    (GAN, "hidden", 10**18, "memory of this machine", "10+, which", "lower"),
+    (GAN, "batch_size", 10**12, "fill the memory", "10+", "smaller"),
+    (VAE, "latent_dim", 10**12, "memory of this machine", "10+, which", "lower"),
+    (GLO, "latent_dim", 10**12, "memory of this machine", "10+, which", "lower"),
+    (GLO, "code_rate", 1e300, "<= 1e.06", "1e.300", ""),
+    (GLO, "data", np.zeros((4, 6, 6)), "divisible by 4", "6 x 6", "resize"),
+    (GLANN, "noise_dim", 10**12, "memory of this machine", "10+, which", "lower"),
+    (GLANN, "mapping_share", 2, "<= 1", "2", ""),
+    (IMLE, "mapping_rate", 0, "> 0", "0", ""),
+    (IMLE, "noise_dim", 10**12, "memory of this machine", "10+, which", "lower"),
+    (FLOW, "hidden", 10**12, "memory of this machine", "10+, which", "lower"),
+    (FLOW, "layers", 10**12, "<= 1000", "10+", ""),
+    (FLOW, "integration_steps", 0, WHOLE, "0", ""),
+    (FLOW, "data", IMAGES, "vectors", r"\(1, 8, 8\)", "codes"),
+    (AE, "data", np.zeros((4, 6, 6)), "divisible by 4", "6 x 6", "resize"),
+    (VAE, "data", np.zeros((4, 6, 6)), "divisible by 4", "6 x 6", "resize"),
+    (GAN, "data", np.zeros((4, 6, 6)), "divisible by 4", "6 x 6", "resize"),
+    (estimator(aeot.CycleGAN), "enlarge", 10**30, "<= 8", "10+", ""),
+    (lambda batch_size: next(indices(4, batch_size)), "batch_size", 10**12, "fill", "10+", "small"),
+    # formulas
+    (lambda std: metrics.mode_coverage(ROWS, ROWS, std), "std", GRAY, "number or 3", "4, 1", ""),
+    (partial(metrics.sliced_wasserstein, ROWS, ROWS), "projections", 10**12, "fill", "10+", "few"),
+    (partial(metrics.class_divergence, [0], [0]), "classes", 10**12, "fill", "10+", "fewer"),
+    (partial(metrics.prd_from_histograms, [1], [1]), "angles", 10**12, "fill", "10+", "fewer"),
+    # comparisons and pages
+    (compared, "facts", X, "map names", "ndarray of", ""),
+    (compared, "features", X, "Classifier", "ndarray of", "leave it out"),
+    (merge, "comparisons", X, "list", "ndarray", ""),
+    (merge, "comparisons", [3], "a Comparison", "3", "compare"),
+    (paged, "sources", X, "map names", "ndarray", ""),
+    (paged, "sources", {"a": 3}, "AEOT or a Comparison", "3", "fit"),
+    (paged, "training", {"a": ROWS}, "a Dataset", "ndarray", "tensors"),
+    (paged, "title", 3, "text", "3", ""),
+    (paged, "picture", "tsn", "'tsne'", "'tsn'", "did you mean"),
+    (paged, "shown", 0, WHOLE, "0", ""),
+    (paged, "path", 3, "path", "3", ""),
+    # what theory predicts of adversarial models
+    (adapted, "source_predictions", [0, 1], r"\(k, n\)", r"\(2,\)", ""),
+    (adapted, "source_labels", [0], r"\(2,\)", r"\(1,\)", ""),
+    (adapted, "target_predictions", [[0], [1, 2]], "array of classes", "", ""),
+    (adapted, "target_labels", torch.zeros(2, device="meta"), "values", "meta", ""),
+    (told_apart, "seed", -1, WHOLE, "-1", ""),
+    (critic_between, "real", 3, "callable as draw", "3", "randint"),
+    (critic_between, "rate", 1e300, "<= 1e.06", "1e.300", ""),
+    (critic_between, "leak", 10**30, "<= 1e.06", "10+", ""),
+    (critic_between, "hidden", 10**12, "fill the memory", "10+", "smaller"),
+    (critic_between, "batch_size", 10**12, "fill the memory", "10+", "smaller"),
+    (lambda critic: critics.slopes(critic, X), "critic", 3, "callable", "3", ""),
+    (lambda real: critics.estimate(CRITIC, real, X), "real", "x", "numeric", "str", ""),
+    (lambda fake: critics.saturation(CRITIC, X, fake), "fake", NAN, "finite", "index", "drop"),
+    (lambda points: critics.slopes(CRITIC, points), "points", X[0], "shape", r"\(2,\)", ""),
+    (lambda directions: critics.alignment(CRITIC, X, directions), "directions", [1.0], r"\(2,\)",
+     r"\(1,\)", ""),
+    (lambda value: critics.corrected(value, 1.0), "value", None, "finite number", "None", ""),
+    (lambda n: critics.shortest_paths(n, [[0, 1]], [1.0]), "n", 10**9, "fill", "10+", "smaller"),
+    (frequency.spectrum, "images", ROWS, "B, C, H, W", r"\(30, 3\)", ""),
+    (partial(frequency.spectrum, GRAY), "n_bands", 10**12, "fill", "10+", "fewer"),
+    (split, "target", BIG, r"\(4, 1, 8, 8\)", r"\(4, 1, 16, 16\)", ""),
+    (contrast, "function", 3, "callable", "3", ""),
+    (contrast, "gain", "x", "finite number", "'x'", ""),
+    (lambda gain: contrast(gain=gain, offset=0), "gain", 1, "change", "1, and offset 0", "another"),
+    (games.flow_matrix, "alpha", None, "finite number", "None", ""),
+    (games.spectral_radius, "matrix", X, "square", r"\(12, 2\)", ""),
+    (circling, "rate", "x", "finite number", "'x'", ""),
+    (circling, "steps", 10**12, "fill the memory", "10+", "fewer"),
+    (circling, "critic_steps", -1, WHOLE, "-1", ""),
+    (spread, "draw", 3, "callable", "3", ""),
+    (spread, "n_draws", 10**12, "fill the memory", "10+", "fewer"),
+    (SENSITIVE, "to_b", 3, "callable", "3", ""),
+    (SENSITIVE, "levels", [2, 1], "rise", r"\[2.0, 1.0\]", "sort"),
+    (SENSITIVE, "seed", "x", WHOLE, "'x'", ""),
+    (DROPPED, "x", None, "numeric", "None", ""),
+    (DROPPED, "sigma", 0, "> 0", "0", ""),
+    (lambda y: HONEST(y=y), "y", GRAY[:2], "4 partners", "2", ""),
+    (LOW, "cutoffs", ["x"], "numeric", "list", ""),
+    (LOW, "cutoffs", [-1], ">= 0", r"-1", ""),
+    (lambda other: SWAPPED(other=other), "other", BIG, "shape of x", "16, 16", ""),
+    (EXAMINED, "x", GRAY[:1], "2 image", "1", ""),
+    (EXAMINED, "partners", GRAY[:2], "as many", "2", ""),
+    (hidden.cheating_pair, "amplitude", 3, "<= 1", "3", ""),
+    (hidden.linear_pair, "matrix", np.zeros((2, 2)), "inverse", r"\(2, 2\)", ""),
+    (lambda wanted: weights.identity_shift(wanted, 1.0), "wanted", "x", "finite", "'x'", ""),
 ]  # fmt: skip
 
 
@@ -466,7 +641,7 @@ def test_unfitted_estimators_say_so(call):
 
 
 def test_the_corpus_is_large():
-    assert len(CASES) + len(UNFITTED) >= 240
+    assert len(CASES) + len(UNFITTED) >= 330
 
 
 def test_tensors_with_gradients_are_taken_as_numbers():
@@ -490,6 +665,28 @@ def test_vectors_have_the_likelihood_that_fits_them_unless_another_was_asked_for
 def test_a_small_set_of_labelled_images_needs_no_test_set_of_its_own():
     data = aeot.tensors(IMAGES, labels=[0, 1] * 6)  # a tenth of it is one image, of one class
     assert Classifier(channels=2, width=4, epochs=1).fit(data).accuracy_ in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("answer", [None, torch.zeros(3), torch.full((4, 1, 8, 8), torch.nan)])
+def test_a_translator_that_returns_no_images_is_named(answer):
+    for way in ("to_b", "to_a"):
+        with pytest.raises(ValueError, match=rf"^{way}\(images\) must "):
+            SENSITIVE(**{way: lambda images: answer})
+
+
+def test_instruments_take_any_numbers():
+    lists, tensor = X.tolist(), torch.tensor(X, dtype=torch.float32, requires_grad=True)
+    for points in (lists, pd.DataFrame(X), tensor, np.asfortranarray(X)):
+        torch.testing.assert_close(critics.slopes(CRITIC, points), critics.slopes(CRITIC, tensor))
+    said = torch.tensor([[0, 1, 1], [1, 1, 0]])
+    names = np.array(["cat", "dog"])[said.numpy()]
+    bounds = [adaptation.adaptation_bound(s, s[0], s, s[1]).bound for s in (said, names)]
+    assert np.array_equal(*bounds)
+
+
+def test_labels_without_names_have_a_row_for_each_class():
+    model = aeot.AEOT(latent_dim=2, tol=0.5, device="cpu").fit(LABELLED, steps=2)
+    assert runs.by_class(model, LABELLED, columns=2).axes
 
 
 def test_dollars_in_the_names_of_pictures_are_no_mathematics():

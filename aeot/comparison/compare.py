@@ -89,13 +89,13 @@ def compare(
         >>> found["copies"]["fd"] < found["noisy copies"]["fd"]
         True
     """
-    repeats, facts = _check.integer("repeats", repeats), facts or {}
+    repeats, facts = _check.integer("repeats", repeats), {} if facts is None else facts
     if not isinstance(facts, Mapping) or not all(isinstance(f, Mapping) for f in facts.values()):
         raise _check.fail("facts", "map names to dicts of facts", _check.shown(facts))
     check_metrics(metrics)
     if not isinstance(features, (nn.Module, Classifier, type(None))):
-        got = f"{type(features).__name__} {features!r}"
-        raise _check.fail("features", "be a fitted Classifier or a module", got)
+        must = "be a fitted Classifier or a module"
+        raise _check.fail("features", must, _check.shown(features), "leave it out for the usual")
     _image_shape("data", data)
     if n_samples is not None:
         _check.integer("n_samples", n_samples)

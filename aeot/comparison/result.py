@@ -199,8 +199,10 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
     Raises:
         ValueError: If there is none or the protocols differ; the message names what differs.
     """
-    if not comparisons:
-        raise _check.fail("comparisons", "be at least one", "none")
+    if not isinstance(comparisons, Sequence) or not comparisons:
+        raise _check.fail("comparisons", "be a list of at least one", _check.shown(comparisons))
+    for k, found in enumerate(comparisons):
+        _check.instance(f"comparisons[{k}]", found, Comparison, "aeot.compare makes one")
     first = comparisons[0]
     rows: dict[str, dict[str, Any]] = {}
     shown: dict[str, torch.Tensor] = {}

@@ -361,7 +361,8 @@ def indices(
         >>> sorted(torch.cat([next(batches), next(batches)]).tolist())
         [0, 1, 2, 3, 4, 5]
     """
-    n, batch_size = _check.integer("n", n), _check.integer("batch_size", batch_size)
+    n = _check.integer("n", n)
+    batch_size = _check.rows("batch_size", batch_size, 2, way_out="choose a smaller one")
     position = _check.integer("start", start, minimum=0) * batch_size
     epoch, order = -1, torch.empty(0, dtype=torch.int64, device="cpu")
     while True:

@@ -94,6 +94,7 @@ class Trained(Estimator):
                 delattr(self, name)
             self.history_: list[dict[str, float]] = []
             note()
+            self._check_networks()
             with forked(self.seed, "networks"):
                 vars(self).update(self._build())
             parts = [part for module in self._modules.values() for part in module.modules()]
@@ -199,6 +200,8 @@ class GenerativeModel(Trained):
         if len(data) == 0:
             raise _check.fail("data", "hold at least one row", "none")
         self._check_data(data)
+        way_out = "choose a smaller one"
+        _check.rows("batch_size", self.batch_size, math.prod(data.shape), way_out=way_out)
         steps = _check.integer("steps", steps, minimum=0)
         facts = {"class": type(self).__name__, **self.arguments(), **digest(data), **self._facts()}
         if not self._open_ended:

@@ -12,6 +12,7 @@ from torch import nn
 from aeot import _check
 from aeot._check import ArrayLike
 from aeot._environment import in_parts
+from aeot._estimator import depth
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
@@ -76,7 +77,7 @@ class FlowMatching(GenerativeModel):
     learning_rate: float = 1e-3
     integration_steps: int = 40
 
-    _checks = Trained._checks | {"layers": _check.integer, "integration_steps": _check.integer}
+    _checks = Trained._checks | {"layers": depth, "integration_steps": _check.integer}
 
     def fit(
         self,

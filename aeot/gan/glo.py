@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from aeot import _check
 from aeot._environment import in_parts
-from aeot._estimator import positive
+from aeot._estimator import rate
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, set_gradient
 from aeot.networks.autoencoder import autoencoder_pair
@@ -72,7 +72,7 @@ class GLO(GenerativeModel):
     betas: tuple[float, float] = (0.5, 0.999)
     halve_every: int = 20
 
-    _checks = Trained._checks | {"code_rate": positive, "halve_every": _check.integer}
+    _checks = Trained._checks | {"code_rate": rate, "halve_every": _check.integer}
 
     def _check_data(self, data: Dataset) -> None:
         if len(data) < 2:
@@ -98,10 +98,10 @@ class GLO(GenerativeModel):
 
     def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
         age = step * self.batch_size // (self.n_rows_ * self.halve_every)
-        for group, rate in zip(
+        for group, first in zip(
             self._mover.param_groups, (self.learning_rate, self.code_rate), strict=True
         ):
-            group["lr"] = rate * 0.5**age
+            group["lr"] = first * 0.5**age
         misfit = (self.generator_(self.codes_(rows)) - real).abs().mean()
         set_gradient(misfit, self._mover)
         self._mover.step()

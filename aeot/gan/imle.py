@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from aeot import _check, _loop
 from aeot._environment import in_parts
-from aeot._estimator import positive
+from aeot._estimator import rate
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
@@ -46,7 +46,7 @@ class GLANN(GLO):
 
     _checks = GLO._checks | {
         "noise_dim": _check.integer,
-        "mapping_rate": positive,
+        "mapping_rate": rate,
         "mapping_share": partial(_check.real, above=0, maximum=1),
     }
 
@@ -97,7 +97,7 @@ class IMLE(GenerativeModel):
     noise_dim: int = 32
     mapping_rate: float = 1e-3
 
-    _checks = Trained._checks | {"noise_dim": _check.integer, "mapping_rate": positive}
+    _checks = Trained._checks | {"noise_dim": _check.integer, "mapping_rate": rate}
 
     def _check_data(self, data: Dataset) -> None:
         if len(data.shape) != 1:

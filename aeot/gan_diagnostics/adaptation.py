@@ -17,7 +17,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from aeot._check import fail, points
+from aeot import _check
 from aeot._environment import plain_torch
 
 
@@ -71,15 +71,24 @@ def adaptation_bound(
         >>> result.distance, result.joint, result.target
         (0.0, 0.25, array([0.25, 0.  ]))
     """
-    predictions = [np.asarray(p) for p in (source_predictions, target_predictions)]
-    labels = [np.asarray(v) for v in (source_labels, target_labels)]
-    for name, said, truth in zip(("source", "target"), predictions, labels, strict=True):
-        if said.ndim != 2 or truth.shape != said.shape[1:] or said.size == 0:
-            got = f"{said.shape} and labels {truth.shape}"
-            raise fail(f"{name}_predictions", "have shape (k, n) with n labels", got)
+    predictions, labels = [], []
+    for name, said, truth in (
+        ("source", source_predictions, source_labels),
+        ("target", target_predictions, target_labels),
+    ):
+        said = _classes(f"{name}_predictions", said)
+        truth = _classes(f"{name}_labels", truth)
+        if said.ndim != 2 or said.size == 0:
+            must = "have shape (k, n), a row for each hypothesis"
+            raise _check.fail(f"{name}_predictions", must, f"shape {said.shape}")
+        if truth.shape != said.shape[1:]:
+            must = f"have shape ({said.shape[1]},), one for each column of predictions"
+            raise _check.fail(f"{name}_labels", must, f"shape {truth.shape}")
+        predictions.append(said)
+        labels.append(truth)
     if len(predictions[0]) != len(predictions[1]):
         got = f"{len(predictions[0])} and {len(predictions[1])}"
-        raise fail("target_predictions", "come from the same hypotheses", got)
+        raise _check.fail("target_predictions", "come from the same hypotheses", got)
     source, target = (
         (said != truth).mean(axis=1) for said, truth in zip(predictions, labels, strict=True)
     )
@@ -87,6 +96,16 @@ def adaptation_bound(
     distance = float(np.abs(disagree[0] - disagree[1]).max())
     joint = float((source + target).min())
     return Adaptation(source, target, distance, joint, source + distance + joint)
+
+
+def _classes(name: str, value: object) -> np.ndarray:
+    """Return classes of any kind, names or numbers, as an array."""
+    if isinstance(value, torch.Tensor):
+        return _check.tensor(name, value).detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of several lengths
+        raise _check.fail(name, "be an array of classes", _check.shown(value)) from error
 
 
 @plain_torch()
@@ -106,11 +125,11 @@ def proxy_distance(first: torch.Tensor, second: torch.Tensor, *, seed: int = 0) 
     Raises:
         ValueError: If a sample has fewer than ten rows or the widths differ.
     """
-    first = points("first", first, min_rows=10)
-    second = points("second", second, dim=first.shape[1], min_rows=10)
+    first = _check.points("first", first, min_rows=10)
+    second = _check.points("second", second, dim=first.shape[1], min_rows=10)
     features = torch.cat([first, second]).detach().cpu().double().numpy()
     domain = np.repeat([0, 1], [len(first), len(second)])
-    order = np.random.default_rng(seed).permutation(len(domain))
+    order = np.random.default_rng(_check.seed("seed", seed)).permutation(len(domain))
     model = make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
     )

@@ -63,7 +63,7 @@ def fit_critic(
         aeot.training.Diverged: If the loss or the critic is no longer finite.
     """
     _check.choice("objective", objective, ("wasserstein", "logistic"))
-    _check.real("penalty", penalty, minimum=0)
+    _check.real("penalty", penalty, minimum=0, maximum=1e12)
     if not callable(where):
         _check.choice("where", where, ("mixed", "real", "fake"))
     if clip is not None:
@@ -73,13 +73,12 @@ def fit_critic(
     _check.integer("steps", steps, minimum=0)
     _check.integer("batch_size", batch_size)
     _check.integer("hidden", hidden)
-    _check.real("leak", leak, minimum=0)
-    _check.real("rate", rate, above=0)
+    _check.real("leak", leak, minimum=0, maximum=1e6)
+    _check.real("rate", rate, above=0, maximum=1e6)
     _check.seed("seed", seed)
     for name, draw in (("real", real), ("fake", fake)):
-        if not callable(draw):
-            way_out = "for points x write lambda n, s: x[torch.randint(len(x), (n,), generator=s)]"
-            raise _check.fail(name, "be callable as draw(n, stream)", type(draw).__name__, way_out)
+        way_out = "for points x write lambda n, s: x[torch.randint(len(x), (n,), generator=s)]"
+        _check.function(name, draw, "draw(n, stream)", way_out)
     stream = generator(seed, "fit critic")
     first = _check.points("real(n, stream)", real(1, stream)).float()
     dim = first.shape[1]
@@ -88,6 +87,9 @@ def fit_critic(
         return _check.points(f"{name}(n, stream)", draw(n, stream), dim=dim).float()
 
     drawn("fake", fake, 1, generator(seed, "first fake"))
+    way_out = "choose a smaller one"
+    _check.rows("hidden", hidden, 8 * hidden + 4 * dim, way_out=way_out)
+    _check.rows("batch_size", batch_size, 4 * max(dim, hidden), way_out=way_out)
     with forked(seed, "critic"):
         critic = MLPCritic(first.shape[1], hidden=hidden, leak=leak)
     mover = torch.optim.Adam(critic.parameters(), lr=rate, betas=(0.5, 0.9))
@@ -128,9 +130,24 @@ def estimate(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> float
     difference of the distribution functions and r the density of the penalised points, the best
     slope is 1 + |D| / (2 lambda r) and the estimate W + integral of D^2 / (2 lambda r). That is at
     least W (1 + W / (2 lambda)), which is reached where r is |D| / W, as between two points.
+
+    Raises:
+        ValueError: If a side holds no finite points, or `critic` cannot be called.
     """
+    real, fake = _given("real", real, critic), _given("fake", fake, critic)
     with torch.no_grad():
         return float(critic(real).double().mean() - critic(fake).double().mean())
+
+
+def _given(name: str, value: ArrayLike, critic: nn.Module) -> torch.Tensor:
+    """Return points as the critic takes them, of its type and on its device."""
+    _check.function("critic", critic, "critic(points)")
+    found = _check.array(name, value).detach()
+    if found.ndim < 2 or found.numel() == 0:
+        got = f"shape {tuple(found.shape)}"
+        raise _check.fail(name, "have shape (m, d), at least one row", got)
+    like = next(critic.parameters(), found) if isinstance(critic, nn.Module) else found
+    return found.to(like.device, like.dtype)
 
 
 def corrected(value: float, penalty: float) -> float:
@@ -142,14 +159,18 @@ def corrected(value: float, penalty: float) -> float:
         >>> round(corrected(1.16663 * (1 + 1.16663 / 20), 10.0), 5)
         1.16663
     """
-    penalty = _check.real("penalty", penalty, above=0)
+    value, penalty = _check.real("value", value), _check.real("penalty", penalty, above=0)
     return penalty * (math.sqrt(1 + 2 * max(value, 0.0) / penalty) - 1)
 
 
 @plain_torch(grad=True)
 def slopes(critic: nn.Module, points: torch.Tensor) -> torch.Tensor:
-    """Return the gradients of the critic at points (m, d), shape (m, d)."""
-    points = points.detach().clone().requires_grad_()
+    """Return the gradients of the critic at points (m, d), shape (m, d).
+
+    Raises:
+        ValueError: If there are no finite points, or `critic` cannot be called.
+    """
+    points = _given("points", points, critic).clone().requires_grad_()
     return torch.autograd.grad(critic(points).sum(), points)[0]
 
 
@@ -167,7 +188,16 @@ def alignment(critic: nn.Module, points: torch.Tensor, directions: torch.Tensor)
 
     Returns:
         (m,), each in [-1, 1].
+
+    Raises:
+        ValueError: If there are no finite points, `critic` cannot be called, or the directions have
+            another shape.
     """
+    points = _given("points", points, critic)
+    directions = _check.array("directions", directions).detach().to(points)
+    if directions.shape not in (points.shape, points.shape[1:]):
+        must = f"have shape {tuple(points.shape[1:])} or {tuple(points.shape)}"
+        raise _check.fail("directions", must, f"shape {tuple(directions.shape)}")
     return torch.cosine_similarity(-slopes(critic, points), directions.expand_as(points), dim=1)
 
 
@@ -222,7 +252,11 @@ def saturation(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> dic
         ``jensen_shannon``: the divergence its loss implies, at most log 2 (then it separates the
         sides perfectly). ``minimax_slope`` and ``nonsaturating_slope``: mean length of the
         gradient that a sample receives from each generator loss.
+
+    Raises:
+        ValueError: If a side holds no finite points, or `critic` cannot be called.
     """
+    real, fake = _given("real", real, critic), _given("fake", fake, critic)
     good, bad = critic(real), critic(fake)
     loss = float((softplus(-good).mean() + softplus(bad).mean()).detach())
     lengths = slopes(critic, fake).norm(dim=1)
@@ -297,7 +331,9 @@ def shortest_paths(n: int, edges: ArrayLike, lengths: ArrayLike) -> torch.Tensor
         tensor([[0., 1.],
                 [1., 0.]], dtype=torch.float64)
     """
-    edges, lengths = _graph(_check.integer("n", n), edges, lengths)
+    way_out = "all distances are n x n numbers: choose a smaller graph"
+    n = _check.rows("n", n, 2 * _check.integer("n", n), way_out=way_out)
+    edges, lengths = _graph(n, edges, lengths)
     graph = torch.full((n * n,), math.inf, dtype=torch.float64)  # no edge
     graph.scatter_reduce_(0, edges @ torch.tensor([n, 1]), lengths, "amin")
     return torch.from_numpy(dijkstra(graph.view(n, n).numpy(), directed=False))
@@ -334,9 +370,9 @@ def graph_critic(
         ValueError: If an argument is wrong or the graph is not connected.
         aeot.training.Diverged: If a value is no longer finite.
     """
-    _check.real("penalty", penalty, above=0)
+    _check.real("penalty", penalty, above=0, maximum=1e12)
     _check.integer("steps", steps, minimum=0)
-    _check.real("rate", rate, above=0)
+    _check.real("rate", rate, above=0, maximum=1e6)
     p, q = _shares(p, q)
     if p.ndim != 1:
         raise _check.fail("p", "have shape (n,), one mass per node", f"shape {tuple(p.shape)}")

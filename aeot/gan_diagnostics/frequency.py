@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import torch
 
-from aeot._check import ArrayLike, array, fail, integer, real
+from aeot import _check
+from aeot._check import ArrayLike, fail, real
 from aeot._environment import plain_torch
 from aeot.data.filters import radial_frequency
 
@@ -41,11 +42,15 @@ def spectrum(images: ArrayLike, *, n_bands: int = 12) -> tuple[torch.Tensor, tor
         The centres of the bands (n_bands,) in cycles per pixel, and the mean square per pixel in
         each (n_bands,), float64; the latter sums to ``images.square().mean()``.
 
+    Raises:
+        ValueError: If there are no images, or bands without number.
+
     References:
         Parseval's identity for the discrete Fourier transform.
     """
-    edges = torch.linspace(0, 0.5**0.5, integer("n_bands", n_bands) + 1, dtype=torch.float64)
-    return (edges[1:] + edges[:-1]) / 2, _band_energy(array("images", images), edges)
+    n_bands = _check.rows("n_bands", n_bands, 4, way_out="choose fewer")
+    edges = torch.linspace(0, 0.5**0.5, n_bands + 1, dtype=torch.float64)
+    return (edges[1:] + edges[:-1]) / 2, _band_energy(_check.images("images", images), edges)
 
 
 @plain_torch()
@@ -65,9 +70,10 @@ def error_split(output: ArrayLike, target: ArrayLike, *, cutoff: float = 0.125) 
     Raises:
         ValueError: If the shapes differ or the cutoff is not in (0, 0.7).
     """
-    output, target = array("output", output), array("target", target)
+    output, target = _check.images("output", output), _check.images("target", target)
     if output.shape != target.shape:
-        raise fail("output", f"have the shape of target, {tuple(target.shape)}", output.shape)
+        got = f"{tuple(target.shape)}"
+        raise fail("target", f"have the shape of output, {tuple(output.shape)}", got)
     cutoff = real("cutoff", cutoff, above=0, maximum=0.7)
     edges = torch.tensor([0, cutoff, 1], dtype=torch.float64)
     low, high = _band_energy(output - target, edges).tolist()
@@ -96,7 +102,16 @@ def contrast_response(
         The change of the output over the change of the input, root mean squares: 1 for the
         identity; 0 for a network that normalises its first layer without padding. Padding by
         reflection keeps the invariance, padding by zeros breaks it.
+
+    Raises:
+        ValueError: If `x` holds no images, an argument is no number, or nothing is changed.
     """
+    _check.function("function", function, "function(images)")
+    x = _check.images("x", x)
+    gain, offset = real("gain", gain), real("offset", offset)
     changed = gain * x + offset
+    if torch.equal(changed, x):
+        must = "change the images, together with offset"
+        raise fail("gain", must, f"{gain:g}, and offset {offset:g}", "choose another gain")
     moved = (function(changed) - function(x)).double().square().mean().sqrt()
     return float(moved / (changed - x).double().square().mean().sqrt())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 
+from aeot import _check
 from aeot._check import choice, real
 from aeot._environment import plain_torch
 
@@ -33,6 +34,7 @@ def flow_matrix(*, alpha: float = 0.0, beta: float = 0.0) -> torch.Tensor:
         >>> torch.linalg.eigvals(flow_matrix()).imag.sort().values
         tensor([-1.,  1.], dtype=torch.float64)
     """
+    alpha, beta = real("alpha", alpha), real("beta", beta)
     return torch.tensor([[-alpha, -1.0], [1.0, -beta]], dtype=torch.float64)
 
 
@@ -74,7 +76,14 @@ def step_matrix(method: str, rate: float, *, alpha: float = 0.0, beta: float = 0
 
 @plain_torch()
 def spectral_radius(matrix: torch.Tensor) -> float:
-    """Return the largest modulus of an eigenvalue: below 1 the update converges."""
+    """Return the largest modulus of an eigenvalue: below 1 the update converges.
+
+    Raises:
+        ValueError: If the matrix is not square.
+    """
+    matrix = _check.points("matrix", matrix)
+    if len(matrix) != matrix.shape[1]:
+        raise _check.fail("matrix", "be square", f"shape {tuple(matrix.shape)}")
     return float(torch.linalg.eigvals(matrix).abs().max())
 
 
@@ -97,9 +106,15 @@ def dirac_wgan_gp(
     Returns:
         Path of (g, d), (steps + 1, 2), float64, from (1, 0.5).
 
+    Raises:
+        ValueError: If an argument is no number or negative.
+
     References:
         Mescheder, Geiger, Nowozin, 2018, lemma 2.4: this does not converge.
     """
+    rate, penalty = real("rate", rate, above=0), real("penalty", penalty, minimum=0)
+    steps = _check.rows("steps", steps, 4, minimum=0, way_out="choose fewer")
+    critic_steps = _check.integer("critic_steps", critic_steps)
     g, d = 1.0, 0.5
     path = [(g, d)]
     for _ in range(steps):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from aeot._check import fail, integer, points
+from aeot import _check
+from aeot._check import fail, points
 from aeot._environment import plain_torch
 
 
@@ -101,9 +102,18 @@ def diversity(
     Returns:
         E|G(x, z) - G(x, z')|, the mean absolute difference per pixel over inputs and pairs of
         draws: 0 when the noise is ignored.
+
+    Raises:
+        ValueError: If `draw` cannot be called or `x` holds no images, or there are too few or too
+            many draws.
     """
-    n_draws = integer("n_draws", n_draws, minimum=2)
-    answers = torch.stack([draw(x, seed).double() for seed in range(n_draws)])
+    _check.function("draw", draw, "draw(images, seed)")
+    x = _check.images("x", x)
+    way_out = "choose fewer"
+    n_draws = _check.rows("n_draws", n_draws, 2 * x.numel(), minimum=2, way_out=way_out)
+    answers = torch.stack(
+        [_check.array("draw(images, seed)", draw(x, seed)).double() for seed in range(n_draws)]
+    )
     # Sorting gives the mean over pairs in one pass: sum_i (2i - n + 1) sorted_i.
     rank = 2 * torch.arange(n_draws, dtype=torch.float64, device=answers.device) - n_draws + 1
     spread = torch.tensordot(rank, answers.sort(dim=0).values, dims=1)

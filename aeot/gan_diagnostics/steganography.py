@@ -19,12 +19,19 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from aeot import _check
 from aeot._check import fail
 from aeot._environment import plain_torch
 from aeot._rng import generator
 from aeot.data import filters
 
 Translator = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _called(name: str, function: Translator, images: torch.Tensor) -> torch.Tensor:
+    """Return what a translator makes of images, or say whose answer is none."""
+    _check.function(name, function, f"{name}(images)")
+    return _check.images(f"{name}(images)", function(images))
 
 
 def _error(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -54,13 +61,19 @@ def sensitivity(
         for each; ``integral``, the area under that curve over the levels (trapezoids, from 0 at
         level 0). For a linear way back the curve is |matrix|_F^2 sigma^2 / pixels.
 
+    Raises:
+        ValueError: If `x` holds no images, a translator makes none of them, or levels do not rise.
+
     References:
         Bashkirova, Usman, Saenko 2019, "sensitivity to noise".
     """
-    if any(second <= first for first, second in zip((0, *levels), levels, strict=False)):
-        raise fail("levels", "rise from above 0", str(list(levels)), "sort them")
-    y = to_b(x)
-    back = to_a(y)
+    levels = _check.array("levels", levels).flatten().tolist()
+    _check.seed("seed", seed)
+    steps = zip((0, *levels), levels, strict=False)
+    if not levels or any(second <= first for first, second in steps):
+        raise fail("levels", "rise from above 0", _check.shown(levels), "sort them")
+    y = _called("to_b", to_b, _check.images("x", x))
+    back = _called("to_a", to_a, y)
     stream = generator(seed, "sensitivity")
     noise = torch.randn(y.shape, generator=stream).to(y)  # the same shape of noise at every level
     curve = [_error(to_a(y + level * filters.STEP * noise), back) for level in levels]
@@ -90,15 +103,20 @@ def drops(
     Returns:
         The cycle error ``clean``, after rounding to ``8-bit``, through ``jpeg`` and after a
         ``blur``; and ``chance``, the error of answering with the mean image.
+
+    Raises:
+        ValueError: If `x` holds no images, a translator makes none of them, or `quality` or `sigma`
+            is out of range.
     """
-    y = to_b(x)
+    x = _check.images("x", x)
+    y = _called("to_b", to_b, x)
     handled = {
         "clean": y,
         "8-bit": filters.quantise(y),
         "jpeg": filters.jpeg(y, quality),
         "blur": filters.blur(y, sigma),
     }
-    errors = {name: _error(to_a(image), x) for name, image in handled.items()}
+    errors = {name: _error(_called("to_a", to_a, image), x) for name, image in handled.items()}
     return errors | {"chance": _error(x, x.mean(dim=0, keepdim=True))}
 
 
@@ -124,10 +142,11 @@ def honesty(
     Raises:
         ValueError: If the two are not paired.
     """
+    x, y = _check.images("x", x), _check.images("y", y)
     if len(x) != len(y):
         raise fail("y", f"hold the {len(x)} partners of x", len(y))
-    real = _error(to_a(y), x)
-    cycle = _error(to_a(to_b(x)), x)
+    real = _error(_called("to_a", to_a, y), x)
+    cycle = _error(_called("to_a", to_a, _called("to_b", to_b, x)), x)
     return {"real": real, "cycle": cycle, "gap": real - cycle}
 
 
@@ -149,11 +168,19 @@ def low_pass_curve(
 
     Returns:
         ``cutoffs``; ``cycle``, the errors; ``direct``, for scale, the error of filtering x itself.
+
+    Raises:
+        ValueError: If `x` holds no images, a translator makes none of them, or a cutoff is
+            negative.
     """
-    y = to_b(x)
+    cutoffs = _check.array("cutoffs", cutoffs).flatten().tolist()
+    if not cutoffs or min(cutoffs) < 0:
+        raise fail("cutoffs", "be numbers >= 0", _check.shown(cutoffs))
+    x = _check.images("x", x)
+    y = _called("to_b", to_b, x)
     return {
-        "cutoffs": [float(c) for c in cutoffs],
-        "cycle": [_error(to_a(filters.low_pass(y, c)), x) for c in cutoffs],
+        "cutoffs": cutoffs,
+        "cycle": [_error(_called("to_a", to_a, filters.low_pass(y, c)), x) for c in cutoffs],
         "direct": [_error(filters.low_pass(x, c), x) for c in cutoffs],
     }
 
@@ -183,11 +210,13 @@ def swap(
     Raises:
         ValueError: If the two differ in shape.
     """
+    x, other = _check.images("x", x), _check.images("other", other)
+    _check.real("cutoff", cutoff, minimum=0)
     if x.shape != other.shape:
         raise fail("other", f"have the shape of x, {tuple(x.shape)}", tuple(other.shape))
-    lender = to_b(x)
-    hybrid = filters.low_pass(to_b(other), cutoff) + lender - filters.low_pass(lender, cutoff)
-    back = to_a(hybrid)
+    lender, base = _called("to_b", to_b, x), _called("to_b", to_b, other)
+    hybrid = filters.low_pass(base, cutoff) + lender - filters.low_pass(lender, cutoff)
+    back = _called("to_a", to_a, hybrid)
     detail, visible = _error(back, x), _error(back, other)
     return {"detail": detail, "visible": visible, "leak": visible / max(detail + visible, 1e-30)}
 
@@ -217,10 +246,16 @@ def examine(
         with partners, ``honesty``.
 
     Raises:
-        ValueError: If there are fewer than two images.
+        ValueError: If there are fewer than two images, partners are not as many, or a translator
+            makes no images of them.
     """
-    if len(x) < 2:
-        raise fail("x", "hold at least 2 images", len(x))
+    x = _check.images("x", x, minimum=2)
+    if partners is not None:
+        partners = _check.images("partners", partners)
+        if len(partners) != len(x):
+            raise fail("partners", f"be as many as the {len(x)} images of x", len(partners))
+    _check.real("cutoff", cutoff, minimum=0)
+    _check.seed("seed", seed)
     result = {
         "drops": drops(to_b, to_a, x),
         "sensitivity": sensitivity(to_b, to_a, x, seed=seed),
@@ -247,7 +282,11 @@ def cheating_pair(amplitude: float = 0.5) -> tuple[Translator, Translator]:
 
     Returns:
         `to_b` and `to_a`; use float64 images for the cycle error to be zero to 1e-10.
+
+    Raises:
+        ValueError: If the amplitude is not between 0 and 1.
     """
+    amplitude = _check.real("amplitude", amplitude, above=0, maximum=1)
     scale = amplitude * filters.STEP / 2
     grey = 127 * filters.STEP - 1  # on the grid of 8-bit levels
 
@@ -275,7 +314,14 @@ def linear_pair(matrix: torch.Tensor) -> tuple[Translator, Translator]:
 
     Returns:
         `to_b` and `to_a`. The sensitivity of `to_a` is |matrix^-1|_F^2 sigma^2 / D.
+
+    Raises:
+        ValueError: If the matrix is not square or has no inverse.
     """
+    matrix = _check.points("matrix", matrix)
+    if len(matrix) != matrix.shape[1] or float(torch.linalg.det(matrix)) == 0:
+        got = f"one of shape {tuple(matrix.shape)}"
+        raise fail("matrix", "be square and have an inverse", got)
 
     def times(factor: torch.Tensor) -> Translator:
         return lambda images: (images.flatten(1) @ factor.T.to(images)).view_as(images)

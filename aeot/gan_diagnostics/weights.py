@@ -56,7 +56,7 @@ def laplace_divergence(weight: float, sigma: float) -> float:
     """
     weight = _check.real("weight", weight, above=0)
     sigma = _check.real("sigma", sigma, above=0)
-    entropy = 0.5 * math.log(2 * math.pi * math.e * sigma**2)
+    entropy = 0.5 * math.log(2 * math.pi * math.e) + math.log(sigma)
     return math.log(2 / weight) + weight * sigma * math.sqrt(2 / math.pi) - entropy
 
 
@@ -70,6 +70,6 @@ def identity_shift(wanted: float, weight: float, *, curvature: float = 1.0) -> f
         >>> identity_shift(0.5, 0.4), identity_shift(-0.1, 0.4)
         (0.3, -0.0)
     """
-    curvature = _check.real("curvature", curvature, above=0)
+    wanted, curvature = _check.real("wanted", wanted), _check.real("curvature", curvature, above=0)
     threshold = _check.real("weight", weight, minimum=0) / (2 * curvature)
     return math.copysign(max(0.0, abs(wanted) - threshold), wanted)

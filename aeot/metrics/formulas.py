@@ -158,7 +158,7 @@ def _along(
     m, n = len(generated), len(reference)
     directions = torch.randn(
         generated.shape[1],
-        _check.integer("projections", projections),
+        _check.rows("projections", projections, 2, way_out="choose fewer"),
         generator=_rng.generator(_check.seed("seed", seed), "sliced"),
         dtype=torch.float64,
     ).to(generated.device)
@@ -292,7 +292,7 @@ def class_divergence(
         >>> round(class_divergence([0, 0], [0, 1], classes=2), 6)
         0.693147
     """
-    classes = _check.integer("classes", classes)
+    classes = _check.rows("classes", classes, 4, way_out="choose fewer")
     frequencies = []
     for name, value in (("generated", generated), ("reference", reference)):
         labels = _check.tensor(name, value)
@@ -404,12 +404,14 @@ def mode_coverage(
     scale = _check.array("std", std).detach().to(centres)
     _check.choice("count", count, ("all", "high-quality"))
     if scale.ndim > 1 or scale.numel() not in (1, dim) or not bool((scale > 0).all()):
-        raise _check.fail("std", f"be positive, one number or {dim}", scale.tolist())
+        raise _check.fail("std", f"be positive, one number or {dim}", _check.shown(scale))
     scale = scale.expand(dim)
     masses = torch.ones(k) if reference is None else reference
     masses = _check.array("reference", masses).detach().to(centres)
     if masses.shape != (k,) or not bool((masses > 0).all()):
-        raise _check.fail("reference", f"be {k} positive numbers, one per mode", masses.tolist())
+        raise _check.fail(
+            "reference", f"be {k} positive numbers, one per mode", _check.shown(masses)
+        )
     away = torch.cdist(values / scale, centres / scale, compute_mode=PLAIN)
     distance, owner = away.min(1)
     good = distance < 3

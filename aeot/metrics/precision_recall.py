@@ -152,7 +152,8 @@ def prd_from_histograms(
     if p.shape != q.shape:
         raise _check.fail("generated", f"have the reference's {len(p)} bins", str(len(q)))
     edge = 1e-10  # keeps tan finite at both ends
-    angles = _check.integer("angles", angles, minimum=3)  # two would be the ends alone
+    # Two would be the ends alone.
+    angles = _check.rows("angles", angles, 16, minimum=3, way_out="choose fewer")
     slopes = np.tan(np.linspace(edge, math.pi / 2 - edge, angles))
     precision = np.minimum(slopes[:, None] * p, q).sum(axis=1)
     recall = precision / slopes
@@ -193,7 +194,7 @@ def prd_curve(
     """
     clusters = _check.integer("clusters", clusters)
     runs = _check.integer("runs", runs)
-    angles = _check.integer("angles", angles, minimum=3)
+    angles = _check.rows("angles", angles, 16, minimum=3, way_out="choose fewer")
     seed = _check.seed("seed", seed)
     generated, reference = pair(generated, reference, min_rows=clusters)
     if len(generated) != len(reference):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from aeot import _check, _loop, training
 from aeot._check import ArrayLike
 from aeot._environment import in_parts, resolve_device, resolve_precision
-from aeot._estimator import Estimator, positive
+from aeot._estimator import Estimator, rate
 from aeot._rng import forked, generator
 from aeot.data import Dataset, indices
 from aeot.data.arrays import digest, domain, rows_of
@@ -46,7 +46,7 @@ class AutoencoderOptions(Estimator):
     _checks = Estimator._checks | {
         "architecture": partial(_check.choice, options=ARCHITECTURES),
         "width": _check.integer,
-        "decoder_rate": positive,
+        "decoder_rate": rate,
         "batch_size": partial(_check.integer, minimum=2),  # batch statistics need two rows
     }
 
@@ -151,6 +151,7 @@ class Autoencoder(AutoencoderOptions):
         device = self.compute_device
         self.shape_, self.precision_ = data.shape, resolve_precision(self.precision, device)
         self._set_scale(trained)
+        self._check_networks()
         with forked(self.seed, "autoencoder"):
             self.encoder_, self.decoder_ = (part.to(device) for part in self._build().values())
         facts = {**self.arguments(), "steps": steps, **digest(trained)}

@@ -132,11 +132,17 @@ def by_class(
     Raises:
         ValueError: If `data` has no labels.
     """
+    _check.instance("model", model, AEOT)
+    columns = _check.integer("columns", columns)
+    if not isinstance(data, Dataset) or data.labels is None:
+        got = "none" if isinstance(data, Dataset) else _check.shown(data)
+        raise _check.fail("data", "be a Dataset with labels", got)
     generated = model.sample(columns * 40, seed=seed)
-    if data.labels is None:
-        raise _check.fail("data", "have labels", "none")
+    if data.shape != generated.shape[1:]:
+        must = f"have rows of shape {tuple(generated.shape[1:])}"
+        raise _check.fail("data", must, f"{data.shape}")
     labels = data.labels[nearest_rows(generated, data)[1]]
-    rows = [generated[labels == k][:columns] for k in range(len(data.classes))]
+    rows = [generated[labels == k][:columns] for k in range(int(data.labels.max()) + 1)]
     blank = torch.ones(1, *data.shape)
     full = [torch.cat([r, blank.expand(columns - len(r), *data.shape)]) for r in rows]
     return pictures.image_grid(

@@ -175,6 +175,11 @@ def hiding(
         swap test.
     """
     reports = _check.mapping("reports", reports, "what examine returned")
+    parts = {"drops", "sensitivity", "low_pass", "swap"}
+    for name, report in reports.items():
+        if not isinstance(report, Mapping) or not parts <= report.keys():
+            must, way_out = "be what examine returned", "pass examine(...) itself"
+            raise _check.fail(f"reports[{name!r}]", must, _check.shown(report), way_out)
     figure = Figure(figsize=(11, 3.4), dpi=100, facecolor="white", layout="constrained")
     bars, noise, curve = figure.subplots(1, 3)
     kinds = ("clean", "8-bit", "jpeg", "blur")

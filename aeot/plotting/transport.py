@@ -68,7 +68,7 @@ def power_diagram(
     _check.flag("edges", edges)
     _check.flag("centroids", centroids)
     if colours is not None:
-        given = _check.array("colours", colours).cpu().numpy()
+        given = _check.array("colours", colours).detach().cpu().numpy()
         if given.shape != diagram.sites.shape[:1] + (3,) or given.min() < 0 or given.max() > 1:
             must = f"have shape ({len(diagram.sites)}, 3), in [0, 1]"
             raise _check.fail("colours", must, _check.shown(given))
@@ -270,12 +270,15 @@ def cell_hits(
     Returns:
         The figure.
     """
-    hits = _check.array("hits", hits).numpy()
-    for name, values in (("hits", hits), ("cells", cells), ("expected", expected)):
-        found = tuple(_check.array(name, values).shape)
-        if len(found) != 1 or found != hits.shape:
-            shape = hits.shape if hits.ndim == 1 else "(k,)"
-            raise _check.fail(name, f"have shape {shape}", f"shape {found}")
+    hits, cells, expected = (
+        _check.array(name, values).detach().cpu().numpy()
+        for name, values in (("hits", hits), ("cells", cells), ("expected", expected))
+    )
+    if hits.ndim != 1 or not hits.size:
+        raise _check.fail("hits", "have shape (k,), at least one", f"shape {hits.shape}")
+    for name, found in (("cells", cells), ("expected", expected)):
+        if found.shape != hits.shape:
+            raise _check.fail(name, f"have shape {hits.shape}", f"shape {found.shape}")
     figure, ax = panel(size=CHART, equal=False)
     width = 0.9 * (hits[1] - hits[0] if len(hits) > 1 else 1)
     ax.bar(hits, cells, width, color=COLOURS[0], label="cells")

@@ -35,15 +35,27 @@ def write_page(
         shown: Codes in the picture of a latent space.
 
     Raises:
-        ValueError: If there is nothing to write about.
+        ValueError: If there is nothing to write about, or an argument is of another kind.
     """
-    if not sources:
-        raise _check.fail("sources", "hold a fitted model or a comparison", "nothing")
+    sources = _check.mapping("sources", sources, "fitted AEOT models or comparisons")
+    for name, source in sources.items():
+        if not isinstance(source, AEOT | Comparison):
+            got, way_out = _check.shown(source), "fit or load one"
+            raise _check.fail(f"sources[{name!r}]", "be an AEOT or a Comparison", got, way_out)
+    training = {} if training is None else training
+    training = _check.mapping("training", training, "data sets", empty=True)
+    for name, rows in training.items():
+        _check.instance(f"training[{name!r}]", rows, Dataset, "aeot.tensors makes one")
+    if title is not None:
+        _check.text("title", title)
+    _check.choice("picture", picture, ("tsne", "pca"))
+    _check.integer("shown", shown)
+    path = _check.path("path", path)
     built = Page(title or " · ".join(sources), "quality, costs, transport and latent space")
     for name, source in sources.items():
         before = f"{name}: " if len(sources) > 1 else ""
         if isinstance(source, Comparison):
             add_comparison(built, before, source)
         else:
-            add_model(built, before, source, (training or {}).get(name), picture, shown)
+            add_model(built, before, source, training.get(name), picture, shown)
     _io.write_text(path, built.html())

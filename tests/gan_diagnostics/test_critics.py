@@ -215,7 +215,10 @@ def line(n, stream):
         ({"clip": -0.01, "penalty": 0}, "clip must be a finite number > 0"),
         ({"rate": 0.0}, "rate must be a finite number > 0"),
         ({"batch_size": 0}, "batch_size must be a whole number >= 1"),
-        ({"fake": torch.zeros(4, 2)}, "fake must be callable as draw.*got Tensor; for points x"),
+        (
+            {"fake": torch.zeros(4, 2)},
+            "fake must be callable as draw.*Tensor of.*; for points x",
+        ),
         ({"fake": lambda n, stream: torch.zeros(n, 3)}, "fake.* must have 2 columns, got 3"),
     ],
 )
