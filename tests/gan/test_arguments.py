@@ -36,9 +36,9 @@ SMALL = {"latent_dim": 2, "hidden": 8, "batch_size": 10}
         (GAN(betas=(0.5,)), r"betas must be two numbers in \[0, 1\), got \(0.5,\)"),
         (GAN(betas=0.5), r"betas must be two numbers in \[0, 1\), got 0.5"),
         (GAN(betas=(0.5, 1.0)), r"betas must be two numbers in \[0, 1\)"),
-        (aeot.VAE(learning_rate=0.0), "learning_rate must be a finite number > 0 and <= 1e.06, got 0"),
+        (aeot.VAE(learning_rate=0.0), "learning_rate must be a finite number > 0 .*, got 0"),
         (aeot.FlowMatching(learning_rate=-1.0), "learning_rate must be a finite number > 0"),
-        (aeot.IMLE(mapping_rate=math.nan), "mapping_rate must be a finite number > 0 and <= 1e.06, got nan"),
+        (aeot.IMLE(mapping_rate=math.nan), "mapping_rate must be a finite number > 0 .*, got nan"),
         (GAN(batch_size=1), "batch_size must be at least 2, got 1"),
         (aeot.IMLE(batch_size=1), "batch_size must be at least 2, got 1"),
     ],
@@ -78,7 +78,7 @@ def test_bad_arguments_of_the_others_are_named():
         aeot.VAE(likelihood="bernoulli").fit(points)
     with pytest.raises(ValueError, match="halve_every must be a whole number >= 1, got 0"):
         aeot.GLO(halve_every=0).fit(points)
-    with pytest.raises(ValueError, match="code_rate must be a finite number > 0 and <= 1e.06, got 0"):
+    with pytest.raises(ValueError, match="code_rate must be a finite number > 0 .*, got 0"):
         aeot.GLANN(code_rate=0).fit(points)
     for model in (aeot.IMLE(), aeot.FlowMatching()):
         with pytest.raises(ValueError, match="data must be vectors"):
