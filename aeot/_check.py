@@ -446,7 +446,7 @@ def images(name: str, value: ArrayLike, *, minimum: int = 1) -> torch.Tensor:
     if found.ndim != 4 or 0 in found.shape[1:]:
         raise fail(name, "have shape (B, C, H, W)", f"shape {tuple(found.shape)}")
     if len(found) < minimum:
-        raise fail(name, f"hold at least {minimum} image(s)", str(len(found)))
+        raise fail(name, f"hold at least {minimum} image" + "s" * (minimum > 1), str(len(found)))
     return found
 
 
