@@ -21,6 +21,7 @@ from aeot._environment import is_out_of_memory
 
 _LOG = logging.getLogger(__name__)
 _KIND = "checkpoint"
+OPEN_ENDED = 10**9  # steps of a fit that something else ends; how many are left is not shown
 _PARTS = {  # of a checkpoint
     "step": int,
     "history": list[dict[str, float]],
@@ -143,6 +144,7 @@ def run(
     sums: dict[str, float] = begun_record.get("sums", {})
     counts: dict[str, int] = begun_record.get("counts", {})  # a step may miss a measurement
     stop = step >= steps
+    total = None if steps >= OPEN_ENDED else steps
 
     def part() -> dict[str, Any]:
         seconds = round(elapsed + time.perf_counter() - begun, 3)
@@ -150,9 +152,10 @@ def run(
 
     def stopped(number: int) -> _loop.Stopped:
         keeper.take(step, list(history), part())
-        return _loop.Stopped(number, f"step {step} of {steps} of {name}", keeper.kept())
+        of = "" if total is None else f" of {total}"
+        return _loop.Stopped(number, f"step {step}{of} of {name}", keeper.kept())
 
-    with _loop.Loop(name, steps, done=step, progress=progress) as loop:
+    with _loop.Loop(name, total, done=step, progress=progress) as loop:
         try:
             for batch in _from(batches, step):
                 if stop:

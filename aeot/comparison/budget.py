@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from aeot import _check, _environment, _io, _loop
+from aeot import _check, _environment, _io, _loop, training
 from aeot.data import Dataset
 from aeot.models.autoencoder import Autoencoder
 
@@ -118,13 +118,14 @@ def train(
     peak, spent = Peak(data.values.device), _Spent(checkpoint)
     if images_seen is not None:
         count = steps(model, data, images_seen)
-        budget, limit = f"{images_seen} images", math.inf
+        budget, begun, limit = f"{images_seen} images", 0.0, math.inf
     else:
         given = _check.real("seconds", seconds, above=0)
         budget = f"{given:g} {'processor ' * processor}s"
-        limit = clock() + given * (1 - reserve * (fit_transport is not None))
+        begun = clock()
+        limit = begun + given * (1 - reserve * (fit_transport is not None))
         if getattr(model, "_open_ended", False):
-            count = 10**9
+            count = training.OPEN_ENDED
         else:
             pace = _pace(fit, data, max(0.03 * given, 0.1), clock)
             count = max(2, int((limit - clock()) / pace))
@@ -134,10 +135,15 @@ def train(
         nonlocal done
         done += 1
         spent.note()
-        return clock() >= limit
+        now = clock()
+        if shown is not None:
+            shown.at(now - begun)
+        return now >= limit
 
+    shown = None if seconds is None else _loop.Loop("budget", seconds, unit="second", stops=False)
     try:
-        fit(data, steps=count, on_step=on_step, **spent.place("state"))
+        with shown or contextlib.nullcontext():
+            fit(data, steps=count, on_step=on_step, **spent.place("state"))
         if fit_transport is not None:
             fit_transport(data, **spent.place("transport"))
     except KeyboardInterrupt:

@@ -1,10 +1,12 @@
 import mmap
+import re
 import types
 
 import pytest
 import torch
 
 import aeot
+from aeot import _loop
 from aeot.comparison import budget
 
 DATA = aeot.tensors(torch.zeros(50, 2))
@@ -186,3 +188,10 @@ def test_an_autoencoder_of_few_rows_sees_no_more_than_there_are():
     assert (facts["steps"], facts["images_seen"]) == (4, 40)
     with pytest.raises(ValueError, match="reserve must be"):
         budget.train(aeot.Autoencoder(latent_dim=2), few, seconds=1, reserve=2)
+
+
+def test_a_training_for_a_time_shows_the_time_and_no_number_of_steps(monkeypatch, capsys):
+    monkeypatch.setattr(_loop, "_LINE_SECONDS", 0.0)
+    budget.train(aeot.GAN(latent_dim=2, hidden=8, batch_size=10), DATA, seconds=0.2)
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"aeot: budget: second [\d.]+ of 0.2.* left; GAN: step \d+, ", shown)
