@@ -31,7 +31,7 @@ print(f"in an epoch of {len(epoch)} pairs, {len(epoch.unique())} of {len(data)} 
 
 # %%
 # The same model, trained as long on either kind of pairs.
-steps = 200 if quick else 3000
+steps = 100 if quick else 3000
 options = {"hidden": 128, "batch_size": 250}
 models = {
     "independent pairs": aeot.FlowMatching(**options).fit(data, steps=steps),

@@ -122,7 +122,7 @@ def coupling(
         tensor([1])
     """
     if not isinstance(transport, BrenierMap) and not callable(getattr(transport, "map", None)):
-        way_out = "a fitted SemiDiscreteOT has one in solution_"
+        way_out = "a fitted SemiDiscreteOT has one in solution_, of the rows sites_"
         must = "be a Solution or a BrenierMap"
         raise _check.fail("transport", must, _check.shown(transport), way_out)
     brenier = transport if isinstance(transport, BrenierMap) else transport.map()
@@ -290,7 +290,7 @@ class Coupling(IterableDataset):
         else:
             parts = [self.data(i) for i in row.tolist()]
             if isinstance(parts[0], (tuple, list)):  # rows with labels, as torchvision has them
-                if self.labels is None:
+                if self.labels is None and len(parts[0]) > 1:
                     label = torch.tensor([int(part[1]) for part in parts])
                 parts = [part[0] for part in parts]
             data = torch.stack([torch.as_tensor(part) for part in parts])
@@ -598,7 +598,18 @@ def _rows(
         found, count = data, len(data)
     if count != n:
         raise _check.fail("data", f"hold {n} rows", f"{count}", way_out)
+    if isinstance(data, torch.Tensor) and _is_shuffled(data, brenier.sites.detach()):
+        must, way_out = "have the order of the sites", "leave data out, or pass them as solved for"
+        raise _check.fail("data", must, "the sites in another order", way_out)
     return found, labels
+
+
+def _is_shuffled(data: torch.Tensor, sites: torch.Tensor) -> bool:
+    """Whether data are the sites in another order, as the sorted ones of `SemiDiscreteOT` are."""
+    if data.shape != sites.shape:
+        return False
+    rows, known = (part.cpu().to(sites.dtype).double().sum(1) for part in (data, sites))
+    return not torch.equal(rows, known) and torch.equal(rows.sort()[0], known.sort()[0])
 
 
 def _labels(labels: ArrayLike | None, known: torch.Tensor | None, n: int) -> torch.Tensor | None:

@@ -1,6 +1,7 @@
 """Pairs for flow matching: by brute force, by counting, and against the source's own samples."""
 
 import itertools
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -125,6 +126,12 @@ def test_any_number_of_workers_gives_the_same_batches(solution):
     for workers in (1, 2):
         batches = first(DataLoader(pairs, batch_size=None, num_workers=workers), 7)
         assert all(same(a, b) for a, b in zip(alone, batches, strict=True))
+
+
+def test_it_can_be_sent_to_another_process(solution):
+    pairs = aeot.coupling(solution, TensorDataset(normal(30, 4)), batch_size=8)
+    first(pairs, 3)
+    assert same(pickle.loads(pickle.dumps(pairs)).batch(4), pairs.batch(4))
 
 
 def test_workers_share_single_pairs(solution):
@@ -306,6 +313,7 @@ def test_loops_of_torchcfm_take_it_for_their_sampler(solution, shape, labels):
         ({"transport": "map"}, "transport must be a Solution or a BrenierMap, got 'map'"),
         ({"data": torch.zeros(29, 3)}, "data must hold 30 rows, got 29; one for each site"),
         ({"data": 3.0}, "data must hold 30 rows, got"),
+        ({"data": normal(30, 3).flip(0)}, "data must have the order of the sites, got the sites"),
         ({"data": "x"}, "data must be a numeric array"),
         ({"labels": torch.arange(29)}, "labels must be 30 whole numbers >= 0, one per row"),
         ({"labels": torch.arange(30.0)}, "labels must be 30 whole numbers"),
