@@ -28,7 +28,10 @@ import aeot
 from aeot import _loop
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "demo": ("aeot.commands.fit:demo", "train, transport and generate on scikit-learn's digits"),
+    "demo": (
+        "aeot.commands.demo:demo",
+        "draw a map that tears, then learn and draw digits",
+    ),
     "fit": (
         "aeot.commands.fit:fit",
         "fit a model and write a run directory",

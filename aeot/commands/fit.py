@@ -1,4 +1,4 @@
-"""The commands `aeot fit` and `aeot demo`: one model fitted on one data set, in a run directory.
+"""The command `aeot fit`: one model fitted on one data set, in a run directory.
 
 It holds ``config.yaml`` (the options, to be used again with ``--config``), ``environment.json``,
 ``log.jsonl`` (one line a record), ``model/``, ``pictures/*.png`` and, at last, ``summary.json``.
@@ -20,7 +20,7 @@ from aeot.commands.directory import RunDirectory, passed_over
 from aeot.data import Dataset, dataset, images, tensors
 from aeot.data.named import NAMES
 from aeot.models.aeot import AEOT
-from aeot.plotting.runs import by_class, draw_run
+from aeot.plotting.runs import draw_run
 
 _DRAWN = 100  # samples of the finished model, for its pictures
 
@@ -109,6 +109,9 @@ class Summary(dict):
             "memory": f"{self['peak_memory_gib']:.2f} GiB at the peak",
             "files": f"{self.path}: pictures, model, summary.json, log.jsonl, config.yaml",
         }
+        if "report" in self:
+            lines["jump"] = self["jump"]
+            lines["report"] = f"{self['report']}: open it in a browser"
         return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
 
 
@@ -158,17 +161,28 @@ def fit(
         rows = _rows(options, model.seed, download=download, strict=strict)
         if overwrite:  # else its training would go on
             shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
-        return _fitted(model, rows, run, steps, time.perf_counter() - begun)
+        return run_fit(model, rows, run, steps, time.perf_counter() - begun)
 
 
-def _fitted(
+def run_fit(
     model: AEOT,
     rows: tuple[Dataset, Dataset, torch.Tensor | None],
     run: RunDirectory,
     steps: int | None,
     read: float,
 ) -> Summary:
-    """Fit, draw and write what `fit` says; `read` seconds were spent before."""
+    """Fit, draw and write what `fit` says.
+
+    Args:
+        model: The estimator, not fitted yet.
+        rows: What to fit to, what to keep from it, and how often each row shall come.
+        run: The run directory, entered.
+        steps: Training steps of the autoencoder; None: the model chooses.
+        read: Seconds that reading the data took.
+
+    Returns:
+        The summary.
+    """
     training, held_out, nu = rows
     losses: list[tuple[int, float]] = []
 
@@ -210,24 +224,6 @@ def _fitted(
     run.write("summary.json", summary)
     shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
     return Summary(summary, run.path)
-
-
-def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
-    """Fit scikit-learn's digits, in about two minutes on two cores, and show new ones by class.
-
-    Args:
-        out: The run directory; an earlier run there is replaced.
-        seed: Of everything random.
-
-    Returns:
-        The summary.
-    """
-    model = AEOT(latent_dim=16, batch_size=128, seed=seed)
-    summary = fit(model, "digits", out=out, steps=300, overwrite=True)
-    if summary:
-        path = Path(out) / "pictures" / "by_class.png"
-        by_class(model, dataset("digits"), seed=seed, path=path)
-    return summary
 
 
 def _rows(

@@ -31,28 +31,30 @@ def toy(
     balanced: bool = True,
     seed: int = 0,
 ) -> Dataset:
-    """Draw one of the 2-D sets on which mode collapse and saturation are measured.
+    """Draw one of the 2-D sets on which mode collapse and saturation are measured, or letters.
 
     Args:
         name: "grid" (25 Gaussians at {-4, -2, 0, 2, 4}^2, standard deviation 0.05), "ring"
             (8 Gaussians on a circle), "swissroll", "lines" (uniform on the segments {-1} x [-1, 1]
-            and {1} x [-1, 1]) or "islands" (uniform on two unit squares, centred at (-1.5, 0) and
-            (1.5, 0): a gap of 2 between them).
+            and {1} x [-1, 1]), "islands" (uniform on two unit squares, centred at (-1.5, 0) and
+            (1.5, 0): a gap of 2 between them) or "letters" (uniform on each of a, e, o and t, one
+            high, three of them with a hole; for pictures).
         n: Number of points.
         scaling: "raw": the units of Lin et al. (ring: radius 1, standard deviation 0.01).
             "wgan-gp": those of Gulrajani et al.: the grid divided by 2.828, the ring of radius 2
             and standard deviation 0.02 divided by 1.414, the roll divided by 7.5. For grid and
             ring that makes the variance of an axis 1; lines and islands are divided by
-            sqrt(2 / 3) and sqrt(29 / 24), which makes it 1 on the mean over the axes.
-        balanced: Give every mode, line or island the same number of points, up to one; else they
-            are drawn.
+            sqrt(2 / 3) and sqrt(29 / 24), which makes it 1 on the mean over the axes. Letters have
+            "raw" alone.
+        balanced: Give every mode, line, island or letter the same number of points, up to one; else
+            they are drawn.
         seed: Of the points and their order.
 
     Returns:
         A data set of vectors (2,). ``labels`` are the modes; ``info`` holds ``modes`` (k, 2),
         ``std`` per axis and ``scale``, the factor applied, all in the units of the points. Lines
         and islands have ``low`` and ``high`` (2, 2) in place of modes: the corners of their two
-        supports, left and right. The roll has neither modes nor labels.
+        supports, left and right. Letters have labels only, the roll not even those.
 
     Raises:
         ValueError: For an unknown name or scaling.
@@ -69,12 +71,14 @@ def toy(
         >>> data.info["modes"].shape, data.info["std"], data.info["scale"]
         (torch.Size([25, 2]), 0.05, 1.0)
     """
-    _check.choice("name", name, [*_SPREAD, "swissroll", *_BOXES])
+    _check.choice("name", name, [*_SPREAD, "swissroll", *_BOXES, "letters"])
     balanced = _check.flag("balanced", balanced)
-    _check.choice("scaling", scaling, ["raw", "wgan-gp"])
+    _check.choice("scaling", scaling, ["raw"] if name == "letters" else ["raw", "wgan-gp"])
     n, seed = _check.rows("n", n, 2), _check.seed("seed", seed)
     if name == "swissroll":
         return _roll(n, scaling, seed)
+    if name == "letters":
+        return _letters(n, balanced, seed)
     if name in _BOXES:
         return _boxes(name, n, scaling, balanced, seed)
     distance, std, divisor = _SPREAD[name][scaling]
@@ -122,3 +126,23 @@ def _roll(n: int, scaling: str, seed: int) -> Dataset:
     divisor = 7.5 if scaling == "wgan-gp" else 1.0
     values = torch.from_numpy(points / divisor).float()
     return Dataset(values, f"swissroll ({scaling})", info={"scale": 1 / divisor})
+
+
+def _letters(n: int, balanced: bool, seed: int) -> Dataset:
+    draw = generator(seed, "toy", "letters")
+    labels = _labels(n, 4, balanced, draw)
+    points = torch.zeros(n, 2, dtype=torch.float64)
+    left = torch.ones(n, dtype=torch.bool)
+    while left.any():  # a third of the box is ink
+        x, y = (torch.rand(n, 2, generator=draw, dtype=torch.float64) * 1.25).unbind(1)
+        ring = ((x - 0.5).hypot(y - 0.5) - 0.4).abs() < 0.1
+        stem = (x - 0.9).abs() < 0.1
+        bar = ((y - 0.5).abs() < 0.09) & ((x - 0.5).abs() < 0.4)
+        mouth = (x > 0.5) & (y > 0.22) & (y < 0.5)
+        a = ring | (stem & (y < 1))
+        t = ((x - 0.4).abs() < 0.1) | ((y - 0.9).abs() < 0.1) & (x < 0.8)
+        t |= (y < 0.2) & (x > 0.4) & (x < 0.8)
+        ink = torch.stack([a, bar | (ring & ~mouth), ring, t])[labels, torch.arange(n)]
+        points[ink & left] = torch.stack([x + 1.45 * labels, y], 1)[ink & left]
+        left &= ~ink
+    return Dataset(points.float(), "letters (raw)", labels, tuple("aeot"), {"scale": 1.0})

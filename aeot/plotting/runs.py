@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 
 from aeot import _check
 from aeot._environment import plain_torch
+from aeot._rng import generator
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as pictures
+from aeot.plotting.singular import crossing
 from aeot.search.nearest import nearest
 
 _SHOWN = 100  # rows whose nearest training row is looked for
@@ -150,6 +152,65 @@ def by_class(
         columns=columns,
         title="generated; a row for each class of the nearest training image, as they came",
         path=path,
+    )
+
+
+@plain_torch()
+def longest_jump(
+    model: AEOT,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    lines: int = 100,
+    path: str | os.PathLike | None = None,
+) -> str:
+    """Draw the farthest jump of the map between two classes, along random lines in the source.
+
+    Args:
+        model: The fitted model, of images.
+        data: What it was fitted to, with labels.
+        seed: Of the lines.
+        lines: How many are followed.
+        path: Where to write the figure: images of the map on both sides of the jump, and below
+            them images of the straight line between the two codes.
+
+    Returns:
+        A sentence about it.
+
+    Raises:
+        ValueError: If `data` has no labels.
+    """
+    if data.labels is None:
+        raise _check.fail("data", "have labels", "none")
+    brenier, singular = model.brenier_, model.singular_
+    sites = brenier.sites
+    labels = data.labels[nearest(sites, model.encode(data).to(sites))[1][:, 0]]
+    ends = brenier.source.sample(2 * lines, generator=generator(seed, "jump")).to(sites)
+    best = -1.0
+    for start, end in zip(ends[::2], ends[1::2], strict=True):
+        found = singular.crossings(start, end)
+        between = labels[found.pairs[:, 0]] != labels[found.pairs[:, 1]]
+        jumps = torch.where(between, found.jumps, -torch.inf)
+        if len(jumps) > 2 and float(jumps[1:-1].max()) > best:
+            row = int(jumps[1:-1].argmax()) + 1
+            best, kept, line = float(jumps[row]), (found, row), (start, end)
+    if best < 0:
+        return "no line between two classes was found"
+    (found, row), (start, end) = kept, line
+    i, j = found.pairs[row].tolist()
+    before, at, after = found.positions[row - 1 : row + 2].tolist()
+    t = torch.linspace(0, 1, 12).to(sites)[:, None]
+    half = 0.999 * min(at - before, after - at)  # inside the two cells
+    points = start + (at - half + 2 * half * t) * (end - start)
+    codes = brenier.extend(points, singular, model.extension, generator=generator(seed, "path"))
+    blended = model.decode(sites[i] + t * (sites[j] - sites[i]))
+    crossing(model.decode(codes), blended, breaks=[0.5], path=path)
+    first, second = (data.classes[labels[k]] for k in (i, j))
+    share = float((singular.facets.jumps < best).double().mean())
+    cut = "cut" if bool(found.singular[row]) else "not cut by the default rule"
+    return (
+        f"the map's farthest on {lines} lines, {first} to {second}: longer than {share:.1%} of all "
+        f"jumps, {cut}"
     )
 
 

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 
 from aeot import _check
 from aeot._environment import plain_torch
+from aeot._rng import generator
 from aeot.geometry.diagram import power_diagram
+from aeot.maps.brenier import BrenierMap
 from aeot.plotting.images import as_tiles, mosaic
 from aeot.plotting.style import ACCENT, CHART, INK, LINE, SINGULAR, colour_sites, panel, save
 from aeot.plotting.transport import power_diagram as draw_diagram
@@ -38,10 +40,7 @@ def modes(
     Raises:
         ValueError: If the map is not planar.
     """
-    _check.instance("singular", singular, SingularSet, "aeot.find_singularities makes one")
-    brenier = singular.brenier
-    if brenier.dim != 2:
-        raise _check.fail("singular", "be of a map in the plane", f"d = {brenier.dim}")
+    brenier = _planar(singular)
     if codes is not None:
         codes = _check.points("codes", codes, dim=2).detach()
     sites = brenier.sites.cpu().numpy()
@@ -63,6 +62,73 @@ def modes(
     note += "" if codes is None else f", {len(codes)} new points in grey"
     right.set_title(note, fontsize=10, color=INK)
     return save(figure, path)
+
+
+@plain_torch()
+def tears(
+    singular: SingularSet,
+    n: int = 4000,
+    *,
+    seed: int = 0,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw a planar map with its tears, what it generates, and what it would without them.
+
+    Args:
+        singular: Of a map in the plane whose source has exact geometry.
+        n: New points in each of the two pictures of the target.
+        seed: Of the new points.
+        path: Where to write the figure.
+
+    Returns:
+        The figure, three panels side by side, or one above the other for wide sources: the cells
+        in the source, each in the colour of its site, and the singular set in red; new points
+        that keep off it; new points of the continuous map that interpolates between all
+        neighbouring sites. A new point has the colour of the site it lies next to.
+
+    Raises:
+        ValueError: If the map is not planar.
+
+    Example:
+        >>> import aeot
+        >>> sites = aeot.data.toy("ring", 40).values
+        >>> brenier = aeot.solve_exact(aeot.UniformBox(dim=2), sites).map()
+        >>> figure = tears(aeot.find_singularities(brenier), 100)
+    """
+    brenier = _planar(singular)
+    n, seed = _check.integer("n", n), _check.seed("seed", seed)
+    diagram = power_diagram(brenier.source, brenier.sites, brenier.heights)
+    broken = singular.crosses(*diagram.facets.pairs.to(brenier.sites.device).T).cpu()
+    wide, high = np.ptp(np.concatenate([cell.numpy() for cell in diagram.polygons]), axis=0)
+    stacked = wide > 1.5 * high
+    figure = Figure(figsize=(8.0, 0.9 + 21.0 * high / wide) if stacked else (12.0, 4.4))
+    figure.set_layout_engine("constrained")
+    top, *below = figure.subplots(*((3, 1) if stacked else (1, 3)))
+    draw_diagram(diagram, singular=broken, ax=top)
+    sites = brenier.sites.cpu().numpy()
+    colours = colour_sites(sites, lightness=0.62)
+    titles = ["noise: each point in the colour of where it goes, and where the map tears"]
+    for ax, cut in zip(below, (singular, None), strict=True):
+        draw = brenier.draw(n, singular=cut, method="linear", generator=generator(seed, "tears"))
+        panel(ax)
+        ax.scatter(*draw.codes.cpu().numpy().T, s=2, c=colours[draw.owners.cpu().numpy()])
+        ax.set(xlim=_padded(sites[:, 0]), ylim=_padded(sites[:, 1]))
+    titles += ["new points of the map with its tears", "new points of a map without tears"]
+    for ax, title in zip((top, *below), titles, strict=True):
+        ax.set_title(title, fontsize=10, color=INK)
+    return save(figure, path)
+
+
+def _padded(values: np.ndarray) -> tuple[float, float]:
+    margin = 0.04 * np.ptp(values)
+    return values.min() - margin, values.max() + margin
+
+
+def _planar(singular: SingularSet) -> BrenierMap:
+    _check.instance("singular", singular, SingularSet, "aeot.find_singularities makes one")
+    if singular.brenier.dim != 2:
+        raise _check.fail("singular", "be of a map in the plane", f"d = {singular.brenier.dim}")
+    return singular.brenier
 
 
 @plain_torch()

@@ -367,6 +367,24 @@ def test_lines_and_islands_fill_their_supports_evenly(name, middle, sides, varia
         assert float(data.values.var(0).mean()) == pytest.approx(1, rel=0.02)
 
 
+def test_letters_are_filled_evenly_and_keep_their_holes():
+    data = toy("letters", 40_000, seed=1)
+    assert data.classes == tuple("aeot")
+    assert data.labels.bincount().tolist() == [10_000] * 4
+    place = data.values.double() - torch.tensor([1.45, 0.0]) * data.labels[:, None]
+    o = place[data.labels == 2] - 0.5
+    radius = o.norm(dim=1)
+    assert 0.3 <= float(radius.min()) < 0.305
+    assert 0.495 < float(radius.max()) <= 0.5
+    # Uniform in a ring: the mean of the squared radius is that of the two squared radii.
+    assert float(radius.square().mean()) == pytest.approx((0.3**2 + 0.5**2) / 2, rel=0.01)
+    x, y = place[data.labels == 1].T
+    assert not ((x > 0.5) & (y > 0.23) & (y < 0.4)).any()  # the mouth of the e
+    assert float(place[data.labels == 3].max()) == pytest.approx(1.25, abs=0.01)
+    with pytest.raises(ValueError, match="scaling must be one of 'raw'"):
+        toy("letters", 10, scaling="wgan-gp")
+
+
 def test_the_roll_has_scikit_learns_shape():
     datasets = pytest.importorskip("sklearn.datasets")
     theirs = datasets.make_swiss_roll(20_000, noise=0.25, random_state=0)[0][:, [0, 2]] / 7.5

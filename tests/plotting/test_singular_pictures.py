@@ -26,8 +26,27 @@ def test_modes_are_drawn_beside_their_sites(two, tmp_path):
 def test_only_planar_maps_have_a_picture():
     brenier = BrenierMap(UniformBox(dim=3), torch.rand(9, 3), torch.zeros(9))
     singular = aeot.find_singularities(brenier, n_points=500)
-    with pytest.raises(ValueError, match="singular must be of a map in the plane, got d = 3"):
-        plots.modes(singular)
+    for draw in (plots.modes, plots.tears):
+        with pytest.raises(ValueError, match="singular must be of a map in the plane, got d = 3"):
+            draw(singular)
+
+
+@pytest.mark.parametrize(("width", "panels"), [(1.0, (1, 3)), (4.0, (3, 1))])
+def test_only_the_map_without_tears_has_points_in_the_gap(width, panels, tmp_path):
+    sites = 0.1 * torch.randn(60, 2, generator=generator(0), dtype=torch.float64)
+    sites[30:, 0] += 5
+    source = UniformBox(low=[0.0, 0.0], high=[width, 1.0])
+    torn = aeot.find_singularities(aeot.solve_exact(source, sites).map())
+    figure = plots.tears(torn, 600, path=tmp_path / "tears.png")
+    _, cut, whole = figure.axes
+    assert cut.get_subplotspec().get_gridspec().get_geometry() == panels
+    gaps = []
+    for ax in (cut, whole):
+        x = ax.collections[0].get_offsets()[:, 0]
+        assert len(x) == 600
+        gaps.append(int(((x > 1) & (x < 4)).sum()))
+    assert gaps[0] == 0
+    assert gaps[1] > 20  # the cells along the border are a tenth of all, or more
 
 
 def test_the_mark_stands_between_the_frames_around_the_break():

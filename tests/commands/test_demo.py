@@ -1,0 +1,42 @@
+"""The demo at a few steps: what it leaves, and that it may be repeated."""
+
+import json
+
+import pytest
+
+from aeot import cli
+from aeot.commands import demo
+from aeot.commands.directory import RunDirectory
+
+
+@pytest.fixture
+def shortened(monkeypatch):
+    from aeot.data import dataset
+
+    def few(name, **how):
+        data = dataset(name, **how)
+        return data.subset(range(0, len(data), 6))
+
+    monkeypatch.setattr(demo, "dataset", few)
+    monkeypatch.setattr(demo, "_STEPS", 12)
+
+
+def test_the_demo_ends_with_its_report_and_may_be_repeated(shortened, tmp_path, capsys):
+    path = tmp_path / "demo"
+    assert cli.main(["demo", "--out", str(path)]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert f"{path}/pictures/tears.png: a rectangle, torn into 4 pieces" in first
+    assert " ".join(rest[-1].split()) == f"report {path}/report.html: open it in a browser"
+    assert "demo" in (path / "report.html").read_text()
+    pictures = {p.stem for p in (path / "pictures").glob("*.png")}
+    assert {"tears", "by_class", "jump", "generated", "paths"} <= pictures
+    with RunDirectory(path, {}, last="summary.json", overwrite=True):  # holds nothing but the run
+        pass
+    assert json.loads((path / "summary.json").read_text())["data"] == "digits"
+
+
+def test_the_demo_leaves_a_folder_of_others_alone(shortened, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 2
+    assert "out must be new or empty" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
