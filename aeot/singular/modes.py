@@ -142,6 +142,8 @@ def detours(graph: csr_matrix, pairs: np.ndarray, jumps: np.ndarray) -> np.ndarr
         (k,) bool.
     """
     out = np.zeros(len(pairs), bool)
+    if len(pairs) == 0:  # scipy takes no entry of a matrix for a matrix of none
+        return out
     direct = np.asarray(graph[pairs[:, 0], pairs[:, 1]]).ravel() > 0
     rows = np.flatnonzero(~direct)
     if rows.size == 0:

@@ -314,3 +314,11 @@ def test_another_seed_draws_other_points_and_other_rays():
     both = [p for p in masses[0] if masses[1].get(p, 0) > 0 and masses[0][p] > 0]
     assert len(both) > 20
     assert all(masses[0][p] != masses[1][p] for p in both)
+
+
+def test_a_map_without_facets_inside_a_component_is_no_error():
+    sites = torch.rand(9, 3, generator=generator(11))
+    brenier = BrenierMap(UniformBox(dim=3), sites, torch.zeros(9))
+    singular = find_singularities(brenier, n_points=500)
+    i, j = singular.facets.pairs.T
+    assert not (singular.components[i] == singular.components[j]).any()
