@@ -32,8 +32,68 @@ _SIZES += ("packing", "kernels", "n_blocks", "n_layers", "noise_channels")
 
 
 @plain_methods
+class Saved:
+    """What `state` takes apart and `from_state` puts together, in a directory."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what makes it up, as nested dicts of tensors and plain values."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], *, device: str | torch.device | None = None) -> Self:
+        """Make what `state` took apart."""
+        raise NotImplementedError
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write it to a directory, whole or not at all; nothing is pickled.
+
+        Beside the numbers the directory holds ``README.md``, a page that says what this is.
+
+        Args:
+            path: New or empty, or an earlier save of this class that may be replaced.
+            overwrite: Whether it may.
+
+        Raises:
+            NotFittedError: Of an estimator, before `fit`.
+            ValueError: If the directory holds something else, or an earlier save without
+                `overwrite`, or cannot be written.
+        """
+        kind = type(self)
+        card = _io.card(kind, self._facts())
+        tensors, config = _io.pack(self.state())
+        _io.save(path, tensors, config, kind=kind.__name__, overwrite=overwrite, card=card)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,
+        *,
+        device: str | torch.device | None = None,
+        **given: Any,  # noqa: ANN401
+    ) -> Self:
+        """Read what `save` wrote; it gives the same results.
+
+        Args:
+            path: The directory, or a run directory with the model in ``model``.
+            device: Where to compute; None: the first GPU, else the CPU.
+            given: What cannot be stored and `from_state` takes: the ``source`` of a transport
+                where that is a function.
+
+        Raises:
+            ValueError: If nothing is there, a byte of it changed, or it is another class.
+        """
+        tensors, config = _io.load(path, kind=cls.__name__)
+        with _io.using(path):
+            return cls.from_state(_io.unpack(tensors, config), device=device, **given)
+
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        """Return what the page beside it says, under headings."""
+        return {}
+
+
+@plain_methods
 @dataclass(kw_only=True, eq=False, repr=False)
-class Estimator:
+class Estimator(Saved):
     """Arguments stored unchanged under their names; what `fit` learns ends in an underscore.
 
     A subclass is a dataclass with the same three options and supplies
@@ -118,32 +178,12 @@ class Estimator:
             raise _io.Damaged(f"a saved {cls.__name__} must be whole, got {got}") from error
         return self
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the fitted model to a directory, whole or not at all; nothing is pickled.
-
-        Args:
-            path: Created, or replaced if it holds an earlier save of this class.
-
-        Raises:
-            NotFittedError: Before `fit`.
-            ValueError: If the directory holds something else or cannot be written.
-        """
-        _io.save(path, *_io.pack(self.state()), kind=type(self).__name__)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, *, device: str | torch.device | None = None) -> Self:
-        """Read what `save` wrote; it gives the same results.
-
-        Args:
-            path: The directory, or a run directory with the model in ``model``.
-            device: Where to compute; None: the first GPU, else the CPU.
-
-        Raises:
-            ValueError: If nothing is there, a byte of it changed, or it is another class.
-        """
-        tensors, config = _io.load(path, kind=cls.__name__)
-        with _io.using(path):
-            return cls.from_state(_io.unpack(tensors, config), device=device)
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        data = getattr(self, "data_", None)
+        if data is None:
+            names = {"rows": "n_rows_", "shape": "shape_", "classes": "n_classes_"}
+            data = {key: getattr(self, name) for key, name in names.items() if hasattr(self, name)}
+        return {"Arguments": self.arguments(), "Data": data}
 
     def _build(self) -> dict[str, nn.Module]:
         """Make the networks, by attribute, for the arguments and what else was learned."""

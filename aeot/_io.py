@@ -29,7 +29,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from aeot import _check
+from aeot import __all__ as _public
+from aeot import __version__, _check
 from aeot._environment import is_out_of_memory
 
 try:
@@ -41,6 +42,7 @@ _LOG = logging.getLogger(__name__)
 FORMAT = 2
 _MANIFEST = "manifest.json"
 _FILES = ("config.json", "model.safetensors")
+_CARD = "README.md"  # what people read; no load does, so they may change it
 _PREVIOUS = "previous"  # in a checkpoint: the one before it
 _LONGEST = 1 << 26  # bytes of JSON; half a million records of a history
 _DEEPEST = 100  # dicts and lists within each other
@@ -290,7 +292,11 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def check_writable(
-    directory: str | os.PathLike, *, kind: str | None = None, name: str = "path"
+    directory: str | os.PathLike,
+    *,
+    kind: str | None = None,
+    name: str = "path",
+    overwrite: bool = True,
 ) -> Path:
     """Check, before any work starts, that `directory` can be created or replaced by `save`.
 
@@ -298,6 +304,7 @@ def check_writable(
         directory: Where the model will go.
         kind: What will be saved there; an earlier save of another kind is not replaced.
         name: The argument, as the caller spells it.
+        overwrite: Whether an earlier save of the same kind is replaced.
 
     Returns:
         The path.
@@ -310,6 +317,9 @@ def check_writable(
         raise ValueError(f"{name} must be a directory, got the file {path}; choose another name")
     if path.is_dir():
         _check_replaceable(path, kind, name)
+        if not overwrite and _places(path):
+            way_out = "pass overwrite=True to replace it, or choose another name"
+            raise _check.fail(name, "be new or empty", f"{path} with an earlier save", way_out)
     parent = path
     while not parent.exists():
         parent = parent.parent
@@ -322,7 +332,7 @@ def _check_replaceable(path: Path, kind: str | None, name: str) -> None:
     # Replacing a directory deletes what is in it, so it may hold nothing but an earlier save.
     inside = {file.name for file in path.iterdir() if not file.name.startswith(".")}
     before = path / _PREVIOUS
-    ours = {_MANIFEST, *_FILES}
+    ours = {_MANIFEST, _CARD, *_FILES}
     if (before / _MANIFEST).is_file() and {file.name for file in before.iterdir()} <= ours:
         ours.add(_PREVIOUS)
     others = sorted(inside - ours if inside & {_MANIFEST, _PREVIOUS} & ours else inside)
@@ -353,7 +363,9 @@ def save(
     config: dict[str, Any],
     *,
     kind: str,
+    overwrite: bool = True,
     keep_previous: bool = False,
+    card: str | None = None,
 ) -> None:
     """Write tensors and plain values as a directory that appears whole or not at all.
 
@@ -364,13 +376,18 @@ def save(
         tensors: What to store, by name; any device, stored as on the CPU.
         config: Plain values that JSON can hold.
         kind: What this is (a class name); `load` asks for the same.
+        overwrite: Whether an earlier save is replaced.
         keep_previous: Keep the save that is replaced; `load` takes it where this one is damaged.
+        card: What ``README.md`` shall say (see `card`); no such file if left out.
 
     Raises:
-        ValueError: If the directory holds something else or cannot be written.
+        ValueError: If the directory holds something else, an earlier save that is not to be
+            replaced, or cannot be written.
         OSError: If the disk is full or refuses; it names the directory.
     """
-    path = check_writable(directory, kind=kind).resolve()  # what a link leads to, not the link
+    _check.flag("overwrite", overwrite)
+    path = check_writable(directory, kind=kind, overwrite=overwrite)
+    path = path.resolve()  # what a link leads to, not the link
     stored = _separate(tensors)
     body = {"format": FORMAT, "kind": kind, "config": config}
     text = (json.dumps(body, indent=1, sort_keys=True, default=plain) + "\n").encode()
@@ -391,10 +408,46 @@ def save(
                 "sha256": {name: _file_digest(fresh / name) for name in _FILES},
             }
             (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            if card is not None:
+                (fresh / _CARD).write_text(card, encoding="utf-8")
             for file in [*fresh.iterdir(), fresh]:
                 _sync(file)
             _swap(fresh, path, keep=keep_previous)
             _sync(path.parent)
+
+
+def card(kind: type, facts: Mapping[str, Mapping[str, object]]) -> str:
+    """Return what the ``README.md`` of a saved model says: what it is, its facts, how to load it.
+
+    Args:
+        kind: The class.
+        facts: Plain values by name, under headings.
+    """
+    name, module = kind.__name__, kind.__module__
+    come = f"import aeot\n\nmodel = aeot.{name}"
+    if name not in _public:
+        come = f"from {module} import {name}\n\nmodel = {name}"
+    lines = [
+        f"# {name}",
+        "",
+        f"Saved by aeot {__version__}. To load it, from where this folder lies:",
+        "",
+        f'```python\n{come}.load("path/to/this/folder")\n```',
+        "",
+        "Loading checks `config.json` and `model.safetensors` against the hashes in",
+        "`manifest.json`; nothing is pickled. This page is for people: change it as you like.",
+    ]
+    for heading, values in facts.items():
+        lines += ["", f"## {heading}", ""]
+        lines += [f"- {key.replace('_', ' ')}: {_told(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _told(value: object) -> str:
+    """Return a value in one short line without marks of its own."""
+    text = f"{value:.6g}" if isinstance(value, float) else value
+    text = " ".join(text.split()) if isinstance(text, str) else _check.shown(text)
+    return re.sub(r"([\\`*<>\[\]|])", r"\\\1", text)
 
 
 def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,15 +7,16 @@ arrays of float64 or needs them: where float32 would leave fewer than five digit
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from aeot import _check
+from aeot import _check, _io
 from aeot._check import ArrayLike
 from aeot._environment import plain_methods
 from aeot._rng import device_of
+from aeot._rng import generator as _generator
 
 
 @runtime_checkable
@@ -598,6 +599,7 @@ class GridDensity:
 
     Attributes:
         dim: 2.
+        values: As given, float64.
         low: (2,), float64.
         high: (2,), float64.
         coefficients: (rows, columns, 4), float64, the lowest row first: on a pixel the density,
@@ -629,7 +631,7 @@ class GridDensity:
             raise _check.fail("values", "be >= 0", f"{float(table.min()):g}", "clamp them")
         if not bool((table > 0).any()):
             raise _check.fail("values", "be positive somewhere", "only zeros")
-        self.dim, self.interpolation = 2, interpolation
+        self.dim, self.interpolation, self.values = 2, interpolation, table
         self.low = _vector("low", low, 2, 0.0).to(torch.float64)
         self.high = _vector("high", high, 2, 1.0).to(torch.float64)
         if not bool((self.high > self.low).all()):
@@ -700,3 +702,74 @@ def _linear_quantile(p: torch.Tensor, q: torch.Tensor, level: torch.Tensor) -> t
     root = (p * p + 2 * q * level * total).clamp(min=0).sqrt()
     # The stable root of p t + q t^2 / 2 = level total.
     return (2 * level * total / (p + root).clamp(min=1e-300)).clamp(0, 1)
+
+
+_PROBES = 256  # points that a measure is known by
+# What each measure is made from again; a function is in no file.
+_STORED: dict[type, tuple[str, ...]] = {
+    UniformBox: ("low", "high"),
+    UniformBall: ("dim", "center", "radius"),
+    Gaussian: ("mean", "covariance"),
+    Empirical: ("points",),
+    Polygon: ("vertices",),
+    ConvexPolygon: ("vertices",),
+    GridDensity: ("values", "low", "high", "interpolation"),
+}
+
+
+def stored(source: Measure) -> dict[str, Any]:
+    """Return what `restored` makes a measure of: tensors and plain values by name.
+
+    A `Sampler`, or a class of the caller's, is a function: only its name, its dimension and a hash
+    of some of its points are kept.
+    """
+    parts = {name: getattr(source, name) for name in _STORED.get(type(source), ())}
+    if parts and hasattr(source, "dtype"):
+        parts["dtype"] = str(source.dtype).removeprefix("torch.")
+    return {"kind": type(source).__name__, "dim": source.dim, "mark": _mark(source), **parts}
+
+
+def _mark(source: Measure) -> str:
+    points = source.sample(_PROBES, generator=_generator(0, "stored"))
+    return _io.digest({"points": points.to(torch.float64)})[:16]
+
+
+def restored(parts: object, source: Measure | None = None) -> Measure:
+    """Make the measure again that `stored` took apart.
+
+    Args:
+        parts: What it returned.
+        source: The measure itself, where it cannot be stored.
+
+    Raises:
+        ValueError: If `source` is needed and not given, or is another measure.
+        aeot._io.Damaged: If the parts are none.
+    """
+    if not _io.fits(parts, dict[str, Any]) or not isinstance(parts.get("kind"), str):
+        raise _io.Damaged("it holds no source")
+    kinds = {kind.__name__: kind for kind in _STORED}
+    name, kind = parts["kind"], kinds.get(parts["kind"])
+    if source is not None:
+        check_source(source)
+        if source.dim != parts.get("dim") or _mark(source) != parts.get("mark"):
+            got = f"{_check.shown(source)}, whose points are others"
+            raise _check.fail("source", f"be the {name[:80]} that was saved", got)
+        return source
+    if kind is None:
+        way_out = "pass it to load as source="
+        got = "a function, which no file holds"
+        raise _check.fail("source", f"be given for a {name[:80]}", got, way_out)
+    given = {key: parts.get(key) for key in _STORED[kind]}
+    for key, value in given.items():
+        wanted = {"dim": int, "radius": float, "interpolation": str}.get(key, torch.Tensor)
+        if not _io.fits(value, wanted):
+            raise _io.Damaged(f"{key} of a {name} must be a {wanted.__name__}")
+    try:
+        made = kind(**given)
+        if hasattr(made, "dtype"):
+            made.dtype = {"float32": torch.float32, "float64": torch.float64}[parts["dtype"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _io.Damaged(f"a {name} must be whole, got {error}") from error
+    if made.dim != parts.get("dim"):
+        raise _io.Damaged(f"a {name} of dimension {made.dim} must say so")
+    return made

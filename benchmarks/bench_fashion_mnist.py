@@ -221,7 +221,7 @@ def measure(options, waiting, training, test, extractor):
             {r["model"]: of[r["model"]] for r in rows if r["model"] in of}
             for of in (found.shown, found.nearest)
         )
-        Comparison(rows, found.protocol, found.environment, *pictures).save(place)
+        Comparison(rows, found.protocol, found.environment, *pictures).save(place, overwrite=True)
 
 
 def beside(folder):
@@ -266,7 +266,7 @@ def train(options, kind, arguments, seconds, seed, folder, training, cache):
     left = max(seconds - spent, 0.05 * seconds)
     cost = budget.train(model, data, seconds=left, reserve=RESERVE, processor=options.processor)
     cost["train_seconds"] += spent
-    model.save(folder)
+    model.save(folder, overwrite=True)
     costs.write_text(json.dumps({**cost, "environment": environment()}) + "\n")
     return Decoded(model, coder) if kind == "FlowMatching" else model, cost
 

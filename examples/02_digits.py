@@ -32,7 +32,7 @@ generated = model.sample(36, seed=1)
 print(f"{model.sampled_['acceptance']:.1%} of the points drawn were accepted")
 
 # Saved and loaded, the model draws the same digits.
-model.save(OUT / "digits.model")
+model.save(OUT / "digits.model", overwrite=True)
 again = aeot.AEOT.load(OUT / "digits.model").sample(36, seed=1)
 print("the same after loading:", bool((again == generated).all()))
 

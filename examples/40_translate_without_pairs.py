@@ -46,7 +46,7 @@ model.fit(
     checkpoint=None if quick else folder / "checkpoint",
     on_step=on_step,
 )
-model.save(folder / "model")
+model.save(folder / "model", overwrite=True)
 path = OUT / "40_translate_without_pairs.png"
 pictures.translations(model, a[:10], b[:10], names=names, path=path)
 print(path)

@@ -166,7 +166,7 @@ def compare(
             told += " for each training; what it took is in its row of costs"
             found.protocol["budget"] = told
         found.protocol.update(passed_over(training))
-        found.save(run.path)
+        found.save(run.path, overwrite=True)
         for old in run.path.glob("*.png"):  # of an earlier call, perhaps of other models
             old.unlink()
         if any(row["curve"] for row in found.rows):
@@ -321,7 +321,7 @@ def _fitted(
     unfinished = place.with_name(f"{place.name}.checkpoint")
     cost = budget.train(model, training, checkpoint=unfinished, **limit)
     place.parent.mkdir(parents=True, exist_ok=True)
-    model.save(place)
+    model.save(place, overwrite=True)
     cost["class"] = type(model).__name__
     _io.write_text(costs, json.dumps(cost) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)

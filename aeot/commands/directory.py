@@ -27,7 +27,7 @@ _WRITTEN = re.compile(  # all that `fit` and `sample` write, and what a kill can
     r"\.lock|\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-[\w-]+)?"
     r"|report\.html|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
     r"|(\.?model|checkpoint/\.?\w+(/\w{16})?)(\.(writing|replaced)-[\w-]+)?(/previous)?"
-    r"/(model\.safetensors|\w+\.json)"
+    r"/(model\.safetensors|\w+\.json|README\.md)"
 )
 
 

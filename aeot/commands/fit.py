@@ -212,7 +212,7 @@ def run_fit(
     begun = time.perf_counter()
     generated = model.sample(_DRAWN, seed=model.seed)
     sampled = time.perf_counter() - begun
-    model.save(run.path / "model")
+    model.save(run.path / "model", overwrite=True)
     near = draw_run(run.path / "pictures", model, training, held_out, generated, losses)
     summary: dict[str, Any] = {"data": training.name, "rows": len(training)}
     summary |= {"held_out_rows": len(held_out), "shape": list(training.shape)}

@@ -81,7 +81,7 @@ def translate(
             "log": run.path / "log.jsonl",
         }
         model.fit(data, steps=steps, on_step=on_step, **places)
-        model.save(run.path / "model")
+        model.save(run.path / "model", overwrite=True)
         pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
         facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
         facts["passed over"] = [passed_over(first), passed_over(second)]

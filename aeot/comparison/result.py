@@ -140,14 +140,19 @@ class Comparison(Mapping):
         lines = [f"- {key}: {_escaped(told(value))}" for key, value in facts.items()]
         return "\n".join([*_table(quality), "", *_table(cost), "", *lines, ""])
 
-    def save(self, directory: str | os.PathLike) -> None:
+    def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write ``comparison.json``, ``comparison.md`` and, for `load`, ``data/``.
 
+        Args:
+            directory: Where to; it may hold other files.
+            overwrite: Whether an earlier comparison there is replaced.
+
         Raises:
-            ValueError: If the directory cannot be written.
+            ValueError: If the directory cannot be written, or holds a comparison already.
         """
         folder = _check.path("directory", directory)
-        _io.check_writable(folder / "data", kind="Comparison")
+        _check.flag("overwrite", overwrite)
+        _io.check_writable(folder / "data", kind="Comparison", overwrite=overwrite)
         pictures = {f"shown/{name}": value for name, value in self.shown.items()}
         pictures |= {f"nearest/{name}": value for name, value in self.nearest.items()}
         _io.save(folder / "data", pictures, self.plain(), kind="Comparison")

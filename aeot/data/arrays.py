@@ -305,6 +305,13 @@ def digest(data: Dataset) -> dict[str, Any]:
     return {"rows": len(data), "data": _io.digest(parts)[:16]}
 
 
+def facts_of(data: Dataset) -> dict[str, Any]:
+    """Return what a saved model says of what it was fitted to, as plain values."""
+    found = digest(data)
+    facts = {"name": data.name, "rows": found["rows"], "shape": list(data.shape)}
+    return facts | {"classes": list(data.classes)[:100], "hash_of_some_rows": found["data"]}
+
+
 @plain_torch()
 def unpaired(a: Dataset | ArrayLike, b: Dataset | ArrayLike) -> Domains:
     """Put two independent collections side by side, for translation without pairs.

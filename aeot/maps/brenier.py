@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 from torch import nn
 
-from aeot import _check, _loop
+from aeot import _check, _io, _loop
 from aeot._check import ArrayLike
-from aeot._environment import in_parts, plain_methods
+from aeot._environment import in_parts, plain_methods, resolve_device
+from aeot._estimator import Saved
 from aeot._rng import device_of
 from aeot._rng import generator as _generator
 from aeot.geometry.diagram import power_diagram
@@ -21,11 +22,14 @@ from aeot.geometry.location import Location
 from aeot.geometry.tessellation import has_geometry, support
 from aeot.maps import extension, triangulation
 from aeot.maps.extension import Near, Sides
-from aeot.measures import Measure, check_source
+from aeot.measures import Measure, check_source, restored, stored
 from aeot.search import heights as conversions
 from aeot.search.engines import ENGINES, cell, installed, top_k
 from aeot.search.nearest import nearest
 from aeot.search.planes import scores_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _BLOCK = 8192  # points per block of a stream; part of its definition
@@ -121,7 +125,7 @@ class Subgradients:
 
 
 @plain_methods
-class BrenierMap(nn.Module):
+class BrenierMap(Saved, nn.Module):
     """The semi-discrete optimal transport map x -> y_i on the power cell W_i.
 
     Its state is buffers only. Results have the dtype of the points for values (`potential`,
@@ -218,6 +222,47 @@ class BrenierMap(nn.Module):
     def dim(self) -> int:
         """Dimension d."""
         return self.sites.shape[1]
+
+    def state(self) -> dict[str, Any]:
+        """Return what makes it up: ``buffers`` by name, ``source`` and ``engine``."""
+        buffers = dict(self.state_dict())
+        return {"buffers": buffers, "source": stored(self.source), "engine": self.engine}
+
+    @classmethod
+    def from_state(
+        cls,
+        state: dict[str, Any],
+        *,
+        device: str | torch.device | None = None,
+        source: Measure | None = None,
+    ) -> Self:
+        """Make the map of which `state` returned the parts.
+
+        Args:
+            state: What `state` returned.
+            device: Where to compute; None: the first GPU, else the CPU.
+            source: The source, where it is a function and so is in no file.
+
+        Raises:
+            ValueError: If `source` is needed and missing, or another one.
+            aeot._io.Damaged: If these are no parts of a map.
+        """
+        where, buffers = resolve_device(device), state.get("buffers")
+        if not _io.fits(buffers, dict[str, torch.Tensor]) or not isinstance(
+            state.get("engine"), str
+        ):
+            raise _io.Damaged("it has no buffers and engine of a map")
+        mu = restored(state.get("source"), source)
+        try:
+            return cls(mu, engine=state["engine"], **buffers).to(where)
+        except (TypeError, ValueError) as error:
+            raise _io.Damaged(f"a map must be whole, got {error}") from error
+
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        n, d = self.sites.shape
+        data = {"sites": n, "dimension": d, "dtype": str(self.sites.dtype), "source": self.source}
+        data["hash_of_sites"] = _io.digest({"sites": self.sites})[:16]
+        return {"Data": data, "Arguments": {"engine": self.engine}}
 
     # The map and its potential
 

@@ -20,7 +20,7 @@ from aeot._environment import resolve_device
 from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data import Dataset, distinct
-from aeot.data.arrays import domain, rows_of
+from aeot.data.arrays import domain, facts_of, rows_of
 from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.measures import UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
@@ -74,6 +74,7 @@ class AEOT(AutoencoderOptions):
             vectors.
         certificate_: What the solver promises: ``converged``, ``mass_error``,
             ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``engine``.
+        data_: What the transport goes to: name, rows, shape, and a hash of some rows.
         merged_: How many rows were ``images`` equal to another one, or had equal ``codes``.
         sampled_: Account of the last `sample`: ``accepted``, ``rejected``, ``acceptance``,
             ``conceded`` (border points kept all the same, see `Draw`) and ``acceptance_by_mode``.
@@ -100,7 +101,7 @@ class AEOT(AutoencoderOptions):
     _fitted_by = "brenier_"
     _learned = {"autoencoder_": dict, "brenier_": dict, "singular_": dict, "certificate_": dict}
     _learned |= {"history_": dict[str, list], "seconds_": dict[str, float], "merged_": dict}
-    _learned |= {"gain_": torch.Tensor | None, "sampled_": dict | None}
+    _learned |= {"gain_": torch.Tensor | None, "sampled_": dict | None, "data_": dict | None}
     _checks = AutoencoderOptions._checks | {
         "max_angle": positive,
         "extension": partial(_check.choice, options=METHODS),
@@ -227,6 +228,7 @@ class AEOT(AutoencoderOptions):
             checkpoint=checkpoint,
         )
         solved = time.perf_counter()
+        self.data_ = facts_of(data)
         self.brenier_ = solution.map(engine=self.engine)
         self.singular_ = singular_set.find_singularities(
             self.brenier_, self.max_angle, seed=self.seed
@@ -351,6 +353,9 @@ class AEOT(AutoencoderOptions):
         state = super().state()
         cut = _io.take_apart(self.singular_, leave_out=BrenierMap)
         return state | {"learned": state["learned"] | {"singular_": cut}}
+
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        return super()._facts() | {"Certificate": self.certificate_}
 
     def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
         parts: dict[str, Any] = {

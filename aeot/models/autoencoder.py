@@ -20,7 +20,7 @@ from aeot._environment import in_parts, resolve_device, resolve_precision
 from aeot._estimator import Estimator, rate
 from aeot._rng import forked, generator
 from aeot.data import Dataset, indices
-from aeot.data.arrays import digest, domain, rows_of
+from aeot.data.arrays import digest, domain, facts_of, rows_of
 from aeot.networks.autoencoder import ARCHITECTURES, autoencoder_pair
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Autoencoder(AutoencoderOptions):
             ``held_out_joint`` after phase 1, ``train`` and ``held_out`` after phase 2.
         history_: Records of both phases, with ``phase`` 1 or 2.
         precision_: The arithmetic used.
+        data_: What it was trained on: name, rows, shape, and a hash of some rows.
 
     References:
         Lei, An, Guo, Su, Liu, Luo, Yau, Gu, A geometric understanding of deep learning,
@@ -100,6 +101,7 @@ class Autoencoder(AutoencoderOptions):
     _fitted_by = "decoder_"
     _learned = {"shape_": tuple[int, ...], "precision_": str, "history_": list[dict]}
     _learned |= {"losses_": dict[str, float], "shift_": float, "scale_": float}
+    _learned |= {"data_": dict | None}
 
     def fit(
         self,
@@ -151,6 +153,7 @@ class Autoencoder(AutoencoderOptions):
         device = self.compute_device
         self.shape_, self.precision_ = data.shape, resolve_precision(self.precision, device)
         self._set_scale(trained)
+        self.data_ = facts_of(data)
         self._check_networks()
         with forked(self.seed, "autoencoder"):
             self.encoder_, self.decoder_ = (part.to(device) for part in self._build().values())

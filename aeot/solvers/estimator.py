@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from aeot import _check
+from aeot import _check, _io
 from aeot._environment import plain_methods
+from aeot._estimator import Saved
 from aeot._rng import generator
 from aeot.measures import (
     ConvexPolygon,
@@ -24,16 +25,21 @@ from aeot.measures import (
     Polygon,
     UniformBall,
     UniformBox,
+    stored,
 )
 from aeot.search.nearest import nearest
+from aeot.solvers.solution import Solution
 from aeot.solvers.solve import METHODS, solve_semidiscrete
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SOURCES = ("box", "ball", "gaussian")
 _SLACK = 1e-6  # of the support's size: points on its edge may be rounded
 
 
 @plain_methods
-class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Optimal transport of a simple source onto a data set, in scikit-learn's manner.
 
     The rows of X are the sites. Equal rows are merged and their masses added.
@@ -129,12 +135,17 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             max_samples=self.max_samples,
         )
         # All at once: a fit that was stopped leaves what was learned before.
-        self.sites_, self.masses_, self.site_of_row_ = sites, masses, site_of_row
+        self.site_of_row_ = site_of_row
+        return self._learn(solution)
+
+    def _learn(self, solution: Solution) -> Self:
+        """Take over a solution on the distinct sites."""
+        self.sites_, self.masses_ = solution.sites.numpy(), solution.masses.numpy()
         self.solution_, self.brenier_ = solution, solution.map(engine=self.engine)
         self.heights_ = solution.heights.numpy()
         assert solution.cell_centroids is not None
         self.centroids_ = solution.cell_centroids.numpy().astype(self.sites_.dtype)
-        self._n_features_out = X.shape[1]
+        self._n_features_out = self.sites_.shape[1]
         return self
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
@@ -218,6 +229,76 @@ class SemiDiscreteOT(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         points = self.solution_.source.sample(n, generator=generator(seed, "pairs"))
         cells = self.brenier_.cell(points.to(torch.from_numpy(self.sites_[:1]).dtype))
         return points.numpy().astype(self.sites_.dtype), self.sites_[cells.numpy()]
+
+    def state(self) -> dict[str, Any]:
+        """Return what makes it up, as nested dicts of tensors and plain values.
+
+        Raises:
+            NotFittedError: Before `fit`.
+        """
+        check_is_fitted(self, "brenier_")
+        arguments = self.get_params(deep=False)
+        if not isinstance(self.source, str):
+            arguments["source"] = stored(self.source)
+        if isinstance(self.random_state, np.random.RandomState):  # a generator, not a seed
+            arguments["random_state"] = None
+        names = getattr(self, "feature_names_in_", None)
+        return {
+            "arguments": arguments,
+            "solution": self.solution_.state(),
+            "site_of_row": torch.from_numpy(self.site_of_row_),
+            "feature_names": None if names is None else [str(name) for name in names],
+        }
+
+    @classmethod
+    def from_state(
+        cls,
+        state: dict[str, Any],
+        *,
+        device: str | torch.device | None = None,
+        source: Measure | None = None,
+    ) -> Self:
+        """Make the fitted estimator of which `state` returned the parts.
+
+        Args:
+            state: What `state` returned. A `random_state` that was a generator is None.
+            device: "cpu" or None: it computes there.
+            source: The source, where it is a function and so is in no file.
+
+        Raises:
+            ValueError: If `source` is needed and missing, or another one.
+            aeot._io.Damaged: If these are no parts of a fitted estimator.
+        """
+        if device is not None and torch.device(device).type != "cpu":
+            raise _check.fail("device", "be 'cpu' or None", str(device), "it works on NumPy arrays")
+        arguments, rows = state.get("arguments"), state.get("site_of_row")
+        names = state.get("feature_names")
+        known = set(cls().get_params())
+        if not isinstance(arguments, dict) or set(arguments) != known:
+            raise _io.Damaged(f"it must have the arguments {', '.join(sorted(known))}")
+        solution = Solution.from_state(state.get("solution", {}), device="cpu", source=source)
+        if not isinstance(arguments["source"], str):
+            arguments = {**arguments, "source": solution.source}
+        n, d = solution.sites.shape
+        inside = isinstance(rows, torch.Tensor) and rows.dtype == torch.int64 and rows.ndim == 1
+        if not inside or not bool(((rows >= -1) & (rows < n)).all()):
+            raise _io.Damaged(f"site_of_row must be numbers of {n} sites")
+        if names is not None and (not _io.fits(names, list[str]) or len(names) != d):
+            raise _io.Damaged(f"feature_names must be {d} names")
+        if solution.cell_centroids is None:
+            raise _io.Damaged("it has no centroids")
+        self = cls(**arguments)
+        self.site_of_row_, self.n_features_in_ = rows.numpy(), d
+        if names is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+        try:
+            return self._learn(solution)
+        except ValueError as error:
+            raise _io.Damaged(f"it must be whole, got {error}") from error
+
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        facts = {"Arguments": self.get_params(deep=False)}
+        return facts | self.solution_._facts()
 
     def _data(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
         """Return rows like those `fit` had, checked."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aeot._environment import plain_methods
+from aeot import _check, _io
+from aeot._environment import plain_methods, resolve_device
+from aeot._estimator import Saved
 from aeot.maps.brenier import BrenierMap
-from aeot.measures import Measure
+from aeot.measures import Measure, restored, stored
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Outcome(Enum):
@@ -25,8 +30,11 @@ class Outcome(Enum):
 
 @plain_methods
 @dataclass(frozen=True)
-class Solution:
+class Solution(Saved):
     """Heights with their certificate.
+
+    `save` keeps all of it, `load` gives it back bit by bit. Of a source that is a function it keeps
+    a hash of points only; such a one is passed again as ``load(path, source=...)``.
 
     Attributes:
         source: The source measure mu.
@@ -90,3 +98,68 @@ class Solution:
             spread=self.cell_variance,
             engine=engine,
         )
+
+    def state(self) -> dict[str, Any]:
+        """Return what makes it up, as nested dicts of tensors and plain values."""
+        parts = _io.take_apart(self)
+        return parts | {"source": stored(self.source), "outcome": self.outcome.name}
+
+    @classmethod
+    def from_state(
+        cls,
+        state: dict[str, Any],
+        *,
+        device: str | torch.device | None = None,
+        source: Measure | None = None,
+    ) -> Self:
+        """Make the solution of which `state` returned the parts.
+
+        Args:
+            state: What `state` returned.
+            device: Where sites and heights shall lie; None: the first GPU, else the CPU.
+            source: The source, where it is a function and so is in no file.
+
+        Raises:
+            ValueError: If `source` is needed and missing, or another one.
+            aeot._io.Damaged: If these are no parts of a solution.
+        """
+        where = resolve_device(device)
+        if not isinstance(state, dict) or state.get("outcome") not in Outcome.__members__:
+            raise _io.Damaged("it has no outcome of a solve")
+        mu, outcome = restored(state.get("source"), source), Outcome[state["outcome"]]
+        found = _io.put_together(state, {"Solution": cls}, source=mu, outcome=outcome)
+        try:
+            found._check_stored()
+        except ValueError as error:
+            raise _io.Damaged(str(error)) from error
+        for name, value in vars(found).items():
+            if isinstance(value, torch.Tensor):
+                object.__setattr__(found, name, value.to(where))
+        return found
+
+    def _check_stored(self) -> None:
+        """Raise an error if what was stored does not fit together."""
+        n, d = _check.points("sites", self.sites, dim=self.source.dim).shape
+        shapes = {"heights": (n,), "masses": (n,), "cell_masses": (n,), "cell_centroids": (n, d)}
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None and _check.array(name, value).shape != shape:
+                raise _io.Damaged(f"{name} must have shape {shape}, got {_check.shown(value)}")
+            if name in ("heights", "masses") and value.dtype != torch.float64:
+                raise _io.Damaged(f"{name} must be float64, got {value.dtype}")
+        _check.masses(self.masses, n)
+        _check.integer("n_samples", self.n_samples, minimum=0)
+        for name in ("mass_error", "mass_error_upper"):
+            _check.real(name, getattr(self, name), minimum=0, maximum=1)
+        if not all(_io.fits(record, dict[str, Any]) for record in self.history):
+            raise _io.Damaged("history must be records by name")
+
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        n, d = self.sites.shape
+        data = {"sites": n, "dimension": d, "dtype": str(self.sites.dtype), "source": self.source}
+        data["hash_of_sites"] = _io.digest({"sites": self.sites})[:16]
+        return {"Data": data, "Certificate": self._certificate()}
+
+    def _certificate(self) -> dict[str, Any]:
+        names = "converged mass_error mass_error_upper message n_samples method engine"
+        return {name: getattr(self, name) for name in names.split()}
