@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.geometry.diagram import power_diagram as power_diagram
     from aeot.maps.brenier import BrenierMap as BrenierMap
     from aeot.maps.coupling import coupling as coupling
+    from aeot.maps.conditional import ConditionalMap as ConditionalMap
     from aeot.measures import ConvexPolygon as ConvexPolygon
     from aeot.measures import Empirical as Empirical
     from aeot.measures import Gaussian as Gaussian
@@ -57,6 +58,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.singular.curves import singular_surfaces as singular_surfaces
     from aeot.singular.singular_set import SingularSet as SingularSet
     from aeot.singular.singular_set import find_singularities as find_singularities
+    from aeot.solvers.conditional import ConditionalSolution as ConditionalSolution
+    from aeot.solvers.conditional import solve_conditional as solve_conditional
     from aeot.solvers.estimator import SemiDiscreteOT as SemiDiscreteOT
     from aeot.solvers.exact import solve_exact as solve_exact
     from aeot.solvers.hierarchy import solve_hierarchical as solve_hierarchical
@@ -110,6 +113,11 @@ _PUBLIC = {
     "SingularSet": "singular.singular_set",
     "find_singularities": "singular.singular_set",
     "polar_factorisation": "solvers.polar",
+    "ConditionalMap": "maps.conditional",
+    "SingularSet": "singular.singular_set",
+    "find_singularities": "singular.singular_set",
+    "ConditionalSolution": "solvers.conditional",
+    "solve_conditional": "solvers.conditional",
     "Solution": "solvers.solution",
     "solve_exact": "solvers.exact",
     "solve_hierarchical": "solvers.hierarchy",

@@ -25,7 +25,7 @@ _LONGEST = 1 << 20  # bytes of recorded options
 _LOCK = ".lock"  # held by the process that works in the folder; says which one that is
 _WRITTEN = re.compile(  # all that `fit` and `sample` write, and what a kill can leave of it
     r"\.lock|\.?(config\.yaml|(environment|summary)\.json|log\.jsonl)(\.writing-[\w-]+)?"
-    r"|report\.html|pictures/\w+\.png|samples--?\d+/(\d+\.png|grid\.png|samples\.npy)"
+    r"|report\.html|pictures/\w+\.png|samples-[\w-]+/(\d+\.png|grid\.png|samples\.npy)"
     r"|(\.?model|checkpoint/\.?\w+(/\w{16})?)(\.(writing|replaced)-[\w-]+)?(/previous)?"
     r"/(model\.safetensors|\w+\.json|README\.md)"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ def sample(
     *,
     n: int = 64,
     seed: int = 0,
+    label: str | None = None,
     out: str | None = None,
     device: str | None = None,
 ) -> str:
@@ -30,18 +32,21 @@ def sample(
         run: The run directory, or a saved model.
         n: How many.
         seed: The same seed and n give the same images.
-        out: A new folder for the images; by default samples-SEED in the run directory.
+        label: A class, of a model with classes; by default each as often as in the data.
+        out: A new folder for the images; by default samples-SEED in the run directory, with
+            a label samples-LABEL-SEED.
         device: Where to compute; by default the first GPU, else the CPU.
 
     Returns:
         A line that says what was done.
 
     Raises:
-        ValueError: If there is no model in `run`, or `out` cannot be used.
+        ValueError: If there is no model in `run`, no such class, or `out` cannot be used.
     """
     model = AEOT.load(run, device=device)
-    path = check_new(out or Path(run) / f"samples-{seed}")
-    rows = model.sample(_check.integer("n", n), seed=seed)
+    which = "" if label is None else re.sub(r"[^\w-]+", "_", label) + "-"
+    path = check_new(out or Path(run) / f"samples-{which}{seed}")
+    rows = model.sample(_check.integer("n", n), seed=seed, labels=label)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _io.replacing(path, folder=True) as fresh:  # all of them, or none
         if rows.ndim == 4:

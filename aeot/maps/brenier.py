@@ -68,6 +68,7 @@ class Draw:
             side: where (nearly) all of a mode is next to it, redrawing would not end.
         accepted: Share of the points of each mode that was not rejected, (modes,).
         n_alone: Codes returned bare because their site is alone in its component.
+        labels: Of a conditional map, the number of each code's class (n,).
     """
 
     codes: torch.Tensor
@@ -79,6 +80,7 @@ class Draw:
     n_conceded: int
     accepted: torch.Tensor = field(repr=False)
     n_alone: int
+    labels: torch.Tensor | None = field(default=None, repr=False)
 
     @property
     def acceptance(self) -> float:

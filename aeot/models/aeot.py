@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from aeot import _check, _io, _loop, training
@@ -22,12 +23,15 @@ from aeot._rng import generator
 from aeot.data import Dataset, distinct
 from aeot.data.arrays import domain, facts_of, rows_of
 from aeot.maps.brenier import METHODS, BrenierMap, Draw
+from aeot.maps.conditional import ConditionalMap, Label, classes_of
 from aeot.measures import UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
 from aeot.models.sharpening import sharpen, spectral_gain
 from aeot.search.engines import ENGINES, bind
 from aeot.search.nearest import nearest
 from aeot.singular import singular_set
+from aeot.solvers.conditional import ConditionalSolution, solve_conditional
+from aeot.solvers.solution import Solution
 from aeot.solvers.solve import is_exact, solve_semidiscrete
 
 if TYPE_CHECKING:
@@ -61,6 +65,8 @@ class AEOT(AutoencoderOptions):
         extension: How the map is extended between codes: "affine", "linear", "pair" or
             "inverse-distance"; see `BrenierMap.extend`.
         sharpen: Sharpen decoded images; vectors stay as they are.
+        conditional: Solve one transport for each class of the data's labels, so that `sample` can
+            be asked for a class; `fit` and `fit_transport` do so, too, where they get ``labels``.
         engine: What assigns points to cells: "auto", "numba", "torch", "keops" or "kdtree"; see
             `solve_semidiscrete`.
         device: Where to compute; None: the first GPU, else the CPU.
@@ -68,12 +74,15 @@ class AEOT(AutoencoderOptions):
 
     Attributes:
         autoencoder_: The fitted `Autoencoder`.
-        brenier_: The `BrenierMap` onto the codes.
-        singular_: The `SingularSet` it is cut along.
+        brenier_: The `BrenierMap` onto the codes; a `ConditionalMap` if there are classes.
+        singular_: The `SingularSet` it is cut along; one for each class if there are classes.
+        classes_: What the labels are called: the names in the order of the data's labels, or the
+            labels themselves; empty without classes.
         gain_: How much each frequency of decoded images is amplified, (C, 2 H, W + 1); None for
             vectors.
         certificate_: What the solver promises: ``converged``, ``mass_error``,
-            ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``engine``.
+            ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``engine``; with classes
+            also ``classes``, the bound of each.
         data_: What the transport goes to: name, rows, shape, and a hash of some rows.
         merged_: How many rows were ``images`` equal to another one, or had equal ``codes``.
         sampled_: Account of the last `sample`: ``accepted``, ``rejected``, ``acceptance``,
@@ -97,11 +106,13 @@ class AEOT(AutoencoderOptions):
     extension: str = "affine"
     sharpen: bool = True
     engine: str = "auto"
+    conditional: bool = False
 
     _fitted_by = "brenier_"
     _learned = {"autoencoder_": dict, "brenier_": dict, "singular_": dict, "certificate_": dict}
     _learned |= {"history_": dict[str, list], "seconds_": dict[str, float], "merged_": dict}
     _learned |= {"gain_": torch.Tensor | None, "sampled_": dict | None, "data_": dict | None}
+    _learned |= {"classes_": tuple[str, ...] | tuple[int, ...] | None}
     _checks = AutoencoderOptions._checks | {
         "max_angle": positive,
         "extension": partial(_check.choice, options=METHODS),
@@ -112,6 +123,7 @@ class AEOT(AutoencoderOptions):
         self,
         data: Dataset | ArrayLike,
         *,
+        labels: ArrayLike | None = None,
         steps: int | None = None,
         held_out: Dataset | float = 0.05,
         checkpoint: str | os.PathLike | None = None,
@@ -123,6 +135,7 @@ class AEOT(AutoencoderOptions):
 
         Args:
             data: A data set, or anything `tensors` takes.
+            labels: As in `fit_transport`.
             steps: Steps of the autoencoder; None: as `Autoencoder.fit` does.
             held_out: As in `Autoencoder.fit`. A share held out of `data` is kept from the
                 autoencoder's training alone: its codes are targets of the transport too.
@@ -143,10 +156,11 @@ class AEOT(AutoencoderOptions):
         options: dict[str, Any] = {"checkpoint": checkpoint, "log": log, "on_step": on_step}
         training.check_options(progress=progress, **options)
         folder = None if checkpoint is None else Path(checkpoint) / "transport"
+        self._classes(data, labels)
         # One minute between lines of progress, whatever runs.
         with _loop.Loop("", stops=False, progress=progress):
             self.fit_autoencoder(data, steps=steps, held_out=held_out, **options)
-            return self.fit_transport(data, checkpoint=folder)
+            return self.fit_transport(data, labels=labels, checkpoint=folder)
 
     def fit_autoencoder(
         self,
@@ -177,17 +191,21 @@ class AEOT(AutoencoderOptions):
         data: Dataset | ArrayLike,
         masses: ArrayLike | None = None,
         *,
+        labels: ArrayLike | None = None,
         checkpoint: str | os.PathLike | None = None,
         on_step: Callable[[dict[str, Any]], bool | None] | None = None,
     ) -> Self:
         """Encode `data`, solve the transport onto its codes and find where the map jumps.
 
         Rows that are exact copies of another, and rows with equal codes, are merged and their
-        masses added; a warning says how many.
+        masses added; a warning says how many. With classes each has a transport of its own, and
+        rows of different classes are never merged.
 
         Args:
             data: What the autoencoder was trained on, or other rows of the same shape.
             masses: How often each row shall come, (n,), summing to 1; None: equally often.
+            labels: Class of each row (n,), whole numbers or texts; None: those of `data` if the
+                model is `conditional`, else no classes.
             checkpoint: Directory for checkpoints of the solver; it goes on from those it finds
                 for the same codes, which on another machine may differ by rounding. An exact
                 transport (`latent_dim` <= 3) starts anew.
@@ -206,8 +224,9 @@ class AEOT(AutoencoderOptions):
         data = domain("data", data)
         if len(data) < 2:
             raise _check.fail("data", "hold at least 2 rows", str(len(data)))
+        names, numbers, known = self._classes(data, labels)
         begun = time.perf_counter()
-        codes, masses = self._targets(data, _check.masses(masses, len(data)))
+        codes, masses, numbers = self._targets(data, _check.masses(masses, len(data)), numbers)
         self.gain_ = self._gain(data)
         encoded = time.perf_counter()
         self._forget()
@@ -217,24 +236,27 @@ class AEOT(AutoencoderOptions):
         if checkpoint is not None:
             known = _io.digest({"codes": codes, "masses": masses})[:16]
             checkpoint = Path(checkpoint) / known
-        solution = solve_semidiscrete(
-            source,
-            codes,
-            masses,
-            tol=self.tol,
-            engine=self.engine,
-            seed=self.seed,
-            on_step=on_step,
-            checkpoint=checkpoint,
-        )
+        options: dict[str, Any] = {"tol": self.tol, "engine": self.engine, "seed": self.seed}
+        options |= {"on_step": on_step, "checkpoint": checkpoint}
+        solution: Solution | ConditionalSolution
+        if numbers is None:
+            solution = solve_semidiscrete(source, codes, masses, **options)
+        else:
+            called = [names[k] for k in numbers.tolist()]
+            solution = solve_conditional(source, codes, called, masses, **options)
         solved = time.perf_counter()
         self.data_ = facts_of(data)
         self.brenier_ = solution.map(engine=self.engine)
-        self.singular_ = singular_set.find_singularities(
-            self.brenier_, self.max_angle, seed=self.seed
-        )
-        names = "converged mass_error mass_error_upper message n_samples method engine"
-        self.certificate_ = {name: getattr(solution, name) for name in names.split()}
+        find = partial(singular_set.find_singularities, max_angle=self.max_angle, seed=self.seed)
+        told = "converged mass_error mass_error_upper message n_samples method engine"
+        self.certificate_ = {name: getattr(solution, name) for name in told.split()}
+        self.classes_ = known
+        if isinstance(solution, ConditionalSolution):
+            self.singular_ = tuple(find(brenier) for brenier in self.brenier_.maps)
+            named = zip(solution.classes, solution.solutions, strict=True)
+            self.certificate_["classes"] = {str(c): s.mass_error_upper for c, s in named}
+        else:
+            self.singular_ = find(self.brenier_)
         self.history_ = {**getattr(self, "history_", {}), "transport": solution.history}
         self.seconds_ = {
             **getattr(self, "seconds_", {}),
@@ -246,7 +268,7 @@ class AEOT(AutoencoderOptions):
 
     def _forget(self) -> None:
         """Drop the transport, which is that of other codes: what comes next may be stopped."""
-        for name in ("brenier_", "singular_", "certificate_", "sampled_"):
+        for name in ("brenier_", "singular_", "certificate_", "sampled_", "classes_"):
             vars(self).pop(name, None)
 
     def encode(self, data: Dataset | ArrayLike) -> torch.Tensor:
@@ -264,25 +286,42 @@ class AEOT(AutoencoderOptions):
         gain = getattr(self, "gain_", None)
         return sharpen(images, gain) if self.sharpen and gain is not None else images
 
-    def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
+    def sample(self, n: int, *, seed: int = 0, labels: Any = None) -> torch.Tensor:  # noqa: ANN401
         """Generate `n` images; ``sampled_`` then says how many points were rejected.
 
         Args:
             n: How many.
             seed: The same seed and n give the same images.
+            labels: One class for all, or (n,), one for each image, of a model with classes: as
+                they were named, or whole numbers in the order of the data's names. None: every
+                class gets its share of n, rounded such that it is right on average.
 
         Returns:
             (n, C, H, W) in [-1, 1], or (n, d), on the CPU.
-        """
-        return self.decode(self.draw(n, seed=seed).codes)
 
-    def draw(self, n: int, *, seed: int = 0) -> Draw:
-        """Generate `n` codes with the account of where they come from; see `sample`."""
+        Raises:
+            ValueError: If there is no such class, or the model has none.
+        """
+        return self.decode(self.draw(n, seed=seed, labels=labels).codes)
+
+    def draw(self, n: int, *, seed: int = 0, labels: Any = None) -> Draw:  # noqa: ANN401
+        """Generate `n` codes with the account of where they come from; see `sample`.
+
+        With classes ``labels`` of the account numbers ``brenier_.classes``.
+        """
         self._check_fitted()
         n = _check.rows("n", n, max(self.latent_dim, math.prod(self.autoencoder_.shape_)))
         seed = _check.seed("seed", seed)
+        which: dict[str, Any] = {}
+        if labels is not None:
+            if not isinstance(self.brenier_, ConditionalMap):
+                way_out = "fit with conditional=True, or with labels=, to have classes"
+                must = "be left out of a model without classes"
+                raise _check.fail("labels", must, _check.shown(labels), way_out)
+            which["labels"] = self._named(labels)
         drawn = self.brenier_.draw(
             n,
+            **which,
             singular=self.singular_,
             method=self.extension,
             generator=generator(seed, "sample"),
@@ -311,7 +350,8 @@ class AEOT(AutoencoderOptions):
             (n, C, H, W) or (n, d).
 
         Raises:
-            ValueError: If a shape is not that of the training data, or `n` is below 2.
+            ValueError: If a shape is not that of the training data, `n` is below 2, or the nearest
+                training codes are of two classes, between which there is no line.
 
         References:
             Lei et al., 2020, section 6.2 and figure 12.
@@ -321,17 +361,27 @@ class AEOT(AutoencoderOptions):
         n = _check.rows("n", n, max(self.latent_dim, math.prod(shape)), minimum=2)
         rows = [_row(name, value, shape) for name, value in (("start", start), ("end", end))]
         codes = torch.cat([self.encode(row) for row in rows]).to(self.brenier_.sites)
-        cells = nearest(codes, self.brenier_.sites)[1][:, 0]
-        if self.brenier_.centroids is None:
-            self.brenier_.estimate_moments()
-        assert self.brenier_.centroids is not None
-        first, last = self.brenier_.centroids[cells]
+        brenier, cut = self._near(codes)
+        cells = nearest(codes, brenier.sites)[1][:, 0]
+        if brenier.centroids is None:
+            brenier.estimate_moments()
+        assert brenier.centroids is not None
+        first, last = brenier.centroids[cells]
         along = torch.linspace(0, 1, n).to(first)[:, None]
         points = first + along * (last - first)
-        codes = self.brenier_.extend(
-            points, self.singular_, self.extension, generator=generator(self.seed, "path")
-        )
+        codes = brenier.extend(points, cut, self.extension, generator=generator(self.seed, "path"))
         return self.decode(codes)
+
+    def _near(self, codes: torch.Tensor) -> tuple[BrenierMap, singular_set.SingularSet]:
+        """Return the map that two codes belong to, and its singular set."""
+        if isinstance(self.brenier_, BrenierMap):
+            return self.brenier_, self.singular_
+        labels = self.brenier_.labels[nearest(codes, self.brenier_.sites)[1][:, 0]]
+        start, end = (self.brenier_.classes[k] for k in labels.tolist())
+        if start != end:
+            got = f"{start!r} and {end!r}"
+            raise _check.fail("start and end", "lie in one class", got)
+        return self.brenier_.of(start), self.singular_[int(labels[0])]
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers that say how good the fitted model is, as plain values."""
@@ -342,8 +392,8 @@ class AEOT(AutoencoderOptions):
             "certificate": dict(self.certificate_),
             "targets": len(self.brenier_.sites),
             "merged": dict(self.merged_),
-            "modes": self.singular_.n_components,
-            "singular_facets": len(self.singular_.pairs),
+            "modes": sum(cut.n_components for cut in self._cuts),
+            "singular_facets": sum(len(cut.pairs) for cut in self._cuts),
             "sampled": dict(getattr(self, "sampled_", {})),
             "seconds": dict(self.seconds_),
         }
@@ -351,8 +401,17 @@ class AEOT(AutoencoderOptions):
     def state(self) -> dict[str, Any]:
         """Return what makes up the fitted model; see `Autoencoder.state`."""
         state = super().state()
-        cut = _io.take_apart(self.singular_, leave_out=BrenierMap)
-        return state | {"learned": state["learned"] | {"singular_": cut}}
+        parts = [_io.take_apart(cut, leave_out=BrenierMap) for cut in self._cuts]
+        learned = {"singular_": parts[0]}
+        if isinstance(self.brenier_, ConditionalMap):
+            learned = {"singular_": {"classes": parts}}
+            learned |= {"brenier_": self.brenier_.buffers_by_class()}
+        return state | {"learned": state["learned"] | learned}
+
+    @property
+    def _cuts(self) -> tuple[singular_set.SingularSet, ...]:
+        """The singular sets of all maps."""
+        return self.singular_ if isinstance(self.singular_, tuple) else (self.singular_,)
 
     def _facts(self) -> dict[str, dict[str, Any]]:
         return super()._facts() | {"Certificate": self.certificate_}
@@ -362,11 +421,17 @@ class AEOT(AutoencoderOptions):
             "autoencoder_": Autoencoder.from_state(learned["autoencoder_"], device=self.device)
         }
         source, buffers = UniformBox(dim=self.latent_dim), learned["brenier_"]
-        brenier = BrenierMap(source, engine=self.engine, **buffers).to(device)
-        parts["brenier_"] = brenier
-        cut = _io.put_together(learned["singular_"], vars(singular_set), brenier=brenier)
-        _check_cut(cut, len(brenier.sites))
-        parts["singular_"] = cut
+        stored = learned["singular_"]
+        if learned.get("classes_"):
+            maps = ConditionalMap.from_buffers(source, self.engine, buffers).to(device)
+            cuts = stored["classes"]
+            if len(cuts) != len(maps.maps) or not {*maps.classes} <= {*learned["classes_"]}:
+                raise _check.fail("classes_", "be those of the maps", _check.shown(cuts))
+            parts["brenier_"] = maps
+            parts["singular_"] = tuple(map(_cut_of, maps.maps, cuts))
+        else:
+            brenier = BrenierMap(source, engine=self.engine, **buffers).to(device)
+            parts["brenier_"], parts["singular_"] = brenier, _cut_of(brenier, stored)
         super()._restore(learned | parts, device)
 
     def _check_arguments(self) -> None:
@@ -382,12 +447,54 @@ class AEOT(AutoencoderOptions):
         images = data[some]
         return spectral_gain(images, self.autoencoder_.decode(self.autoencoder_.encode(images)))
 
-    def _targets(self, data: Dataset, masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return pairwise different codes of `data` and the masses of what shares one."""
-        first, group = distinct(data.values)
+    def _classes(
+        self,
+        data: Dataset,
+        labels: Any,  # noqa: ANN401
+    ) -> tuple[tuple[Label, ...], torch.Tensor | None, tuple[Label, ...]]:
+        """Return the classes of these rows, the number (n,) of each row's, and all known names."""
+        if labels is not None:
+            names, numbers = classes_of("labels", labels, len(data))
+            return names, numbers, names
+        if not self.conditional:
+            return (), None, ()
+        if data.labels is None:
+            way_out = "pass labels=, or data with labels, such as a folder with a folder per class"
+            raise _check.fail("data", "have labels for a conditional model", "none", way_out)
+        if len({*data.classes}) == len(data.classes) > 0:
+            return data.classes, data.labels.cpu(), data.classes
+        names, numbers = classes_of("data.labels", data.labels, len(data))
+        return names, numbers, names
+
+    def _named(self, labels: Any) -> Any:  # noqa: ANN401
+        """Return labels that number the data's names as these names, others as they are."""
+        whole = torch.is_tensor(labels) or not isinstance(labels, str)
+        if whole and all(isinstance(name, str) for name in self.classes_):
+            table = np.asarray(labels.cpu() if torch.is_tensor(labels) else labels)
+            known = {str(name) for name in self.classes_}
+            if table.dtype.kind in "iu" and not {*map(str, table.flat)} <= known:
+                if table.size and not 0 <= table.min() <= table.max() < len(self.classes_):
+                    must = f"be names, or numbers from 0 to {len(self.classes_) - 1}"
+                    raise _check.fail("labels", must, _check.shown(labels))
+                return np.array(self.classes_)[table]
+        return labels
+
+    def _targets(
+        self, data: Dataset, masses: torch.Tensor, numbers: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return codes of `data`, different in each class, masses of what shares one, and classes.
+
+        Args:
+            data: The rows.
+            masses: (n,).
+            numbers: (n,), the class of each row; None without classes.
+        """
+        first, group = _within(*distinct(data.values), numbers)
         merged = torch.zeros(len(first), dtype=torch.float64).index_add_(0, group, masses)
         codes = self.encode(data if len(first) == len(data) else data.subset(first))
-        kept, group = distinct(codes)
+        numbers = None if numbers is None else numbers[first]
+        kept, group = _within(*distinct(codes), numbers)
+        numbers = None if numbers is None else numbers[kept]
         masses = torch.zeros(len(kept), dtype=torch.float64).index_add_(0, group, merged)
         self.merged_ = {"images": len(data) - len(first), "codes": len(first) - len(kept)}
         if any(self.merged_.values()):
@@ -398,7 +505,23 @@ class AEOT(AutoencoderOptions):
             )
         if len(kept) < 2:
             raise _check.fail("data", "have at least 2 different codes", str(len(kept)))
-        return codes[kept].to(self.autoencoder_.compute_device), masses
+        return codes[kept].to(self.autoencoder_.compute_device), masses, numbers
+
+
+def _within(
+    first: torch.Tensor, kind: torch.Tensor, numbers: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep apart, of what `distinct` found equal, rows of different classes; the same form."""
+    if numbers is None:
+        return first, kind
+    return distinct(torch.stack([kind, numbers], 1))
+
+
+def _cut_of(brenier: BrenierMap, stored: dict[str, Any]) -> singular_set.SingularSet:
+    """Make the singular set of a map that `take_apart` stored."""
+    cut = _io.put_together(stored, vars(singular_set), brenier=brenier)
+    _check_cut(cut, len(brenier.sites))
+    return cut
 
 
 def _check_cut(cut: singular_set.SingularSet, n: int) -> None:

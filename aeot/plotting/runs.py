@@ -14,6 +14,7 @@ from aeot import _check
 from aeot._environment import plain_torch
 from aeot._rng import generator
 from aeot.data import Dataset
+from aeot.maps.conditional import ConditionalMap
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as pictures
 from aeot.plotting.singular import crossing
@@ -75,8 +76,7 @@ def draw_run(
         distances=distances[:20].tolist(),
         path=folder / "nearest.png",
     )
-    ends = shown[:12]
-    strips = [model.interpolate(ends[k], ends[k + 1], 11) for k in range(0, len(ends) - 1, 2)]
+    strips = [model.interpolate(start, end, 11) for start, end in _ends(model, shown)]
     if strips:
         pictures.image_grid(
             torch.cat(strips),
@@ -182,6 +182,8 @@ def longest_jump(
     """
     if data.labels is None:
         raise _check.fail("data", "have labels", "none")
+    if isinstance(model.brenier_, ConditionalMap):
+        raise _check.fail("model", "have one map for all classes", "one for each", "see by_class")
     brenier, singular = model.brenier_, model.singular_
     sites = brenier.sites
     labels = data.labels[nearest(sites, model.encode(data).to(sites))[1][:, 0]]
@@ -212,6 +214,18 @@ def longest_jump(
         f"the map's farthest on {lines} lines, {first} to {second}: longer than {share:.1%} of all "
         f"jumps, {cut}"
     )
+
+
+def _ends(model: AEOT, shown: Dataset) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return six pairs of rows, of one class each where the model has classes."""
+    if not isinstance(model.brenier_, ConditionalMap):
+        rows = shown[:12]
+        return list(zip(rows[:-1:2], rows[1::2], strict=True))
+    rows = shown[:60]
+    cells = nearest(model.encode(rows), model.brenier_.sites.cpu())[1][:, 0]
+    labels = model.brenier_.labels.cpu()[cells]
+    own = [rows[labels == k] for k in labels.unique()]
+    return [(few[0], few[1]) for few in own if len(few) > 1][:6]
 
 
 def _draw_training(path: Path, model: AEOT, losses: Sequence[tuple[float, float]]) -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 from aeot._rng import generator
 from aeot.comparison.result import told
 from aeot.data import Dataset
+from aeot.maps.conditional import ConditionalMap
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as curves
 from aeot.plotting import singular, transport
@@ -63,7 +64,9 @@ def add_model(
         ),
     )
     built.add(f"{before}training", built.charts(_curves(model)))
-    built.add(f"{before}transport", *_transport(built, model, by_mode))
+    classes = isinstance(model.brenier_, ConditionalMap)
+    pieces = _by_class(model) if classes else _transport(built, model, by_mode)
+    built.add(f"{before}transport", *pieces)
     if len(model.autoencoder_.shape_) != 3:
         built.add(
             f"{before}latent space", note("The data are vectors: there are no images to show.")
@@ -75,6 +78,8 @@ def add_model(
         note("Point at an image, or move with the arrow keys, to see what it is nearest to."),
         built.gallery("the model", samples, nearest, label),
     )
+    if classes:
+        return
     prepared = explorer(model, training, picture=picture, shown=shown)
     lines, across = len(prepared["pairs"]), prepared["across"]
     lines_told = (
@@ -127,6 +132,26 @@ def _curves(model: AEOT) -> dict[str, Any]:
             figure = curves.training_curves(line, xlabel="step of the solver", ylabel=label)
             return figures | {f"Transport: {label}": figure}
     return figures
+
+
+def _by_class(model: AEOT) -> list[str]:
+    """Tell of the transport of each class."""
+    brenier, bounds = model.brenier_, model.certificate_["classes"]
+    parts = zip(
+        brenier.classes, brenier.shares.tolist(), brenier.maps, model.singular_, strict=True
+    )
+    rows = [
+        [
+            str(label),
+            told(share),
+            told(len(m.sites)),
+            told(c.n_components),
+            told(bounds[str(label)]),
+        ]
+        for label, share, m, c in parts
+    ]
+    heads = ["class", "mass", "codes", "modes", "mass error, 95 % bound"]
+    return [note("Each class has a transport and a certificate of its own."), table(heads, rows)]
 
 
 def _transport(built: Page, model: AEOT, by_mode: list[float]) -> list[str]:

@@ -17,6 +17,7 @@ from aeot import _check, _io
 from aeot._environment import plain_methods
 from aeot._estimator import Saved
 from aeot._rng import generator
+from aeot.maps.conditional import ConditionalMap, Label, class_numbers, classes_of
 from aeot.measures import (
     ConvexPolygon,
     Gaussian,
@@ -28,6 +29,7 @@ from aeot.measures import (
     stored,
 )
 from aeot.search.nearest import nearest
+from aeot.solvers.conditional import ConditionalSolution, solve_conditional
 from aeot.solvers.solution import Solution
 from aeot.solvers.solve import METHODS, solve_semidiscrete
 
@@ -42,7 +44,8 @@ _SLACK = 1e-6  # of the support's size: points on its edge may be rounded
 class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Optimal transport of a simple source onto a data set, in scikit-learn's manner.
 
-    The rows of X are the sites. Equal rows are merged and their masses added.
+    The rows of X are the sites. Equal rows are merged and their masses added. With
+    ``conditional=True`` the classes y have a transport each, and rows are merged within a class.
 
     Two directions, each with methods of its own: `transform` takes rows of data to coordinates in
     the source, which are multivariate ranks (for the unit ball centre-outward ones);
@@ -54,13 +57,18 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         method: "auto", "newton", "lbfgs", "adam" or "exact".
         engine: "auto", "numba", "torch", "keops" or "kdtree"; see `solve_semidiscrete`.
         max_samples: Sample budget; see `solve_semidiscrete`.
+        conditional: Solve one transport for each class in the y of `fit`. Without it y is ignored,
+            as pipelines pass it to every step.
         random_state: Seed of all samples, a whole number >= 0. As everywhere in scikit-learn, None
             draws it from NumPy's global generator, a `RandomState` from that.
 
     Attributes:
-        solution_: The `Solution`, on the distinct sites.
-        brenier_: The `BrenierMap`.
-        sites_: (k, d) distinct sites in lexicographic order, whatever the order of the rows of X.
+        solution_: The `Solution`, on the distinct sites; a `ConditionalSolution` if conditional.
+        brenier_: The `BrenierMap`; a `ConditionalMap` if conditional.
+        sites_: (k, d) distinct sites in lexicographic order, whatever the order of the rows of X;
+            class by class if conditional.
+        classes_: If conditional, the classes, sorted.
+        class_of_site_: If conditional, the class of every site (k,).
         masses_: (k,) their masses.
         centroids_: (k, d) centroids of the sites' cells: their coordinates in the source.
         site_of_row_: (n,) the distinct site of every row of X, -1 where its mass is zero.
@@ -92,6 +100,7 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         method: str = "auto",
         engine: str = "auto",
         max_samples: float | None = None,
+        conditional: bool = False,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.source = source
@@ -99,19 +108,20 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.method = method
         self.engine = engine
         self.max_samples = max_samples
+        self.conditional = conditional
         self.random_state = random_state
 
     def fit(
         self,
         X: Any,  # noqa: ANN401, N803 - scikit-learn's name
-        y: None = None,
+        y: Any = None,  # noqa: ANN401
         sample_weight: Any = None,  # noqa: ANN401
     ) -> SemiDiscreteOT:
         """Solve the transport problem whose sites are the rows of X.
 
         Args:
             X: (n, d).
-            y: Ignored.
+            y: Classes (n,), whole numbers or texts, if `conditional`; else ignored.
             sample_weight: (n,) masses, >= 0, scaled to sum to one; rows of mass zero are left
                 out. Equal if not given.
 
@@ -122,44 +132,67 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             ValueError: If an argument is out of range or the weights do not fit.
         """
         _check.choice("method", self.method, METHODS)
+        _check.flag("conditional", self.conditional)
         X = _checked(X, partial(validate_data, self))  # noqa: N806
-        sites, masses, site_of_row = merge_duplicates(X, _weights(sample_weight, len(X)))
-        solution = solve_semidiscrete(
-            self._measure(X.shape[1]),
-            torch.from_numpy(sites),
-            torch.from_numpy(masses),
-            tol=self.tol,
-            method=self.method,
-            engine=self.engine,
-            seed=_seed(self.random_state),
-            max_samples=self.max_samples,
-        )
+        weight = _weights(sample_weight, len(X))
+        options: dict[str, Any] = {"tol": self.tol, "method": self.method, "engine": self.engine}
+        options |= {"seed": _seed(self.random_state), "max_samples": self.max_samples}
+        measure = self._measure(X.shape[1])
+        solution: Solution | ConditionalSolution
+        if self.conditional:
+            if y is None:
+                way_out = "pass fit(X, y), or leave conditional out"
+                raise _check.fail("y", "hold the class of every row", "none", way_out)
+            found = classes_of("y", _column(y), len(X))
+            sites, masses, site_of_row, labels = _merged_by_class(X, weight, *found)
+            given = torch.from_numpy(sites), labels, torch.from_numpy(masses)
+            solution = solve_conditional(measure, *given, **options)
+        else:
+            sites, masses, site_of_row = merge_duplicates(X, weight)
+            given = torch.from_numpy(sites), torch.from_numpy(masses)
+            solution = solve_semidiscrete(measure, *given, **options)
         # All at once: a fit that was stopped leaves what was learned before.
         self.site_of_row_ = site_of_row
         return self._learn(solution)
 
-    def _learn(self, solution: Solution) -> Self:
+    def _learn(self, solution: Solution | ConditionalSolution) -> Self:
         """Take over a solution on the distinct sites."""
-        self.sites_, self.masses_ = solution.sites.numpy(), solution.masses.numpy()
         self.solution_, self.brenier_ = solution, solution.map(engine=self.engine)
-        self.heights_ = solution.heights.numpy()
-        assert solution.cell_centroids is not None
-        self.centroids_ = solution.cell_centroids.numpy().astype(self.sites_.dtype)
+        brenier = self.brenier_
+        self.sites_, self.masses_ = brenier.sites.numpy(), brenier.masses.numpy()
+        self.heights_ = brenier.heights.numpy()
+        if isinstance(brenier, ConditionalMap):
+            self.classes_ = np.array(brenier.classes)
+            self.class_of_site_ = self.classes_[brenier.labels.numpy()]
+        assert brenier.centroids is not None
+        self.centroids_ = brenier.centroids.numpy().astype(self.sites_.dtype)
         self._n_features_out = self.sites_.shape[1]
         return self
 
-    def transform(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
+    def transform(self, X: Any, y: Any = None) -> np.ndarray:  # noqa: ANN401, N803
         """Return the source coordinates of rows of data (m, d): their multivariate ranks, (m, d).
 
         A row has those of its site, the centroid of the site's cell; a row that `fit` has not seen
-        has those of the nearest site.
+        has those of the nearest site. If conditional, they are ranks within the class of the row in
+        y, or without y within that of the nearest site of any class.
         """
         X = self._data(X)  # noqa: N806
-        _, rows = nearest(X, self.sites_, engine=self.engine)
-        return self.centroids_[rows[:, 0].numpy()]
+        if y is None:
+            _, rows = nearest(X, self.sites_, engine=self.engine)
+            return self.centroids_[rows[:, 0].numpy()]
+        numbers, out = self._numbers(y, len(X)).numpy(), np.empty_like(X)
+        for k in np.unique(numbers):
+            own = np.flatnonzero(self.class_of_site_ == self.classes_[k])
+            _, rows = nearest(X[numbers == k], self.sites_[own], engine=self.engine)
+            out[numbers == k] = self.centroids_[own[rows[:, 0].numpy()]]
+        return out
 
-    def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
+    def inverse_transform(self, X: Any, y: Any = None) -> np.ndarray:  # noqa: ANN401, N803
         """Map points of the source (m, d) to the sites whose cells they lie in, (m, d).
+
+        Args:
+            X: Points of the source.
+            y: If conditional, the class whose map each point takes, one or (m,).
 
         Raises:
             ValueError: If a point lies outside the source's support, as rows of data do.
@@ -171,13 +204,14 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if told := self._outside(points):
             way_out = "these are points of the source; for rows of data use transform"
             raise _check.fail("X", "lie in the source's support", told, way_out)
-        return self.sites_[self._cells(points)]
+        return self.sites_[self._cells(points, y)]
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
+    def predict(self, X: Any, y: Any = None) -> np.ndarray:  # noqa: ANN401, N803
         """Return the index into `sites_` of the cell of every point of the source, (m,) int64.
 
         Cells reach beyond the support of the source, but mean nothing there: a UserWarning says
-        so. (It is no error because scikit-learn's own checks predict any rows.)
+        so. (It is no error because scikit-learn's own checks predict any rows.) If conditional, y
+        says the class of each point, one or (m,).
         """
         points = self._data(X)
         if self._outside(points):
@@ -185,19 +219,25 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 "X has rows outside the source's support; predict takes points of the source, "
                 "transform takes rows of data"
             )
-        return self._cells(points)
+        return self._cells(points, y)
 
     def sample(
-        self, n: int = 1, random_state: int | np.random.RandomState | None = None
+        self,
+        n: int = 1,
+        random_state: int | np.random.RandomState | None = None,
+        *,
+        y: Any = None,  # noqa: ANN401
     ) -> np.ndarray:
         """Draw rows of data, (n, d): the images of points drawn from the source.
 
         Args:
             n: How many.
             random_state: Seed of the draw; None: another one each time, as in scikit-learn.
+            y: If conditional, the class of the rows, one or (n,). None: each class as often as its
+                mass says, rounded such that it is right on average.
         """
         check_is_fitted(self, "brenier_")
-        return self.pairs(n, seed=_seed(random_state))[1]
+        return self.pairs(n, seed=_seed(random_state), y=y)[1]
 
     def score(self, X: Any, y: None = None) -> float:  # noqa: ANN401, N803
         """Return minus the certified error of the masses, `solution_.mass_error_upper`.
@@ -213,12 +253,19 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self._data(X)
         return -float(self.solution_.mass_error_upper)
 
-    def pairs(self, n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        y: Any = None,  # noqa: ANN401
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw source points and their images: coupled pairs, for flow matching for instance.
 
         Args:
             n: How many.
             seed: Of the draw.
+            y: As in `sample`.
 
         Returns:
             Points (n, d) and images (n, d).
@@ -226,9 +273,12 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self, "brenier_")
         n = _check.rows("n", n, self.sites_.shape[1])
         seed = _check.seed("seed", seed)
-        points = self.solution_.source.sample(n, generator=generator(seed, "pairs"))
-        cells = self.brenier_.cell(points.to(torch.from_numpy(self.sites_[:1]).dtype))
-        return points.numpy().astype(self.sites_.dtype), self.sites_[cells.numpy()]
+        stream = generator(seed, "pairs")
+        points = self.solution_.source.sample(n, generator=stream)
+        points = points.numpy().astype(self.sites_.dtype)
+        if self.conditional and y is None:
+            y = self.classes_[self.brenier_.shared_out(n, generator=stream).numpy()]
+        return points, self.sites_[self._cells(points, y)]
 
     def state(self) -> dict[str, Any]:
         """Return what makes it up, as nested dicts of tensors and plain values.
@@ -276,16 +326,17 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         known = set(cls().get_params())
         if not isinstance(arguments, dict) or set(arguments) != known:
             raise _io.Damaged(f"it must have the arguments {', '.join(sorted(known))}")
-        solution = Solution.from_state(state.get("solution", {}), device="cpu", source=source)
+        kind = ConditionalSolution if arguments["conditional"] is True else Solution
+        solution = kind.from_state(state.get("solution", {}), device="cpu", source=source)
         if not isinstance(arguments["source"], str):
             arguments = {**arguments, "source": solution.source}
-        n, d = solution.sites.shape
+        n, d = solution.map().sites.shape
         inside = isinstance(rows, torch.Tensor) and rows.dtype == torch.int64 and rows.ndim == 1
         if not inside or not bool(((rows >= -1) & (rows < n)).all()):
             raise _io.Damaged(f"site_of_row must be numbers of {n} sites")
         if names is not None and (not _io.fits(names, list[str]) or len(names) != d):
             raise _io.Damaged(f"feature_names must be {d} names")
-        if solution.cell_centroids is None:
+        if solution.map().centroids is None:
             raise _io.Damaged("it has no centroids")
         self = cls(**arguments)
         self.site_of_row_, self.n_features_in_ = rows.numpy(), d
@@ -305,8 +356,22 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self, "brenier_")
         return _checked(X, partial(validate_data, self, reset=False))
 
-    def _cells(self, points: np.ndarray) -> np.ndarray:
-        return self.brenier_.cell(torch.from_numpy(np.require(points, None, ["C", "W"]))).numpy()
+    def _cells(self, points: np.ndarray, y: Any) -> np.ndarray:  # noqa: ANN401
+        x = torch.from_numpy(np.require(points, None, ["C", "W"]))
+        if isinstance(self.brenier_, ConditionalMap):
+            if y is None:
+                raise _check.fail("y", "say the class of the points", "none")
+            return self.brenier_.cell(x, self.classes_[self._numbers(y, len(points)).numpy()])
+        if y is not None:
+            self._numbers(y, len(points))
+        return self.brenier_.cell(x).numpy()
+
+    def _numbers(self, y: Any, n: int) -> torch.Tensor:  # noqa: ANN401
+        """Return the number in `classes_` of one class or n."""
+        if not isinstance(self.brenier_, ConditionalMap):
+            way_out = "fit with conditional=True and y to have classes"
+            raise _check.fail("y", "be left out without classes", _check.shown(y), way_out)
+        return class_numbers("y", _column(y), self.brenier_.classes, n)
 
     def _outside(self, points: np.ndarray) -> str:
         """Say which points lie outside the support of the source; nothing if none does."""
@@ -354,6 +419,35 @@ def _weights(sample_weight: Any, n: int) -> np.ndarray:  # noqa: ANN401
     if not weight.any():
         raise _check.fail(name, "not be zero everywhere", "all weights zero", "leave it out")
     return weight / weight.max()
+
+
+def _column(y: Any) -> Any:  # noqa: ANN401
+    """Return a table of one column as the column."""
+    shape = getattr(y, "shape", ())
+    return np.asarray(y)[:, 0] if len(shape) == 2 and shape[1] == 1 else y
+
+
+def _merged_by_class(
+    sites: np.ndarray, weight: np.ndarray, classes: tuple[Label, ...], numbers: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Do what `merge_duplicates` does in each class; classes of weight zero lose their sites.
+
+    Returns:
+        Distinct sites (k, d), masses (k,), the site of every row (n,), and the sites' classes (k,).
+    """
+    kept: list[np.ndarray] = []
+    masses, labels, place = [], [], np.full(len(sites), -1)
+    for k, label in enumerate(classes):
+        own = np.flatnonzero(numbers.numpy() == k)
+        total = weight[own].sum()
+        if total == 0:
+            continue
+        found, mass, site = merge_duplicates(sites[own], weight[own])
+        place[own] = np.where(site < 0, -1, site + sum(map(len, kept)))
+        kept.append(found)
+        masses.append(mass * (total / weight.sum()))
+        labels += [label] * len(found)
+    return np.concatenate(kept), np.concatenate(masses), place, np.array(labels)
 
 
 def _seed(random_state: Any) -> int:  # noqa: ANN401
