@@ -39,8 +39,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.gan.wasserstein import ConditionalWGANGP as ConditionalWGANGP
     from aeot.geometry.diagram import power_diagram as power_diagram
     from aeot.maps.brenier import BrenierMap as BrenierMap
-    from aeot.maps.coupling import coupling as coupling
     from aeot.maps.conditional import ConditionalMap as ConditionalMap
+    from aeot.maps.coupling import coupling as coupling
     from aeot.measures import ConvexPolygon as ConvexPolygon
     from aeot.measures import Empirical as Empirical
     from aeot.measures import Gaussian as Gaussian
@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot.solvers.polar import polar_factorisation as polar_factorisation
     from aeot.solvers.solution import Solution as Solution
     from aeot.solvers.solve import solve_semidiscrete as solve_semidiscrete
+    from aeot.solvers.update import update_solution as update_solution
 
 __version__ = "0.2.0"
 
@@ -110,18 +111,17 @@ _PUBLIC = {
     "singular_surfaces": "singular.curves",
     "BrenierMap": "maps.brenier",
     "coupling": "maps.coupling",
-    "SingularSet": "singular.singular_set",
-    "find_singularities": "singular.singular_set",
-    "polar_factorisation": "solvers.polar",
     "ConditionalMap": "maps.conditional",
     "SingularSet": "singular.singular_set",
     "find_singularities": "singular.singular_set",
+    "polar_factorisation": "solvers.polar",
     "ConditionalSolution": "solvers.conditional",
     "solve_conditional": "solvers.conditional",
     "Solution": "solvers.solution",
     "solve_exact": "solvers.exact",
     "solve_hierarchical": "solvers.hierarchy",
     "solve_semidiscrete": "solvers.solve",
+    "update_solution": "solvers.update",
     "SemiDiscreteOT": "solvers.estimator",
     "compare": "comparison.compare",
     "TransportTranslator": "models.translator",
