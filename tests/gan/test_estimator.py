@@ -144,7 +144,7 @@ def test_what_a_diverged_or_stopped_fit_restored_can_be_saved(tmp_path, monkeypa
     assert torch.equal(GAN.load(tmp_path / "kept").sample(5), straight.sample(5))
 
     def stop(step, record):
-        gan.save(tmp_path / "kept")
+        gan.save(tmp_path / "kept", overwrite=True)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -199,10 +199,10 @@ def test_a_save_replaces_neither_files_of_others_nor_a_checkpoint(tmp_path):
         gan.save(path)
     gan.fit(ring, steps=2, checkpoint=path)
     gan.save(tmp_path / "model")
-    gan.save(tmp_path / "model")
+    gan.save(tmp_path / "model", overwrite=True)
     (tmp_path / "model" / "samples.png").write_text("mine")
     with pytest.raises(ValueError, match="other files in it, such as samples.png"):
-        gan.save(tmp_path / "model")
+        gan.save(tmp_path / "model", overwrite=True)
     assert (tmp_path / "model" / "samples.png").read_text() == "mine"
 
 
