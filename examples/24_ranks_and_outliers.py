@@ -39,7 +39,8 @@ model = aeot.SemiDiscreteOT(source="ball").fit(data)
 ranks = model.transform(data)
 depth = (ranks**2).sum(1)  # the disk of this area, in parts of the whole
 print(model.solution_.message)
-print(f"deeper than a share p lies, for p = 0.25, 0.5, 0.75: {np.quantile(depth, [0.25, 0.5, 0.75])}")
+quartiles = np.quantile(depth, [0.25, 0.5, 0.75])
+print(f"quarters of the data lie in the disks of area {quartiles.round(3)}")
 
 # %%
 # How well depth, and the distance that an ellipse knows, tell strange points from the others.
