@@ -59,7 +59,7 @@ class Saved:
                 `overwrite`, or cannot be written.
         """
         kind = type(self)
-        card = _io.card(kind, self._facts())
+        card = _io.card(kind, self._page())
         tensors, config = _io.pack(self.state())
         _io.save(path, tensors, config, kind=kind.__name__, overwrite=overwrite, card=card)
 
@@ -86,7 +86,7 @@ class Saved:
         with _io.using(path):
             return cls.from_state(_io.unpack(tensors, config), device=device, **given)
 
-    def _facts(self) -> dict[str, dict[str, Any]]:
+    def _page(self) -> dict[str, dict[str, Any]]:
         """Return what the page beside it says, under headings."""
         return {}
 
@@ -178,7 +178,7 @@ class Estimator(Saved):
             raise _io.Damaged(f"a saved {cls.__name__} must be whole, got {got}") from error
         return self
 
-    def _facts(self) -> dict[str, dict[str, Any]]:
+    def _page(self) -> dict[str, dict[str, Any]]:
         data = getattr(self, "data_", None)
         if data is None:
             names = {"rows": "n_rows_", "shape": "shape_", "classes": "n_classes_"}

@@ -260,7 +260,7 @@ class BrenierMap(Saved, nn.Module):
         except (TypeError, ValueError) as error:
             raise _io.Damaged(f"a map must be whole, got {error}") from error
 
-    def _facts(self) -> dict[str, dict[str, Any]]:
+    def _page(self) -> dict[str, dict[str, Any]]:
         n, d = self.sites.shape
         data = {"sites": n, "dimension": d, "dtype": str(self.sites.dtype), "source": self.source}
         data["hash_of_sites"] = _io.digest({"sites": self.sites})[:16]

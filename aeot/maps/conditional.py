@@ -396,7 +396,7 @@ class ConditionalMap(Saved, nn.Module):
         except (TypeError, ValueError) as error:
             raise _io.Damaged(f"conditional maps must be whole, got {error}") from error
 
-    def _facts(self) -> dict[str, dict[str, Any]]:
+    def _page(self) -> dict[str, dict[str, Any]]:
         named = zip(self.classes, self.maps, strict=True)
         data = {f"class {label}": f"{len(brenier.sites)} sites" for label, brenier in named}
         return {"Data": {"dimension": self.dim, "source": self.source, **data}}

@@ -413,8 +413,8 @@ class AEOT(AutoencoderOptions):
         """The singular sets of all maps."""
         return self.singular_ if isinstance(self.singular_, tuple) else (self.singular_,)
 
-    def _facts(self) -> dict[str, dict[str, Any]]:
-        return super()._facts() | {"Certificate": self.certificate_}
+    def _page(self) -> dict[str, dict[str, Any]]:
+        return super()._page() | {"Certificate": self.certificate_}
 
     def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
         parts: dict[str, Any] = {

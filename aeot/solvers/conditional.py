@@ -162,7 +162,7 @@ class ConditionalSolution(Saved):
             raise _io.Damaged(f"a conditional solution must be whole, got {error}") from error
         return found
 
-    def _facts(self) -> dict[str, dict[str, Any]]:
+    def _page(self) -> dict[str, dict[str, Any]]:
         first = self.solutions[0]
         data = {"sites": len(self.labels), "dimension": first.sites.shape[1]}
         names = "converged mass_error mass_error_upper message n_samples method engine"

@@ -347,9 +347,9 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         except ValueError as error:
             raise _io.Damaged(f"it must be whole, got {error}") from error
 
-    def _facts(self) -> dict[str, dict[str, Any]]:
+    def _page(self) -> dict[str, dict[str, Any]]:
         facts = {"Arguments": self.get_params(deep=False)}
-        return facts | self.solution_._facts()
+        return facts | self.solution_._page()
 
     def _data(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
         """Return rows like those `fit` had, checked."""

@@ -154,7 +154,7 @@ class Solution(Saved):
         if not all(_io.fits(record, dict[str, Any]) for record in self.history):
             raise _io.Damaged("history must be records by name")
 
-    def _facts(self) -> dict[str, dict[str, Any]]:
+    def _page(self) -> dict[str, dict[str, Any]]:
         n, d = self.sites.shape
         data = {"sites": n, "dimension": d, "dtype": str(self.sites.dtype), "source": self.source}
         data["hash_of_sites"] = _io.digest({"sites": self.sites})[:16]
