@@ -140,11 +140,19 @@ class Solution(Saved):
     def _check_stored(self) -> None:
         """Raise an error if what was stored does not fit together."""
         n, d = _check.points("sites", self.sites, dim=self.source.dim).shape
-        shapes = {"heights": (n,), "masses": (n,), "cell_masses": (n,), "cell_centroids": (n, d)}
+        shapes = {
+            "sites": (n, d),
+            "heights": (n,),
+            "masses": (n,),
+            "cell_masses": (n,),
+            "cell_centroids": (n, d),
+        }
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value is not None and _check.array(name, value).shape != shape:
                 raise _io.Damaged(f"{name} must have shape {shape}, got {_check.shown(value)}")
+            if value is not None and not value.is_floating_point():
+                raise _io.Damaged(f"{name} must be floating, got {value.dtype}")
             if name in ("heights", "masses") and value.dtype != torch.float64:
                 raise _io.Damaged(f"{name} must be float64, got {value.dtype}")
         _check.masses(self.masses, n)
