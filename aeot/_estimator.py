@@ -59,8 +59,8 @@ class Saved:
                 `overwrite`, or cannot be written.
         """
         kind = type(self)
-        card = _io.card(kind, self._page())
         tensors, config = _io.pack(self.state())
+        card = _io.card(kind, self._page())
         _io.save(path, tensors, config, kind=kind.__name__, overwrite=overwrite, card=card)
 
     @classmethod
