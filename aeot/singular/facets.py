@@ -13,6 +13,7 @@ from aeot.maps.brenier import BrenierMap
 
 _BLOCK = 8192  # points per block of the stream
 _RUNNERS = 8  # planes looked at from each point
+_NUMBERS = 1 << 22  # coordinates of planes held at once
 _FEW = 8  # dimensions up to which rays in any direction reach a facet inside the source
 
 
@@ -46,7 +47,7 @@ def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
     walked = [torch.zeros(0, 2, dtype=torch.int64, device=sites.device)]
     layers = [torch.zeros(0, dtype=torch.int64, device=sites.device)]
     shares = [torch.zeros(0, dtype=torch.float64, device=sites.device)]
-    thickness = 0.0
+    width = 0.0
     for block, start in enumerate(range(0, n_points if n > 1 else 0, _BLOCK)):
         count = min(_BLOCK, n_points - start)
         x = brenier.source.sample(count, generator=_generator(seed, "facets", block))
@@ -54,14 +55,13 @@ def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
         values, best = brenier.top(x, min(_RUNNERS, n))
         gaps = (values[:, :1] - values[:, 1:]).to(torch.float64)
         if block == 0:
-            thickness = float(gaps[:, 0].quantile(0.25)) + 1e-300
-        # The layer where the gap of planes i and j is below g has mass 2 g mu(F) / |y_i - y_j|;
-        # a tent over the gaps measures it. Thicker tents reach past the cells (up to the median
-        # the masses come out a quarter too small), thinner ones waste points.
-        tent = 1 - gaps / thickness
-        near = tent > 0
-        layers.append(_keys(best[:, :1].expand_as(best)[:, 1:][near], best[:, 1:][near], n))
-        shares.append(tent[near])
+            apart = jump(sites, best[:, :1].expand_as(best)[:, 1:], best[:, 1:])
+            width = float((gaps / apart.clamp(min=1e-300)).amin(1).quantile(0.25)) + 1e-300
+        rows = max(1, _NUMBERS // (best.shape[1] * brenier.dim))
+        for some in zip(gaps.split(rows), best.split(rows), strict=True):
+            near, share = _layer(sites, *some, width)
+            layers.append(_keys(near[:, 0], near[:, 1], n))
+            shares.append(share)
         walked.append(_walk(brenier, x, gaps, best, _generator(seed, "rays", block)))
         _loop.at(start + count)
     pairs = torch.cat(walked)
@@ -73,8 +73,47 @@ def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
         slot = torch.searchsorted(keys, layer).clamp(max=len(keys) - 1)
         real = keys[slot] == layer
         mass.index_add_(0, slot[real], torch.cat(shares)[real])
-        mass *= jump(sites, *pairs.T) / (n_points * thickness)
+        mass /= n_points
     return Facets.between(sites, pairs, mass, exact=False)
+
+
+def _layer(
+    sites: torch.Tensor, gaps: torch.Tensor, best: torch.Tensor, width: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the facets that points lie right above, and what each point says of their mass.
+
+    A point lies above the facet of two planes if those two are the highest ones at its foot on the
+    hyperplane where they meet. The mass of the source in a layer of width 2 dt above a facet F is
+    2 mu(F) dt + O(dt^3), whichever cells the layer passes and where the support ends; a tent over
+    the distances measures it.
+
+    Args:
+        sites: (n, d).
+        gaps: (m, k - 1) float64, by how much the best plane at each point leads the next ones.
+        best: (m, k), the planes, best first.
+        width: Half the width of the layer.
+
+    Returns:
+        Pairs of sites (q, 2), and of each the point's share (q,) float64.
+    """
+    k = best.shape[1]
+    y = sites[best].to(torch.float64)
+    y = y - y[:, :1]
+    level = torch.nn.functional.pad(-gaps, (1, 0))
+    apart = torch.cdist(y, y, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=1e-300)
+    steps = (level[:, :, None] - level[:, None]) / apart  # from the point down to the foot
+    ahead = torch.ones(k, k, dtype=torch.bool, device=best.device).triu(1)
+    row, i, j = ((steps < width) & ahead).nonzero().T
+    step = steps[row, i, j]
+    slope = torch.bmm(y, y.mT)
+    slope = (slope[row, i] - slope[row, j]) / apart[row, i, j, None]
+    there = level[row] - step[:, None] * slope
+    both = there.gather(1, i[:, None])[:, 0]
+    for one in (i, j):
+        there.scatter_(1, one[:, None], -torch.inf)
+    above = there.amax(1) <= both
+    row, i, j, step = (part[above] for part in (row, i, j, step))
+    return torch.stack([best[row, i], best[row, j]], 1), (1 - step / width) / width
 
 
 def _keys(i: torch.Tensor, j: torch.Tensor, n: int) -> torch.Tensor:

@@ -57,6 +57,59 @@ def test_the_25_modes_of_the_grid_and_their_40_neighbours(unit):
     assert torch.allclose(step.sum(1), torch.full((40,), spacing).double())  # along one axis
 
 
+@pytest.mark.parametrize("n_points", [1 << 15, 1 << 17])
+@pytest.mark.parametrize("scale", [1.0, 37.0])
+def test_points_find_the_40_neighbours_and_their_masses(scale, n_points):
+    # 25 tight modes on a grid: each of the 40 pairs shares a facet of a fifth of the side.
+    g = generator(31)
+    modes = torch.arange(25).repeat_interleave(12)
+    centres = torch.stack([modes // 5, modes % 5], 1) * 2.0 - 4
+    sites = scale * (centres + 0.05 * torch.randn(300, 2, generator=g, dtype=torch.float64))
+    brenier = solved(sites, tol=1e-6)
+    keys, exact = mode_pairs(find_singularities(brenier), modes)
+    exact = {k: m for k, m in zip(keys.tolist(), exact.tolist(), strict=True) if m > 0.02}
+    assert len(exact) == 40
+    keys, mass = mode_pairs(find_singularities(brenier, n_points=n_points), modes)
+    large = mass > 0.1 * mass.median()
+    assert sorted(keys[large].tolist()) == sorted(exact)
+    off = torch.tensor([exact[k] for k in keys[large].tolist()]) / mass[large] - 1
+    assert float(off.square().mean().sqrt()) < 0.12 * ((1 << 17) / n_points) ** 0.5
+    assert abs(float(off.mean())) < 0.04
+
+
+@pytest.mark.parametrize(
+    "source", [UniformBox(dim=2), UniformBox(dim=3), UniformBall(dim=3)], ids=repr
+)
+def test_points_measure_facets_without_bias(source):
+    d = source.dim
+    sites = torch.randn(40, d, generator=generator(3), dtype=torch.float64)
+    brenier = solved(sites, source, tol=1e-6)
+    exact = find_singularities(brenier).facets
+    found = find_singularities(brenier, n_points=1 << 16).facets
+    known = dict(zip(map(tuple, exact.pairs.tolist()), exact.mass.tolist(), strict=True))
+    mass = {tuple(p): m for p, m in zip(found.pairs.tolist(), found.mass.tolist(), strict=True)}
+    assert sum(m for p, m in mass.items() if p not in known) < 1e-3 * sum(known.values())
+    assert sum(mass.values()) == pytest.approx(sum(known.values()), rel=0.02)
+    large = [p for p in known if known[p] > 0.5 * float(exact.mass.median())]
+    off = np.array([mass.get(p, 0.0) / known[p] - 1 for p in large])
+    assert float(np.sqrt(np.square(off).mean())) < 0.15
+    assert abs(float(off.mean())) < 0.03
+
+
+def test_points_measure_the_facets_of_a_lattice_in_four_dimensions():
+    # Cells are cubes of side 1 / 3: between two there is a facet of area 1 / 27.
+    steps = torch.cartesian_prod(*[torch.arange(3.0, dtype=torch.float64)] * 4)
+    sites = (steps + 0.5) / 3
+    brenier = BrenierMap(UniformBox(dim=4), sites, -(sites**2).sum(1) / 2)
+    facets = find_singularities(brenier, n_points=1 << 16).facets
+    i, j = facets.pairs.T
+    side = (steps[i] - steps[j]).abs().sum(1) == 1
+    assert int(side.sum()) == 4 * 2 * 27
+    assert float(facets.mass[side].mean()) * 27 == pytest.approx(1, abs=0.03)
+    assert float((facets.mass[side] * 27 - 1).square().mean().sqrt()) < 0.2
+    assert float(facets.mass[~side].sum()) < 0.02 * float(facets.mass.sum())
+
+
 def test_the_ring_has_eight_modes():
     for scaling in ("raw", "wgan-gp"):
         brenier, data = toy_map("ring", 256, scaling)
