@@ -15,6 +15,27 @@ from aeot.solvers.scorer import Scorer
 BATCHES = 32  # independent parts of a sample, whose spread measures its noise
 _AT_ONCE = 1 << 14  # doubtful samples that wait to be decided together
 ENOUGH = 30  # a cell that expects this many samples and gets none is empty
+_FIRST = 10  # samples per cell before unseen cells are looked for
+_TAILS = 8  # degrees of freedom of the standard error, and some for its being skew
+_EARLY = 1e-4  # chance of a wrong bound that one look spends which is not thought to be the last
+
+
+def quantile(look: int | None = None) -> float:
+    """Return how many standard errors the bound of a look adds, so that it holds by 95 %.
+
+    A solve looks at its heights again and again and ends with the first bound that is small enough;
+    all its bounds together hold by 95 %. Of the chance of 0.05 to be wrong once, look k of those
+    that are thought to be the last spends 0.049 / (k (k + 1)), and each of up to ten earlier ones
+    0.0001. The tails are those of Student's t with 8 degrees of freedom, since the standard error
+    is itself an estimate: the tests hold them against the worst errors for the bound.
+
+    Args:
+        look: Which of those thought to be the last, from 1; 0 for an earlier one; None for heights
+            that are looked at once.
+    """
+    if look is None:
+        return float(scipy.stats.t.isf(0.05, _TAILS))
+    return float(scipy.stats.t.isf(0.049 / (look * (look + 1)) if look else _EARLY, _TAILS))
 
 
 @dataclass
@@ -156,7 +177,7 @@ class Certificate:
 
     Attributes:
         mass_error: Total variation, with the check's own noise removed.
-        mass_error_upper: Its 95 % upper bound.
+        mass_error_upper: Its upper bound; all those of a solve hold together by 95 %.
         square: Unbiased estimate of sum (w_i - nu_i)^2 / a_i, a_i proportional to sqrt(nu_i).
         inflation: Variance of the masses relative to independent samples.
         empty: Cells that expect at least thirty samples and got none.
@@ -182,7 +203,7 @@ class Certificate:
         return self.mass_error_upper <= tol and self.empty == 0
 
 
-def certify(result: Tally, masses: np.ndarray) -> Certificate:
+def certify(result: Tally, masses: np.ndarray, look: int | None = None) -> Certificate:
     r"""Estimate the total variation between cell masses and target, and bound it.
 
     By Cauchy-Schwarz TV = sum\|w_i - nu_i\| / 2 <= sqrt(Q) / 2, Q = sum (w_i - nu_i)^2 / a_i for
@@ -195,6 +216,7 @@ def certify(result: Tally, masses: np.ndarray) -> Certificate:
     Args:
         result: The counts.
         masses: (n,) target.
+        look: See `quantile`; None for heights that are looked at once.
 
     Returns:
         The certificate.
@@ -209,8 +231,7 @@ def certify(result: Tally, masses: np.ndarray) -> Certificate:
     off = products[~np.eye(n_batches, dtype=bool)]
     pair = float(off.var(ddof=1))
     own = max(float(row.var(ddof=1)) - pair / (n_batches - 1), 0.0)
-    spread = 2 / (n_batches * (n_batches - 1)) * (2 * (n_batches - 2) * own + pair)
-    upper = 0.5 * np.sqrt(max(square, 0.0) + 1.645 * np.sqrt(spread))
+    upper = 0.5 * np.sqrt(_bound(square, own, pair, scaled.mean(0), quantile(look)))
 
     total = result.cell_counts / m
     noise = share.var(axis=0, ddof=1).sum() / n_batches
@@ -232,12 +253,36 @@ def certify(result: Tally, masses: np.ndarray) -> Certificate:
     )
 
 
-def certificate_size(masses: np.ndarray, tol: float, inflation: float = 1.0) -> int:
+def _bound(square: float, own: float, pair: float, mean: np.ndarray, errors: float) -> float:
+    """Return the Q that is `errors` of its own standard errors above the estimate.
+
+    The standard error grows with Q, as `own` does, the variance of what one batch says of Q; that
+    of the estimate itself is too small where the estimate is (E. B. Wilson, "Probable inference,
+    the law of succession, and statistical inference", J. Amer. Stat. Assoc. 22, 1927).
+
+    Args:
+        square: The estimate.
+        own: See above, at the estimate.
+        pair: Variance of the product of two batches.
+        mean: (n,), mean of the batches' scaled deviations: its square is Q and their noise.
+        errors: How many.
+    """
+    low, n_batches = max(square, 0.0), BATCHES
+    noise = max(float(mean @ mean) - square, 1e-300)
+    bound = low
+    for _ in range(100):
+        more = own * (bound - low) / (low + noise)
+        spread = 2 * (n_batches - 2) * (own + more) + pair + 2 * more
+        bound = low + errors * np.sqrt(2 / (n_batches * (n_batches - 1)) * spread)
+    return float(bound)
+
+
+def certificate_size(masses: np.ndarray, tol: float, inflation: float = 1.0, look: int = 1) -> int:
     """Return how many samples make a certificate sharp enough for `tol`.
 
-    The standard error of Q is then a tenth of (2 tol)^2, and equal masses expect at least
-    `ENOUGH` samples each.
+    The standard error of Q is then a tenth of (2 tol)^2, less for later looks in the measure that
+    they add more of them, and nearly all cells are seen; the few others are looked for with more.
     """
     total = float(np.sqrt(masses).sum())
-    sharp = inflation * np.sqrt(2.0) * total / (0.4 * tol**2)
-    return int(max(sharp, (ENOUGH + 2) * masses.size, 4096))
+    sharp = inflation * np.sqrt(2.0) * total / (0.4 * tol**2) * quantile(look) / quantile(1)
+    return int(max(sharp, _FIRST * masses.size, 4096))

@@ -72,7 +72,7 @@ def adam(task: Task, state: State) -> tuple[State, dict[str, Any]]:
 
 
 def _checked(task: Task, state: State) -> tuple[State, dict[str, Any]]:
-    m = certificate_size(task.nu.numpy(), task.tol, state.inflation)
+    m = certificate_size(task.nu.numpy(), task.tol, state.inflation, state.looks + 1)
     state, c, _ = check(task, state, f"check {state.phase} {state.step}", m, edges=False)
     return state, {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
 

@@ -68,7 +68,7 @@ def solve_semidiscrete(
     such as near-duplicates, and sites in a line or plane start from easier problems of their own.
 
     Accuracy costs samples: after m of them the masses of n equal cells are off by a total
-    variation of about 0.4 sqrt(n / m), and the solver draws about n (0.66 / tol)^2, up to 1.4 times
+    variation of about 0.4 sqrt(n / m), and the solver draws about n (0.64 / tol)^2, up to 1.4 times
     as many where recombined half points are used, and those of the early stages. Memory, in
     bytes: `memory` for scores, 4 n d for sites, about 24 n (70 + 8 k) for the lists, k <= 16
     entries each, and what is found on them, 8 n d for the cells' means, 800 n for counts,

@@ -4,7 +4,7 @@ try      heights that may be good already are certified, and taken over if they 
 coarse   whole clusters of sites are put right (see `aeot.solvers.clusters`);
 settle   8 samples per site on long candidate lists, drawn afresh after every few Newton steps,
          until the masses of fresh samples look like sampling noise;
-grow     the same with 24 per site;
+grow     the same with 24 per site, fewer if `tol` is loose;
 stream   ever larger fresh samples that are only counted. Each count is a held-out test of the
          current heights and, if they fail it, one more equation: a Newton step from the counted
          masses aims at the solution with that sample's noise, and the heights are the average of
@@ -36,10 +36,10 @@ from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.state import Drawn, State
 
-SETTLE, GROW = 8, 24  # samples per site
+SETTLE, GROW = 8, 24  # samples per site; a loose tolerance grows less
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
 EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
-AIM = 1.6  # root of Q the last heights should have, in units of tol; the bound allows 2
+AIM = 1.65  # root of Q the last heights should have, in units of tol; the bound allows 2
 _LOOK_ON = 1 << 18  # samples that a certificate may take in any case to see light cells
 AHEAD = {"coarse": 4 * SETTLE + GROW, "settle": 2 * SETTLE + GROW, "grow": GROW}
 
@@ -58,6 +58,7 @@ class Task:
         n: Number of sites.
         dim: Dimension.
         root: Sum of their square roots; sqrt(n) for equal masses.
+        grow: Samples per site in the lists of the growing stage.
         minimise: `levenberg` or `lbfgs`, which works on lists.
     """
 
@@ -66,6 +67,8 @@ class Task:
         self.nu = problem.masses
         self.n, self.dim = problem.sites.shape
         self.root = float(self.nu.sqrt().sum())
+        enough = 1.4 * (self.root / (AIM * tol)) ** 2 / self.n
+        self.grow = min(max(enough, SETTLE), GROW)
         self.minimise = lbfgs if method == "lbfgs" else levenberg
         self._scorers = {scorer.split: scorer}
         self._held: tuple[Drawn, Bank] | None = None
@@ -114,7 +117,7 @@ class Task:
         assert drawn is not None, "lists are asked for before they were chosen"
         if self._held is None or self._held[0] is not drawn:
             scorer = self.scorer(replace(state, split=drawn.split))
-            m = max(GROW * self.n, 8192)
+            m = max(self.grow * self.n, 8192)
             options: dict[str, Any] = {"radius": drawn.radius, "least": 4, "longest": 16}
             bank = self.bank(scorer, drawn.heights, drawn.key, m, **options)
             if not drawn.n_samples:
@@ -208,10 +211,10 @@ def grow(task: Task, state: State) -> tuple[State, dict[str, Any]]:
 def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     """Count a fresh sample: it certifies the heights, or else improves them."""
     nu, wanted = task.nu.numpy(), task.wanted(state)
-    size = certificate_size(nu, task.tol, state.inflation)
+    size = certificate_size(nu, task.tol, state.inflation, state.looks + 1)
     m = min(wanted - state.weight, state.weight) if state.weight < 0.95 * wanted else size
     key = f"stream {state.returns}.{state.step}"
-    state, c, result = check(task, state, key, m)
+    state, c, result = check(task, state, key, m, last=state.weight >= 0.95 * wanted)
     state = replace(state, step=state.step + 1)
     record = {"error": c.mass_error, "upper": c.mass_error_upper, "empty": c.empty}
     if state.phase == "done":
@@ -224,7 +227,7 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         # sums so far have their columns in another order.
         empty = torch.zeros_like(state.sums), torch.zeros_like(state.counts)
         state = replace(state, split=1, sums=empty[0], counts=empty[1])
-    missing = np.flatnonzero((result.cell_counts == 0) & (result.n_samples * nu >= 8))
+    missing = np.flatnonzero((result.cell_counts == 0) & (result.n_samples * nu >= 10))
     if missing.size > nu.size // 100 and state.returns < 4:
         state = _lifted(task, state, missing, f"lift {key}")
         return replace(state, returns=state.returns + 1).entering("grow"), record
@@ -262,7 +265,7 @@ def measured(task: Task, state: State) -> State:
 
 
 def check(
-    task: Task, state: State, key: str, m: float, *, edges: bool = True
+    task: Task, state: State, key: str, m: float, *, edges: bool = True, last: bool = True
 ) -> tuple[State, Certificate, Tally]:
     """Count fresh samples at the heights and certify them: good ones end the solve.
 
@@ -272,7 +275,10 @@ def check(
         key: Stage key of the samples.
         m: How many, at least.
         edges: Collect the samples near facets, as long as too few were.
+        last: Whether this look is thought to be the last one; see `quantile`.
     """
+    state = replace(state, looks=state.looks + last)
+    look = state.looks if last else 0
     edges = edges and state.edged < EDGED * task.n
     scorer, sums, nu = task.scorer(state), state.sums.clone(), task.nu.numpy()
 
@@ -282,15 +288,18 @@ def check(
 
     blocks = scorer.blocks_for(m)
     result = counted(range(blocks))
-    c = certify(result, nu)
-    unseen = nu[(result.cell_counts == 0) & (result.n_samples * nu < ENOUGH)]
-    if c.holds(task.tol) and len(unseen):
-        # Cells too light for a miss to mean anything yet: look longer, at most as long again as
-        # the whole solve took, or for what a small one costs next to nothing.
-        most = max(state.n_samples + 2 * result.n_samples, _LOOK_ON)
-        more = scorer.blocks_for(min(1.1 * ENOUGH / unseen.min(), most))
-        result = result.joined(counted(range(blocks, more)))
-        c = certify(result, nu)
+    c = certify(result, nu, look)
+    # Cells that were not seen, and are too light yet for a miss to mean anything: look on, at most
+    # as long again as the whole solve took, or for what a small one costs next to nothing.
+    most = scorer.blocks_for(max(state.n_samples + 2 * result.n_samples, _LOOK_ON))
+    while c.holds(task.tol):
+        unseen = nu[(result.cell_counts == 0) & (result.n_samples * nu < ENOUGH)]
+        end = min(scorer.blocks_for(1.1 * ENOUGH / unseen.min()), most) if len(unseen) else 0
+        end = min(end, 2 * blocks)
+        if end <= blocks:
+            break
+        result, blocks = result.joined(counted(range(blocks, end))), end
+        c = certify(result, nu, look)
     better = state.best is None or c.rank < state.best.rank
     state = replace(
         state,

@@ -54,6 +54,7 @@ class State:
         weight: Samples that the heights are worth.
         lists: The lists that the streaming stage measures curvature on.
         returns: How often the streaming stage went back to the lists.
+        looks: Certificates so far that were thought to be the last.
         inflation: Variance of the masses relative to independent samples.
         facets: Laplacian of the facets between cells, summed over `edged` samples: data, indices
             and indptr of its compressed rows.
@@ -76,6 +77,7 @@ class State:
     weight: float = 0.0
     lists: Drawn | None = None
     returns: int = 0
+    looks: int = 0
     inflation: float = 1.25
     facets: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     edged: float = 0

@@ -4,12 +4,20 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import aeot
 from aeot import generator
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
-from aeot.solvers.certificate import BATCHES, tally
+from aeot.solvers.certificate import (
+    BATCHES,
+    Tally,
+    certificate_size,
+    certify,
+    quantile,
+    tally,
+)
 from aeot.solvers.oracles import NEAR
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
@@ -279,3 +287,41 @@ def test_a_light_cell_that_is_empty_is_seen():
     whole = solve(source, sites, masses, init=heights, max_samples=5e6, tol=0.1)
     assert whole.converged
     assert counted(source, sites, whole.heights, 1 << 18)[7] > 0
+
+
+def test_looks_together_spend_no_more_than_five_percent():
+    tail = scipy.stats.t(8).sf
+    spent = 10 * tail(quantile(0)) + sum(tail(quantile(k)) for k in range(1, 1000))
+    assert spent == pytest.approx(0.05, rel=2e-3)
+    assert quantile(0) > quantile(2) > quantile(1) > quantile() > 1.645
+
+
+@pytest.mark.parametrize(("n", "tol"), [(20, 0.05), (200, 0.1)])
+def test_heights_that_stay_too_bad_are_not_certified_by_looking_again(n, tol):
+    # The worst errors for the bound: every cell is off by as much, so that TV is sqrt(Q) / 2.
+    rng, target = np.random.default_rng(3), np.full(n, 1 / n)
+    truth = target * (1 + np.where(np.arange(n) % 2, 1, -1) * 2 * 1.001 * tol)
+    assert np.abs(truth - target).sum() / 2 > tol
+
+    def taken(looks):
+        for look in looks:
+            m = certificate_size(target, tol, look=look or 1)
+            counts = rng.multinomial(m // BATCHES, truth, size=BATCHES).astype(np.int64)
+            if certify(Tally(counts, None), target, look).mass_error_upper <= tol:
+                return True
+        return False
+
+    # 250 solves of four early looks and six that may be the last: at most 5 % wrong, up to chance.
+    wrong = sum(taken([0] * 4 + list(range(1, 7))) for _ in range(250))
+    assert wrong <= scipy.stats.binom.isf(0.01, 250, 0.05)
+    # With the bound of a single look one of a dozen is soon below.
+    assert sum(taken([None] * 12) for _ in range(40)) > 8
+
+
+def test_unseen_cells_are_looked_for_until_they_are_seen_or_empty():
+    # A certificate of ten samples per cell misses some; more are drawn, and no more than needed.
+    n, d = 400, 4
+    sites = normal(n, d, 7)
+    s = aeot.solve_semidiscrete(aeot.Gaussian(dim=d), sites, tol=0.25, seed=2)
+    assert s.converged
+    assert bool((s.cell_masses > 0).all())
