@@ -9,7 +9,7 @@ import os
 import reprlib
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -48,6 +48,18 @@ def fail(name: str, requirement: str, got: object, way_out: str = "") -> ValueEr
     """
     message = f"{name} must {requirement}, got {got}"
     return ValueError(f"{message}; {way_out}" if way_out else message)
+
+
+@contextlib.contextmanager
+def renamed(old: str, new: str) -> Iterator[None]:
+    """Have errors about the argument `old` of what is called here name the caller's own."""
+    try:
+        yield
+    except ValueError as error:
+        told = str(error)
+        if not told.startswith(f"{old} must"):
+            raise
+        raise type(error)(new + told.removeprefix(old)) from error
 
 
 _SHORT = reprlib.Repr()

@@ -193,14 +193,9 @@ class Estimator(Saved):
         """Refuse data that networks cannot be made for, and sizes that no memory could hold."""
         asked = {k: v for k, v in self.arguments().items() if k in _SIZES and v is not None}
         try:
-            with forked(0), torch.device("meta"):  # without numbers
+            with _check.renamed("shape", "data"), forked(0), torch.device("meta"):  # no numbers
                 parts = [p for net in self._build().values() for p in net.state_dict().values()]
             needed = 4 * sum(part.nbytes for part in parts)  # with slopes and Adam's two moments
-        except ValueError as error:
-            told = str(error)
-            if not told.startswith("shape must"):
-                raise
-            raise ValueError("data" + told.removeprefix("shape")) from error
         except (RuntimeError, MemoryError, OverflowError):  # more than 64 bits can count
             if not asked:
                 raise

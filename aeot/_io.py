@@ -580,15 +580,17 @@ def _newest_whole(
     places = _places(directory)
     if not places:
         path = _check.path("path", directory).absolute()
-        got = f"{path}, which does not exist"
+        got = f"{path}, which does not exist; give the directory of a run or of a save"
         if (path / "checkpoint").is_dir():
             got = f"{path}, a run that is not finished; repeat its command to go on"
         elif path.exists():
-            got = f"{path} without {_MANIFEST}"
+            got = f"{path} without {_MANIFEST}; give the directory of a run or of a save"
         raise ValueError(f"path must be a saved model, got {got}")
     path, errors = _main(directory), []
     if path not in places:
-        errors.append(Damaged(f"{path} is incomplete: {_MANIFEST} is missing"))
+        errors.append(
+            Damaged(f"{path} is incomplete: {_MANIFEST} is missing; restore or save it again")
+        )
     for place in places:
         try:
             found = _read(place, kind, device)
@@ -621,9 +623,10 @@ def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], 
     if not isinstance(digests, dict):
         raise Damaged(f"{path / _MANIFEST} lists no files; restore or save it again")
     for name in sorted({*_FILES} - digests.keys()):
-        raise Damaged(f"{path} is incomplete: its manifest does not list {name}")
+        told = f"its manifest does not list {name}; restore or save it again"
+        raise Damaged(f"{path} is incomplete: {told}")
     for name in sorted(digests.keys() - {*_FILES}):
-        raise Damaged(f"{path / _MANIFEST} lists {name[:80]!r}, which no save holds")
+        raise Damaged(f"{path / _MANIFEST} lists {name[:80]!r}, which no save holds; save it again")
     for name in _FILES:
         file = path / name
         if not file.is_file():
@@ -631,7 +634,7 @@ def _read(path: Path, kind: str, device: str) -> tuple[dict[str, torch.Tensor], 
         try:
             found = _file_digest(file)
         except OSError as error:
-            raise Damaged(f"{file} cannot be read: {error}") from error
+            raise Damaged(f"{file} cannot be read ({error}); restore or save it again") from error
         if found != digests[name]:
             told = "was changed or damaged: its SHA-256 is not the manifest's"
             raise Damaged(f"{file} {told}; take a copy, or delete {path} and make it again")
@@ -655,7 +658,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return parse_json(_bounded(path), dict)
     except (OSError, ValueError) as error:
-        raise Damaged(f"{path} cannot be read: {error}") from error
+        raise Damaged(f"{path} cannot be read ({error}); restore or save it again") from error
 
 
 @contextlib.contextmanager

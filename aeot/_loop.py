@@ -310,7 +310,7 @@ class Loop:
         parts += [f"{name} {_number(value)}" for name, value in self.values.items()]
         left = self.left()
         if left is not None:
-            parts.append(f"{_time(left)} left")
+            parts.append(f"{duration(left)} left")
         return f"{self.name}: {', '.join(parts)}" if parts else self.name
 
 
@@ -366,7 +366,7 @@ def _number(value: object) -> str:
     return f"{int(value)}" if isinstance(value, (int, float)) else str(value)
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "sample": ("aeot.commands.sample:sample", "draw new images from a finished run"),
     "compare": ("aeot.commands.compare:compare", "train, measure and compare generators"),
+    "runs": ("aeot.commands.runs:runs", "list runs side by side with their numbers"),
     "report": ("aeot.commands.report:report", "write one HTML page about runs and comparisons"),
     "translate": (
         "aeot.commands.translate:translate",
@@ -52,6 +53,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 # Options that memory grows with, the most effective first.
 _MEMORY = ("batch_size", "size", "width", "filters", "n", "n_samples", "shown", "latent_dim")
+_KINDS = {  # of an option, by its annotation
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list[str]": "names",
+    "tuple[float, float]": "two numbers, as in [0.5,0.999]",
+}
 _LONGEST_CONFIG = 1 << 20  # bytes
 _DEEPEST_CONFIG = 20
 _HELP = """\
@@ -105,20 +113,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # Training that diverged is a FloatingPointError.
     except (_Refused, ValueError, FloatingPointError, OSError, ImportError) as error:
-        return _failed(error, " ".join(str(error).split()) or type(error).__name__)
+        told = " ".join(str(error).split()) or type(error).__name__
+        return _failed(error, _as_options(told, argv[0]))
     except (MemoryError, RuntimeError) as error:
         from aeot._environment import is_out_of_memory  # torch is loaded by now
 
         if not is_out_of_memory(error):
             raise
-        offered = [
-            inspect.signature(_signature(place)).parameters for place in COMMANDS[argv[0]][::2]
-        ]
-        names = [name for name in _MEMORY if any(name in options for options in offered)]
+        offered = _offered(argv[0])
+        names = [name for name in _MEMORY if name in offered]
         lower = ", ".join(f"--{name}" for name in names)
         told = " ".join(str(error).split())[:200] or "no more can be had"
         return _failed(error, f"out of memory ({told}); lower {lower or 'what is asked for'}")
     return 0
+
+
+def _offered(command: str) -> dict[str, inspect.Parameter]:
+    """Return the options of a command by name, its estimator's among them."""
+    signatures = [inspect.signature(_signature(place)) for place in COMMANDS[command][::2]]
+    return {name: p for signature in signatures for name, p in signature.parameters.items()}
+
+
+def _as_options(told: str, command: str) -> str:
+    """Spell what a message says of arguments, ``size=32``, as it is typed: ``--size 32``."""
+    if command not in COMMANDS:
+        return told
+    named = "|".join(map(re.escape, _offered(command))) or "$^"
+    return re.sub(rf"(?<![\w.-])({named})=(True\b|\.\.\.)?", _as_option, told)
+
+
+def _as_option(found: re.Match[str]) -> str:
+    return f"--{found[1]}" + ("" if found[2] else " ")
 
 
 def _failed(error: Exception, message: str) -> int:
@@ -165,7 +190,7 @@ def _run(command: str, argv: list[str]) -> None:
         chosen = parser.parse_args(_gathered(function, _flagged(function, argv)))
     except jsonargparse.ArgumentError as error:
         meant = _meant(str(error), [*own, *(name for names in theirs for name in names)])
-        raise _Refused(f"{error}; {meant}see aeot {command} --help") from error
+        raise _Refused(f"{_typed(error, command)}; {meant}see aeot {command} --help") from error
     plain = chosen.as_dict()
     arguments = {name: plain[name] for name in own}
     run, *kinds = map(_load, places)
@@ -202,6 +227,18 @@ def _check_config(given: str) -> None:
         told = error.reason if isinstance(error, UnicodeDecodeError) else error
         told = "it is not UTF-8 text: " + str(told) if told is not error else str(told)
         raise _Refused(f"--config must be plain YAML, got {given[:200]}: {told}") from error
+
+
+def _typed(error: Exception, command: str) -> str:
+    """Say in our words that a value is of the wrong kind; leave jsonargparse its other messages."""
+    told = " ".join(str(error).split())
+    name = re.search(r'Parser key "(\w+)"', told)
+    value = re.findall(r"(?:Given value|Got value): (.+?)(?= - Expected| Given value|$)", told)
+    option = _offered(command).get(name[1]) if name else None
+    kind = _KINDS.get(str(option.annotation).split(" | ")[0]) if option else None
+    if name is None or kind is None or not value:
+        return told
+    return f"--{name[1]} must be {kind}, got {value[-1][:100]}"
 
 
 def _meant(told: str, options: list[str]) -> str:
@@ -271,11 +308,14 @@ def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
     """Read words that belong together as one list: `report a b`, `compare --metrics c d --out e f`.
 
     An option that takes names takes all words up to the next option, any other one word. Words
-    left over belong to the function's first argument, if that takes names.
+    left over belong to the function's first argument, if that takes names or may be left out:
+    `fit faces/` is `fit --data faces/`.
     """
     parameters = list(inspect.signature(function).parameters.values())
     lists = {f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[str]")}
-    if not parameters or f"--{parameters[0].name}" not in lists:
+    optional = bool(parameters) and parameters[0].kind is parameters[0].POSITIONAL_OR_KEYWORD
+    optional = optional and parameters[0].default is not parameters[0].empty
+    if not optional and (not parameters or f"--{parameters[0].name}" not in lists):
         return argv
     loose: list[str] = []
     gathered: list[str] = []
@@ -300,6 +340,10 @@ def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
             option,
             *(words if words[:1] and words[0].startswith("[") else [_listed(words)]),
         ]
+    if optional:
+        first = f"--{parameters[0].name}"
+        given = any(word.partition("=")[0] == first for word in gathered)
+        return [*gathered, *(f"{first}={word}" for word in loose[: not given]), *loose[not given :]]
     one = len(loose) == 1 and loose[0].startswith("[")
     return [*(loose if one else [_listed(loose)] if loose else []), *gathered]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import aeot
 from aeot import _check, _io, _loop
-from aeot.commands.directory import RunDirectory, passed_over
+from aeot.commands.directory import RunDirectory, load_model, passed_over
 from aeot.commands.fit import open_data
 from aeot.comparison import budget
 from aeot.comparison.compare import compare as _compare
@@ -57,7 +57,7 @@ def compare(
     latent_dim: int = 64,
     size: int | None = None,
     root: str | None = None,
-    out: str = "comparison",
+    out: str = "runs/comparison",
     seed: int = 0,
     strict: bool = False,
 ) -> str:
@@ -74,17 +74,19 @@ def compare(
         data: What to train on and compare with, as in aeot fit. The reference is the test part
             of a published set; of other data a fifth is kept out.
         seconds: Wall-clock budget of each training; 120 if neither it nor images_seen is given.
-        images_seen: Budget in training images instead.
-        seeds: Trainings of each class, for standard errors.
-        repeats: Sets of samples of each model.
-        n_samples: Images on either side; by default as many as there are, at most 10000.
+            In all it takes classes x seeds x seconds, and some minutes of measuring.
+        images_seen: Budget in training images instead: the same result on any machine.
+        seeds: Trainings of each class; with 3 or more the tables have standard errors.
+        repeats: Sets of samples of each model, for standard errors of runs and saved models.
+        n_samples: Images on either side; by default as many as there are, at most 10000. Compare
+            numbers of one n_samples only.
         metrics: Which, as in --metrics fd recall; by default all that can be computed.
         features: A saved classifier to measure with; by default one is trained.
-        latent_dim: Latent size of the trained models.
-        size: Height and width of the images.
-        root: Where published data lie.
+        latent_dim: Latent size of the models trained here; runs keep their own.
+        size: Height and width of the images in pixels; by default as in aeot fit.
+        root: Folder where published data lie; not for data of your own.
         out: Where everything is kept.
-        seed: Of everything random.
+        seed: Of everything random; trainings take it and the following ones.
         strict: Refuse data in a folder in which a file cannot be read, instead of skipping it.
 
     Returns:
@@ -109,6 +111,7 @@ def compare(
         must = f"keep {n_samples} images apart to compare with"
         way_out = f"pass n_samples={len(reference)} or less"
         raise _check.fail("data", must, str(len(reference)), way_out)
+    given = None if features is None else load_model("features", Classifier, features)
     classes = {label: thing for label, thing in plan.items() if isinstance(thing, type)}
     contestants: dict[str, Any] = {k: v for k, v in plan.items() if k not in classes}
     if contestants:
@@ -125,7 +128,7 @@ def compare(
         _check_labels(plan, run.path / "models")
         _check_kept(places, reference, n_samples)
         classifier = run.path / "classifier"
-        extractor = _extractor(features, training, reference, classifier, seed)
+        extractor = given or _extractor(training, reference, classifier, seed)
         if extractor is not None:
             extract(extractor, reference.subset(slice(2)))  # fits images of this size
         how: dict[str, Any] = {"metrics": metrics, "features": extractor}
@@ -175,13 +178,15 @@ def compare(
             pictures.precision_recall(found, path=run.path / "precision_recall.png")
         pictures.sample_rows(found, path=run.path / "samples.png")
         write_page({f"comparison on {training.name}": found}, run.path / "report.html")
-        return f"{found.markdown()}\ntables, figures, models and report.html are in {run.path}"
+        where = f"tables, figures, models and report.html are in {run.path}"
+        return f"{found.markdown()}\n{where}\nnext: open {run.path / 'report.html'}; aeot runs"
 
 
 def _planned(models: list[str]) -> dict[str, Any]:
     """Return label -> class to be trained, or path."""
     if not models:
-        raise _check.fail("models", "name at least one generator", "none")
+        way_out = f"name {', '.join(TRAINABLE[:3])}, ... or a run"
+        raise _check.fail("models", "name at least one generator", "none", way_out)
     plan: dict[str, Any] = {}
     for text in models:
         label, equals, thing = text.partition("=")
@@ -190,12 +195,14 @@ def _planned(models: list[str]) -> dict[str, Any]:
             thing = str(_check.path("models", text))
             label = Path(thing).absolute().name
         if not label or label in (".", "..") or "/" in label or "\\" in label:
-            raise _check.fail("models", "have labels that can name a folder", repr(label))
+            way_out = "write label=thing"
+            raise _check.fail("models", "have labels that can name a folder", repr(label), way_out)
         if len(label.encode()) > _LONGEST:
             raise _check.fail("models", f"have labels of at most {_LONGEST} bytes", repr(label))
         check_name(label)
         if label in plan:
-            raise _check.fail("models", "have different labels", f"{label!r} twice")
+            got, way_out = f"{label!r} twice", "write another label=thing"
+            raise _check.fail("models", "have different labels", got, way_out)
         if thing in TRAINABLE and Path(thing).exists():
             got, way_out = f"{thing!r}, a class and a path", f"write ./{thing} for the path"
             raise _check.fail("models", "be either", got, way_out)
@@ -216,7 +223,8 @@ def _data(
 ) -> tuple[Dataset, Dataset]:
     every = open_data(data, size=size, root=root, strict=strict)
     if len(every.shape) != 3:
-        raise _check.fail("data", "be images", f"rows of shape {every.shape}")
+        got, way_out = f"rows of shape {every.shape}", "aeot fit takes vectors, too"
+        raise _check.fail("data", "be images", got, way_out)
     if data in NAMES:
         return every, open_data(data, split="test", size=size, root=root)
     if len(every) < 10:
@@ -289,12 +297,8 @@ def _digest(*sets: Dataset) -> str:
     return _io.digest(parts)[:16]
 
 
-def _extractor(
-    features: str | None, training: Dataset, reference: Dataset, place: Path, seed: int
-) -> Classifier | None:
-    """Return the classifier named, the one an earlier call kept, or, with labels, a new one."""
-    if features is not None:
-        return Classifier.load(features)
+def _extractor(training: Dataset, reference: Dataset, place: Path, seed: int) -> Classifier | None:
+    """Return the classifier an earlier call kept, or, with labels, a new one."""
     if training.labels is None:
         return None
     if _io.holds_save(place):

@@ -12,13 +12,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aeot import _check, _io
+from aeot._estimator import Estimator
 from aeot.data import Dataset
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+Model = TypeVar("Model", bound=Estimator)
 
 _LOG = logging.getLogger(__name__)
 _LONGEST = 1 << 20  # bytes of recorded options
@@ -215,6 +218,18 @@ def passed_over(data: Dataset) -> dict[str, Any]:
     """
     names = {"skipped": "reasons", "repeated": "repeated", "others": "others"}
     return {name: data.info[key] for name, key in names.items() if data.info.get(key)}
+
+
+def load_model(
+    name: str, kind: type[Model], path: str | os.PathLike, device: str | None = None
+) -> Model:
+    """Open a run or a saved model for the option called `name`.
+
+    Raises:
+        ValueError: If there is none, or it is damaged or of another class.
+    """
+    with _check.renamed("path", name):
+        return kind.load(path, device=device)
 
 
 def check_new(out: str | os.PathLike) -> Path:

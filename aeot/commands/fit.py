@@ -6,15 +6,18 @@ It holds ``config.yaml`` (the options, to be used again with ``--config``), ``en
 
 from __future__ import annotations
 
+import logging
 import shutil
+import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from aeot import _check, _environment
+from aeot import _check, _environment, _loop
 from aeot._rng import generator
 from aeot.commands.directory import RunDirectory, passed_over
 from aeot.data import Dataset, dataset, images, tensors
@@ -22,7 +25,9 @@ from aeot.data.named import NAMES
 from aeot.models.aeot import AEOT
 from aeot.plotting.runs import draw_run
 
+_LOG = logging.getLogger(__name__)
 _DRAWN = 100  # samples of the finished model, for its pictures
+_TIMED = 10  # steps, after which it is said how long training will take
 
 
 def open_data(
@@ -33,6 +38,8 @@ def open_data(
     root: str | None = None,
     download: bool = False,
     strict: bool = False,
+    white: float | None = None,
+    max_pixels: int | None = None,
 ) -> Dataset:
     """Open what a user named: a published set, a folder of images or a NumPy file.
 
@@ -45,27 +52,49 @@ def open_data(
         root: Where the published sets lie.
         download: Let a missing published set be fetched.
         strict: Let no file of a folder be skipped.
+        white: What white is in a folder's floats and integers of 32 bits.
+        max_pixels: Files of a folder with more are skipped.
 
     Returns:
         The data.
 
     Raises:
-        ValueError: If it is none of these, or damaged.
+        ValueError: If it is none of these, or damaged, or an option is of another kind of data.
 
     Example:
         >>> open_data("digits").shape
         (1, 28, 28)
     """
+    published = {"root": root, "download": download or None}
+    folder = {"strict": strict or None, "white": white, "max_pixels": max_pixels}
     if data in NAMES:
+        _check_unused(folder, "a folder of images", data)
         return dataset(data, root, split=split, size=size, download=download)
     path = _check.path("data", data)
     if path.is_dir():
-        return images(path, size=64 if size is None else size, strict=strict)
+        _check_unused(published, "a published set", data)
+        given = {name: value for name, value in folder.items() if value is not None}
+        with _check.renamed("folder", "data"):
+            return images(path, size=64 if size is None else size, **given)
     if path.is_file() and path.suffix == ".npy":
-        return tensors(_array("data", path), name=path.stem)
+        _check_unused(published, "a published set", data)
+        _check_unused(folder, "a folder of images", data)
+        _check_unused({"size": size}, "a folder of images or a published set", data)
+        with _check.renamed(path.stem, "data"):
+            return tensors(_array("data", path), name=path.stem)
     names = ", ".join(NAMES)
     got = f"{data!r}, which " + ("is another file" if path.exists() else "does not exist")
-    raise _check.fail("data", f"be one of {names}, a folder of images or a .npy file", got)
+    way_out = _check.meant(data, NAMES) or "aeot doctor lists the published sets found here"
+    must = f"be one of {names}, a folder of images or a .npy file"
+    raise _check.fail("data", must, got, way_out)
+
+
+def _check_unused(options: dict[str, Any], kind: str, data: str) -> None:
+    """Refuse options that change nothing for these data."""
+    for name, value in options.items():
+        if value is not None:
+            must = f"be left out unless data is {kind}"
+            raise _check.fail(name, must, f"{value} for {data}", "leave it out")
 
 
 class Summary(dict):
@@ -108,6 +137,7 @@ class Summary(dict):
             "seconds": f"{sum(seconds.values()):.0f}: {parts}",
             "memory": f"{self['peak_memory_gib']:.2f} GiB at the peak",
             "files": f"{self.path}: pictures, model, summary.json, log.jsonl, config.yaml",
+            "next": f"aeot sample {self.path}; aeot report {self.path}; aeot runs",
         }
         if "report" in self:
             lines["jump"] = self["jump"]
@@ -127,6 +157,8 @@ def fit(
     download: bool = False,
     overwrite: bool = False,
     strict: bool = False,
+    white: float | None = None,
+    max_pixels: int | None = None,
 ) -> Summary:
     """Fit a model, draw from it, and write a run directory.
 
@@ -134,16 +166,23 @@ def fit(
 
     Args:
         model: The estimator, not fitted yet.
-        data: digits, mnist, fashion-mnist, cifar10, celeba, a folder of images, or a .npy file.
-        out: The run directory; by default its name says data, latent size and seed.
-        steps: Training steps of the autoencoder in all; by default the model chooses.
+        data: What to learn: digits, mnist, fashion-mnist, cifar10, celeba, a folder of images, or a
+            .npy file of images or of vectors (rows, numbers).
+        out: The run directory; by default runs/ with a name that says data, latent size and seed.
+        steps: Training steps of the autoencoder in all; by default twelve passes over the data, at
+            least 1200 steps. Fewer are quicker and blurrier.
         masses: A .npy file with one number for each row of the data, summing to 1: how often it
             shall come; by default all equally often.
         size: Height and width in pixels; by default a published set's own, and 64 for a folder.
-        root: Folder where the published sets lie.
-        download: Fetch a missing published set.
+            Twice the size takes about four times as long.
+        root: Folder where the published sets lie; not for data of your own.
+        download: Fetch a missing published set from the network; without it nothing is.
         overwrite: Replace the run that the directory holds; refused if it holds other files too.
         strict: Refuse a folder in which a file cannot be read, instead of skipping the file.
+        white: What white is in a folder's images of floats or of 32 bits, such as 4095 for 12 bits;
+            by default found from the brightest.
+        max_pixels: Skip files of a folder with more pixels than this; by default some 67 million,
+            about a GiB while one is read.
 
     Returns:
         The summary, as written to summary.json; printed, it is plain lines.
@@ -155,10 +194,12 @@ def fit(
         return Summary()
     path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
+    limits = {"white": white, "max_pixels": max_pixels}
+    options |= {name: value for name, value in limits.items() if value is not None}
     kept = {**options, "out": str(path), **model.arguments()}
     with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
         begun = time.perf_counter()
-        rows = _rows(options, model.seed, download=download, strict=strict)
+        rows = _rows(options, model.seed, download=download, strict=strict, **limits)
         if overwrite:  # else its training would go on
             shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
         return run_fit(model, rows, run, steps, time.perf_counter() - begun)
@@ -185,9 +226,20 @@ def run_fit(
     """
     training, held_out, nu = rows
     losses: list[tuple[int, float]] = []
+    clock = [time.perf_counter()]  # of the first steps, to foretell the rest
 
     def on_step(step: int, record: dict[str, float]) -> None:
         losses.append((step, record["loss"]))
+        if len(losses) == 1:
+            _LOG.info("%s: %s", training.name, _split_told(training, held_out))
+        if len(clock) <= _TIMED:
+            clock.append(time.perf_counter())
+            planned = model.planned_steps(len(training)) if steps is None else steps
+            if len(clock) > _TIMED and planned > step:
+                pace = statistics.median(b - a for a, b in pairwise(clock))
+                foretold = _loop.duration(pace * (planned - step))
+                told = "training: %d steps, about %s; then the transport of its codes"
+                _LOG.info(told, planned, foretold)
         run.begin()
         if not (run.path / "environment.json").is_file():
             run.write("environment.json", _environment.environment(model.device or "auto"))
@@ -226,11 +278,22 @@ def run_fit(
     return Summary(summary, run.path)
 
 
+def _split_told(training: Dataset, held_out: Dataset) -> str:
+    """Say which rows are kept from training, and what for."""
+    if not len(held_out):
+        return f"{len(training)} rows to learn from; none are kept out, there are too few"
+    if training.name in NAMES:
+        kept = f"the {len(held_out)} of its test part"
+    else:
+        kept = f"{len(held_out)} more, drawn by the seed,"
+    return f"{len(training)} rows to learn from; {kept} are kept out, to measure with"
+
+
 def _rows(
-    options: dict[str, Any], seed: int, **how: bool
+    options: dict[str, Any], seed: int, **how: bool | float | None
 ) -> tuple[Dataset, Dataset, torch.Tensor | None]:
     """Return what to fit to, what to keep from it, and the masses."""
-    where = {"size": options["size"], "root": options["root"], **how}
+    where: dict[str, Any] = {"size": options["size"], "root": options["root"], **how}
     training = open_data(options["data"], **where)
     nu = None
     if options["masses"] is not None:

@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 def report(
     runs: list[str],
     *,
-    out: str = "report.html",
+    out: str | None = None,
     data: str | None = None,
     picture: str = "tsne",
     shown: int = 900,
@@ -28,11 +28,14 @@ def report(
     """Write one self-contained HTML page about finished runs and comparisons.
 
     Args:
-        runs: Run directories, saved `AEOT` models and directories of comparisons.
-        out: The file to write; replaced if it is there.
+        runs: Run directories, saved `AEOT` models and directories of comparisons; several stand
+            side by side on the page.
+        out: The file to write; replaced if it is there. By default report.html in the run, or in
+            runs/ if there are several.
         data: Training data of saved models, as in aeot fit; runs know theirs.
-        picture: How codes are drawn in the plane: "tsne" or "pca".
-        shown: Codes in the picture.
+        picture: How codes are drawn in the plane: "tsne" keeps neighbours together, "pca" takes
+            less time.
+        shown: Codes in the picture; more take longer, 900 some seconds.
 
     Returns:
         Where the page is.
@@ -41,9 +44,16 @@ def report(
         ValueError: If one of `runs` is neither, or `out` cannot be written.
     """
     _check.integer("shown", shown)
-    target = _check.path("out", out)
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise _check.fail("out", "be a file in a folder that exists", str(target))
+    _check.choice("picture", picture, ("tsne", "pca"))
+    if out is None:
+        folder = Path(runs[0]) if len(runs) == 1 else Path("runs")
+        saved = (folder / "manifest.json").exists()  # which holds nothing else
+        target = (Path("runs") if saved else folder) / "report.html"
+    else:
+        target = _check.path("out", out)
+        if target.is_dir() or not target.absolute().parent.is_dir():
+            way_out = "name a .html file in a folder that is there"
+            raise _check.fail("out", "be a file in a folder that exists", str(target), way_out)
     sources: dict[str, AEOT | Comparison] = {}
     training: dict[str, Dataset] = {}
     for run in runs:
@@ -52,6 +62,7 @@ def report(
         sources[name] = source
         if rows is not None:
             training[name] = rows
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_page(sources, target, training=training, picture=picture, shown=shown)
     return f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"
 
@@ -66,7 +77,8 @@ def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | No
         return Comparison.load(path), None
     if not any((p / "manifest.json").is_file() for p in (path, path / "model")):
         got = f"{path}, which " + ("holds neither" if path.is_dir() else "is no directory")
-        raise _check.fail("runs", "be runs, saved models or comparisons", got)
+        must = "be runs, saved models or comparisons"
+        raise _check.fail("runs", must, got, "aeot runs lists those that are there")
     model = AEOT.load(path)
     options = read_options(path / "config.yaml") or {}
     name = data or options.get("data")
@@ -74,7 +86,8 @@ def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | No
         _LOG.warning("%s does not say what it was fitted to; pass --data for real images", path)
         return model, None
     try:
-        rows = open_data(name, size=options.get("size"), root=options.get("root"))
+        known = ("size", "root", "white", "max_pixels")
+        rows = open_data(name, **{key: options.get(key) for key in known})
     except ValueError as error:
         _LOG.warning("without the training data of %s: %s", path, error)
         return model, None

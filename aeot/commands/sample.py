@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from aeot import _check, _io
-from aeot.commands.directory import check_new
+from aeot.commands.directory import check_new, load_model
 from aeot.data import to_uint8
 from aeot.models.aeot import AEOT
 from aeot.plotting.images import image_grid
@@ -29,13 +29,13 @@ def sample(
     """Draw new images from a finished run.
 
     Args:
-        run: The run directory, or a saved model.
-        n: How many.
-        seed: The same seed and n give the same images.
+        run: The run directory, such as runs/faces, or a saved model.
+        n: How many images (or vectors); a grid of the first 100 is drawn beside them.
+        seed: The same seed and n give the same images; take another one for others.
         label: A class, of a model with classes; by default each as often as in the data.
         out: A new folder for the images; by default samples-SEED in the run directory, with
             a label samples-LABEL-SEED.
-        device: Where to compute; by default the first GPU, else the CPU.
+        device: Where to compute, such as cpu or cuda:1; by default the first GPU, else the CPU.
 
     Returns:
         A line that says what was done.
@@ -43,10 +43,12 @@ def sample(
     Raises:
         ValueError: If there is no model in `run`, no such class, or `out` cannot be used.
     """
-    model = AEOT.load(run, device=device)
+    _check.integer("n", n)
+    _check.seed("seed", seed)
+    model = load_model("run", AEOT, run, device)
     which = "" if label is None else re.sub(r"[^\w-]+", "_", label) + "-"
     path = check_new(out or Path(run) / f"samples-{which}{seed}")
-    rows = model.sample(_check.integer("n", n), seed=seed, labels=label)
+    rows = model.sample(n, seed=seed, labels=label)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _io.replacing(path, folder=True) as fresh:  # all of them, or none
         if rows.ndim == 4:

@@ -10,6 +10,7 @@ from aeot import _check
 from aeot._environment import environment, resolve_device
 from aeot.commands.directory import RunDirectory, passed_over
 from aeot.data import Dataset, dataset, images, unpaired
+from aeot.data.named import NAMES
 from aeot.gan.cyclegan import CycleGAN
 from aeot.plotting import translation as pictures
 
@@ -39,10 +40,11 @@ def translate(
         b: The other collection.
         out: The run directory: model/, checkpoint/, pictures/, config.yaml, log.jsonl,
             run.json. New, empty, or with an unfinished run of the same options.
-        size: Height and width in pixels, a multiple of 4; 128 or 256 for photographs.
+        size: Height and width in pixels, a multiple of 4; 128 or 256 for photographs. Twice the
+            size takes about four times as long.
         steps: Batches in all, at least 1; by default 200 passes over the larger collection.
-        every: Steps between two grids of translations.
-        root: Folder where published sets lie.
+        every: Training steps between two grids of translations in pictures/.
+        root: Folder where published sets lie; not for folders of your own.
         strict: Refuse a folder in which a file cannot be read, instead of skipping the file.
 
     Returns:
@@ -90,13 +92,17 @@ def translate(
             "history": model.history_,
         }
         run.write("run.json", facts)
-    return f"{out}: the model in model/, grids of translations in pictures/"
+    where = f"{out}: the model in model/, grids of translations in pictures/"
+    return f"{where}\nnext: aeot.CycleGAN.load({str(out)!r}).translate(images, to='b'); aeot runs"
 
 
 def _collection(name: str, place: str, size: int, root: str | None, strict: bool) -> Dataset:
-    if Path(place).is_dir() or ":" not in place:
+    if Path(place).is_dir():
         return images(place, size=size, strict=strict)
-    known, label = place.rsplit(":", 1)
+    known, colon, label = place.rpartition(":")
+    if not colon or known not in NAMES:
+        got, way_out = repr(place), "write a class of a published set as digits:3"
+        raise _check.fail(name, "be a folder of images that exists", got, way_out)
     data = dataset(known, root=root, size=size)
     if not label.isdigit() or data.labels is None or not bool((data.labels == int(label)).any()):
         requirement = f"name a folder, or a class of {known} as {known}:0"

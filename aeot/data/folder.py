@@ -79,7 +79,8 @@ def images(
             if one cannot.
     """
     root = _folder(folder)
-    size = _check.integer("size", size, minimum=4)
+    way_out = "choose a smaller one"
+    size = _check.rows("size", size, 12 * _check.integer("size", size), minimum=4, way_out=way_out)
     strict = _check.flag("strict", strict)
     if channels is not None and _check.integer("channels", channels) not in (1, 3):
         raise _check.fail("channels", "be 1, 3 or None", _check.shown(channels))
@@ -376,7 +377,8 @@ def _tell(found: _Found, loaded: int, strict: bool) -> None:
     told = "; ".join(lines[:_NAMED]) + (f"; and {count - _NAMED} more" * (count > _NAMED))
     if not loaded or (strict and lines):
         requirement = "hold readable images" if not loaded else "hold no other images if strict"
-        raise _check.fail("folder", requirement, f"{count} unreadable file(s): {told}")
+        got, way_out = f"{count} unreadable file(s): {told}", "repair or remove them"
+        raise _check.fail("folder", requirement, got, way_out)
     if lines:
         _check.warn(f"skipped {count} unreadable image(s): {told}")
     if found.repeated:

@@ -49,28 +49,33 @@ class AEOT(AutoencoderOptions):
     (`models.sharpening`), for least squares leave a decoder blurred.
 
     Args:
-        latent_dim: Size of the codes.
-        architecture: "auto", "infogan", "dcgan" or "mlp", as in `Autoencoder`, which also says
-            what the next five are.
-        width: Channels or hidden units.
-        learning_rate: Of both parts.
-        decoder_rate: Of the decoder alone.
-        batch_size: Images per step.
-        precision: "float32", "bfloat16" or "auto".
-        tol: Total variation between what the map gives the codes and what it should give them;
-            measured on fresh samples. Its floor for N equal masses and m samples is about
-            0.4 sqrt(N / m): 0.04 for the 100 N samples of Lei et al.
+        latent_dim: Numbers in a code. More restore finer detail, and need more data and a longer
+            transport: 10 to 30 for simple images, 64 to 128 for photographs.
+        architecture: Networks of the autoencoder: "infogan" for images of 28 to 60 pixels,
+            "dcgan" from 64 pixels on, "mlp" for vectors; "auto" chooses by the shape of the data.
+        width: Channels of the first convolution of "dcgan" (None: 64), or hidden units of "mlp"
+            (None: 256); twice as many take up to four times as long.
+        learning_rate: Adam's first step size while encoder and decoder train together; halve it if
+            training diverges.
+        decoder_rate: The same for the decoder alone, in the last third of the steps.
+        batch_size: Rows of data in a training step; fewer take less memory.
+        precision: Arithmetic of training: "float32", "bfloat16" (quicker where the processor or GPU
+            has it), or "auto".
+        tol: How wrong the transport may be: the share of the mass that goes to other codes than it
+            should, measured on fresh samples. Half as much takes about four times as long. Its
+            floor for N equal masses and m samples is about 0.4 sqrt(N / m): 0.04 for the 100 N
+            samples of Lei et al.
         max_angle: Angle of adjacent planes, in radians, beyond which the map is cut (Lei et al.:
             0.75, or 0.68 for CIFAR-10); None: found from the codes, whatever their scale.
-        extension: How the map is extended between codes: "affine", "linear", "pair" or
+        extension: How new codes come from the data's: "affine", "linear", "pair" or
             "inverse-distance"; see `BrenierMap.extend`.
-        sharpen: Sharpen decoded images; vectors stay as they are.
+        sharpen: Give decoded images the sharpness of the data; vectors stay as they are.
         conditional: Solve one transport for each class of the data's labels, so that `sample` can
             be asked for a class; `fit` and `fit_transport` do so, too, where they get ``labels``.
-        engine: What assigns points to cells: "auto", "numba", "torch", "keops" or "kdtree"; see
-            `solve_semidiscrete`.
-        device: Where to compute; None: the first GPU, else the CPU.
-        seed: Of everything random.
+        engine: What assigns points to cells: "auto", "numba", "torch", "keops" or "kdtree", all
+            with the same result; see `solve_semidiscrete`.
+        device: Where to compute, such as "cpu" or "cuda:1"; None: the first GPU, else the CPU.
+        seed: Of everything random: the same seed, options and machine give the same result.
 
     Attributes:
         autoencoder_: The fitted `Autoencoder`.

@@ -50,6 +50,10 @@ class AutoencoderOptions(Estimator):
         "batch_size": partial(_check.integer, minimum=2),  # batch statistics need two rows
     }
 
+    def planned_steps(self, n: int) -> int:
+        """Return the steps that `fit` chooses for n rows: twelve passes, at least 1 200 steps."""
+        return max(12 * math.ceil(n / min(self.batch_size, n)), 1200)
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Autoencoder(AutoencoderOptions):
@@ -147,8 +151,7 @@ class Autoencoder(AutoencoderOptions):
         if len(trained) < 2:
             raise _check.fail("data", "hold at least 2 rows to train on", str(len(trained)))
         if steps is None:
-            batches = math.ceil(len(trained) / min(self.batch_size, len(trained)))
-            steps = max(12 * batches, 1200)
+            steps = self.planned_steps(len(trained))
         joint = max(1, round(steps * 2 / 3))
         device = self.compute_device
         self.shape_, self.precision_ = data.shape, resolve_precision(self.precision, device)

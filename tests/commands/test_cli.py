@@ -52,7 +52,7 @@ def test_the_help_of_every_command_loads_no_torch():
         "for name in cli.COMMANDS:\n"
         "    with contextlib.suppress(SystemExit): cli.main([name, '--help'])"
     )
-    assert [told.count(f"usage: aeot {name} ") for name in cli.COMMANDS] == [1] * 7
+    assert [told.count(f"usage: aeot {name} ") for name in cli.COMMANDS] == [1] * len(cli.COMMANDS)
     assert "Total variation between what the map gives the codes" in told  # of the estimator
 
 
@@ -110,6 +110,74 @@ def test_names_in_lists_arrive_as_typed(command, name, monkeypatch):
     assert [name, "b"] in seen[0].values()
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("faces/ --seed 3", ["--seed", "3", "--data=faces/"]),
+        ("--seed=3 faces/ --overwrite=true", ["--seed=3", "--overwrite=true", "--data=faces/"]),
+        ("--data a b", ["--data", "a", "b"]),  # refused: which one?
+        ("a b", ["--data=a", "b"]),
+        ("--seed 3", ["--seed", "3"]),
+    ],
+)
+def test_a_word_before_the_options_of_fit_is_its_data(typed, read):
+    assert cli._gathered(fit.fit, typed.split()) == read
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("fit --steps x", "--steps must be a whole number, got x"),
+        ("fit --tol x", "--tol must be a number, got x"),
+        ("fit --overwrite perhaps", "--overwrite must be true or false, got perhaps"),
+        ("fit --white light", "--white must be a number, got light"),
+        ("sample run --n 2.5", "--n must be a whole number, got 2.5"),
+        ("translate a b --betas 3", "--betas must be two numbers, as in [0.5,0.999], got 3"),
+        ("sample nowhere", "run must be a saved model, got {}/nowhere, which does not exist; give"),
+        ("compare AEOT --features nowhere", "features must be a saved model"),
+        ("translate digits:1 nowhere", "b must be a folder of images that exists, got 'nowhere'"),
+        ("fit nowhere", "got 'nowhere', which does not exist; aeot doctor lists"),
+        ("fit digitts", "did you mean 'digits'?"),
+        ("fit vectors.npy --size 32", "size must be left out unless data is a folder of images or"),
+        ("fit vectors.npy --root x", "root must be left out unless data is a published set"),
+        ("fit folder --download", "download must be left out unless data is a published set"),
+        ("fit digits --strict", "strict must be left out unless data is a folder of images"),
+        ("fit digits --max-pixels 9", "max_pixels must be left out unless data is a folder"),
+        ("fit folder", "data must hold images, got none in folder"),
+        ("fit holes.npy", "data must be finite, got 6 NaN"),
+        ("fit vectors.npy --batch-size 0", "batch_size must be a whole number >= 2, got 0"),
+        (
+            "compare AEOT --data vectors.npy",
+            "data must be images, got rows of shape (3,); aeot fit",
+        ),
+        ("compare AEOT --data digits --n-samples 999", "pass --n_samples 355 or less"),
+        ("fit mnist --root folder", "pass --root FOLDER, or --download"),
+        ("report folder", "aeot runs lists those that are there"),
+    ],
+)
+def test_what_is_typed_is_refused_as_it_is_typed(typed, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    np.save("vectors.npy", np.eye(3))
+    np.save("holes.npy", np.full((2, 3), np.nan))
+    assert cli.main(typed.split()) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("aeot: error: ")
+    assert message.format(tmp_path) in error
+    assert "\n" not in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "holes.npy", "vectors.npy"]
+
+
+def test_no_option_is_explained_by_less_than_a_sentence():
+    for command in cli.COMMANDS:
+        for place in cli.COMMANDS[command][::2]:
+            described = inspect.getdoc(cli._signature(place))
+            for name in inspect.signature(cli._signature(place)).parameters:
+                told = re.search(rf"^    {name}: ((?:.+\n(?:     .+\n)*))", described + "\n", re.M)
+                assert told, f"--{name} of {command} is not explained"
+                assert len(told[1].split()) >= 4, f"--{name} of {command}: {told[1]}"
+
+
 def test_doctor_names_what_is_installed(capsys):
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
@@ -130,6 +198,19 @@ def blobs(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "blobs.npy"
     np.save(path, np.rint(255 * np.stack([*spots, spots[0], spots[0]])).astype(np.uint8))
     return path
+
+
+def test_a_fit_says_what_it_keeps_apart_how_long_it_takes_and_what_is_next(blobs, tmp_path, capsys):
+    options = ["--latent_dim", "2", "--steps", "40", "--tol", "0.5", "--out", str(tmp_path / "r")]
+    assert cli.main(["fit", str(blobs), *options]) == 0
+    out, error = capsys.readouterr()
+    assert "aeot: blobs: 56 rows to learn from; 6 more, drawn by the seed, are kept out" in error
+    assert re.search(r"aeot: training: 40 steps, about \d+:\d\d; then the transport", error)
+    assert f"aeot report {tmp_path / 'r'}" in out
+    assert cli.main(["report", str(tmp_path / "r"), "--picture", "pca"]) == 0
+    assert (tmp_path / "r" / "report.html").is_file()
+    assert cli.main(["fit", str(blobs), *options, "--overwrite"]) == 0  # and its page
+    assert not (tmp_path / "r" / "report.html").exists()
 
 
 @pytest.fixture(scope="module")
