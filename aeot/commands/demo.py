@@ -30,7 +30,7 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
 
     Args:
         out: The run directory; an earlier run there is replaced.
-        seed: Of everything random.
+        seed: Of everything random; another one gives other digits.
 
     Returns:
         The summary of the digits.

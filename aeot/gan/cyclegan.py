@@ -51,15 +51,15 @@ class CycleGAN(Translator):
         cycle_noise: Standard deviation, in 8-bit levels, of noise on the translation before the
             way back: what is hidden in fewer levels is lost.
         pool_size: Past fakes kept for each discriminator.
-        learning_rate: Of Adam, for all networks.
-        betas: Of Adam.
-        batch_size: Images of each domain per step.
+        learning_rate: Adam's step size, for all networks; 2e-4 as published.
+        betas: How fast Adam forgets slopes and their squares, as in [0.5,0.999].
+        batch_size: Images of each domain per step; 1 as published.
         decay: Share of the steps, at their end, over which the rate falls linearly to zero.
         enlarge: Images are enlarged by this factor and cropped back at random; 1 for not at all.
         flip: Whether to mirror images at random.
         precision: "float32", or "bfloat16" for the networks' arithmetic.
         device: Where to train; None: the first GPU, else the CPU.
-        seed: Fixes everything.
+        seed: Of everything random: the same seed gives the same networks.
 
     References:
         J.-Y. Zhu, T. Park, P. Isola, A. Efros, "Unpaired image-to-image translation using

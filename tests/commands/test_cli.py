@@ -121,7 +121,7 @@ def test_names_in_lists_arrive_as_typed(command, name, monkeypatch):
     ],
 )
 def test_a_word_before_the_options_of_fit_is_its_data(typed, read):
-    assert cli._gathered(fit.fit, typed.split()) == read
+    assert cli._gathered(cli._signature("aeot.commands.fit:fit"), typed.split()) == read
 
 
 @pytest.mark.parametrize(
