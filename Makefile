@@ -56,10 +56,12 @@ bench: venv
 	done
 
 # The pages, in build/docs, with every example run at quick size; what has not changed is kept.
-# DOCSFLAGS="-D plot_gallery=0" leaves the examples out.
+# DOCSFLAGS="-D plot_gallery=0" leaves the examples out. Sphinx needs Python 3.11.
 docs: venv
+	@$(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11) and 'make docs needs Python 3.11 or newer, got ' + sys.version.split()[0] + '; make clean, then make docs PYTHON=python3.11')"
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	$(BIN)/python -m sphinx -W -q -b html $(DOCSFLAGS) docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
 
 # A wheel, installed with what it asks for (GBs of CUDA, unless pip finds a CPU build of torch) into
 # an environment that holds nothing else; -I, so that the checkout is not on the path.

@@ -1,7 +1,7 @@
 """The pages name files and functions: they have to be there."""
 
 import ast
-import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -86,6 +86,32 @@ def test_every_example_begins_as_a_page():
         title, rule, *_ = ast.get_docstring(ast.parse(path.read_text())).splitlines()
         assert len(rule) >= len(title), path.name
         assert set(rule) == {"="}, path.name
+
+
+def test_every_example_is_in_a_section_of_the_gallery():
+    header = (ROOT / "examples/GALLERY_HEADER.rst").read_text()
+    globs = re.findall(r"minigallery:: \.\./examples/(.+)", header)
+    examples = sorted(path.name for path in ROOT.glob("examples/*.py"))
+    shown = sorted(path.name for glob in globs for path in ROOT.glob(f"examples/{glob}"))
+    assert shown == examples  # each once
+    assert len(examples) >= 30
+
+
+def test_links_of_built_pages_are_followed(tmp_path):
+    check = importlib.util.spec_from_file_location("check", ROOT / "docs/check_links.py")
+    module = importlib.util.module_from_spec(check)
+    check.loader.exec_module(module)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.html").write_text('<h1 id="top-of-a">A</h1><a href="deep/b.html#there">b</a>')
+    (tmp_path / "deep/b.html").write_text(
+        '<p id="there"><a href="../a.html#top-of-a">1</a><a href="../a.html#gone">2</a>'
+        '<a href="gone.html">3</a><img src="gone.png"><a href="https://example.org">4</a></p>'
+    )
+    assert [link for _, link in module.broken(tmp_path)] == [
+        "../a.html#gone",
+        "gone.html",
+        "gone.png",
+    ]
 
 
 def _blocks():

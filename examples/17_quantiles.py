@@ -1,0 +1,43 @@
+"""On a line, transport is quantiles
+=================================
+
+In one dimension the optimal map is the quantile function, and the solver uses it: heights are exact
+for a box, a Gaussian or points, for a million sites in seconds. A step of the map is a site, and
+a jump over a gap in the data is a tear.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import aeot
+
+OUT = Path("out")
+OUT.mkdir(exist_ok=True)
+
+# %%
+# Two groups on a line: the median is a gap.
+rng = np.random.default_rng(0)
+values = np.r_[rng.normal(-3, 0.4, 200), rng.normal(3, 0.7, 200)]
+solution = aeot.solve_semidiscrete(aeot.UniformBox(dim=1), values[:, None])
+brenier = solution.map()
+print(solution.message)
+
+# %%
+ranks = (torch.arange(997, dtype=torch.float64)[:, None] + 0.5) / 997
+mapped = brenier(ranks)[:, 0]
+wanted = np.quantile(values, ranks[:, 0].numpy(), method="inverted_cdf")
+print("largest difference to numpy's quantiles:", float(np.abs(mapped.numpy() - wanted).max()))
+singular = aeot.find_singularities(brenier)
+figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+axis = figure.add_subplot(xlabel="source: the unit interval", ylabel="data")
+axis.plot(ranks[:, 0], mapped, c="#1d5c9c")
+for i, j in singular.pairs.tolist():
+    low, high = sorted((values[i], values[j]))
+    axis.plot([(values <= low).mean()] * 2, [low, high], c="#c81e3a", lw=3)
+axis.set_title(f"the map, with its {len(singular.pairs)} tear(s) in red")
+path = OUT / "17_quantiles.png"
+figure.savefig(path, dpi=110)
+print(path)

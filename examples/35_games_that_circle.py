@@ -1,0 +1,42 @@
+"""Why a GAN circles, in two numbers
+=================================
+
+The smallest game: the generator is a number g, the critic's slope a number d, and the value g d.
+Steps multiply (g, d) by a matrix; the modulus of its eigenvalues says whether the players leave,
+circle or settle. Then WGAN-GP on a single datum, which circles for ever.
+"""
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+import aeot.gan_diagnostics.games as games
+
+OUT = Path("out")
+OUT.mkdir(exist_ok=True)
+
+# %%
+figure = Figure(figsize=(10, 4.2), layout="constrained")
+left, right = figure.subplots(1, 2)
+for method in ("simultaneous", "alternating", "extragradient"):
+    matrix = games.step_matrix(method, 0.3)
+    places = [torch.tensor([1.0, 0.0], dtype=torch.float64)]
+    for _ in range(40):
+        places.append(matrix @ places[-1])
+    radius = games.spectral_radius(matrix)
+    left.plot(*torch.stack(places).T, ".-", label=f"{method}: {radius:.3f}")
+    print(f"{method:14s} spectral radius {radius:.3f}")
+left.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xlabel="g", ylabel="d")
+left.legend(title="spectral radius of a step", frameon=False)
+
+# %%
+for penalty, colour in ((0.1, "#1d5c9c"), (1.0, "#c2571c")):
+    path = games.dirac_wgan_gp(0.05, 2000, penalty=penalty)
+    right.plot(path[:, 0], c=colour, label=f"penalty {penalty}")
+right.axhline(0, c="gray", lw=0.8)
+right.set(xlabel="step", ylabel="generator (the datum is at 0)")
+right.legend(frameon=False)
+file = OUT / "35_games_that_circle.png"
+figure.savefig(file, dpi=110)
+print(file)
