@@ -41,13 +41,13 @@ print(f"{len(whole.history)} steps in all; the same bits: {same}")
 
 # %%
 # What the steps came to. Finished models are kept by `save`: safetensors and JSON, nothing pickled.
-told = [(k + 1, record["error"]) for k, record in enumerate(whole.history) if record["error"]]
+drawn = [record["samples"] for record in whole.history]
 path = OUT / "05_stop_and_resume.png"
 plots.training_curves(
-    {"mass error": tuple(zip(*told, strict=True))},
+    {"samples of the source so far": (range(1, len(drawn) + 1), drawn)},
     marks={"stopped here": 3},
     xlabel="step of the solver",
-    ylabel="total variation",
+    ylabel="samples",
     path=path,
 )
 print(path)

@@ -35,7 +35,7 @@ figure = Figure(figsize=(5.6, 3.8), layout="constrained")
 axis = figure.add_subplot(xlabel="source: the unit interval", ylabel="data")
 axis.plot(ranks[:, 0], mapped, c="#1d5c9c")
 for i, j in singular.pairs.tolist():
-    low, high = sorted((values[i], values[j]))
+    low, high = sorted(brenier.sites[[i, j], 0].tolist())
     axis.plot([(values <= low).mean()] * 2, [low, high], c="#c81e3a", lw=3)
 axis.set_title(f"the map, with its {len(singular.pairs)} tear(s) in red")
 path = OUT / "17_quantiles.png"
