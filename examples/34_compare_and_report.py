@@ -17,11 +17,11 @@ OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # smaller images, trainings that are much too short
 
 # %%
-size, steps = (16, 60) if quick else (28, 600)
-train = aeot.dataset("digits", size=size)
+size, steps, rows = (16, 30, 300) if quick else (28, 600, 1442)
+train = aeot.dataset("digits", size=size).subset(range(rows))
 test = aeot.dataset("digits", split="test", size=size)
-ours = aeot.AEOT(latent_dim=8, tol=0.1, seed=0).fit(train, steps=steps)
-theirs = aeot.WGANGP(seed=0, hidden=32).fit(train, steps=steps // 4)
+ours = aeot.AEOT(latent_dim=6, tol=0.1, seed=0).fit(train, steps=steps)
+theirs = aeot.WGANGP(batch_size=32, seed=0).fit(train, steps=steps // 5)
 
 # %%
 models = {"AE-OT": ours, "WGAN-GP": theirs}
