@@ -326,6 +326,7 @@ class Classifier(Estimator):
                 indices(len(data), batch_size, seed=seed, start=start, key="classifier"), start
             ),
             steps=steps,
+            facts={"batch_size": batch_size},
             state={"network": network, "optimizer": optimizer, "schedule": schedule},
             on_step=on_step,
             name="classifier",

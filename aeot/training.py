@@ -102,6 +102,8 @@ def run(
         Diverged: If a measured value or a weight after a step, or any state at a record, is not
             finite. The message names it; `state` and the checkpoint are back at the last record
             or writing.
+        MemoryError: If a step does not fit into memory; the message names `batch_size`, where
+            `facts` hold it.
         KeyboardInterrupt: If Ctrl-C or SIGTERM came: once the step is done and the checkpoint
             holds it; a second Ctrl-C does not wait. Handlers of the caller's are left alone, and
             what they raise stops the run where it is.
@@ -169,6 +171,10 @@ def run(
                         if stop_in_step.at_once:
                             raise
                         raise stopped(stop_in_step.number) from None  # nothing is changed yet
+                    except (MemoryError, RuntimeError) as error:
+                        if not is_out_of_memory(error):
+                            raise
+                        raise MemoryError(_too_large(step + 1, name, facts, error)) from error
                     step += 1
                     for key, value in measured.items():
                         if not math.isfinite(value):
@@ -221,6 +227,15 @@ def _from(batches: Iterable[Any] | Callable[[int], Iterable[Any]], step: int) ->
     if callable(batches):
         return iter(batches(step))
     return islice(iter(batches), step, None)
+
+
+def _too_large(step: int, name: str, facts: Mapping[str, Any] | None, error: BaseException) -> str:
+    told = " ".join(str(error).split())[:120] or type(error).__name__
+    size = (facts or {}).get("batch_size")
+    must = "take smaller batches" if size is None else f"batch_size must be below {size}"
+    return (
+        f"step {step} of {name} does not fit into memory: {must}, or the networks smaller ({told})"
+    )
 
 
 def _append(log: str | os.PathLike, *records: dict[str, Any]) -> None:

@@ -112,3 +112,41 @@ def diagram_problem(name, n, *, seed=0, spread=1.0):
     size = float(source.covariance.trace())
     wobble = torch.rand(n, generator=g, dtype=torch.float64) * 0.3 * size * n ** (-2 / source.dim)
     return source, sites, heights + wobble
+
+
+def twin_sites(eps, n=100, d=6, copies=2):
+    """Sites (n, d) in groups of `copies`, eps apart."""
+    rng = np.random.default_rng(n + copies)
+    y = np.repeat(rng.normal(size=(n // copies, d)), copies, axis=0)
+    return y + eps * rng.normal(size=y.shape)
+
+
+def wide_and_tight(n=60, d=8):
+    """A wide cluster and a tight one."""
+    rng = np.random.default_rng(1)
+    return np.r_[rng.normal(size=(n, d)), 3 + 0.001 * rng.normal(size=(n, d))]
+
+
+def nested_clusters(n=40, d=5):
+    """A cluster, and far from it one that holds a tight one."""
+    rng = np.random.default_rng(2)
+    inner = 0.05 * np.r_[rng.normal(size=(n, d)), 4 + 0.0005 * rng.normal(size=(n, d))]
+    return np.r_[rng.normal(size=(n, d)), 20 + inner]
+
+
+def with_outlier(far, n=120, d=8):
+    """A cluster and one site far away."""
+    rng = np.random.default_rng(3)
+    return np.r_[rng.normal(size=(n - 1, d)), far * np.ones((1, d))]
+
+
+def with_one_pair(eps, n=120, d=6):
+    """A cluster with one near-duplicate."""
+    y = np.random.default_rng(4).normal(size=(n, d))
+    return np.r_[y, y[:1] + eps]
+
+
+def flat_sites(rank, n=80, d=10):
+    """Sites in a subspace of so many dimensions."""
+    rng = np.random.default_rng(rank)
+    return rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d)) + rng.normal(size=d)

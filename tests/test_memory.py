@@ -1,5 +1,6 @@
 """Where memory does not suffice for a block, smaller ones give the same results."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import aeot
 from aeot import _environment, cli
 from aeot._rng import generator
 from aeot.features import Classifier, extract
-from aeot.maps import brenier as maps
+from aeot.maps.extension import match_scale
 from aeot.metrics import precision_recall
 from aeot.models.sharpening import sharpen
+from aeot.search.engines import top_k
+from aeot.search.nearest import nearest
 
 POINTS = torch.randn(300, 2, generator=generator(0, "points"))
 IMAGES = torch.rand(300, 1, 16, 16, generator=generator(0, "images")) * 2 - 1
@@ -138,20 +141,104 @@ def test_where_the_product_of_all_rows_does_not_fit_that_of_the_part_is_taken():
     assert torch.allclose(again, layer(x), rtol=0, atol=1e-6)
 
 
-def test_a_map_takes_fewer_points_at_a_time_where_memory_is_short(monkeypatch):
+class Short:
+    """Stands for a function of an engine that has no memory for more than `most` rows."""
+
+    def __init__(self, work, rows, most):
+        self.work, self.rows, self.most, self.refused = work, rows, most, 0
+
+    def __call__(self, *args, **kwargs):
+        if self.rows(*args) > self.most:
+            self.refused += 1
+            raise MemoryError(f"Unable to allocate {self.rows(*args)} rows")
+        return self.work(*args, **kwargs)
+
+
+# Engine, the function in it that takes the memory, and how many rows its arguments ask for.
+ENGINES = {
+    "numba": ("numba_engine", "_buffer", lambda planes, name, rows: planes.slice),
+    "torch": ("torch_engine", "_scores", lambda planes, heights, block: planes.slice),
+    "kdtree": ("kdtree_engine", "_query", lambda tree, points, k: len(points)),
+    "keops": ("keops_engine", "_highest", lambda x, y, h, k: len(x)),
+}
+
+
+@pytest.mark.parametrize("d", [5, 8])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_works_on_parts_of_a_block_where_memory_is_short(engine, d, monkeypatch):
+    if engine == "keops":
+        pytest.importorskip("pykeops")
+    name, function, rows = ENGINES[engine]
+    module = importlib.import_module(f"aeot.search.{name}")
+    codes = torch.randn(520, d, generator=generator(0, "codes"))  # halves are shared for d = 8
+    box, options = aeot.UniformBox(dim=d), {"tol": 0.4, "engine": engine, "threads": 1}
+    whole = aeot.solve_semidiscrete(box, codes, **options)
+    short = Short(getattr(module, function), rows, 100)
+    monkeypatch.setattr(module, function, short)
+    again = aeot.solve_semidiscrete(box, codes, **options)
+    assert short.refused
+    assert torch.equal(whole.heights, again.heights)
+    assert torch.equal(whole.cell_masses, again.cell_masses)
+    assert torch.equal(whole.cell_centroids, again.cell_centroids)
+    monkeypatch.setattr(short, "most", 0)
+    with pytest.raises(MemoryError, match="rows"):
+        aeot.solve_semidiscrete(box, codes, **options)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_searches_take_fewer_points_where_memory_is_short(engine, monkeypatch):
+    if engine == "keops":
+        pytest.importorskip("pykeops")
+    module = importlib.import_module(f"aeot.search.{ENGINES[engine][0]}")
+    codes = torch.randn(300, 3, generator=generator(0, "codes"))
+    points = torch.rand(3000, 3, generator=generator(0, "x"))
     heights = torch.rand(300, generator=generator(0, "heights")).double()
-    brenier = aeot.BrenierMap(aeot.UniformBox(dim=2), POINTS, heights)
-    points = torch.rand(5000, 2, generator=generator(0, "x"))
-    whole, original = (brenier.cell(points), brenier.potential(points)), maps.top_k
+    brenier = aeot.BrenierMap(aeot.UniformBox(dim=3), codes, heights, engine=engine)
 
-    def short(points, *args, **kwargs):
-        if len(points) > 1000:
-            raise MemoryError
-        return original(points, *args, **kwargs)
+    def found():
+        return (
+            *nearest(points, codes, 3, engine=engine),
+            *top_k(points, codes, heights, 2, engine=engine),
+            brenier.cell(points),
+            brenier.potential(points),
+            match_scale(codes[:200], points[:200], codes, 0.3, engine=engine),
+        )
 
-    monkeypatch.setattr(maps, "top_k", short)
-    again = brenier.cell(points), brenier.potential(points)
-    assert all(map(torch.equal, whole, again))
+    whole = found()
+    short = Short(module.top_k, lambda points, *rest: len(points), 100)
+    monkeypatch.setattr(module, "top_k", short)
+    again = found()
+    assert short.refused
+    assert all(
+        torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+        for a, b in zip(whole, again, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9")],
+)
+@pytest.mark.parametrize("name", ["autoencoder", "GAN", "translator", "classifier"])
+def test_a_training_step_that_does_not_fit_names_the_size_of_its_batches(name, error, monkeypatch):
+    def exhausted(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.Tensor, "backward", exhausted)
+    labelled = aeot.tensors(IMAGES, labels=torch.arange(300) % 2)
+    fit = {
+        "autoencoder": lambda: aeot.Autoencoder(latent_dim=2, batch_size=23).fit(IMAGES, steps=1),
+        "GAN": lambda: aeot.GAN(batch_size=23, hidden=8).fit(POINTS, steps=1),
+        "translator": lambda: aeot.CycleGAN(batch_size=23, n_blocks=1, n_layers=1, filters=2).fit(
+            aeot.unpaired(IMAGES[:40], IMAGES[40:80]), steps=1
+        ),
+        "classifier": lambda: Classifier(channels=2, width=4, epochs=1, batch_size=23).fit(
+            labelled, labelled
+        ),
+    }[name]
+    with pytest.raises(MemoryError, match="step 1 of .*: batch_size must be below 23") as told:
+        fit()
+    assert "\n" not in str(told.value)
 
 
 def test_parts_of_several_tensors_are_joined_and_other_errors_pass():

@@ -13,7 +13,7 @@ from torch import nn
 
 from aeot import _check, _io, _loop
 from aeot._check import ArrayLike
-from aeot._environment import in_parts, plain_methods, resolve_device
+from aeot._environment import plain_methods, resolve_device
 from aeot._estimator import Saved
 from aeot._rng import device_of
 from aeot._rng import generator as _generator
@@ -270,11 +270,7 @@ class BrenierMap(Saved, nn.Module):
 
     def top(self, points: ArrayLike, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the k highest planes at every point: values (m, k) and indices (m, k)."""
-
-        def top(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return top_k(part, self.sites, self.heights, k, engine=self.engine)
-
-        return in_parts(top, _check.array("points", points))
+        return top_k(points, self.sites, self.heights, k, engine=self.engine)
 
     def cell(self, points: ArrayLike) -> torch.Tensor:
         """Return the power cell of every point, (m,) int64."""

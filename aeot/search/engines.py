@@ -11,7 +11,7 @@ import torch
 
 from aeot import _check
 from aeot._check import ArrayLike
-from aeot._environment import plain_torch
+from aeot._environment import in_parts, plain_torch
 from aeot.search import kdtree_engine, torch_engine
 from aeot.search.planes import (
     Block,
@@ -318,8 +318,15 @@ def _decided(
 
         return line.owners(points[:, 0], sites[:, 0], heights)[:, None]
     x = points if points.dtype == torch.float64 else points.to(torch.float32)
-    indices, sure = found.top_k(x, sites, heights, k)
+    indices, sure = highest(found, x, sites, heights, k)
     if not bool(sure.all()):
         again = (~sure).nonzero()[:, 0]
-        indices[again] = found.top_k(x[again].to(torch.float64), sites, heights, k)[0]
+        indices[again] = highest(found, x[again].to(torch.float64), sites, heights, k)[0]
     return indices
+
+
+def highest(
+    engine: Engine, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `Engine.top_k`, of fewer points at a time where memory does not suffice."""
+    return in_parts(lambda some: engine.top_k(some, sites, heights, k), points)

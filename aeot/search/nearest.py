@@ -9,7 +9,7 @@ import torch
 from aeot import _check
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
-from aeot.search.engines import bind
+from aeot.search.engines import bind, highest
 
 _SPARE = 4  # rows looked at beyond those asked for; measured: fewer leave more rows in doubt
 _BLOCK = 1 << 22  # numbers held at once
@@ -75,7 +75,7 @@ def _search(
     squares = b.square().sum(1, dtype=torch.float64)
     width = min(k + _SPARE, len(y))
     # The nearest row is the highest of the planes <a, b_j> - |b_j|^2 / 2.
-    found, _ = bind(engine, b).top_k(a, b, -squares / 2, width)
+    found, _ = highest(bind(engine, b), a, b, -squares / 2, width)
     step = max(1, _BLOCK // (width * x.shape[1]))
     parts = [
         torch.linalg.vector_norm(p.double()[:, None] - y[rows].double(), dim=-1)

@@ -7,7 +7,7 @@ k of `left` meets the m rows of `right` of its group, which makes m samples of t
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -37,6 +37,10 @@ class Planes:
     slice: int
     threads: int
     scratch: threading.local = field(default_factory=threading.local, repr=False)
+
+    def shorter(self, rows: int) -> Planes:
+        """Return the same for fewer rows at once, with scratch memory of its own."""
+        return replace(self, slice=rows, scratch=threading.local())
 
     @property
     def columns(self) -> int:
@@ -77,6 +81,13 @@ class Block:
         """The number m of second halves that every first half meets; 1 for whole points."""
         return self.right.shape[0] // (self.left.shape[0] // self.group)
 
+    def rows(self, rows: slice) -> Block:
+        """Return some rows, whole groups where halves are shared, as a block."""
+        drawn = None if self.drawn is None else self.drawn[rows]
+        if self.split == 1:
+            return Block(self.left[rows], self.right, rows.stop - rows.start, drawn)
+        return Block(self.left[rows], self.right[rows], self.group, drawn)
+
     def some(self, samples: torch.Tensor) -> torch.Tensor:
         """Return chosen samples (k,) of the block as points, (k, p + q)."""
         m = self.split
@@ -112,6 +123,19 @@ class Winners:
     second: torch.Tensor
     gap: torch.Tensor
     unsure: torch.Tensor
+
+
+def all_won(block: Block, parts: list[Winners]) -> Winners:
+    """Join the winners of consecutive parts of a block."""
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([0] + [len(part.site) for part in parts])
+    site, value, second, gap = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("site", "value", "second", "gap")
+    )
+    unsure = torch.cat([part.unsure + int(k) for part, k in zip(parts, ends, strict=False)])
+    return Winners(block, site, value, second, gap, unsure)
 
 
 # The lists of one block: where each starts (m + 1,) int64; sites (entries,) int32; scores minus the

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from aeot import _loop
-from aeot._environment import is_out_of_memory
 from aeot.search.planes import (
     LOW,
     WIDTH,
@@ -116,19 +115,9 @@ def _scores(
         return (a.view(-1, m, 1, n) + b.view(-1, 1, m, n)).reshape(-1, n)
 
     size = block.left.shape[0]
-    left = [slice(k, min(k + planes.slice, size)) for k in range(0, size, planes.slice)][::-1]
-    while left:
-        rows = left.pop()
-        count = rows.stop - rows.start
-        try:
-            scores = product(rows)
-        except (MemoryError, RuntimeError) as error:
-            if count // 2 % m or count < 2 or not is_out_of_memory(error):
-                raise
-            cut = rows.start + count // 2
-            left += [slice(cut, rows.stop), slice(rows.start, cut)]
-            continue
-        yield scores, rows
+    for first in range(0, size, planes.slice):
+        rows = slice(first, min(first + planes.slice, size))
+        yield product(rows), rows
 
 
 def winners(

@@ -69,7 +69,7 @@ def _best_two(scores: torch.Tensor, extra: torch.Tensor) -> tuple[torch.Tensor, 
 
 def correct(
     scorer: Scorer, heights: torch.Tensor, labels: np.ndarray, *, stage: str
-) -> tuple[torch.Tensor, float, int]:
+) -> tuple[torch.Tensor, float]:
     """Raise and lower whole clusters until each holds its share of the mass.
 
     Args:
@@ -79,7 +79,7 @@ def correct(
         stage: Key of the samples.
 
     Returns:
-        The corrected heights, the total variation over clusters before, and the samples drawn.
+        The corrected heights, and the total variation over clusters before.
     """
     order = np.argsort(labels, kind="stable")
     index = torch.from_numpy(order)
@@ -98,7 +98,7 @@ def correct(
     target.index_add_(0, torch.from_numpy(labels), problem.masses)
 
     extra, before = balanced(scores, target, torch.zeros(k, dtype=torch.float64))
-    return heights + extra[torch.from_numpy(labels)].to(heights), before, m
+    return heights + extra[torch.from_numpy(labels)].to(heights), before
 
 
 def balanced(

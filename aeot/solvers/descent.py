@@ -30,7 +30,6 @@ def grow(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     radius, key = 3 * state.unit, f"grow {state.step}"
     scorer = task.scorer(state)
     bank = task.bank(scorer, state.heights, key, m, radius=radius, least=4, longest=16)
-    state = replace(state, n_samples=state.n_samples + bank.n_samples)
     state, record = minimised(task, state, bank, Trust(state.unit, 0.6 * radius), 0.2, 200)
     record.pop("chi2")
     heights = center(state.heights)
@@ -62,8 +61,7 @@ def adam(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         heights = center(heights - rate * unbiased[0] / (unbiased[1].sqrt() + 1e-12))
         if 2 * k >= _ADAM_STEPS:
             mean += heights / (_ADAM_STEPS // 2)
-    samples = state.n_samples + _ADAM_STEPS * per_step * scorer.block_samples
-    state = replace(state, heights=mean, step=state.step + 1, n_samples=samples)
+    state = replace(state, heights=mean, step=state.step + 1)
     halves = torch.tensor(energies, dtype=torch.float64).view(2, -1)
     half, noise = halves.mean(1), halves.std(1).mean() / (_ADAM_STEPS / 2) ** 0.5
     if float(half[0] - half[1]) >= 2 * float(noise):

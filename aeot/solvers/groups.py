@@ -10,7 +10,7 @@ have groups inside groups. What this neglects is small, and the steps on all sit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse.csgraph
@@ -18,22 +18,21 @@ import torch
 from scipy.spatial import cKDTree
 
 from aeot._rng import stream_seed
-from aeot.maps.brenier import BrenierMap
 from aeot.measures import Gaussian, Measure, Sampler
 from aeot.solvers.clusters import balanced
-from aeot.solvers.problem import Problem, standardise
+from aeot.solvers.problem import Problem, Supply, standardise
 from aeot.solvers.scorer import Scorer
 
 TIGHT = 0.03  # the extent of a group over its distance to all others, at most
 _NEAREST = 6  # neighbours, in a projection, among which the nearest sites are sought
 _FEW = 32  # members up to which scores are stored
-_OWN = 0.05  # mass from which a group draws points of its own instead of sharing the pool
+_NEARLY_ALL = 0.99  # mass from which a group's cell is as good as the whole source
 _THIN = 3  # dimensions up to which flat sites are solved in their span
-_LOST = 1 << 18  # points without one in a cell that should hold much
+_OFFSET = 4096  # points on which the mean height of a group is measured
 _POOL = 64  # points of the source per site that groups are told apart on, at least
 
-# From a problem to its heights, standard coordinates, and the samples drawn.
-Solve = Callable[[Problem], tuple[torch.Tensor, int]]
+# From a part of a problem, and the mass that it holds, to its heights in standard coordinates.
+Solve = Callable[[Problem, float], torch.Tensor]
 
 
 def tight_groups(sites: np.ndarray) -> np.ndarray | None:
@@ -121,7 +120,7 @@ def _graph(y: np.ndarray, first: np.ndarray, second: np.ndarray) -> scipy.sparse
 
 def grouped_heights(
     scorer: Scorer, labels: np.ndarray, samples: float, solve: Solve
-) -> tuple[torch.Tensor, int]:
+) -> torch.Tensor:
     """Solve for merged groups first, and then inside each of their cells.
 
     Args:
@@ -131,9 +130,12 @@ def grouped_heights(
         solve: What solves the merged problem, and those of large groups.
 
     Returns:
-        (n,) float64 heights, standard coordinates, and the samples drawn.
+        (n,) float64 heights, standard coordinates.
+
+    Raises:
+        OutOfSamples: If there are too few to begin.
     """
-    problem = scorer.problem
+    problem, supply = scorer.problem, scorer.problem.supply
     nu, y = problem.masses.numpy(), problem.caller_sites
     n, k = len(nu), int(labels.max()) + 1
     mass = np.bincount(labels, nu)
@@ -143,46 +145,58 @@ def grouped_heights(
     share = torch.from_numpy(nu / mass[labels])
     centre.index_add_(0, torch.from_numpy(labels), share[:, None] * within)
     device = problem.sites.device
-    merged = standardise(
-        problem.source,
-        (centre + anchor).to(device),
-        torch.from_numpy(mass),
-        stream_seed(problem.seed, "merged"),
-    )
-    raised, drawn = solve(merged)
-    above = merged.from_standard(raised.cpu())
-    # As many points as the heights are to be worth, as far as members are many.
-    lost = n - k
-    m = max(_POOL * n, min(1.0, 2 * lost / n) * samples)
-    m = int(min(m, scorer.memory / (8 * y.shape[1])))
-    order = np.argsort(labels, kind="stable")
     size = np.bincount(labels)
-    starts = np.r_[0, np.cumsum(size)]
-    large = {int(g) for g in np.flatnonzero(size > _FEW) if mass[g] >= _OWN}
+    with supply.sparing(0.6):
+        merged = standardise(
+            problem.source,
+            (centre + anchor).to(device),
+            torch.from_numpy(mass),
+            stream_seed(problem.seed, "merged"),
+            supply=supply,
+        )
+        raised = solve(merged, 1.0)
+    above = merged.from_standard(raised.cpu())
     heights = above[torch.from_numpy(labels)].clone()
-    points = _inside(scorer, merged, raised, m, skip=large, single=size == 1)
-    drawn += m
-    cells = BrenierMap(problem.source, (centre + anchor).to(device), above.to(device))
-    for g in np.flatnonzero(size > 1):
+    order = np.argsort(labels, kind="stable")
+    starts = np.r_[0, np.cumsum(size)]
+    groups = set(np.flatnonzero(size > 1).tolist())
+    main = int(mass.argmax())
+    wide = groups & ({main} if mass[main] >= _NEARLY_ALL and size[main] > _FEW else set())
+    # As many points as the heights are to be worth, as far as members are many; twice where they
+    # are drawn again.
+    lost = sum(size[g] - 1 for g in groups - wide)
+    m = samples * (1 + any(size[g] > _FEW for g in groups - wide))
+    m = max(_POOL * n, min(1.0, 2 * lost / n) * m) if lost else 0
+    m = int(min(m, scorer.memory / (8 * y.shape[1])))
+    points = _inside(scorer, merged, raised, m, wanted=groups - wide)
+    for g in sorted(groups):
         own = order[starts[g] : starts[g + 1]]
-        own_sites, own_masses = within[own] - centre[g], torch.from_numpy(nu[own] / mass[g])
-        if g in large:
-            source: Measure = _cell_of(problem.source, cells, int(g))
-            h, more = _as_its_own(source, own_sites, own_masses, problem, int(g), solve, device)
-            drawn += int(more / mass[g])
+        part = within[own] - centre[g], torch.from_numpy(nu[own] / mass[g])
+        seed = stream_seed(problem.seed, "group", g)
+        if g in wide:
+            with supply.sparing(0.4):
+                given = problem.source, part[0].to(device), part[1], seed
+                inner = standardise(*given, supply=supply)
+                h = inner.from_standard(solve(inner, mass[g]).cpu())
+                supply.take(_OFFSET)
+            x = inner.drawn(_OFFSET, "offset").to("cpu", torch.float64)
+            h -= _potential(x, part[0], h)
         else:
-            x = points.get(int(g), np.zeros((0, y.shape[1])))
-            if len(x) < 2 * len(own):
+            pool = torch.from_numpy(points.get(g, np.zeros((0, y.shape[1]))))
+            if len(pool) < 2 * len(own):
                 continue
             if len(own) == 2:
-                h = _halved(x, own_sites, own_masses)
+                h = _halved(pool.numpy(), *part)
             elif len(own) <= _FEW:
-                h = _few(x, own_sites, own_masses)
+                h = _few(pool.numpy(), *part)
             else:
-                pool = Sampler(_again(torch.from_numpy(x)), dim=y.shape[1])
-                h, _ = _as_its_own(pool, own_sites, own_masses, problem, int(g), solve, device)
+                source = Sampler(_again(pool), dim=y.shape[1])
+                enough = Supply(8 * len(pool) + 256 * len(own) + (1 << 14))
+                inner = standardise(source, part[0].to(device), part[1], seed, supply=enough)
+                h = inner.from_standard(solve(inner, mass[g]).cpu())
+                h -= _potential(pool[:_OFFSET], part[0], h)
         heights[torch.from_numpy(own)] += h
-    return problem.to_standard(heights).to(device), drawn
+    return problem.to_standard(heights).to(device)
 
 
 def _inside(
@@ -191,14 +205,10 @@ def _inside(
     raised: torch.Tensor,
     m: int,
     *,
-    skip: set[int],
-    single: np.ndarray,
+    wanted: set[int],
 ) -> dict[int, np.ndarray]:
-    """Return points of the source in the cell of each merged group, float64."""
-    wanted = ~single
-    wanted[list(skip)] = False
-    if not wanted.any():
-        return {}
+    """Return points in the cells of merged groups, of m of the source or half of those left."""
+    chosen = np.isin(np.arange(len(merged.sites)), list(wanted))
     search = Scorer(
         merged,
         engine=scorer.engine.NAME,
@@ -206,10 +216,13 @@ def _inside(
         memory=scorer.memory,
         threads=scorer.threads,
     )
+    m = int(min(m, merged.supply.left / 2)) // search.block_samples * search.block_samples
+    if m <= 0:
+        return {}
     kept, where = [], []
     for won in search.winners(raised, "inside", range(search.blocks_for(m))):
         site = won.site.cpu().numpy()
-        rows = np.flatnonzero(wanted[site])
+        rows = np.flatnonzero(chosen[site])
         index = torch.from_numpy(rows).to(won.block.left.device)
         kept.append(search.points(won.block, index).cpu().numpy())
         where.append(site[rows])
@@ -238,22 +251,8 @@ def _few(x: np.ndarray, sites: torch.Tensor, masses: torch.Tensor) -> torch.Tens
     return h - float((scores + h).max(1).values.mean())
 
 
-def _as_its_own(
-    source: Measure,
-    sites: torch.Tensor,
-    masses: torch.Tensor,
-    problem: Problem,
-    group: int,
-    solve: Solve,
-    device: torch.device,
-) -> tuple[torch.Tensor, int]:
-    seed = stream_seed(problem.seed, "group", group)
-    inner = standardise(source, sites.to(device), masses, seed)
-    raised, drawn = solve(inner)
-    h = inner.from_standard(raised.cpu())
-    x = inner.drawn(4096, "offset").to("cpu", torch.float64)
-    best = torch.cat([(part @ sites.T + h).max(1).values for part in x.split(256)])
-    return h - float(best.mean()), drawn
+def _potential(x: torch.Tensor, sites: torch.Tensor, h: torch.Tensor) -> float:
+    return float(torch.cat([(part @ sites.T + h).max(1).values for part in x.split(256)]).mean())
 
 
 def _again(points: torch.Tensor) -> Callable[[int, torch.Generator | None], torch.Tensor]:
@@ -261,28 +260,6 @@ def _again(points: torch.Tensor) -> Callable[[int, torch.Generator | None], torc
         return points[torch.randint(len(points), (n,), generator=generator)]
 
     return draw
-
-
-def _cell_of(source: Measure, cells: BrenierMap, group: int) -> Sampler:
-    """The source inside one cell, by rejection."""
-
-    def pieces(n: int, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
-        found, hits, tried = 0, 0, 0
-        while found < n:
-            m = 1024 if not hits else int(1.1 * (n - found) * tried / hits) + 64
-            x = source.sample(min(m, 1 << 20), generator=generator)
-            inside = cells.cell(x) == group
-            # Heights are a start only: of a cell that got lost, any points will do.
-            if hits or tried < _LOST or bool(inside.any()):
-                x = x[inside]
-            tried, hits = tried + m, hits + len(x)
-            found += len(x)
-            yield x
-
-    def draw(n: int, generator: torch.Generator | None) -> torch.Tensor:
-        return torch.cat(list(pieces(n, generator)))[:n]
-
-    return Sampler(draw, dim=source.dim)
 
 
 def flat(problem: Problem) -> tuple[Measure, torch.Tensor] | None:

@@ -22,12 +22,13 @@ from aeot.measures import Empirical, Gaussian, Measure, UniformBall, UniformBox
 from aeot.search.heights import center
 from aeot.search.line import envelope
 from aeot.solvers.certificate import certificate_size
-from aeot.solvers.problem import Problem
+from aeot.solvers.problem import OutOfSamples, Problem
 from aeot.solvers.solution import Outcome, Solution
 from aeot.solvers.stages import Step, Task, check
 from aeot.solvers.state import State
 
 _BLOCK = 1 << 20  # samples sorted at once
+_FEWEST = 64  # that tell anything of quantiles
 _LEAST = 0.5  # part of its width that a cell keeps at least
 UNRESOLVED = 1e-14  # masses are not resolved below this
 GRAIN = 1e-11  # nor below the rounding of the heights, which is forgiven up to this
@@ -315,22 +316,34 @@ def _reason(
 
 def quantiles(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     """Take the heights from the quantiles of a sample, four times as large at every step."""
+    state = at_quantiles(task, state)
+    state, record = _checked(task, state, f"line {state.step}")
+    return replace(state, step=state.step + 1), record
+
+
+def at_quantiles(task: Task, state: State) -> State:
+    """Return the state with the heights of a sample's quantiles.
+
+    Raises:
+        OutOfSamples: If too few are left.
+    """
     problem = task.problem
     nu, y = problem.masses.numpy().astype(np.longdouble), problem.caller_sites[:, 0].numpy()
     share = (np.cumsum(nu)[:-1] / nu.sum()).astype(np.float64)
     m = int(max(task.wanted(replace(state, inflation=1.0)), 1 << 14)) << 2 * state.step
+    m = int(min(m, problem.supply.left / 4))  # half of them twice, and half for the check
+    if m <= max(state.weight, _FEWEST):
+        raise OutOfSamples
     meet, atoms = _sampled_quantiles(problem, share, m, f"quantiles {state.step}")
     heights = problem.to_standard(torch.from_numpy(heights_that_meet(y, meet, atoms)))
-    heights = heights.to(problem.sites.device)
-    state = replace(state, heights=heights, weight=m, n_samples=state.n_samples + m)
-    state, record = _checked(task, state, f"line {state.step}")
-    return replace(state, step=state.step + 1), record
+    return replace(state, heights=heights.to(problem.sites.device), weight=m)
 
 
 def _sampled_quantiles(
     problem: Problem, share: np.ndarray, m: int, key: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return where the shares are reached, and the atoms of a source of few points."""
+    problem.supply.take(m + min(m, _BLOCK))
     first = problem.drawn(min(m, _BLOCK), key, "first").cpu().double().numpy()[:, 0]
     first.sort()
     values = np.unique(first)

@@ -11,7 +11,10 @@ on z, the sites of size one and these heights, which makes it blind to shifts an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,55 @@ from aeot._rng import generator, stream_seed
 from aeot.measures import Gaussian, Measure, Radial, UniformBall, UniformBox
 from aeot.search.engines import top_k
 from aeot.search.heights import center
+
+
+class OutOfSamples(Exception):
+    """A step would draw more points of the source than are left."""
+
+
+@dataclass
+class Supply:
+    """How many points of the source may be drawn: one account for a solve and all its parts.
+
+    Attributes:
+        limit: In all.
+        drawn: So far.
+        kept: Of those that are left, how many are out of reach: they are for what comes later.
+    """
+
+    limit: float = math.inf
+    drawn: int = 0
+    kept: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """How many may still be drawn."""
+        return self.limit - self.kept - self.drawn
+
+    def take(self, m: int, *, share: float = 1.0) -> None:
+        """Account for m points that are drawn next.
+
+        Args:
+            m: How many.
+            share: Of those that are left, how many at most.
+
+        Raises:
+            OutOfSamples: If they are more; then none is taken.
+        """
+        if m > share * self.left:
+            raise OutOfSamples
+        self.drawn += m
+
+    @contextlib.contextmanager
+    def sparing(self, share: float) -> Iterator[None]:
+        """Keep a share of what is left out of reach."""
+        before = self.kept
+        if math.isfinite(self.limit):
+            self.kept += share * max(self.left, 0.0)
+        try:
+            yield
+        finally:
+            self.kept = before
 
 
 @dataclass(frozen=True)
@@ -40,6 +92,7 @@ class Problem:
         caller_sites: (n, d) float64, the sites as given.
         seed: The seed of every sample.
         place: (n,) int64, where each of the caller's sites, in his order, stands in `sites`.
+        supply: How many samples there are; whoever draws blocks takes them from it first.
     """
 
     source: Measure
@@ -52,6 +105,7 @@ class Problem:
     caller_sites: torch.Tensor
     seed: int
     place: torch.Tensor
+    supply: Supply = field(default_factory=Supply)
 
     def to_standard(self, heights: torch.Tensor) -> torch.Tensor:
         """Carry the caller's heights into standard coordinates, mean zero, (n,) float64."""
@@ -139,6 +193,8 @@ def standardise(
     masses: torch.Tensor,
     seed: int,
     place: torch.Tensor | None = None,
+    *,
+    supply: Supply | None = None,
 ) -> Problem:
     """Put a problem into standard coordinates.
 
@@ -148,6 +204,7 @@ def standardise(
         masses: (n,) float64, summing to one.
         seed: The seed of every sample the solver will draw.
         place: (n,), where each of the caller's sites stands in `sites`; the same if left out.
+        supply: How many samples there are; any number if left out.
 
     Returns:
         The problem; its sites lie on the device of `sites`.
@@ -156,7 +213,8 @@ def standardise(
         ValueError: If the source is one point and there are several sites, or spreads beyond the
             range of float64.
     """
-    law, mean, factor = _moments(source, seed)
+    supply = supply or Supply()
+    law, mean, factor = _moments(source, seed, supply)
     spread, least = float(factor.abs().max()), 1e-12 * float(mean.abs().max())
     if len(sites) > 1 and spread <= max(least, 1e-149):  # no factor is below 1e-150
         got = f"a spread of at most {max(least, 1e-149):g} around {_check.shown(mean.tolist())}"
@@ -182,10 +240,11 @@ def standardise(
         caller_sites=y,
         seed=seed,
         place=torch.arange(len(y)) if place is None else place,
+        supply=supply,
     )
 
 
-def _moments(source: Measure, seed: int) -> tuple[str, torch.Tensor, torch.Tensor]:
+def _moments(source: Measure, seed: int, supply: Supply) -> tuple[str, torch.Tensor, torch.Tensor]:
     # Exact types only: a subclass may sample something else.
     if source.dim == 1:
         pass  # cells may be narrower than the steps of float32 draws
@@ -210,6 +269,7 @@ def _moments(source: Measure, seed: int) -> tuple[str, torch.Tensor, torch.Tenso
         mean, covariance = tensors
     else:
         n = max(4096, 64 * source.dim)
+        supply.take(n)
         x = source.sample(n, generator=generator(seed, "transport", "moments"))
         x = x.to("cpu", torch.float64)
         mean, covariance = x.mean(0), torch.cov(x.T).reshape(source.dim, source.dim)

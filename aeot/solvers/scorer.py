@@ -11,19 +11,22 @@ group share the two lengths of one point.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from aeot import _loop
+from aeot._environment import is_out_of_memory
 from aeot.search.engines import bind
 from aeot.search.line import envelope
 from aeot.search.planes import (
     Block,
     CandidateLists,
     Listed,
+    Planes,
     Winners,
+    all_won,
     joined,
     padded_columns,
     rounding,
@@ -31,6 +34,8 @@ from aeot.search.planes import (
 from aeot.solvers.problem import Problem
 
 T = TypeVar("T")
+# Of the samples that are left, what a certificate may take, and all else: it comes last.
+_CERTIFIED, _PREPARED = 1.0, 0.5
 
 
 def _longest(rows: torch.Tensor) -> float:
@@ -75,6 +80,7 @@ class Scorer:
         order = torch.cat([torch.arange(0, d, 2), torch.arange(1, d, 2)])
         self.order = order if split > 1 else torch.arange(d)
         self.threads = threads or torch.get_num_threads()
+        self._short = False  # of memory
         self.planes = self.engine.arrange(
             problem.sites[:, self.order.to(problem.sites.device)],
             split=split,
@@ -147,9 +153,14 @@ class Scorer:
         def work(index: int) -> Winners:
             block = self.draw(stage, index)
             slack = slack_of(block)
-            return self.engine.winners(self.planes, h, block, runners=runners, slack=slack)
 
-        yield from self._each(work, blocks)
+            def of(planes: Planes, part: Block, rows: slice) -> Winners:
+                some = None if slack is None else slack[rows]
+                return self.engine.winners(planes, h, part, runners=runners, slack=some)
+
+            return all_won(block, self._in_parts(of, block))
+
+        yield from self._each(work, blocks, _CERTIFIED if doubts else _PREPARED)
 
     def _on_line(self, heights: torch.Tensor, stage: str, blocks: range) -> Iterator[Winners]:
         # By sorting, as for the caller; only the sites are told.
@@ -164,7 +175,7 @@ class Scorer:
             site = cells[torch.searchsorted(ends, x)].to(p.sites.device)
             return Winners(drawn, site, none, none, none, index)
 
-        yield from self._each(work, blocks)
+        yield from self._each(work, blocks, _CERTIFIED)
 
     def _slack(self, heights: torch.Tensor) -> Callable[[Block], torch.Tensor]:
         # How far the scores of the samples of each row may be from those that the caller's sites
@@ -212,11 +223,13 @@ class Scorer:
         longest = min(longest, self.problem.sites.shape[0])
 
         def work(index: int) -> Listed:
-            block = self.draw(stage, index)
-            parts = self.engine.candidates(
-                self.planes, h, block, radius=radius, least=least, longest=longest
-            )
-            return joined(parts)
+            limits: dict[str, Any] = {"radius": radius, "least": least, "longest": longest}
+
+            def of(planes: Planes, part: Block, rows: slice) -> list[Listed]:  # noqa: ARG001
+                return self.engine.candidates(planes, h, part, **limits)
+
+            found = self._in_parts(of, self.draw(stage, index))
+            return joined([lists for part in found for lists in part])
 
         found: list[CandidateLists] = []
         waiting: list[Listed] = []
@@ -239,12 +252,39 @@ class Scorer:
         """
         h = self.engine.raised(self.planes, heights)
 
-        def work(block: int) -> torch.Tensor:
-            return self.engine.cluster_maxima(self.planes, h, self.draw(stage, block), edges)
+        def of(planes: Planes, part: Block, rows: slice) -> torch.Tensor:  # noqa: ARG001
+            return self.engine.cluster_maxima(planes, h, part, edges)
+
+        def work(index: int) -> torch.Tensor:
+            found = self._in_parts(of, self.draw(stage, index))
+            return found[0] if len(found) == 1 else torch.cat(found)
 
         yield from self._each(work, blocks)
 
-    def _each(self, work: Callable[[int], T], blocks: range) -> Iterator[T]:
+    def _in_parts(self, of: Callable[[Planes, Block, slice], T], block: Block) -> list[T]:
+        """Have the engine work on a block, or on its parts once memory did not suffice."""
+        size = block.left.shape[0]
+        while True:
+            planes = self.planes
+            step = planes.slice if self._short else size
+            parts = [slice(k, min(k + step, size)) for k in range(0, size, step)]
+            try:
+                return [
+                    of(planes, block if len(parts) == 1 else block.rows(rows), rows)
+                    for rows in parts
+                ]
+            except (MemoryError, RuntimeError) as error:
+                fewer = min(planes.slice, size) // 2 // self.split * self.split
+                if not fewer or not is_out_of_memory(error):
+                    raise
+            # Not above: the error's traceback holds what there was.
+            if self.planes is planes:  # else another thread has been here
+                self.planes, self._short = planes.shorter(fewer), True
+
+    def _each(
+        self, work: Callable[[int], T], blocks: range, share: float = _PREPARED
+    ) -> Iterator[T]:
+        self.problem.supply.take(len(blocks) * self.block_samples, share=share)
         for done in self.engine.each(work, blocks, self.threads):
             _loop.beat()
             yield done
@@ -262,3 +302,7 @@ class Scorer:
     def blocks_for(self, samples: float) -> int:
         """Return the number of blocks that hold at least `samples` samples."""
         return max(1, -(-int(samples) // self.block_samples))
+
+    def blocks_left(self, samples: float) -> int:
+        """Return the number of blocks that hold `samples`, as far as there are samples left."""
+        return self.blocks_for(min(samples, self.problem.supply.left - self.block_samples + 1))

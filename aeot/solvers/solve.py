@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
 import warnings
@@ -24,9 +26,9 @@ from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact
 from aeot.solvers.groups import flat, grouped_heights, tight_groups
-from aeot.solvers.line import LINE, law, solve_line
+from aeot.solvers.line import LINE, at_quantiles, law, solve_line
 from aeot.solvers.oracles import sampled
-from aeot.solvers.problem import Problem, standardise
+from aeot.solvers.problem import OutOfSamples, Problem, Supply, standardise
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Outcome, Solution
 from aeot.solvers.stages import NEWTON, Step, Task, advance, check
@@ -36,6 +38,7 @@ from aeot.solvers.state import State, fingerprint, load, save
 METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
 _EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 100_000}  # where exact cells beat samples
 _LEAST_TOL = 1e-15  # masses are not resolved below
+_USUAL = 8  # times what an ordinary problem takes: enough is enough
 STEPS = {"newton": NEWTON, "lbfgs": LBFGS, "adam": ADAM}
 
 
@@ -89,9 +92,10 @@ def solve_semidiscrete(
         init: (n,) heights to start from, in the caller's coordinates; used where their energy is
             below that of the start made from the data. On a line they are kept if within `tol`.
         seed: Seed of all samples, >= 0.
-        max_samples: Stop, uncertified, once so many samples are drawn; by default eight times
-            what an ordinary problem takes. Looked at between steps, of which a start from
-            near-duplicates or groups of sites is one: it may draw more.
+        max_samples: Draw no more samples in all and stop, uncertified, before a step that would.
+            Less than 16 384 + 64 d count as so many: they tell what the source is like and what
+            the heights are worth. By default the solve ends after the step that exceeds
+            eight times what an ordinary problem takes.
         memory: Bytes for blocks of scores; rounding aside it changes no result.
         threads: Worker threads on a CPU; torch's number if left out. They change no result.
         checkpoint: Directory where the state is saved and from which a solve of the same problem
@@ -161,16 +165,25 @@ def solve_semidiscrete(
     order = torch.from_numpy(np.lexsort(y.detach().cpu().numpy().T[::-1]))
     start = None if start is None else start.detach().cpu()[order]
     place = order.argsort()
-    problem = standardise(source, y[order.to(y.device)], nu[order], seed, place)
+    limit = math.inf if max_samples is None else max(max_samples, (1 << 14) + 64 * source.dim)
+    supply = Supply(limit)
+    given = y[order.to(y.device)], nu[order]
+    problem = standardise(source, *given, seed, place, supply=supply)
     split = choose_split(problem.law, *problem.sites.shape)
     scorer = Scorer(problem, engine=engine, split=split, memory=memory, threads=threads)
     task = Task(problem, scorer, tol, method)
-    mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
+    mark: dict[str, Any] = {}
+    if checkpoint is not None:
+        mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
     keeper = _Keeper(checkpoint, mark)
     try:
         with _loop.Loop("transport", unit="samples", progress=progress) as loop:
-            state = keeper.restored(problem.sites.device) or _started(task, scorer, start)
-            state, outcome = _run(task, state, max_samples, keeper, on_step, loop)
+            state = keeper.restored(problem.sites.device)
+            if state is None:
+                state = _started(task, scorer, start)
+            else:
+                supply.drawn = state.n_samples
+            state, outcome = _run(task, state, keeper, on_step, loop)
     except _loop.Stopped as stopped:
         if stopped.heights is not None:
             heights = problem.from_standard(stopped.heights.cpu())
@@ -242,12 +255,12 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
     )
     given = None if init is None else problem.to_standard(init).to(problem.sites.device)
     if given is None and task.method == "newton" and d > 1:
-        composed = _composed(task, scorer, first)
-        if composed is not None:
-            heights, drawn = composed
+        heights = None
+        with contextlib.suppress(OutOfSamples):
+            heights = _composed(task, scorer, first)
+        if heights is not None:
             heights = heights.to(problem.sites.device)
-            worth = max(float(drawn), 1.0)
-            return replace(first, phase="try", heights=heights, n_samples=drawn, weight=worth)
+            return replace(first, phase="try", heights=heights, weight=1.0)
     if d == 1 and task.method == "newton":
         return (
             replace(first, phase="line")
@@ -255,58 +268,72 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
             else replace(first, phase="try", heights=given)
         )
     starts = [gaussian_heights(problem.sites, s) for s in (0.3, 0.6, 1.0)]
-    found: list[tuple[torch.Tensor, int]] = []  # they may be the solution
+    found: list[torch.Tensor] = []  # they may be the solution
     if task.method == "newton":
         samples = int(min(1.5 * (n**0.5 / task.tol) ** 2 + 1024, 1 << 24))
         if d == 2 and n <= PICTURE_SITES:
-            picture = picture_heights(problem, samples)
-            found += [picture] if picture else []
-    drawn = sum(m for _, m in found)
+            with contextlib.suppress(OutOfSamples):
+                picture = picture_heights(problem, samples)
+                found += [] if picture is None else [picture]
     if given is not None:
-        found.append((given, 0))
+        found.append(given)
+    starts += found
     oracle = sampled(scorer, "start", range(scorer.blocks_for(2048)))
-    starts += [h for h, _ in found]
-    best = int(np.argmin([oracle(h).energy for h in starts]))
-    state = replace(first, heights=starts[best], n_samples=drawn)
+    best = -1 if found else 1  # if they cannot be told apart
+    with contextlib.suppress(OutOfSamples):
+        best = int(np.argmin([oracle(h).energy for h in starts]))
+    best %= len(starts)
+    state = replace(first, heights=starts[best])
     good = best >= len(starts) - len(found) and task.method == "newton"
     return replace(state, phase="try") if good else state
 
 
-def _composed(task: Task, scorer: Scorer, first: State) -> tuple[torch.Tensor, int] | None:
+def _composed(task: Task, scorer: Scorer, first: State) -> torch.Tensor | None:
     """Return heights from easier problems, if the sites lie flat or in tight groups."""
-    problem = task.problem
+    problem, supply = task.problem, task.problem.supply
     thin = flat(problem)
     if thin is not None:
-        source, sites = thin
-        sites = sites.to(problem.sites.device)
-        known = law(source) if source.dim == 1 else None
-        if known is not None:
-            exact = solve_line(source, sites, problem.masses, known, tol=task.tol)
-            return problem.to_standard(exact.heights.cpu()), 0
+        exact = _at_known_quantiles(task, thin)
+        if exact is not None:
+            return exact
+        source, sites = thin[0], thin[1].to(problem.sites.device)
         seed = stream_seed(problem.seed, "flat")
         order = torch.arange(task.n)
         if source.dim == 1:  # there neighbours have to stand beside each other
             order = sites[:, 0].cpu().argsort()
-        part = standardise(source, sites[order], problem.masses[order], seed)
-        heights, drawn = _part(task, scorer, part, task.tol)
+        with supply.sparing(0.4):
+            part = standardise(source, sites[order], problem.masses[order], seed, supply=supply)
+            heights = _part(task, scorer, part, task.tol)
         heights = part.from_standard(heights.cpu())[order.argsort()]
-        return problem.to_standard(heights), drawn
+        return problem.to_standard(heights)
     y = (problem.caller_sites - problem.caller_sites.mean(0)) @ problem.factor
     labels = tight_groups(y.numpy())
     if labels is None:
         return None
-    # As accurate as the merged sites among all sites have to be.
-    tol = task.tol * ((labels.max() + 1) / task.n) ** 0.5
-    return grouped_heights(
-        scorer, labels, task.wanted(first), lambda part: _part(task, scorer, part, tol)
-    )
+
+    def solved(part: Problem, mass: float) -> torch.Tensor:
+        # As accurate as so many sites, that hold so much, among all sites have to be.
+        tol = task.tol * (len(part.sites) / (task.n * mass)) ** 0.5
+        return _part(task, scorer, part, min(tol, 0.999))
+
+    return grouped_heights(scorer, labels, task.wanted(first), solved)
 
 
-def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> tuple[torch.Tensor, int]:
-    """Solve a part of a problem: its best heights, standard coordinates, and the samples drawn."""
+def _at_known_quantiles(task: Task, thin: tuple[Measure, torch.Tensor]) -> torch.Tensor | None:
+    """Return the heights of sites on a line, where the law of the source on it is known."""
+    source, sites = thin
+    known = law(source) if source.dim == 1 else None
+    if known is None:
+        return None
+    exact = solve_line(source, sites, task.nu, known, tol=task.tol)
+    return task.problem.to_standard(exact.heights.cpu())
+
+
+def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> torch.Tensor:
+    """Solve a part of a problem: its best heights, standard coordinates."""
     n, d = problem.sites.shape
     if n == 1:
-        return torch.zeros(1, dtype=torch.float64), 0
+        return torch.zeros(1, dtype=torch.float64)
     scorer = Scorer(
         problem,
         engine=like.engine.NAME,
@@ -314,13 +341,26 @@ def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> tuple[torch
         memory=like.memory,
         threads=like.threads,
     )
-    task = Task(problem, scorer, max(tol, task.tol / 2), task.method)
+    task = Task(problem, scorer, tol, task.method)
+    begun, thin = problem.supply.drawn, flat(problem)
+    exact = None if thin is None else _at_known_quantiles(task, thin)
+    if exact is not None:
+        return exact
     state = _started(task, scorer, None)
     steps = _steps(task.method, d)
-    while state.phase != "done" and state.n_samples <= 8 * task.expected(state):
-        state = advance(task, steps, state)
-    best = state.heights if state.best_heights is None else state.best_heights
-    return best, state.n_samples
+    with contextlib.suppress(OutOfSamples):
+        while state.phase != "done":
+            if problem.supply.drawn - begun > _USUAL * task.expected(state):
+                break
+            # The last check is of the whole.
+            if state.phase == "try" and thin is not None:
+                return state.heights
+            if state.phase == "line":
+                return at_quantiles(task, state).heights
+            if state.phase == "stream" and state.weight >= 0.95 * task.wanted(state):
+                return state.heights
+            state = advance(task, steps, state)
+    return state.heights if state.best_heights is None else state.best_heights
 
 
 def _steps(method: str, dim: int) -> dict[str, Step]:
@@ -365,7 +405,6 @@ class _Keeper:
 def _run(
     task: Task,
     state: State,
-    max_samples: float | None,
     keeper: _Keeper,
     on_step: Callable[[dict[str, Any]], bool | None] | None,
     loop: _loop.Loop,
@@ -376,7 +415,8 @@ def _run(
     loop.first = state.n_samples
 
     def exhausted() -> bool:
-        return state.n_samples > (max_samples or 8 * task.expected(state))
+        unlimited = math.isinf(task.problem.supply.limit)
+        return unlimited and state.n_samples > _USUAL * task.expected(state)
 
     try:
         steps = _steps(task.method, task.dim)
@@ -388,6 +428,8 @@ def _run(
                 state = advance(task, steps, state)
             except _loop.Stopped as stopped:
                 raise keeper.stopped(stopped.number, state) from None
+            except OutOfSamples:
+                return state, Outcome.OUT_OF_SAMPLES
             record = state.history[-1]
             now = time.perf_counter()
             seconds, drawn = now - begun, max(state.n_samples - before, 1)
@@ -421,6 +463,8 @@ def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -
     scorer, place = task.scorer(state), problem.place
     if state.best is None:  # stopped before any check
         m = min(certificate_size(task.nu.numpy(), tol), 64 * task.n + 4096)
+        supply = problem.supply
+        supply.limit = max(supply.limit, supply.drawn + scorer.block_samples)
         state, _, _ = check(task, state, "certificate", m, edges=False)
     c, h = state.best, state.best_heights
     assert c is not None
@@ -447,7 +491,7 @@ def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -
         method=task.method,
         engine=scorer.engine.NAME,
         history=list(state.history),
-        n_samples=state.n_samples,
+        n_samples=problem.supply.drawn,
         cell_masses=c.cell_masses[place].to(sites.device),
         cell_centroids=centroids[place].to(sites),
         cell_variance=spread,

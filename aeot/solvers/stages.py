@@ -119,11 +119,11 @@ class Task:
             scorer = self.scorer(replace(state, split=drawn.split))
             m = max(self.grow * self.n, 8192)
             options: dict[str, Any] = {"radius": drawn.radius, "least": 4, "longest": 16}
+            self.problem.supply.drawn -= drawn.n_samples  # the same ones count once
             bank = self.bank(scorer, drawn.heights, drawn.key, m, **options)
             if not drawn.n_samples:
                 drawn = replace(drawn, n_samples=bank.n_samples)
-                samples = state.n_samples + bank.n_samples
-                state = replace(state, lists=drawn, n_samples=samples)
+                state = replace(state, lists=drawn)
             self._held = drawn, bank
         return state, self._held[1]
 
@@ -136,6 +136,7 @@ def advance(task: Task, steps: dict[str, Step], state: State) -> State:
     """Make the step of the state's stage, and add its record to the history."""
     record = {"stage": state.phase, "step": state.step}
     state, values = steps[state.phase](task, state)
+    state = replace(state, n_samples=task.problem.supply.drawn)
     record |= {"samples": state.n_samples, "unit": state.unit, "inflation": state.inflation}
     record |= dict.fromkeys(("error", "upper", "bound", "empty", "steps")) | values
     return replace(state, history=(*state.history, record))
@@ -165,9 +166,8 @@ def coarse(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         return state.entering("settle"), {}
     labels = cluster(task.problem.sites, sizes[step - 1], seed=task.problem.seed)
     scorer = task.scorer(state)
-    heights, error, m = correct(scorer, state.heights, labels, stage=f"coarse {step}")
-    state = replace(state, step=step, heights=heights, n_samples=state.n_samples + m)
-    return state, {"error": error}
+    heights, error = correct(scorer, state.heights, labels, stage=f"coarse {step}")
+    return replace(state, step=step, heights=heights), {"error": error}
 
 
 def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
@@ -177,7 +177,6 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     key, m = f"settle {state.returns}.{state.step}", max(SETTLE * task.n, 4096)
     options: dict[str, Any] = {"radius": 4 * state.unit, "least": 8, "longest": 32}
     bank = task.bank(task.scorer(state), state.heights, key, m, **options)
-    state = replace(state, n_samples=state.n_samples + bank.n_samples)
     state, record = minimised(task, state, bank, Trust(state.unit, 2 * state.unit), 0.3, 8)
     chi2, bound = record.pop("chi2"), record["bound"]
     state = replace(_judged(state, chi2), step=state.step + 1)
@@ -260,8 +259,7 @@ def measured(task: Task, state: State) -> State:
     """Return the state with the unit of heights measured on a few samples."""
     options: dict[str, Any] = {"radius": 1e20, "least": 1, "longest": 4}
     first = task.bank(task.scorer(state), state.heights, "unit", 1, **options)
-    samples = state.n_samples + first.n_samples
-    return replace(state, unit=first.gap_scale(state.heights), n_samples=samples)
+    return replace(state, unit=first.gap_scale(state.heights))
 
 
 def check(
@@ -273,7 +271,7 @@ def check(
         task: What is solved.
         state: With the heights.
         key: Stage key of the samples.
-        m: How many, at least.
+        m: How many, at least; fewer if no more are left.
         edges: Collect the samples near facets, as long as too few were.
         last: Whether this look is thought to be the last one; see `quantile`.
     """
@@ -286,12 +284,14 @@ def check(
         window = BAND * state.unit if edges else None
         return tally(scorer, state.heights, key, blocks, sums=sums.numpy(), window=window)
 
-    blocks = scorer.blocks_for(m)
+    blocks = scorer.blocks_left(m)
     result = counted(range(blocks))
     c = certify(result, nu, look)
     # Cells that were not seen, and are too light yet for a miss to mean anything: look on, at most
     # as long again as the whole solve took, or for what a small one costs next to nothing.
     most = scorer.blocks_for(max(state.n_samples + 2 * result.n_samples, _LOOK_ON))
+    left = min(task.problem.supply.left, 1 << 60)
+    most = min(most, blocks + int(left // scorer.block_samples))
     while c.holds(task.tol):
         unseen = nu[(result.cell_counts == 0) & (result.n_samples * nu < ENOUGH)]
         end = min(scorer.blocks_for(1.1 * ENOUGH / unseen.min()), most) if len(unseen) else 0
@@ -306,7 +306,6 @@ def check(
         phase="done" if c.holds(task.tol) else state.phase,
         sums=sums,
         counts=state.counts + torch.from_numpy(result.cell_counts),
-        n_samples=state.n_samples + result.n_samples,
         inflation=max(c.inflation, 1.0),
         best=c if better else state.best,
         best_heights=state.heights if better else state.best_heights,
@@ -384,5 +383,4 @@ def _lifted(task: Task, state: State, missing: np.ndarray, key: str) -> State:
     gaps = best_gaps(scorer, state.heights, missing, key, blocks, rank=rank)
     heights = state.heights.clone()
     heights[torch.from_numpy(missing).to(heights.device)] += gaps
-    samples = state.n_samples + len(blocks) * scorer.block_samples
-    return replace(state, heights=center(heights), n_samples=samples)
+    return replace(state, heights=center(heights))

@@ -37,7 +37,7 @@ def gaussian_heights(sites: torch.Tensor, scale: float = 0.6) -> torch.Tensor:
     return center(-scale / 2 * ((y @ vectors).square() / values.sqrt()).sum(1))
 
 
-def picture_heights(problem: Problem, samples: int) -> tuple[torch.Tensor, int] | None:
+def picture_heights(problem: Problem, samples: int) -> torch.Tensor | None:
     """Return the heights in the plane that are exact for a picture of the source.
 
     In the plane, mass has to pass through few neighbours, and steps that trust a sample's lists
@@ -49,8 +49,11 @@ def picture_heights(problem: Problem, samples: int) -> tuple[torch.Tensor, int] 
         samples: Drawn for the picture of a source without a formula.
 
     Returns:
-        (n,) float64, mean zero, on the device of the sites, and how many samples were drawn; or
-        None where the cells of the picture cannot be found.
+        (n,) float64, mean zero, on the device of the sites; None where the cells of the picture
+        cannot be found.
+
+    Raises:
+        OutOfSamples: If a picture takes more than half of those that are left.
     """
     y = problem.caller_sites @ problem.factor
     y = (y - y.mean(0)) / problem.scale
@@ -58,19 +61,19 @@ def picture_heights(problem: Problem, samples: int) -> tuple[torch.Tensor, int] 
         t = torch.linspace(-_REACH, _REACH, _PIXELS + 1, dtype=torch.float64)
         f = torch.exp(-t.square() / 2)
         picture = GridDensity(f[:, None] * f, low=-_REACH, high=_REACH, interpolation="linear")
-        samples = 0
     else:
-        picture, samples = _counted(problem, samples)
+        picture = _counted(problem, samples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         solution = solve_exact(picture, y, problem.masses, tol=1e-3)
     if not solution.mass_error < 0.01:
         return None
-    return center(solution.heights).to(problem.sites.device), samples
+    return center(solution.heights).to(problem.sites.device)
 
 
-def _counted(problem: Problem, samples: int) -> tuple[GridDensity, int]:
+def _counted(problem: Problem, samples: int) -> GridDensity:
     blocks = -(-samples // _BLOCK)
+    problem.supply.take(blocks * _BLOCK, share=0.5)
     low = high = np.zeros(2)
     side, counts = _PIXELS, np.zeros(0)
     for block in range(blocks):
@@ -89,7 +92,7 @@ def _counted(problem: Problem, samples: int) -> tuple[GridDensity, int]:
     # Where nothing was seen a little is assumed: cells must not reach across nothing at all.
     counts += 1e-4 * counts.mean()
     picture = counts.reshape(side, side)[::-1].copy()
-    return GridDensity(picture, low=low, high=high), blocks * _BLOCK
+    return GridDensity(picture, low=low, high=high)
 
 
 def _pixel(z: np.ndarray, low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:

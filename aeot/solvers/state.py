@@ -110,6 +110,7 @@ def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
     SHA-256 of sites, masses and of points drawn from the source, or of all where it is points;
     the seed and the options.
     """
+    problem.supply.drawn += _PROBES
     points = problem.source.sample(_PROBES, generator=generator(0, "transport", "fingerprint"))
     if isinstance(problem.source, Empirical):
         points = torch.cat([points, problem.source.points.to(points)])

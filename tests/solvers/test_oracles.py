@@ -104,7 +104,7 @@ def test_clusters_cover_and_correction_balances_them():
     labels = cluster(p.sites, 8, seed=0)
     assert set(labels) == set(range(labels.max() + 1))
     assert not set(labels[:60]) & set(labels[60:])
-    h, before, _ = correct(scorer, torch.zeros(80, dtype=torch.float64), labels, stage="c")
+    h, before = correct(scorer, torch.zeros(80, dtype=torch.float64), labels, stage="c")
     counts = tally(scorer, h, "check", range(scorer.blocks_for(1 << 14))).cell_counts
     far = counts[60:].sum() / counts.sum()
     assert before > 0.2
