@@ -156,7 +156,6 @@ def preconditioned(
         if float(np.linalg.norm(residual)) <= tolerance * first:
             return x, step
         z = inverse(residual)
-        z -= z.mean()
         rho, old = float(residual @ z), rho
         direction = z + (rho / old if step else 0.0) * direction
         product = laplacian @ direction

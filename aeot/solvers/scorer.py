@@ -107,8 +107,8 @@ class Scorer:
         # The coordinates of these laws may be taken in any order, so here in that of `order`.
         cut = self.planes.left.shape[0]
         if self.problem.law == "radial":
-            halves = (self._of_one_length(half) for half in (z[:, :cut], z[:, cut:]))
-            return Block(*halves, self.split)
+            left, right = (self._of_one_length(half) for half in (z[:, :cut], z[:, cut:]))
+            return Block(left, right, self.split)
         z, cut = z.view(-1), self.rows * cut
         return Block(z[:cut].view(self.rows, -1), z[cut:].view(self.rows, -1), self.split)
 

@@ -172,9 +172,7 @@ def solve_semidiscrete(
     split = choose_split(problem.law, *problem.sites.shape)
     scorer = Scorer(problem, engine=engine, split=split, memory=memory, threads=threads)
     task = Task(problem, scorer, tol, method)
-    mark: dict[str, Any] = {}
-    if checkpoint is not None:
-        mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
+    mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
     keeper = _Keeper(checkpoint, mark)
     try:
         with _loop.Loop("transport", unit="samples", progress=progress) as loop:
