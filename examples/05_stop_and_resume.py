@@ -1,5 +1,5 @@
-"""Stop, and go on to the same bits
-================================
+"""Stop and resume, to the same bits
+=================================
 
 A solve with a checkpoint may be stopped at any time, by Ctrl-C, a scheduler or a power cut. The
 same call goes on where it was, and ends with exactly the heights of a solve that nobody stopped.
