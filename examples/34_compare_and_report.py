@@ -21,10 +21,10 @@ size, steps, rows = (16, 30, 300) if quick else (28, 600, 1442)
 train = aeot.dataset("digits", size=size).subset(range(rows))
 test = aeot.dataset("digits", split="test", size=size)
 ours = aeot.AEOT(latent_dim=6, tol=0.1, seed=0).fit(train, steps=steps)
-theirs = aeot.WGANGP(batch_size=32, seed=0).fit(train, steps=steps // 5)
+theirs = aeot.VAE(latent_dim=6, batch_size=32, seed=0).fit(train, steps=steps // 3)
 
 # %%
-models = {"AE-OT": ours, "WGAN-GP": theirs}
+models = {"AE-OT": ours, "VAE": theirs}
 found = aeot.compare(models, test, training=train, features=aeot.features.Pixels())
 print(found.markdown())
 path = OUT / "34_compare_and_report.png"
