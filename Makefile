@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: venv demo test test-all test-keops test-oldest lint ci examples bench docs wheel clean
+.PHONY: venv demo test test-all test-keops test-oldest lint ci examples bench gpu docs wheel clean
 
 venv: $(VENV)/.installed
 
@@ -51,9 +51,13 @@ ci: lint test test-keops docs  # the docs run every example
 bench: venv
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	for script in benchmarks/bench_*.py; do \
-	  case $$script in *bench_transport.py) what=run;; *) what=;; esac; \
+	  case $$script in *bench_transport.py) what=run;; *bench_gpu.py) continue;; *) what=;; esac; \
 	  echo "== $$script $$what"; $(BIN)/python $$script $$what || exit 1; \
 	done
+
+# On a machine with a card, under eight minutes: docs/gpu.md says what it measures.
+gpu: venv
+	$(BIN)/python benchmarks/bench_gpu.py
 
 # The pages, in build/docs, with every example run at quick size; what has not changed is kept.
 # DOCSFLAGS="-D plot_gallery=0" leaves the examples out. Sphinx needs Python 3.11.

@@ -32,7 +32,9 @@ ONLY = {  # a package that one place alone may import
 }
 LAZY = {  # imports inside a function: what compiles, or is asked for by name
     "data.named": {"torchvision"},
-    "search.engines": {"aeot.search." + name for name in ("numba_engine", "keops_engine", "line")},
+    "search.engines": {
+        "aeot.search." + name for name in ("numba_engine", "triton_engine", "keops_engine", "line")
+    },
 }
 FREE = {"cli", "__init__"}
 

@@ -95,7 +95,7 @@ def train(
 
     Returns:
         ``budget``, ``train_seconds`` (all that was spent, whatever the budget), ``cpu_seconds``,
-        ``steps``, ``images_seen``, ``peak_gib``.
+        ``steps``, ``images_seen``, ``peak_gib``, ``device``.
 
     Raises:
         ValueError: If not exactly one budget is given, it is less than the fewest steps cost, or
@@ -115,7 +115,8 @@ def train(
     per_step = _images(model, data)
     if images_seen is None or "checkpoint" not in known:
         checkpoint = None
-    peak, spent = Peak(data.values.device), _Spent(checkpoint)
+    device = _environment.resolve_device(getattr(model, "device", None))
+    peak, spent = Peak(device), _Spent(checkpoint)
     if images_seen is not None:
         count = steps(model, data, images_seen)
         budget, begun, limit = f"{images_seen} images", 0.0, math.inf
@@ -157,6 +158,7 @@ def train(
         "steps": done,
         "images_seen": done * per_step,
         "peak_gib": round(peak.gib(), 3),
+        "device": str(device),
     }
 
 

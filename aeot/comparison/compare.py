@@ -39,6 +39,7 @@ def compare(
     n_samples: int | None = None,
     repeats: int = 1,
     facts: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str | torch.device | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Measure generators against held-out images: same features, same numbers of images.
@@ -70,6 +71,8 @@ def compare(
             errors are then too small.
         facts: Name -> further facts; those in `result.COSTS`, such as ``train_seconds``,
             are numbers and stand in the table of costs.
+        device: Where images are measured; None: the first GPU, else the CPU. Generators compute
+            where they are, all of them on one device, which the protocol names.
         seed: Of all draws. Those of a row depend on its name too: called otherwise, a model is
             measured on other samples.
 
@@ -77,8 +80,8 @@ def compare(
         A mapping of model to metric to mean, with errors, costs and pictures.
 
     Raises:
-        ValueError: If a metric is unknown or cannot be computed, there are too few images, or a
-            model returns something else than images like `data`.
+        ValueError: If a metric is unknown or cannot be computed, there are too few images, a model
+            returns something else than images like `data`, or models compute on several devices.
 
     Example:
         >>> import aeot
@@ -103,16 +106,20 @@ def compare(
         json.dumps(facts, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise _check.fail("facts", "be values that JSON holds", str(error)) from error
+    where = _environment.resolve_device(device)
     groups = contestants.opened(models, data, n_samples)
     for name, known in facts.items():
         if name not in groups:
             raise _check.fail("facts", f"be about {', '.join(groups)}", repr(name))
         for key in known.keys() & COSTS.keys():
             _check.real(f"facts[{name!r}][{key!r}]", known[key])
+    machine = contestants.one_device(groups, facts)
+    data = data.to(where)
+    training = None if training is None else training.to(where)
     judge = _Judge(data, metrics, features, training, n_samples, seed)
-    protocol = {**judge.protocol, "repeats": repeats}
+    protocol = {**judge.protocol, "repeats": repeats, "device": machine}
     protocol["errors"] = "standard errors over the models of a row if it has several, else its sets"
-    result = Comparison([], protocol, _environment.environment(data.values.device))
+    result = Comparison([], protocol, _environment.environment(where))
     if training is not None and len(training) >= judge.n:
         _add(result, judge, REAL, "real", [training], repeats, {})
     elif training is not None:
@@ -122,6 +129,8 @@ def compare(
     for name, group in groups.items():
         kind = type(group[0]).__name__
         extra = {**contestants.size(group[0]), **facts.get(name, {})}
+        if (own := contestants.device_of(group[0])) is not None:
+            extra = {"device": own, **extra}
         _LOG.info("measuring %s", name)
         if contestants.samples(group[0]):
             _add(result, judge, name, kind, group, repeats, extra)
@@ -146,7 +155,7 @@ def _add(
     """Measure one row, several sets of samples of each model in the group."""
     sets: list[dict[str, list[float]]] = []  # of each model
     seconds, curve = [], None
-    memory = Peak()
+    memory = Peak(contestants.device_of(group[0]) or "cpu")
     for model in group:
         values: dict[str, list[float]] = {}
         fixed = isinstance(model, Dataset) and len(model) == judge.n  # every set would be the same

@@ -142,6 +142,32 @@ def _tried(name: str, model: Contestant, data: Dataset) -> None:
         made(name + RESTORED, Reconstructions(model, few), 2, 0, data.shape)
 
 
+def device_of(model: Contestant) -> str | None:
+    """Return where a generator computes; None where it has no networks and says nothing."""
+    held = [model] if isinstance(model, nn.Module) else _modules(model, depth=2)
+    parts = [p for module in held for p in (*module.parameters(), *module.buffers())]
+    return str(parts[0].device) if parts else None
+
+
+def one_device(groups: Mapping[str, list[Any]], facts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the device that all generators compute on, and were trained on if facts say so.
+
+    Raises:
+        ValueError: If there are several: equal seconds of a CPU and a GPU are not equal.
+    """
+    found: dict[str, str] = {}
+    for name, group in groups.items():
+        told = facts.get(name, {}).get("device")
+        for device in (*map(device_of, group), told):
+            if device is not None:
+                found.setdefault(str(torch.device(device)), name)
+    if len(found) > 1:
+        got = ", ".join(f"{device} ({name})" for device, name in found.items())
+        way_out = "train and load all of them with one device"
+        raise _check.fail("models", "compute on one device", got, way_out)
+    return next(iter(found), "none")
+
+
 def size(model: Contestant) -> dict[str, int]:
     """Count trainable parameters, and the other numbers that a fitted generator keeps."""
     held = [model] if isinstance(model, nn.Module) else _modules(model, depth=2)

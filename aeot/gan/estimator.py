@@ -14,6 +14,7 @@ from torch import nn
 
 from aeot import _check, _loop, training
 from aeot._check import ArrayLike
+from aeot._environment import resolve_device
 from aeot._estimator import Check, Estimator
 from aeot._rng import forked, generator
 from aeot.data.arrays import Dataset, digest, domain, indices
@@ -48,6 +49,7 @@ class Trained(Estimator):
     _fitted_by = "history_"
     _checks = Estimator._checks | {
         "precision": partial(_check.choice, options=("float32", "bfloat16")),
+        "device": _check.device,
         "betas": _betas,
         "hidden": _check.integer,
     }
@@ -141,6 +143,8 @@ class GenerativeModel(Trained):
         "n_classes_": int,
         "history_": list[dict],
     }
+    device: str | None = None
+
     _multiple: ClassVar[int] = 1  # batches of real rows that one update takes
     _open_ended: ClassVar[bool] = True  # no step depends on how many will follow
 
@@ -174,7 +178,7 @@ class GenerativeModel(Trained):
         log: str | os.PathLike | None = None,
         progress: bool | None = None,
     ) -> Self:
-        """Train on a data set, on the device where it lies.
+        """Train on a data set, on the model's ``device``; None: the first GPU, else the CPU.
 
         Args:
             data: A `Dataset` of images or vectors, or anything `aeot.tensors` takes.
@@ -204,6 +208,7 @@ class GenerativeModel(Trained):
         _check.rows("batch_size", self.batch_size, math.prod(data.shape), way_out=way_out)
         steps = _check.integer("steps", steps, minimum=0)
         facts = {"class": type(self).__name__, **self.arguments(), **digest(data), **self._facts()}
+        del facts["device"]  # any may go on
         if not self._open_ended:
             facts["steps"] = steps
         size = self.batch_size * self._multiple
@@ -211,12 +216,14 @@ class GenerativeModel(Trained):
         def batches(step: int) -> Iterator[tuple[int, torch.Tensor]]:
             return enumerate(indices(len(data), size, seed=self.seed, start=step), step)
 
+        device = resolve_device(self.device)
+        data = data.to(device)
         self._data, self._steps = data, steps
         try:
             return self._train(
                 lambda item: self._update(item[0], item[1], data[item[1]]),
                 batches,
-                device=data.values.device,
+                device=device,
                 note=lambda: self._note(data),
                 steps=steps,
                 checkpoint=checkpoint,

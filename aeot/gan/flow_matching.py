@@ -55,6 +55,7 @@ class FlowMatching(GenerativeModel):
         seed: Of network, noise, times and the order of the data.
         batch_size: Rows per step.
         precision: "float32" or "bfloat16" (autocast).
+        device: Where to train; None: the first GPU, else the CPU.
         hidden: Width of the hidden layers.
         layers: How many there are.
         learning_rate: Adam's.

@@ -271,6 +271,7 @@ class GAN(Adversarial):
         seed: Of networks, noise and the order of the data.
         batch_size: Rows the discriminator judges at a time.
         precision: "float32" or "bfloat16" (autocast; penalties stay in float32).
+        device: Where to train; None: the first GPU, else the CPU.
         loss: "non-saturating", "minimax", "least-squares" or "wasserstein".
         prior: Law of the noise, "uniform" on [-1, 1] or "normal".
         architecture: "infogan" for images of sides divisible by 4, "maxout" or "mlp" for vectors;

@@ -51,6 +51,7 @@ class GLO(GenerativeModel):
         seed: Of generator, codes and the order of the data.
         batch_size: Rows per step.
         precision: "float32" or "bfloat16" (autocast).
+        device: Where to train; None: the first GPU, else the CPU.
         architecture: As in `Autoencoder`.
         width: Width of that architecture, None for its default.
         learning_rate: Adam's, for the generator.

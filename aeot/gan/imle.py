@@ -80,6 +80,7 @@ class IMLE(GenerativeModel):
         seed: Of the network, the noise and the order of the data.
         batch_size: Rows per step.
         precision: "float32" or "bfloat16" (autocast).
+        device: Where to train; None: the first GPU, else the CPU.
         noise_dim: Width of the noise.
         mapping_rate: Adam's rate.
 

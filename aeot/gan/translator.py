@@ -72,7 +72,6 @@ class Translator(Trained):
         "n_layers": natural,
         "decay": partial(_check.real, minimum=0, maximum=1),
         "enlarge": partial(_check.real, minimum=1, maximum=8),
-        "device": _check.device,
         **dict.fromkeys(("cycle", "identity", "cycle_noise", "l1", "diversity"), not_negative),
     }
 

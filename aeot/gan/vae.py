@@ -38,6 +38,7 @@ class VAE(GenerativeModel):
         seed: Of networks, noise and the order of the data.
         batch_size: Rows per step.
         precision: "float32" or "bfloat16" (autocast).
+        device: Where to train; None: the first GPU, else the CPU.
         architecture: As in `Autoencoder`: "auto", "infogan", "dcgan" or "mlp".
         width: Width of that architecture, None for its default.
         likelihood: "bernoulli" (of pixels in [0, 1], summed over all of them) or "gaussian" with

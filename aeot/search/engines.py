@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -25,40 +26,49 @@ from aeot.search.planes import (
 
 T = TypeVar("T")
 
-ENGINES = ("auto", "numba", "torch", "keops", "kdtree")
+ENGINES = ("auto", "numba", "triton", "torch", "keops", "kdtree")
 
 
-def choose_engine(n: int, d: int, device: torch.device | str, *, has_numba: bool) -> str:
+def choose_engine(
+    n: int, d: int, device: torch.device | str, *, has_numba: bool, has_triton: bool = False
+) -> str:
     """Return the engine that ``engine="auto"`` stands for.
 
-    ======  =======  =====  =====  ======
-    device  numba    d      n      engine
-    ======  =======  =====  =====  ======
-    cpu     there    any    any    numba
-    cpu     missing  any    any    torch
-    other   any      any    any    torch
-    ======  =======  =====  =====  ======
+    ======  =============  =====  =====  ======  =======================
+    device  there          d      n      engine  measured by
+    ======  =============  =====  =====  ======  =======================
+    cpu     numba          any    any    numba   bench_engines.py
+    cpu     no numba       any    any    torch   bench_engines.py
+    cuda    Triton         any    any    triton  not measured on a card
+    cuda    no Triton      any    any    torch   not measured on a card
+    other   any            any    any    torch   not measured
+    ======  =============  =====  =====  ======  =======================
 
     The kd-tree is up to three times faster on Voronoi-like cells (d <= 6), but many times slower
     on the transport cells of 10 000 clustered codes, and nothing in n and d tells the two apart;
-    KeOps is slower throughout on a CPU. GPUs were not measured. ``benchmarks/bench_engines.py``
-    makes the figures, ``docs/engines.md`` shows them.
+    KeOps is slower throughout on a CPU, and on a card it was not measured, either.
+    ``benchmarks/bench_engines.py`` makes the figures, ``docs/engines.md`` shows them;
+    ``benchmarks/bench_gpu.py`` will, on a card.
 
     Args:
         n: Number of sites.
         d: Dimension.
         device: Where the sites are.
         has_numba: Whether numba can be imported.
+        has_triton: Whether Triton can be imported.
 
     Returns:
-        "numba" or "torch".
+        "numba", "triton" or "torch".
 
     Example:
         >>> choose_engine(5000, 2, "cpu", has_numba=True)
         'numba'
     """
     del n, d  # no rule needs them yet
-    return "numba" if torch.device(device).type == "cpu" and has_numba else "torch"
+    kind = torch.device(device).type
+    if kind == "cpu" and has_numba:
+        return "numba"
+    return "triton" if kind == "cuda" and has_triton else "torch"
 
 
 def installed(package: str) -> bool:
@@ -78,10 +88,12 @@ class Engine(Protocol):
     Attributes:
         NAME: Of the engine.
         HALVES: Whether blocks of shared half points save it anything.
+        SUMS: Kind of the sums of samples: float64 where they are added in order, else int64.
     """
 
     NAME: str
     HALVES: bool
+    SUMS: torch.dtype
 
     def top_k(
         self, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
@@ -199,7 +211,7 @@ class Engine(Protocol):
             The samples in it, each with weight 1 / (2 band).
         """
 
-    def count(self, site: np.ndarray, first: int, per_group: int, counts: np.ndarray) -> None:
+    def count(self, site: torch.Tensor, first: int, per_group: int, counts: torch.Tensor) -> None:
         """Count winners, groups of samples going to the rows of `counts` in turn.
 
         Args:
@@ -209,8 +221,8 @@ class Engine(Protocol):
             counts: (batches, n) int64, added to.
         """
 
-    def add_points(self, block: Block, site: np.ndarray, sums: np.ndarray) -> None:
-        """Add every sample of a block to the row of its cell in `sums` (n, d) float64."""
+    def add_points(self, block: Block, site: torch.Tensor, sums: torch.Tensor) -> None:
+        """Add every sample of a block to the row of its cell in `sums` (n, d): see `add_rows`."""
 
 
 def bind(engine: str, sites: torch.Tensor) -> Engine:
@@ -224,16 +236,24 @@ def bind(engine: str, sites: torch.Tensor) -> Engine:
     device = sites.device
     if name == "auto":
         n, d = sites.shape
-        name = choose_engine(n, d, device, has_numba=installed("numba"))
+        there = {f"has_{package}": installed(package) for package in ("numba", "triton")}
+        name = choose_engine(n, d, device, **there)
     if name in ("numba", "kdtree") and device.type != "cpu":
-        raise _check.fail("engine", f"be 'torch' or 'keops' on {device}", repr(name))
-    package = {"numba": "numba", "keops": "pykeops"}.get(name)
+        raise _check.fail("engine", f"be 'triton', 'torch' or 'keops' on {device}", repr(name))
+    if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        way_out = "move the sites to a GPU, or leave the engine out"
+        raise _check.fail("engine", f"be none that needs a GPU on {device}", repr(name), way_out)
+    package = {"numba": "numba", "triton": "triton", "keops": "pykeops"}.get(name)
     if package and not installed(package):
         raise ImportError(f"engine={name!r} needs {package}: pip install {package}")
     if name == "numba":
         from aeot.search import numba_engine
 
         return numba_engine
+    if name == "triton":
+        from aeot.search import triton_engine
+
+        return triton_engine
     if name == "keops":
         from aeot.search import keops_engine
 
@@ -262,8 +282,8 @@ def top_k(
         sites: (n, d), on the same device.
         heights: (n,).
         k: How many planes, 1 <= k <= n.
-        engine: "auto" (see `choose_engine`), "numba" (CPU), "torch", "keops" (needs pykeops and a
-            C++ compiler) or "kdtree" (CPU; for small d).
+        engine: "auto" (see `choose_engine`), "numba" (CPU), "triton" (GPU), "torch", "keops" (needs
+            pykeops and a C++ compiler) or "kdtree" (CPU; for small d).
 
     Returns:
         values (m, k) in the dtype of the points and indices (m, k) int64.

@@ -20,6 +20,7 @@ from aeot.search.torch_engine import add_points, arrange, close_pairs, count, ea
 __all__ = [
     "HALVES",
     "NAME",
+    "SUMS",
     "add_points",
     "arrange",
     "candidates",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 NAME = "kdtree"
 HALVES = False
+SUMS = torch.int64
 _EPS = 64 * torch.finfo(torch.float64).eps
 
 

@@ -26,6 +26,7 @@ from aeot.search.torch_engine import (
 __all__ = [
     "HALVES",
     "NAME",
+    "SUMS",
     "add_points",
     "arrange",
     "candidates",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 NAME = "keops"
 HALVES = False
+SUMS = torch.int64
 
 
 def top_k(

@@ -36,6 +36,7 @@ from aeot.search.planes import (
 T = TypeVar("T")
 NAME = "numba"
 HALVES = True
+SUMS = torch.float64
 _compiled = njit(fastmath=True, error_model="numpy")
 LOW = np.float32(_planes.LOW)  # fastmath wants no infinities
 LOWEST = np.float32(-3e38)  # below every height of any size
@@ -521,16 +522,21 @@ def _add_points(site, left, right, per_block, sums):  # noqa: ANN001, ANN202
                 tail[c] += other[c]
 
 
-def add_points(block: Block, site: np.ndarray, sums: np.ndarray) -> None:
+def add_points(block: Block, site: torch.Tensor, sums: torch.Tensor) -> None:
     """Add every sample of a block to the sums of its cell."""
-    _add_points(site, block.left.numpy(), block.right.numpy(), block.group, sums)
+    left, right = block.left.numpy(), block.right.numpy()
+    _add_points(site.numpy(), left, right, block.group, sums.numpy())
 
 
 @_compiled
-def count(site: np.ndarray, first: int, per_group: int, counts: np.ndarray) -> None:
-    """Count winners, groups of samples going to the rows of `counts` in turn."""
+def _count(site, first, per_group, counts):  # noqa: ANN001, ANN202
     for k in range(site.size):
         counts[(first + k // per_group) % counts.shape[0], site[k]] += 1
+
+
+def count(site: torch.Tensor, first: int, per_group: int, counts: torch.Tensor) -> None:
+    """Count winners, groups of samples going to the rows of `counts` in turn."""
+    _count(site.numpy(), first, per_group, counts.numpy())
 
 
 @_compiled
@@ -601,4 +607,5 @@ def close_pairs(
     out = _Close(np.empty(m, np.int32), np.empty(m, np.int32), np.empty(m, np.float64))
     winner, runner = first.numpy(), second.numpy()
     k = _close_pairs(winner, runner, gap.numpy(), sites.numpy(), window, near, out)
-    return out.left[:k].copy(), out.right[:k].copy(), out.weight[:k].copy()
+    left, right, weight = (torch.from_numpy(x[:k].copy()) for x in out)
+    return left, right, weight

@@ -15,6 +15,7 @@ import torch
 
 LOW = -1e30  # the height of padding columns
 WIDTH = 32  # groups of sixteen columns lie side by side in tiles of 16 * WIDTH
+FIXED = 2.0**29  # one, in sums of whole numbers: a float32 near one keeps all its digits
 _TILE = 1 << 20  # numbers held at once; a constant, so that no setting changes a result
 
 
@@ -145,7 +146,7 @@ Listed: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
 
 # Samples near a facet: winner (k,), runner-up (k,), and weight (k,) float64. The weights of a pair,
 # summed and divided by the number of samples, estimate the mass of its facet per unit of height.
-Edges: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+Edges: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,22 @@ def joined(parts: list[Listed]) -> Listed:
     starts.append(parts[-1][0][-1:] + int(offsets[-2]))
     _, site, value, lead, bound = zip(*parts, strict=True)
     return torch.cat(starts), torch.cat(site), torch.cat(value), torch.cat(lead), torch.cat(bound)
+
+
+def add_rows(sums: torch.Tensor, index: torch.Tensor, rows: torch.Tensor, *, sign: int = 1) -> None:
+    """Add rows (m, d), or subtract them, to the rows of `sums` (n, d) that `index` (m,) names.
+
+    Sums of whole numbers count in units of 1 / `FIXED`: their bits depend on no order of adding.
+    """
+    if sums.dtype == torch.int64:
+        rows = (rows.to(torch.float64) * FIXED).round()
+    sums.index_add_(0, index, rows.to(sums.dtype), alpha=sign)
+
+
+def mean_rows(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return sums (n, d) of `add_rows` divided by how many rows (n,) they are of, float64."""
+    unit = FIXED if sums.dtype == torch.int64 else 1.0
+    return sums.to(torch.float64) / unit / counts.clamp(min=1)[:, None]
 
 
 def rounding(

@@ -21,6 +21,7 @@ from aeot.search.planes import (
     Listed,
     Planes,
     Winners,
+    add_rows,
     padded_columns,
     sure,
 )
@@ -28,6 +29,7 @@ from aeot.search.planes import (
 T = TypeVar("T")
 NAME = "torch"
 HALVES = True
+SUMS = torch.int64
 _GROUPS = 16  # columns per group in the two-level maximum
 _TILE = 1 << 20  # scores held at once; a constant, so that no setting changes a result
 
@@ -260,15 +262,16 @@ def close_pairs(
     band = (near * apart).clamp(max=window)
     close = gap < band
     weight = 0.5 / band[close].double()
-    return i[close].cpu().numpy(), j[close].cpu().numpy(), weight.cpu().numpy()
+    return i[close], j[close], weight
 
 
-def count(site: np.ndarray, first: int, per_group: int, counts: np.ndarray) -> None:
+def count(site: torch.Tensor, first: int, per_group: int, counts: torch.Tensor) -> None:
     """Count winners, groups of samples going to the rows of `counts` in turn."""
-    batch = (np.arange(site.size) // per_group + first) % counts.shape[0]
-    np.add.at(counts, (batch, site), 1)
+    batches, n = counts.shape
+    batch = (torch.arange(len(site), device=site.device) // per_group + first) % batches
+    counts.view(-1).index_add_(0, batch * n + site, torch.ones_like(batch))
 
 
-def add_points(block: Block, site: np.ndarray, sums: np.ndarray) -> None:
+def add_points(block: Block, site: torch.Tensor, sums: torch.Tensor) -> None:
     """Add every sample of a block to the sums of its cell."""
-    np.add.at(sums, site, block.points().cpu().numpy().astype(np.float64))
+    add_rows(sums, site, block.points())

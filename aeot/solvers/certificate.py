@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.stats
 import torch
 
-from aeot.search.planes import Edges
+from aeot.search.planes import Edges, add_rows
 from aeot.solvers.oracles import NEAR
 from aeot.solvers.scorer import Scorer
 
@@ -43,13 +44,14 @@ class Tally:
     """Counts of fresh samples at given heights, kept in independent batches.
 
     Attributes:
-        counts: (BATCHES, n) int64.
-        sums: (n, d) float64, the sum of the samples in each cell, columns in the scorer's order.
+        counts: (BATCHES, n) int64, where the samples are.
+        sums: (n, d), the sum of the samples in each cell (`planes.add_rows`), columns in the
+            scorer's order.
         edges: The samples near facets, one entry per block, if asked for.
     """
 
-    counts: np.ndarray
-    sums: np.ndarray | None
+    counts: torch.Tensor
+    sums: torch.Tensor | None
     edges: list[Edges] = field(default_factory=list)
 
     @property
@@ -60,7 +62,7 @@ class Tally:
     @property
     def cell_counts(self) -> np.ndarray:
         """Samples per cell, (n,)."""
-        return self.counts.sum(0)
+        return self.counts.sum(0).cpu().numpy()
 
     def joined(self, other: Tally) -> Tally:
         """Return this and the samples of another, whose sums went into the same array."""
@@ -73,7 +75,7 @@ def tally(
     stage: str,
     blocks: range,
     *,
-    sums: np.ndarray | None = None,
+    sums: torch.Tensor | None = None,
     window: float | None = None,
 ) -> Tally:
     """Count where the samples of some blocks belong, as `BrenierMap.cell` says.
@@ -86,11 +88,12 @@ def tally(
         heights: (n,) float64, standard coordinates.
         stage: Key of the samples.
         blocks: Which blocks.
-        sums: (n, d) float64, columns in the order of the scorer, to which every sample is added.
+        sums: (n, d) of the engine's kind, columns in the order of the scorer, to which every sample
+            is added.
         window: Collect the samples in a band of this width along the facets.
     """
     n = heights.shape[0]
-    counts = np.zeros((BATCHES, n), np.int64)
+    counts = torch.zeros(BATCHES, n, dtype=torch.int64, device=heights.device)
     # Samples of one group share half points, so a group goes to one batch as a whole.
     per_group = scorer.split**2 if scorer.split > 1 else 32
     per_block = scorer.block_samples // per_group
@@ -98,18 +101,17 @@ def tally(
     doubtful: list[_Doubtful] = []
     found = scorer.winners(heights, stage, blocks, runners=window is not None, doubts=True)
     for index, won in zip(blocks, found, strict=True):
-        cell = won.site.cpu().numpy()
-        scorer.engine.count(cell, index * per_block, per_group, counts)
+        scorer.engine.count(won.site, index * per_block, per_group, counts)
         if sums is not None:
-            scorer.engine.add_points(won.block, cell, sums)
+            scorer.engine.add_points(won.block, won.site, sums)
         if window is not None:
             second = won.second.index_fill(0, won.unsure, -1)
             near = won.site, second, won.gap, window, NEAR
             edges.append(scorer.engine.close_pairs(scorer.problem.sites, *near))
         if len(won.unsure):
-            batch = (index * per_block + won.unsure.cpu().numpy() // per_group) % BATCHES
+            batch = (index * per_block + won.unsure // per_group) % BATCHES
             z, x = won.block.some(won.unsure), scorer.points(won.block, won.unsure)
-            doubtful.append(_Doubtful(z, x, cell[won.unsure.cpu().numpy()], batch))
+            doubtful.append(_Doubtful(z, x, won.site[won.unsure].long(), batch))
         if doubtful and (index == blocks[-1] or sum(map(len, doubtful)) >= _AT_ONCE):
             near_again = _settled(scorer, heights, doubtful, counts, sums, window)
             edges += [] if near_again is None else [near_again]
@@ -124,14 +126,14 @@ class _Doubtful:
     Attributes:
         z: (k, d) float32, columns in the scorer's order.
         x: (k, d) float64, the same in the caller's coordinates.
-        cell: (k,), where they were counted.
-        batch: (k,), in which batch.
+        cell: (k,) int64, where they were counted.
+        batch: (k,) int64, in which batch.
     """
 
     z: torch.Tensor
     x: torch.Tensor
-    cell: np.ndarray
-    batch: np.ndarray
+    cell: torch.Tensor
+    batch: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.cell)
@@ -141,33 +143,33 @@ def _settled(
     scorer: Scorer,
     heights: torch.Tensor,
     doubtful: list[_Doubtful],
-    counts: np.ndarray,
-    sums: np.ndarray | None,
+    counts: torch.Tensor,
+    sums: torch.Tensor | None,
     window: float | None,
 ) -> Edges | None:
     """Decide doubtful samples as the caller would, put counts and sums right; return edges."""
     problem = scorer.problem
     two = window is not None and len(heights) > 1
     x, name = torch.cat([d.x for d in doubtful]), scorer.engine.NAME
-    values, sites = problem.decide(x, heights, 1 + two, engine=name)
-    values, found = values.cpu(), sites.cpu().numpy()
-    cell = np.concatenate([d.cell for d in doubtful])
+    values, found = problem.decide(x, heights, 1 + two, engine=name)
+    cell = torch.cat([d.cell for d in doubtful])
     moved = cell != found[:, 0]
-    batch = np.concatenate([d.batch for d in doubtful])[moved]
+    batch = torch.cat([d.batch for d in doubtful])[moved]
     before, after = cell[moved], found[moved, 0]
-    np.subtract.at(counts, (batch, before), 1)
-    np.add.at(counts, (batch, after), 1)
+    flat, one = counts.view(-1), torch.ones_like(batch)
+    flat.index_add_(0, batch * len(heights) + before, one, alpha=-1)
+    flat.index_add_(0, batch * len(heights) + after, one)
     if sums is not None:
-        z = torch.cat([d.z for d in doubtful]).cpu().numpy()[moved].astype(np.float64)
-        np.subtract.at(sums, before, z)
-        np.add.at(sums, after, z)
+        z = torch.cat([d.z for d in doubtful])[moved]
+        add_rows(sums, before, z, sign=-1)
+        add_rows(sums, after, z)
     if not two:
         return None
     # The sites apart in float64: those of near-duplicates may be one in float32.
-    y = problem.caller_sites
-    apart = ((y[found[:, 0]] - y[found[:, 1]]) @ problem.factor).norm(dim=1) / problem.scale
-    band = (NEAR * apart).clamp(max=window).numpy()
-    close = (values[:, 0] - values[:, 1]).numpy() < band
+    y, factor = problem.given, problem.factor.to(found.device)
+    apart = ((y[found[:, 0]] - y[found[:, 1]]) @ factor).norm(dim=1) / problem.scale
+    band = (NEAR * apart).clamp(max=window)
+    close = values[:, 0] - values[:, 1] < band
     return found[close, 0], found[close, 1], 0.5 / band[close]
 
 
@@ -222,19 +224,15 @@ def certify(result: Tally, masses: np.ndarray, look: int | None = None) -> Certi
         The certificate.
     """
     n_batches, m = BATCHES, result.n_samples
-    share = result.counts / np.maximum(result.counts.sum(1, keepdims=True), 1)
-    root = np.sqrt(masses)
-    scaled = (share - masses) * np.sqrt(root.sum() / root)
-    products = scaled @ scaled.T
+    products, mean, noise = _between(result.counts, masses)
     row = (products.sum(1) - products.diagonal()) / (n_batches - 1)
     square = float(row.mean())
     off = products[~np.eye(n_batches, dtype=bool)]
     pair = float(off.var(ddof=1))
     own = max(float(row.var(ddof=1)) - pair / (n_batches - 1), 0.0)
-    upper = 0.5 * np.sqrt(_bound(square, own, pair, scaled.mean(0), quantile(look)))
+    upper = 0.5 * np.sqrt(_bound(square, own, pair, mean, quantile(look)))
 
     total = result.cell_counts / m
-    noise = share.var(axis=0, ddof=1).sum() / n_batches
     inflation = noise / max(float((total * (1 - total)).sum()) / m, 1e-300)
     # Mean absolute deviation of a Poisson count: 2 lambda P(floor lambda).
     expected = m * masses
@@ -275,6 +273,23 @@ def _bound(square: float, own: float, pair: float, mean: np.ndarray, errors: flo
         spread = 2 * (n_batches - 2) * (own + more) + pair + 2 * more
         bound = low + errors * np.sqrt(2 / (n_batches * (n_batches - 1)) * spread)
     return float(bound)
+
+
+def _between(counts: torch.Tensor, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Compare batches: products of their scaled deviations (BATCHES, BATCHES), and their mean (n,).
+
+    Also the variance of the mean of their masses. On a GPU they are made there: the counts are many vectors of n.
+    """
+    a: Any = counts.to(torch.float64)
+    nu: Any = torch.from_numpy(masses).to(a.device)
+    if a.device.type == "cpu":
+        a, nu = a.numpy(), nu.numpy()
+    share = a / a.sum(1)[:, None].clip(1)
+    root = nu**0.5
+    scaled = (share - nu) * (root.sum() / root) ** 0.5
+    noise = ((share - share.mean(0)) ** 2).sum(0) / (len(share) - 1)
+    products, mean = (torch.as_tensor(x).cpu().numpy() for x in (scaled @ scaled.T, scaled.mean(0)))
+    return products, mean, float(noise.sum()) / len(share)
 
 
 def certificate_size(masses: np.ndarray, tol: float, inflation: float = 1.0, look: int = 1) -> int:

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aeot import _check, _io
-from aeot._environment import plain_methods
+from aeot._environment import plain_methods, resolve_device
 from aeot._estimator import Saved
 from aeot._rng import generator
 from aeot.maps.conditional import ConditionalMap, Label, class_numbers, classes_of
@@ -55,7 +55,8 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         source: "box" (unit cube), "ball" (unit ball), "gaussian" (standard), or a measure.
         tol: Total variation to certify; see `solve_semidiscrete`.
         method: "auto", "newton", "lbfgs", "adam" or "exact".
-        engine: "auto", "numba", "torch", "keops" or "kdtree"; see `solve_semidiscrete`.
+        engine: "auto", "numba", "triton", "torch", "keops" or "kdtree"; see `solve_semidiscrete`.
+        device: Where to solve; None: the first GPU, else the CPU.
         max_samples: Sample budget; see `solve_semidiscrete`.
         conditional: Solve one transport for each class in the y of `fit`. Without it y is ignored,
             as pipelines pass it to every step.
@@ -99,6 +100,7 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         tol: float = 0.02,
         method: str = "auto",
         engine: str = "auto",
+        device: str | None = None,
         max_samples: float | None = None,
         conditional: bool = False,
         random_state: int | np.random.RandomState | None = 0,
@@ -107,6 +109,7 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.tol = tol
         self.method = method
         self.engine = engine
+        self.device = device
         self.max_samples = max_samples
         self.conditional = conditional
         self.random_state = random_state
@@ -133,6 +136,7 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         _check.choice("method", self.method, METHODS)
         _check.flag("conditional", self.conditional)
+        device = resolve_device(self.device)
         X = _checked(X, partial(validate_data, self))  # noqa: N806
         weight = _weights(sample_weight, len(X))
         options: dict[str, Any] = {"tol": self.tol, "method": self.method, "engine": self.engine}
@@ -145,11 +149,11 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 raise _check.fail("y", "hold the class of every row", "none", way_out)
             found = classes_of("y", _column(y), len(X))
             sites, masses, site_of_row, labels = _merged_by_class(X, weight, *found)
-            given = torch.from_numpy(sites), labels, torch.from_numpy(masses)
+            given = torch.from_numpy(sites).to(device), labels, torch.from_numpy(masses)
             solution = solve_conditional(measure, *given, **options)
         else:
             sites, masses, site_of_row = merge_duplicates(X, weight)
-            given = torch.from_numpy(sites), torch.from_numpy(masses)
+            given = torch.from_numpy(sites).to(device), torch.from_numpy(masses)
             solution = solve_semidiscrete(measure, *given, **options)
         # All at once: a fit that was stopped leaves what was learned before.
         self.site_of_row_ = site_of_row
@@ -157,8 +161,9 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _learn(self, solution: Solution | ConditionalSolution) -> Self:
         """Take over a solution on the distinct sites."""
-        self.solution_, self.brenier_ = solution, solution.map(engine=self.engine)
-        brenier = self.brenier_
+        # Whatever the device of the solve, rows and answers are NumPy's: the map works beside them.
+        self.solution_ = solution
+        self.brenier_ = brenier = solution.map(engine=self._host_engine()).to("cpu")
         self.sites_, self.masses_ = brenier.sites.numpy(), brenier.masses.numpy()
         self.heights_ = brenier.heights.numpy()
         if isinstance(brenier, ConditionalMap):
@@ -169,6 +174,9 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self._n_features_out = self.sites_.shape[1]
         return self
 
+    def _host_engine(self) -> str:
+        return "auto" if self.engine == "triton" else self.engine
+
     def transform(self, X: Any, y: Any = None) -> np.ndarray:  # noqa: ANN401, N803
         """Return the source coordinates of rows of data (m, d): their multivariate ranks, (m, d).
 
@@ -178,12 +186,12 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         X = self._data(X)  # noqa: N806
         if y is None:
-            _, rows = nearest(X, self.sites_, engine=self.engine)
+            _, rows = nearest(X, self.sites_, engine=self._host_engine())
             return self.centroids_[rows[:, 0].numpy()]
         numbers, out = self._numbers(y, len(X)).numpy(), np.empty_like(X)
         for k in np.unique(numbers):
             own = np.flatnonzero(self.class_of_site_ == self.classes_[k])
-            _, rows = nearest(X[numbers == k], self.sites_[own], engine=self.engine)
+            _, rows = nearest(X[numbers == k], self.sites_[own], engine=self._host_engine())
             out[numbers == k] = self.centroids_[own[rows[:, 0].numpy()]]
         return out
 

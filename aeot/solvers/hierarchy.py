@@ -10,7 +10,7 @@ import torch
 
 from aeot import _check, _loop
 from aeot._check import ArrayLike
-from aeot._environment import plain_methods, plain_torch
+from aeot._environment import plain_methods, plain_torch, resolve_device
 from aeot.maps.brenier import BrenierMap
 from aeot.measures import Measure, Sampler, check_source
 from aeot.solvers.clusters import cluster
@@ -59,6 +59,7 @@ class HierarchicalMap:
     def cell(self, points: ArrayLike) -> torch.Tensor:
         """Return the site that every point (m, d) is sent to, (m,) int64."""
         points = _check.points("points", points, dim=self.sites.shape[1], min_rows=0)
+        back, points = points.device, points.to(self.coarse.sites.device)
         group = self.coarse.map(engine=self.engine).cell(points)
         site = torch.empty(points.shape[0], dtype=torch.int64, device=points.device)
         for k, part in enumerate(self.parts):
@@ -66,7 +67,7 @@ class HierarchicalMap:
             if bool(inside.any()):
                 own = torch.nonzero(self.labels == k)[:, 0].to(points.device)
                 site[inside] = own[part.map(engine=self.engine).cell(points[inside])]
-        return site
+        return site.to(back)
 
     def __call__(self, points: ArrayLike) -> torch.Tensor:
         """Map points (m, d) to sites, (m, d)."""
@@ -88,6 +89,7 @@ def solve_hierarchical(
     clusters: int | None = None,
     tol: float = 0.02,
     engine: str = "auto",
+    device: str | torch.device | None = None,
     seed: int = 0,
 ) -> HierarchicalMap:
     """Transport onto clusters of sites, then onto the sites within each cluster.
@@ -102,6 +104,7 @@ def solve_hierarchical(
         clusters: How many; about sqrt(n) if left out.
         tol: Total variation to certify, of the coarse map and of every part.
         engine: See `solve_semidiscrete`.
+        device: Where to compute; None: the first GPU, else the CPU. The map takes points of any.
         seed: Seed of clusters and samples.
 
     Returns:
@@ -124,7 +127,7 @@ def solve_hierarchical(
     """
     check_source(source)
     seed = _check.seed("seed", seed)
-    y = _check.points("sites", sites, dim=source.dim)
+    y = _check.points("sites", sites, dim=source.dim).to(resolve_device(device))
     nu = _check.masses(masses, y.shape[0])
     reject_duplicates(y)
     k = max(1, round(y.shape[0] ** 0.5)) if clusters is None else clusters

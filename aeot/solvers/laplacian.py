@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg
+import torch
 
 from aeot._compile import njit
+from aeot.solvers.torch_laplacian import TorchLaplacian
+
+# Where a GPU makes them they stay there; both know @, +, *, / and `diagonal`.
+Laplacian: TypeAlias = sp.csr_matrix | TorchLaplacian
 
 _SMALL = 2000  # vertices up to which a dense-ish factor is nothing
 _COARSE = 20_000  # vertices of a plane from which a coarser graph beats a factor
 _DAMPED = 2 / 3  # of a Jacobi sweep: the Laplacian over its diagonal has no eigenvalue above 2
+
+
+def beside(laplacian: Laplacian, x: torch.Tensor) -> Any:  # noqa: ANN401
+    """Return a vector (n,) as the Laplacian multiplies it: of numpy, or of torch on its device."""
+    if isinstance(laplacian, TorchLaplacian):
+        return x.to(laplacian.data.device)
+    return x.detach().cpu().numpy()
 
 
 class LaplacianSolver:
@@ -166,19 +179,19 @@ def preconditioned(
 
 
 def conjugate_gradient(
-    laplacian: sp.csr_matrix,
-    ridge: np.ndarray,
-    right: np.ndarray,
+    laplacian: Laplacian,
+    ridge: Any,  # noqa: ANN401
+    right: Any,  # noqa: ANN401
     *,
     tolerance: float = 1e-2,
     max_steps: int = 100,
-) -> np.ndarray:
+) -> Any:  # noqa: ANN401
     """Solve ``(laplacian + diag(ridge)) x = right`` by Jacobi-preconditioned conjugate gradients.
 
     Args:
         laplacian: (n, n), symmetric positive semidefinite.
-        ridge: (n,), >= 0.
-        right: (n,).
+        ridge: (n,), >= 0, of the Laplacian's kind (`beside`).
+        right: (n,), the same.
         tolerance: Residual norm to reach, relative to that of `right` (in the preconditioned norm).
         max_steps: The most iterations.
 
@@ -187,9 +200,9 @@ def conjugate_gradient(
     """
     # Not scipy.sparse.linalg.cg: on the solver's systems of 600 to 60 000 sites, five to seven
     # iterations each, it takes 1.4 to 2.3 times as long for its operators in Python.
-    inverse = 1 / np.maximum(laplacian.diagonal() + ridge, 1e-300)
-    x = np.zeros_like(right)
-    residual = right.copy()
+    inverse = 1 / (laplacian.diagonal() + ridge).clip(1e-300)
+    x = 0 * right
+    residual = 1 * right
     direction = inverse * residual
     rho = first = float(residual @ direction)
     for _ in range(max_steps):

@@ -10,7 +10,7 @@ import scipy.optimize
 import scipy.sparse
 import torch
 
-from aeot.solvers.laplacian import LaplacianSolver, conjugate_gradient
+from aeot.solvers.laplacian import Laplacian, LaplacianSolver, beside, conjugate_gradient
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Evaluation:
     energy: float
     masses: torch.Tensor
     gradient: torch.Tensor
-    hessian: scipy.sparse.csr_matrix | None = None
+    hessian: Laplacian | None = None
     even: scipy.sparse.csr_matrix | None = None
 
 
@@ -81,8 +81,9 @@ def levenberg(
             break
         step, touched = _damped_step(now, heights - start, target, damping, trust)
         slope = float(now.gradient @ step)
-        numpy_step = step.cpu().numpy()
-        model = -slope - 0.5 * float(numpy_step @ (now.hessian @ numpy_step))
+        assert now.hessian is not None
+        along = beside(now.hessian, step)
+        model = -slope - 0.5 * float(along @ (now.hessian @ along))
         steps += 1
         if not model > 0:  # the box has bent the step uphill: turn it towards the gradient
             damping = 10 * max(damping, 1e-2)
@@ -107,16 +108,16 @@ def _damped_step(
     now: Evaluation, moved: torch.Tensor, target: torch.Tensor, damping: float, trust: Trust
 ) -> tuple[torch.Tensor, float]:
     assert now.hessian is not None
-    degree = now.hessian.diagonal()
-    gradient = now.gradient.cpu().numpy()
-    ridge = damping * (degree + 0.05 * target.cpu().numpy() / trust.unit)
+    degree = torch.as_tensor(now.hessian.diagonal()).to(target)
+    ridge = damping * (degree + 0.05 * target / trust.unit)
     # Nothing but the box holds a cell without an edge; left free, its step drowns the others'.
-    ridge = np.where(degree > 0, ridge, np.maximum(ridge, np.abs(gradient) / trust.up))
-    x = conjugate_gradient(now.hessian, ridge, -gradient)
-    step = torch.from_numpy(x).to(moved)
+    held = torch.maximum(ridge, now.gradient.abs().to(ridge) / trust.up)
+    ridge = torch.where(degree > 0, ridge, held)
+    sides = beside(now.hessian, ridge), beside(now.hessian, -now.gradient)
+    step = torch.as_tensor(conjugate_gradient(now.hessian, *sides)).to(moved)
     goal = moved + step
     goal = goal - goal.median()
-    fall = target / torch.from_numpy(degree).to(target).clamp(min=1e-300)
+    fall = target / degree.clamp(min=1e-300)
     fall = fall.clamp(trust.up, trust.down * trust.up)
     clipped = torch.minimum(torch.maximum(goal, -fall), torch.full_like(goal, trust.up))
     return clipped - moved, float((clipped != goal).double().mean())

@@ -8,22 +8,24 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import scipy.sparse
 import torch
 
 from aeot import _loop
 from aeot.geometry.diagram import laplacian
 from aeot.search.engines import Engine
 from aeot.search.planes import CandidateLists, Edges
+from aeot.solvers.laplacian import Laplacian
 from aeot.solvers.minimize import Evaluation
 from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer
+from aeot.solvers.torch_laplacian import TorchLaplacian
 
 T = TypeVar("T")
 # The width of the band along a facet in which samples are counted as its mass, at most this
 # part of the change of the gap over one standard deviation of the source: without it the facet
 # of two near-duplicate sites is lost in the band and one of them swallows the other's mass.
 NEAR = 0.87
+_AT_ONCE = 1 << 28  # scores that are looked at together
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Bank:
                 edges.append(near)
         masses = counts.to(torch.float64) / m
         nu = self.problem.masses.to(masses)
-        hessian = None if window is None else facet_laplacian(edges, n, m)
+        hessian = None if window is None else facet_laplacian(edges, n, m, self.engine)
         energy = total / m - float(nu @ heights)
         return Evaluation(energy=energy, masses=masses, gradient=masses - nu, hessian=hessian)
 
@@ -90,10 +92,11 @@ class Bank:
 
     def absent(self) -> np.ndarray:
         """Return the sites that are in no list."""
-        listed = torch.zeros(self.problem.sites.shape[0], dtype=torch.bool)
+        sites = self.problem.sites
+        listed = torch.zeros(len(sites), dtype=torch.bool, device=sites.device)
         for lists in self.lists:
-            listed[lists.site.long().cpu()] = True
-        return np.flatnonzero(~listed.numpy())
+            listed[lists.site.long()] = True
+        return np.flatnonzero(~listed.cpu().numpy())
 
     def _map(self, part: Callable[[CandidateLists], T]) -> Iterator[T]:
         if self.threads == 1 or len(self.lists) == 1:
@@ -103,10 +106,15 @@ class Bank:
             yield from pool.map(part, self.lists)
 
 
-def facet_laplacian(edges: list[Edges], n: int, m: int) -> scipy.sparse.csr_matrix:
-    """Return the Laplacian (n, n) of the facets that m samples were collected near."""
-    i, j, weight = (np.concatenate(part) for part in zip(*edges, strict=True))
-    return laplacian(i, j, weight / m, n)
+def facet_laplacian(edges: list[Edges], n: int, m: int, engine: Engine) -> Laplacian:
+    """Return the Laplacian (n, n) of the facets that m samples were collected near.
+
+    On the host where the engine sums there, else where the samples are.
+    """
+    i, j, weight = (torch.cat(part) for part in zip(*edges, strict=True))
+    if engine.SUMS is torch.int64:
+        return TorchLaplacian.of_pairs(i.long(), j.long(), weight, n) / m
+    return laplacian(i.numpy(), j.numpy(), weight.numpy() / m, n)
 
 
 def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor], Evaluation]:
@@ -156,8 +164,13 @@ def best_gaps(
     """
     shape = 8, chosen.size
     nearest = torch.full(shape, torch.inf, dtype=torch.float32, device=heights.device)
+    # A GPU's blocks are large: some of the sites at a time.
+    some = max(1, _AT_ONCE // scorer.block_samples)
     for won in scorer.winners(heights, stage, blocks):
-        gap = won.value[:, None] - scorer.scores_of(won.block, heights, chosen)
-        nearest = torch.cat([nearest, gap]).topk(8, dim=0, largest=False, sorted=True).values
+        for first in range(0, chosen.size, some):
+            columns = slice(first, first + some)
+            scores = scorer.scores_of(won.block, heights, chosen[columns])
+            gap = torch.cat([nearest[:, columns], won.value[:, None] - scores])
+            nearest[:, columns] = gap.topk(8, dim=0, largest=False, sorted=True).values
     index = torch.from_numpy(rank - 1).to(heights.device)
     return nearest.gather(0, index[None])[0].to(torch.float64)

@@ -12,6 +12,7 @@ on z, the sites of size one and these heights, which makes it blind to shifts an
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,6 +108,15 @@ class Problem:
     place: torch.Tensor
     supply: Supply = field(default_factory=Supply)
 
+    @functools.cached_property
+    def _given(self) -> torch.Tensor:
+        return self.caller_sites.to(self.sites.device)
+
+    @property
+    def given(self) -> torch.Tensor:
+        """The sites as given, (n, d) float64, on the solver's device: carried there once."""
+        return self.caller_sites if self.sites.device.type == "cpu" else self._given
+
     def to_standard(self, heights: torch.Tensor) -> torch.Tensor:
         """Carry the caller's heights into standard coordinates, mean zero, (n,) float64."""
         h = heights.to(self.mean)
@@ -143,7 +153,7 @@ class Problem:
             Scores in units of standard coordinates (m, k) float64, and sites (m, k) int64.
         """
         h = self.from_standard(heights.cpu())[self.place].to(points.device)
-        sites = self.caller_sites[self.place].to(points.device)
+        sites = self.given[self.place.to(points.device)]
         values, found = top_k(points, sites, h, k, engine=engine)
         return values / self.scale, self.place.to(points.device)[found]
 

@@ -38,6 +38,13 @@ T = TypeVar("T")
 _CERTIFIED, _PREPARED = 1.0, 0.5
 
 
+def default_memory(device: torch.device) -> int:
+    """Return how many bytes scores in flight may take: a quarter of what is free on a GPU."""
+    if device.type != "cuda":
+        return 1 << 28
+    return max(torch.cuda.mem_get_info(device)[0] // 4, 1 << 28)
+
+
 def _longest(rows: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).max())
 
@@ -51,6 +58,7 @@ class Scorer:
         split: m, how many first halves meet how many second halves; 1 for independent samples,
             as always where the engine saves nothing by it.
         memory: Bytes that the scores in flight may take; rounding aside, it changes no result.
+            None: `default_memory`.
         threads: Worker threads; torch's setting if left out. It changes no result.
 
     Attributes:
@@ -65,16 +73,20 @@ class Scorer:
         *,
         engine: str = "auto",
         split: int = 1,
-        memory: int = 1 << 28,
+        memory: int | None = None,
         threads: int | None = None,
     ) -> None:
+        memory = default_memory(problem.sites.device) if memory is None else memory
         self.problem, self.memory = problem, memory
         n, d = problem.sites.shape
         self.engine = bind(engine, problem.sites)
         self.split = split = split if self.engine.HALVES else 1
-        # Powers of two near 16 MB of scores: fixed by n, whatever the memory.
+        # Powers of two near 16 MB of scores: fixed by n, whatever the memory. A GPU wants work for
+        # all of its processors.
         power = int(np.log2(max((1 << 22) // padded_columns(n), 1)))
         self.rows = int(2 ** min(max(power, 8), 9 if split > 1 else 12))
+        if problem.sites.device.type == "cuda":
+            self.rows = 1 << (14 if split > 1 else 17)
         self.block_samples = self.rows * split
         # Interleaved halves: with sorted principal axes both carry the same spread.
         order = torch.cat([torch.arange(0, d, 2), torch.arange(1, d, 2)])

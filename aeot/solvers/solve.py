@@ -22,6 +22,7 @@ from aeot._rng import stream_seed
 from aeot.geometry.tessellation import support
 from aeot.measures import Empirical, Measure, check_source
 from aeot.search.engines import ENGINES
+from aeot.search.planes import mean_rows
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact
@@ -54,7 +55,7 @@ def solve_semidiscrete(
     init: ArrayLike | None = None,
     seed: int = 0,
     max_samples: float | None = None,
-    memory: int = 1 << 28,
+    memory: int | None = None,
     threads: int | None = None,
     checkpoint: str | os.PathLike | None = None,
     on_step: Callable[[dict[str, Any]], bool | None] | None = None,
@@ -87,8 +88,9 @@ def solve_semidiscrete(
             certificate must not exceed, in (0, 1).
         method: "auto" (exact where possible, else "newton"); "newton"; "lbfgs"
             (quasi-Newton) on the same lists; "adam" on fresh samples, the published rule; "exact".
-        engine: What scores samples against sites: "auto" (numba on a CPU that has it, else torch),
-            "numba", "torch", "keops" or "kdtree"; exact cells need none.
+        engine: What scores samples against sites: "auto" (numba on a CPU that has it, Triton on a
+            GPU, else torch), "numba", "triton", "torch", "keops" or "kdtree"; exact cells need
+            none. Where it is neither numba nor kdtree all that is large stays on the device.
         init: (n,) heights to start from, in the caller's coordinates; used where their energy is
             below that of the start made from the data. On a line they are kept if within `tol`.
         seed: Seed of all samples, >= 0.
@@ -96,7 +98,8 @@ def solve_semidiscrete(
             Less than 16 384 + 64 d count as so many: they tell what the source is like and what
             the heights are worth. By default the solve ends after the step that exceeds
             eight times what an ordinary problem takes.
-        memory: Bytes for blocks of scores; rounding aside it changes no result.
+        memory: Bytes for blocks of scores; rounding aside it changes no result. None: 256 MiB, on a
+            GPU a quarter of what is free; halved where even that does not fit.
         threads: Worker threads on a CPU; torch's number if left out. They change no result.
         checkpoint: Directory where the state is saved and from which a solve of the same problem
             goes on, to the same heights: after every step, as long as that costs 2 % of the time
@@ -140,7 +143,7 @@ def solve_semidiscrete(
     method = _check.choice("method", method, METHODS)
     engine = _check.choice("engine", engine, ENGINES)
     seed = _check.seed("seed", seed)
-    memory = _check.integer("memory", memory, minimum=1 << 20)
+    memory = None if memory is None else _check.integer("memory", memory, minimum=1 << 20)
     threads = None if threads is None else _check.integer("threads", threads)
     if max_samples is not None:
         max_samples = _check.real("max_samples", max_samples, minimum=1)
@@ -248,7 +251,7 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
         phase="adam" if task.method == "adam" else "coarse",
         heights=torch.zeros(n, dtype=torch.float64, device=problem.sites.device),
         split=scorer.split,
-        sums=torch.zeros(n, d, dtype=torch.float64),
+        sums=torch.zeros(n, d, dtype=scorer.engine.SUMS, device=problem.sites.device),
         counts=torch.zeros(n, dtype=torch.int64),
     )
     given = None if init is None else problem.to_standard(init).to(problem.sites.device)
@@ -491,7 +494,7 @@ def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -
         history=list(state.history),
         n_samples=problem.supply.drawn,
         cell_masses=c.cell_masses[place].to(sites.device),
-        cell_centroids=centroids[place].to(sites),
+        cell_centroids=centroids[place.to(centroids.device)].to(sites),
         cell_variance=spread,
     )
 
@@ -502,14 +505,14 @@ def _means(problem: Problem, scorer: Scorer, state: State) -> tuple[torch.Tensor
     The variance is a difference; None where rounding leaves nothing of it, as for a source of
     clumps that are small against their distances.
     """
-    counts = state.counts
-    z = torch.zeros_like(problem.caller_sites)
-    z[:, scorer.order] = state.sums / counts.clamp(min=1)[:, None]
-    shift = z @ problem.factor.T
+    counts, device = state.counts, state.sums.device
+    z = torch.zeros(state.sums.shape, dtype=torch.float64, device=device)
+    z[:, scorer.order.to(device)] = mean_rows(state.sums, counts.to(device))
+    shift = z @ problem.factor.T.to(device)
     drawn = max(int(counts.sum()), 1)
-    between = float((counts / drawn).to(torch.float64) @ shift.square().sum(1))
+    between = float((counts / drawn).to(torch.float64) @ shift.square().sum(1).cpu())
     total = float((problem.factor @ problem.factor.T).trace())
     # The means carry their own sampling noise: one degree of freedom per cell that was hit.
     lost = 1 - float((counts > 0).sum()) / drawn
     spread = (total - between) / max(lost, 1e-9) / problem.factor.shape[0]
-    return problem.mean + shift, spread if total - between > 1e-3 * total else None
+    return problem.mean.to(device) + shift, spread if total - between > 1e-3 * total else None

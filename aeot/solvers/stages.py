@@ -29,7 +29,7 @@ import torch
 from aeot.search.heights import center
 from aeot.solvers.certificate import ENOUGH, Certificate, Tally, certificate_size, certify, tally
 from aeot.solvers.clusters import cluster, correct
-from aeot.solvers.laplacian import conjugate_gradient
+from aeot.solvers.laplacian import beside, conjugate_gradient
 from aeot.solvers.minimize import Trust, lbfgs, levenberg
 from aeot.solvers.oracles import Bank, best_gaps, facet_laplacian
 from aeot.solvers.problem import Problem
@@ -147,7 +147,9 @@ def try_start(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     state = measured(task, state)
     size = certificate_size(task.nu.numpy(), task.tol)
     state, c, result = check(task, state, "try", size)
-    state = state.with_facets(facet_laplacian(result.edges, task.n, 1), result.n_samples)
+    state = state.with_facets(
+        facet_laplacian(result.edges, task.n, 1, task.scorer(state).engine), result.n_samples
+    )
     worth = _worth(task, state, c)
     # Heights that were put together from parts are worth more than what began anew would find.
     if state.phase != "done" and worth < (2 if state.weight else GROW) * task.n:
@@ -219,7 +221,8 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     if state.phase == "done":
         return state, record
     if result.edges:
-        facets = state.laplacian() + facet_laplacian(result.edges, nu.size, 1)
+        engine = task.scorer(state).engine
+        facets = state.laplacian() + facet_laplacian(result.edges, nu.size, 1, engine)
         state = state.with_facets(facets, state.edged + c.n_samples)
     if state.split > 1 and c.inflation > break_even(task.scorer(state)):
         # Cells that follow one half of the coordinates, such as slabs: sharing does not pay. The
@@ -282,7 +285,7 @@ def check(
 
     def counted(blocks: range) -> Tally:
         window = BAND * state.unit if edges else None
-        return tally(scorer, state.heights, key, blocks, sums=sums.numpy(), window=window)
+        return tally(scorer, state.heights, key, blocks, sums=sums, window=window)
 
     blocks = scorer.blocks_left(m)
     result = counted(range(blocks))
@@ -352,12 +355,13 @@ def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     heights = state.heights
     now = bank.evaluate(heights)
     facets = state.laplacian() / state.edged
-    gradient = (c.cell_masses - task.nu).numpy()
     # A cell without an edge in the lists must not run away: its own mass is its stiffness.
-    degree = facets.diagonal()
-    ridge = 1e-6 * degree + np.where(degree > 0, 1e-6, 1.0) * task.nu.numpy() / state.unit
-    x = conjugate_gradient(facets, ridge, -gradient, tolerance=1e-3, max_steps=300)
-    step = torch.from_numpy(x)
+    degree = torch.as_tensor(facets.diagonal())
+    own = torch.where(degree > 0, 1e-6, 1.0).to(degree)
+    ridge = 1e-6 * degree + own * task.nu.to(degree) / state.unit
+    sides = beside(facets, ridge), beside(facets, task.nu - c.cell_masses)
+    x = conjugate_gradient(facets, *sides, tolerance=1e-3, max_steps=300)
+    step = torch.as_tensor(x).cpu()
     # The band along the facets blurs the Laplacian; the lists know the curvature exactly.
     ahead = bank.evaluate(heights + step.to(heights))
     change = float(step @ (ahead.masses - now.masses).cpu())

@@ -13,7 +13,9 @@ from aeot import _check, _io
 from aeot._rng import generator
 from aeot.measures import Empirical
 from aeot.solvers.certificate import Certificate
+from aeot.solvers.laplacian import Laplacian
 from aeot.solvers.problem import Problem
+from aeot.solvers.torch_laplacian import TorchLaplacian
 
 _PROBES = 256  # points of the source that stand for it in a checkpoint
 
@@ -45,7 +47,8 @@ class State:
         phase: The next step's stage, or "done".
         heights: (n,) float64, standard coordinates.
         split: Half points that share a block (`Scorer.split`).
-        sums: (n, d) float64, sum of the samples in each cell, columns in the scorer's order.
+        sums: (n, d), sum of the samples in each cell (`planes.add_rows`), columns in the scorer's
+            order, where the samples are.
         counts: (n,) int64, how many they are.
         step: How many steps of this stage were made.
         unit: Mean gap between the best score and the next.
@@ -90,15 +93,22 @@ class State:
         """Return the state before the first step of another stage."""
         return replace(self, phase=phase, step=0, lowest=1e300, stalled=0)
 
-    def with_facets(self, matrix: scipy.sparse.csr_matrix, samples: float) -> State:
+    def with_facets(self, matrix: Laplacian, samples: float) -> State:
         """Return the state with another Laplacian, of so many samples."""
-        data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
-        parts = torch.from_numpy(data), torch.from_numpy(indices), torch.from_numpy(indptr)
-        return replace(self, facets=parts, edged=samples)
+        data, indices, indptr = map(torch.as_tensor, (matrix.data, matrix.indices, matrix.indptr))
+        return replace(self, facets=(data, indices, indptr), edged=samples)
 
-    def laplacian(self) -> scipy.sparse.csr_matrix:
-        """Return the Laplacian of the facets, (n, n); nothing where none was seen."""
+    def laplacian(self) -> Laplacian:
+        """Return the Laplacian of the facets, (n, n); nothing where none was seen.
+
+        Beside sums of whole numbers it is one of torch, where they are.
+        """
         n = len(self.heights)
+        if self.sums.dtype == torch.int64:
+            if self.facets is not None:
+                return TorchLaplacian(*self.facets)
+            none = torch.zeros(0, dtype=torch.int64, device=self.sums.device)
+            return TorchLaplacian.of_pairs(none, none, none.to(torch.float64), n)
         if self.facets is None:
             return scipy.sparse.csr_matrix((n, n))
         return scipy.sparse.csr_matrix(tuple(x.numpy() for x in self.facets), shape=(n, n))
@@ -158,13 +168,16 @@ def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device)
             if got is not None and got.shape != shape:
                 raise _io.Damaged(f"{name} must have shape {shape}, got {_check.shown(got)}")
         try:
-            state.laplacian().check_format(full_check=True)
+            parts = tuple(x.numpy() for x in state.facets or ())
+            scipy.sparse.csr_matrix(parts or (n, n), shape=(n, n)).check_format(full_check=True)
         except (TypeError, ValueError) as error:
             raise _io.Damaged(f"its Laplacian is none ({error})") from error
-    lists, best = state.lists, state.best_heights
+    lists, best, facets = state.lists, state.best_heights, state.facets
     return replace(
         state,
         heights=state.heights.to(device),
+        sums=state.sums.to(device),
+        facets=None if facets is None else tuple(x.to(device) for x in facets),
         lists=lists and replace(lists, heights=lists.heights.to(device)),
         best_heights=None if best is None else best.to(device),
     )

@@ -7,7 +7,8 @@ from aeot import generator
 from aeot.search import numba_engine
 from aeot.search.engines import choose_engine, top_k
 
-ENGINES = ["numba", "torch", "kdtree", pytest.param("keops", marks=pytest.mark.keops)]
+TRITON = pytest.param("triton", marks=pytest.mark.interpreter)
+ENGINES = ["numba", "torch", "kdtree", pytest.param("keops", marks=pytest.mark.keops), TRITON]
 
 
 def problem(n, d, m=300, *, seed=0, dtype=torch.float64, shift=0.0, scale=1.0):
@@ -77,11 +78,26 @@ def test_an_engine_without_its_package_says_how_to_install_it(monkeypatch, engin
     top_k(points, sites, heights, 1)  # passes over it
 
 
-def test_auto_is_numba_on_a_cpu_that_has_it():
-    found = {
-        x: choose_engine(9, 2, x[0], has_numba=x[1]) for x in [("cpu", 1), ("cpu", 0), ("cuda", 1)]
-    }
-    assert found == {("cpu", 1): "numba", ("cpu", 0): "torch", ("cuda", 1): "torch"}
+@pytest.mark.parametrize(
+    ("device", "numba", "triton", "engine"),
+    [
+        ("cpu", True, True, "numba"),
+        ("cpu", False, True, "torch"),
+        ("cuda", True, True, "triton"),
+        ("cuda:1", False, True, "triton"),
+        ("cuda", True, False, "torch"),
+        ("mps", True, True, "torch"),
+    ],
+)
+def test_auto_takes_what_the_device_and_the_packages_offer(device, numba, triton, engine):
+    assert choose_engine(9, 2, device, has_numba=numba, has_triton=triton) == engine
+
+
+def test_what_needs_a_gpu_is_refused_on_a_cpu(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    points, sites, heights = problem(5, 2)
+    with pytest.raises(ValueError, match="engine must be none that needs a GPU on cpu"):
+        top_k(points, sites, heights, 1, engine="triton")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +105,7 @@ def test_auto_is_numba_on_a_cpu_that_has_it():
     [
         ({"k": 0}, "k must be a whole number >= 1, got 0"),
         ({"k": 6}, "k must be at most the number of sites 5, got 6"),
-        ({"engine": "faiss"}, "engine must be one of 'auto', 'numba', 'torch', 'keops'"),
+        ({"engine": "faiss"}, "engine must be one of 'auto', 'numba', 'triton', 'torch'"),
         ({"points": torch.zeros(3, 4)}, r"points must have shape \(rows, 2\)"),
         ({"points": torch.full((1, 2), torch.nan)}, "points must be finite"),
     ],

@@ -148,7 +148,7 @@ def test_a_tally_is_what_cell_says_of_its_own_samples(split):
     problem = standardise(source, y[ranked], masses, 0, ranked.argsort())
     scorer = Scorer(problem, split=split, threads=1)
     h = gaussian_heights(problem.sites) + 1e-9 * torch.randn(n, generator=generator(1)).double()
-    sums = np.zeros((n, d))
+    sums = torch.zeros(n, d, dtype=torch.float64)
     result = tally(scorer, h, "t", range(3), sums=sums)
     brenier = aeot.BrenierMap(source, y, problem.from_standard(h)[problem.place])
     counts, totals = np.zeros(n, np.int64), np.zeros((n, d))
@@ -165,7 +165,7 @@ def test_a_tally_is_what_cell_says_of_its_own_samples(split):
     assert (result.cell_counts[place] == counts).all()
     fast = sum(w.site.long().bincount(minlength=n) for w in scorer.winners(h, "t", range(3)))
     assert (fast.numpy()[place] != counts).sum() > 20  # float32 sees one of each pair
-    assert np.allclose(sums[place], totals, atol=1e-6)
+    assert np.allclose(sums.numpy()[place], totals, atol=1e-6)
 
 
 @pytest.mark.parametrize("window", [0.02, 1e9])  # in the second the distance of the sites decides
@@ -187,7 +187,7 @@ def test_a_sample_near_a_facet_is_one_edge_however_it_was_decided(window):
     i, j = best.indices.T
     apart = ((y[i] - y[j]) @ problem.factor).norm(dim=1) / problem.scale
     near = gap < (NEAR * apart).clamp(max=window)
-    keys = np.concatenate([first * n + second for first, second, _ in found.edges])
+    keys = torch.cat([first * n + second for first, second, _ in found.edges]).numpy()
     expected = (i * n + j)[near].numpy()
     assert unsure > 0.02 * len(x)
     assert abs(len(keys) - len(expected)) < 0.01 * len(expected)

@@ -114,7 +114,7 @@ def test_clusters_cover_and_correction_balances_them():
 def fake_tally(rng, truth, m, inflate=1):
     """Multinomial counts; `inflate` copies of every draw stand for dependent samples."""
     counts = rng.multinomial(m // inflate // BATCHES, truth, size=BATCHES) * inflate
-    return Tally(counts.astype(np.int64), None)
+    return Tally(torch.from_numpy(counts.astype(np.int64)), None)
 
 
 @pytest.mark.parametrize("inflate", [1, 4])
@@ -146,7 +146,7 @@ def test_certificate_of_uneven_masses_covers():
 
 
 def test_certificate_names_empty_cells_and_is_sharp_enough():
-    counts = np.full((BATCHES, 10), 100)
+    counts = torch.full((BATCHES, 10), 100)
     counts[:, 3] = 0
     assert certify(Tally(counts, None), np.full(10, 0.1)).empty == 1
     rng = np.random.default_rng(2)

@@ -118,7 +118,7 @@ def tallies(draw):
     true = target + draw(st.sampled_from([0.0, 0.03, 1.0])) * (true - target)
     rng = np.random.default_rng(draw(SEEDS))
     counts = rng.multinomial(draw(st.integers(100, 3000)), true, size=BATCHES)
-    return counts.astype(np.int64), target, true
+    return torch.from_numpy(counts.astype(np.int64)), target, true
 
 
 @given(tallies(), SEEDS)

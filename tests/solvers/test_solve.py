@@ -600,7 +600,7 @@ def test_the_best_certificate_is_not_replaced_by_a_worse_one():
         "stream",
         zeros,
         1,
-        torch.zeros(n, d, dtype=torch.float64),
+        torch.zeros(n, d, dtype=torch.int64),
         torch.zeros(n, dtype=torch.int64),
     )
     state, good, _ = check(task, state, "a", 1 << 14, edges=False)
