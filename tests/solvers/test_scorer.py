@@ -11,9 +11,7 @@ from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
 
 KEOPS = pytest.param("keops", 1, marks=pytest.mark.keops)
-TRITON = [pytest.param("triton", m, marks=pytest.mark.interpreter) for m in (1, 8)]
-TRITON_ONE = pytest.param("triton", marks=pytest.mark.interpreter)
-ENGINES = [("numba", 1), ("numba", 8), ("torch", 1), ("torch", 8), ("kdtree", 1), KEOPS, *TRITON]
+ENGINES = [("numba", 1), ("numba", 8), ("torch", 1), ("torch", 8), ("kdtree", 1), KEOPS]
 
 
 def problem(n=300, d=8, law="box", seed=0):
@@ -186,7 +184,7 @@ def test_memory_and_threads_change_nothing(memory, threads):
     assert (base != other).double().mean() < (1e-3 if memory == 1 << 20 else 1e-12)
 
 
-@pytest.mark.parametrize("engine", ["numba", "torch", "kdtree", TRITON_ONE])
+@pytest.mark.parametrize("engine", ["numba", "torch", "kdtree"])
 def test_cluster_maxima_are_maxima_over_clusters(engine):
     p = problem(100)
     scorer, h = Scorer(p, engine=engine), heights_of(p)
