@@ -240,7 +240,8 @@ def test_masses_of_shared_halves_are_those_of_exact_cells_in_a_disk(split):
     h = heights_of(p)
     exact = power_diagram(source, sites, p.from_standard(h)).masses.numpy()
     result = tally(Scorer(p, split=split), h, "t", range(48))
-    share = result.counts / result.counts.sum(1, keepdims=True)
+    share = result.counts.double() / result.counts.sum(1, keepdim=True)
+    share = share.numpy()
     noise = share.std(axis=0, ddof=1) / 32**0.5  # batches are independent
     seen = exact > 1e-3
     z = (share.mean(0) - exact)[seen] / noise[seen]
