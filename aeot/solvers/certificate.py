@@ -278,7 +278,8 @@ def _bound(square: float, own: float, pair: float, mean: np.ndarray, errors: flo
 def _between(counts: torch.Tensor, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Compare batches: products of their scaled deviations (BATCHES, BATCHES), and their mean (n,).
 
-    Also the variance of the mean of their masses. On a GPU they are made there: the counts are many vectors of n.
+    Also the variance of the mean of their masses. On a GPU they are made there: the counts are
+    many vectors of n.
     """
     a: Any = counts.to(torch.float64)
     nu: Any = torch.from_numpy(masses).to(a.device)

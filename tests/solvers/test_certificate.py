@@ -307,6 +307,7 @@ def test_heights_that_stay_too_bad_are_not_certified_by_looking_again(n, tol):
         for look in looks:
             m = certificate_size(target, tol, look=look or 1)
             counts = rng.multinomial(m // BATCHES, truth, size=BATCHES).astype(np.int64)
+            counts = torch.from_numpy(counts)
             if certify(Tally(counts, None), target, look).mass_error_upper <= tol:
                 return True
         return False
