@@ -10,8 +10,10 @@ one and the same independent sample. One JSON line per result.
     python benchmarks/bench_transport.py run --problems codes --solvers aeot --levels 0.06
     python benchmarks/bench_transport.py scores          # against the bare matrix product
     python benchmarks/bench_transport.py tolerances --count 60
+    python benchmarks/bench_transport.py coverage        # bounds of sampled solves, exact truth
     python benchmarks/bench_transport.py hard --seeds 1 2 3   # sites with scales of their own
     python benchmarks/bench_transport.py tune            # the rate of plain Adam
+    python benchmarks/bench_transport.py peers --tols 0.2 0.1   # four problems nothing was tuned on
     python benchmarks/bench_transport.py plot
 """
 
@@ -27,9 +29,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transport_peers import ADAM_RATE, adam, measured, ott, pot, problem
+from transport_peers import (
+    ADAM_RATE,
+    PEER_PROBLEMS,
+    adam,
+    alignflow,
+    measured,
+    ott,
+    peer_problem,
+    pot,
+    problem,
+)
 
-from aeot import Gaussian, UniformBox, generator, solve_semidiscrete
+from aeot import Gaussian, UniformBox, generator, power_diagram, solve_semidiscrete
 from aeot._environment import environment
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
@@ -53,12 +65,12 @@ def gemm_seconds(n, d, samples):
     return best * samples / 512
 
 
-def ours(source, sites, method, tol, seed, init=None):
+def ours(source, sites, method, tol, seed, init=None, masses=None):
     begun, wall = time.process_time(), time.perf_counter()
     options = {"tol": tol, "method": method, "init": init, "seed": seed, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        s = solve_semidiscrete(source, sites, **options)
+        s = solve_semidiscrete(source, sites, masses, **options)
     seconds, wall = time.process_time() - begun, time.perf_counter() - wall
     extra = {
         "seconds": wall,
@@ -242,6 +254,39 @@ def tolerances(args):
         record.add(row)
 
 
+def coverage(args):
+    """Hold the bounds of sampled solves in the plane against exact masses, 50 problems a row."""
+    record = Record(args.out / "transport_coverage.jsonl", "first")
+    begun = time.perf_counter()
+    for first in range(0, args.count, 50):
+        if (first,) in record.done or time.perf_counter() - begun > args.seconds:
+            continue
+        cpu, found = time.process_time(), []
+        for k in range(first, first + 50):
+            rng = np.random.default_rng([21, k])
+            n, tol = int(rng.integers(10, 100)), (0.3, 0.2, 0.1, 0.05)[k % 4]
+            sites = rng.normal(size=(n, 2)) * rng.uniform(0.2, 1, size=2)
+            masses = rng.dirichlet(np.full(n, 5.0)) if k % 8 >= 4 else np.ones(n) / n
+            box = UniformBox(dim=2)
+            options = {"tol": tol, "method": "newton", "seed": k, "progress": False}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                s = solve_semidiscrete(box, sites, masses, **options)
+            truth = power_diagram(box, torch.as_tensor(sites), s.heights).masses.numpy()
+            error = float(np.abs(truth - masses).sum()) / 2
+            checks = sum(r["upper"] is not None for r in s.history)
+            found.append((error, s.mass_error_upper, tol, s.converged, checks, s.n_samples / n))
+        error, upper, tol, converged, checks, samples = np.array(found, float).T
+        row = {"first": first, "problems": len(found), "converged": int(converged.sum())}
+        row |= {"above bound": int((error > upper).sum())}
+        row |= {"above tol": int((converged.astype(bool) & (error > tol)).sum())}
+        row |= {"largest error / bound": float((error / upper).max())}
+        row |= {"median error / bound": float(np.median(error / upper))}
+        row |= {"checks": int(checks.sum()), "most checks": int(checks.max())}
+        row |= {"median samples per site": float(np.median(samples))}
+        record.add(row | {"cpu_seconds": time.process_time() - cpu})
+
+
 def _pairs(rng, eps, d, n=1000, copies=2):
     y = np.repeat(rng.normal(size=(n // copies, d)), copies, axis=0)
     return y + eps * rng.normal(size=y.shape)
@@ -337,6 +382,38 @@ LABELS = {
 }
 
 
+# Every peer with settings around its own best ones; the best of a peer's rows counts.
+PEERS = {
+    "adam": (adam, (0.1, 0.3, 1.0)),
+    "alignflow": (alignflow, (0.03, 0.1, 0.3)),
+    "pot": (pot, (256, 2048)),
+}
+
+
+def peers(args):
+    """Solvers at equal error on problems that no setting was tuned on, one thread each."""
+    record = Record(args.out / "transport_peers.jsonl", "problem", "solver", "level", "seed")
+    torch.set_num_threads(1)
+    begun = time.perf_counter()
+    warm()
+    for name in args.problems:
+        source, sites, masses = peer_problem(name)
+        levels = {"aeot": args.tols} | {peer: PEERS[peer][1] for peer in args.solvers}
+        for solver, level in [(who, level) for who, some in levels.items() for level in some]:
+            key = name, solver, level, args.seed
+            if key in record.done or time.perf_counter() - begun > args.seconds:
+                continue
+            if solver == "aeot":
+                options = {"masses": masses}
+                heights, cpu, extra = ours(source, sites, "auto", level, args.seed, **options)
+            else:
+                solve, budget = PEERS[solver][0], PEER_PROBLEMS[name]
+                heights, cpu, extra = solve(source, sites, budget, level, args.seed, masses)
+            row = dict(zip(("problem", "solver", "level", "seed"), key, strict=True))
+            row |= {"n": len(sites), "d": source.dim, "cpu_seconds": cpu, **extra}
+            record.add(row | measured(source, sites, heights, masses, m=40 * len(sites)))
+
+
 def plot(args):
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -397,6 +474,15 @@ def main():
     three.add_argument("--count", type=int, default=60)
     three.add_argument("--seconds", type=float, default=3600, help="stop then; resumable")
     three.add_argument("--parts", nargs=2, type=int, default=(0, 1), help="0 2: every second one")
+    seven = commands.add_parser("coverage")
+    seven.add_argument("--count", type=int, default=400)
+    seven.add_argument("--seconds", type=float, default=3600, help="stop then; resumable")
+    eight = commands.add_parser("peers")
+    eight.add_argument("--problems", nargs="+", default=list(PEER_PROBLEMS))
+    eight.add_argument("--solvers", nargs="*", default=list(PEERS))
+    eight.add_argument("--tols", nargs="+", type=float, default=[0.2, 0.1, 0.05, 0.02])
+    eight.add_argument("--seed", type=int, default=0)
+    eight.add_argument("--seconds", type=float, default=3600, help="stop then; resumable")
     four = commands.add_parser("tune")
     four.add_argument("--problems", nargs="+", default=list("abcde"))
     six = commands.add_parser("hard")
@@ -410,7 +496,7 @@ def main():
     args = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     handlers = {"run": run, "scores": scores, "tolerances": tolerances, "tune": tune, "plot": plot}
-    handlers["hard"] = hard
+    handlers |= {"hard": hard, "coverage": coverage, "peers": peers}
     handlers[args.command](args)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aeot import AEOT, BrenierMap, Gaussian, UniformBox, dataset, generator
+from aeot import AEOT, BrenierMap, Gaussian, UniformBall, UniformBox, dataset, generator
 from aeot.solvers.certificate import BATCHES, Tally, certify
 
 CODES = Path(__file__).parents[1] / "out" / "extension" / "model"
@@ -75,6 +75,42 @@ def problem(name):
     raise SystemExit(f"unknown problem {name}")
 
 
+# Of `bench_transport.py peers`: processor seconds that every peer gets.
+PEER_PROBLEMS = {"sheet": 10, "stretched": 12, "images": 25, "ball": 15}
+
+
+def peer_problem(name):
+    """Return source, sites (n, d) and masses (n,) of a problem that no setting was tuned on."""
+    rng = np.random.default_rng(2026)
+    masses = None
+    if name == "sheet":  # rolled up, d = 5
+        t, s = rng.uniform(1, 4 * np.pi, 3000), rng.uniform(-1, 1, 3000)
+        roll = t * np.cos(t) / 6, t * np.sin(t) / 6, s, 0.3 * np.sin(2 * t), 0.2 * s**2
+        source, sites = UniformBox(dim=5), np.stack(roll, 1) + 0.03 * rng.normal(size=(3000, 5))
+    elif name == "stretched":  # 20 clusters, masses over two decades, d = 16
+        pick, centres = rng.integers(20, size=4000), 1.5 * rng.normal(size=(20, 16))
+        axes = [
+            np.linalg.qr(rng.normal(size=(16, 16)))[0] * rng.permutation(np.geomspace(1, 0.03, 16))
+            for _ in range(20)
+        ]
+        inside = np.einsum("nij,nj->ni", np.stack(axes)[pick], rng.normal(size=(4000, 16)))
+        source, sites = Gaussian(dim=16), centres[pick] + inside
+        masses = 10 ** rng.uniform(-2, 0, 4000)
+    elif name == "images":  # principal components of pictures, d = 48
+        images = dataset("fashion-mnist")[torch.arange(30_000, 36_000)].flatten(1).double().numpy()
+        images = (images - images.mean(0)) / 2
+        vectors = np.linalg.eigh(images.T @ images)[1][:, ::-1][:, :48]
+        source, sites = Gaussian(dim=48), images @ vectors
+    elif name == "ball":  # 10 clusters in a ball, d = 100
+        pick, centres = rng.integers(10, size=3000), 2 * rng.normal(size=(10, 100))
+        inside = rng.normal(size=(3000, 100)) * np.geomspace(2, 0.2, 100)
+        source, sites = UniformBall(dim=100), centres[pick] + inside
+    else:
+        raise SystemExit(f"unknown problem {name}")
+    masses = np.ones(len(sites)) if masses is None else masses
+    return source, sites, torch.from_numpy(masses / masses.sum())
+
+
 def measured(source, sites, heights, masses=None, m=None):
     """Net total variation and root of the mean square relative error on an independent sample."""
     n = len(sites)
@@ -95,7 +131,41 @@ def measured(source, sites, heights, masses=None, m=None):
     }
 
 
-def pot(source, sites, budget, batch, seed):
+def alignflow(source, sites, budget, rate, seed, masses, batch=512):
+    """The rule of AlignFlow as its authors describe it: Adam on the dual weights, dense costs.
+
+    Every step assigns a fresh batch by all squared distances; the answer is the running mean of the
+    weights, over the last eighth or so. Its bias towards the start is divided out, and the rate is
+    in units of the mean squared norm of the sites per axis.
+    """
+    y = torch.as_tensor(sites - sites.mean(0), dtype=torch.float32)
+    nu, unit = masses.float(), 2 * float(y.square().mean())
+    g = torch.Generator().manual_seed(seed)
+
+    def solve(steps):
+        weights, mean = torch.zeros(len(y)), torch.zeros(len(y))
+        first, second, keep = torch.zeros(len(y)), torch.zeros(len(y)), 1 - 8 / steps
+        begun = time.process_time()
+        for k in range(1, steps + 1):
+            x = source.sample(batch, generator=g).float()
+            cost = torch.cdist(x, y).square() / 2
+            won = (cost - weights).argmin(1)
+            gradient = torch.bincount(won, minlength=len(y)) / batch - nu
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient.square()
+            step = first / (1 - 0.9**k) / ((second / (1 - 0.999**k)).sqrt() + 1e-8)
+            weights = weights - rate * unit * step
+            mean = keep * mean + (1 - keep) * weights
+        return mean / (1 - keep**steps), time.process_time() - begun
+
+    steps = max(int(budget / (solve(20)[1] / 20)), 20)
+    weights, seconds = solve(steps)
+    # <x, y - c> - |y - c|^2 / 2 + w decides as <x, y> + h does, up to a function of x.
+    heights = weights.double() - y.double().square().sum(1) / 2
+    return heights.numpy(), seconds, {"iterations": steps, "batch": batch, "rate": rate}
+
+
+def pot(source, sites, budget, batch, seed, masses=None):
     """POT's averaged stochastic gradient (DRAG schedule); iterations from a short pilot."""
     from ot.semidiscrete import solve_semidiscrete as solve
 
@@ -106,11 +176,14 @@ def pot(source, sites, budget, batch, seed):
         return source.sample(k, generator=g).float()
 
     begun = time.process_time()
-    solve(y, draw, max_iter=20, batch_size=batch)
+    options = {"batch_size": batch}
+    if masses is not None:
+        options["a_target"] = masses.float()
+    solve(y, draw, max_iter=20, **options)
     pilot = (time.process_time() - begun) / 20
     iterations = max(int(budget / pilot), 10)
     begun = time.process_time()
-    dual = solve(y, draw, max_iter=iterations, batch_size=batch)
+    dual = solve(y, draw, max_iter=iterations, **options)
     seconds = time.process_time() - begun
     heights = (dual.double().numpy() - (np.asarray(sites) ** 2).sum(1)) / 2
     return heights, seconds, {"iterations": iterations, "batch": batch}
@@ -161,7 +234,7 @@ def ott(source, sites, budget, tuned, seed):
     return heights, seconds, {"iterations": iterations, "batch": batch}
 
 
-def adam(source, sites, budget, rate, seed, batch=4096):
+def adam(source, sites, budget, rate, seed, masses=None, batch=4096):
     """Adam on fresh independent samples in plain torch, its rate falling to zero along a cosine.
 
     The published rule (beta_2 = 0.5) from Voronoi heights, with what a careful user would add: the
@@ -169,6 +242,7 @@ def adam(source, sites, budget, rate, seed, batch=4096):
     sixteen columns first, which torch vectorises.
     """
     n, d = sites.shape
+    nu = torch.full((n,), 1 / n) if masses is None else masses
     y = torch.as_tensor(sites, dtype=torch.float32)
     y = y - y.mean(0)
     columns = -(-n // 16)
@@ -191,7 +265,7 @@ def adam(source, sites, budget, rate, seed, batch=4096):
             best = groups.amax(1).argmax(1)
             row = groups[torch.arange(batch), :, best].argmax(1)
             counts = torch.bincount(row * columns + best, minlength=n)
-            gradient = counts / batch - 1 / n
+            gradient = counts / batch - nu
             first = 0.9 * first + 0.1 * gradient
             second = 0.5 * second + 0.5 * gradient.square()
             now = rate * unit * 0.5 * (1 + np.cos(np.pi * k / iterations))
