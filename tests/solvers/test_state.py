@@ -31,6 +31,7 @@ def test_every_field_of_a_checkpoint_comes_back(tmp_path):
         weight=9.5,
         lists=Drawn("grow 0.1", draw(1, 5)[0], 0.4, 16, 4096),
         returns=2,
+        looks=3,
         inflation=1.5,
         facets=(draw(4), torch.arange(4).int(), torch.tensor([0, 1, 2, 3, 4, 4]).int()),
         edged=12.0,
