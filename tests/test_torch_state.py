@@ -291,7 +291,7 @@ PUBLIC = [
     *((name, getattr(part, name)) for part in (metrics, aeot.data) for name in part.__all__),
 ]
 LAZY = {"loader", "indices", "generator"}  # iterators name device and dtype themselves
-PLAIN = {"Dataset", "Domains", "Solution"}  # they hold what functions made
+PLAIN = {"Dataset", "Domains", "Solution", "ConditionalSolution"}  # they hold what functions made
 
 
 @pytest.mark.parametrize(("name", "thing"), PUBLIC, ids=[name for name, _ in PUBLIC])
