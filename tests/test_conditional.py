@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import aeot
 from aeot._rng import generator
+from aeot.commands.sample import sample
 from tests.test_hostile_saves import error_of, forge, put, shaped
 
 BOX = aeot.UniformBox(dim=4)
@@ -351,3 +353,28 @@ def test_equal_rows_are_merged_within_a_class_only(model):
     counts = torch.bincount(fitted.brenier_.labels)
     assert counts.tolist() == [60, 21, 1]
     assert fitted.brenier_.shares.tolist() == pytest.approx([61 / 83, 21 / 83, 1 / 83])
+
+
+def test_the_command_draws_a_class(model, tmp_path):
+    _, fitted = model
+    fitted.save(tmp_path / "run" / "model")
+    assert "5 samples in" in sample(str(tmp_path / "run"), n=5, seed=1, label="dog", device="cpu")
+    rows = np.load(tmp_path / "run" / "samples-dog-1" / "samples.npy")
+    assert np.array_equal(rows, fitted.sample(5, seed=1, labels="dog").numpy())
+    told = error_of(lambda: sample(str(tmp_path / "run"), n=5, label="cow", device="cpu"))
+    assert "labels must be among the classes 'cat', 'dog', 'emu', got 'cow'" in told
+
+
+def test_folders_are_classes(tmp_path):
+    grays = np.random.default_rng(0).integers(0, 60, size=(2, 6, 16, 16), dtype=np.uint8)
+    for name, light, images in zip(("dark", "light"), (0, 190), grays, strict=True):
+        (tmp_path / name).mkdir()
+        for k, image in enumerate(images):
+            Image.fromarray(image + np.uint8(light)).save(tmp_path / name / f"{k}.png")
+    data = aeot.images(tmp_path, size=16)
+    made = aeot.AEOT(latent_dim=2, batch_size=6, conditional=True).fit(data, steps=2, held_out=0.0)
+    assert made.classes_ == ("dark", "light")
+    for number, name in enumerate(made.classes_):
+        for asked in (name, number):
+            draw = made.draw(9, labels=asked, seed=2)
+            assert (data.labels[draw.owners] == number).all()
