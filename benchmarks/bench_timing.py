@@ -30,7 +30,7 @@ TRANSPORT = [  # (n, d, tol)
     (5_000, 64, 0.025),
 ]
 IMAGES = [(1, 28), (1, 64), (3, 64)]  # (channels, side)
-STEPS, BATCH = 20, 128
+STEPS, BATCH = 9, 64
 
 
 def timed(function):
