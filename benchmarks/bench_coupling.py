@@ -32,8 +32,8 @@ EVALUATIONS = (1, 2, 4, 8, 16, 32)
 BATCH, STEPS, N_TEST = 128, 1500, 2000
 SIZES = {  # rows, tol of the map, width and depth of the network
     "plane": (4000, 0.05, 128, 3),
-    "codes": (10_000, 0.1, 384, 3),
-    "pixels": (2000, 0.15, 512, 3),
+    "codes": (5000, 0.1, 384, 3),
+    "pixels": (1000, 0.15, 512, 3),
 }
 RADIUS = 5.0
 
