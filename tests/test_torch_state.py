@@ -155,7 +155,8 @@ def aeot_model(tmp_path):
 def the_pairs():
     pairs = aeot.coupling(brenier(), batch_size=30, flips=True, transform=lambda row: 2 * row)
     moved = aeot.cost_sites(SITES, [2.0, 0.5])
-    return pairs.batch(1), pairs.noise([3, 4]), pairs.sample_plan(POINTS, POINTS), moved
+    single = next(iter(aeot.coupling(brenier())))
+    return single, pairs.batch(1), pairs.noise([3, 4]), pairs.sample_plan(POINTS, POINTS), moved
 
 
 def translator():

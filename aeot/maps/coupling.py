@@ -27,6 +27,7 @@ _AT_ONCE = 1 << 22  # numbers in the points whose cells are found at a time
 _ROUND_EPOCHS, _ROUND_PAIRS = 16, 1 << 16  # a round has so many, and at least so many pairs
 _ROUND_KEYS = 1 << 36
 _LEAST_MASS = 1 / 16  # share of its mass that a cell must have to be waited for
+_LAST = 1 << 32  # item of which a start may ask
 _SINGLES = 256  # pairs made together where they are handed out one by one
 
 
@@ -139,7 +140,7 @@ def coupling(
     if epoch_size is not None:
         pairs.epoch_size = _check.integer("epoch_size", epoch_size)
     pairs.seed = _check.seed("seed", seed)
-    pairs.start = _check.integer("start", start, minimum=0)
+    pairs.start = _check.integer("start", start, minimum=0, maximum=_LAST)
     if (rank is None) != (world_size is None):
         got = f"rank={_check.shown(rank)}, world_size={_check.shown(world_size)}"
         raise _check.fail("rank", "be given together with world_size", got)
@@ -212,7 +213,7 @@ class Coupling(IterableDataset):
         """
         if self.batch_size is None:
             raise _check.fail("batch_size", "be given for batches", "None")
-        first = _check.integer("number", number, minimum=0) * self.batch_size
+        first = _check.integer("number", number, minimum=0, maximum=_LAST) * self.batch_size
         return self._at(torch.arange(first, first + self.batch_size))
 
     def noise(self, keys: ArrayLike) -> torch.Tensor:
@@ -257,6 +258,7 @@ class Coupling(IterableDataset):
             if self._round.next > number:
                 return found
 
+    @plain_torch()
     def _at(self, positions: torch.Tensor) -> Pairs:
         # The pairs at these places of the endless row of epochs, in rising order.
         epochs = positions // self.epoch_size
@@ -327,13 +329,16 @@ class Coupling(IterableDataset):
         Epochs beyond those of the file are those of the file again, each in a new order.
 
         Args:
-            path: What `save_pairs` wrote.
+            path: What `save_pairs` wrote; epochs are as long as they were there.
 
         Raises:
             ValueError: If it is of another map, source or seed.
             aeot._io.Damaged: If a byte of it was changed.
         """
         stored, facts = _io.load(path, kind=_KIND)
+        if (facts.get("seed"), facts.get("map")) != (str(self.seed), self.digest()):
+            got = f"those of another map, or of seed {str(facts.get('seed'))[:20]}"
+            raise _check.fail("path", "hold pairs of this map, source and seed", got, "save anew")
         with _io.using(path):
             keys, index = stored.get("keys"), stored.get("index")
             size = facts.get("epoch_size")
@@ -344,11 +349,11 @@ class Coupling(IterableDataset):
                 or keys.shape != index.shape
                 or len(keys) == 0
                 or len(keys) % size
+                or int(keys.min()) < 0
+                or int(index.min()) < 0
+                or int(index.max()) >= len(self.brenier.sites)
             ):
                 raise _io.Damaged("it must hold keys and sites of whole epochs")
-        if (facts.get("seed"), facts.get("map")) != (str(self.seed), self.digest()):
-            got = f"those of another map, or of seed {str(facts.get('seed'))[:20]}"
-            raise _check.fail("path", "hold pairs of this map, source and seed", got, "save anew")
         other = copy.copy(self)
         other._stored, other.epoch_size = stored, size
         other._round = other._epoch = None
@@ -404,7 +409,7 @@ class Coupling(IterableDataset):
         x0, x1 = _check.array("x0", x0), _check.tensor("x1", x1)
         points = _check.points("x0", x0.flatten(1) if x0.ndim > 1 else x0, dim=self.brenier.dim)
         self._check_size(points)
-        data, label = self._lookup(self.brenier.cell(points).cpu())
+        data, label = self._lookup(self.brenier.cell(points.to(self.brenier.sites.device)).cpu())
         if self.transform is not None:
             data = torch.stack([torch.as_tensor(self.transform(row)) for row in data])
         data = data.to(x1) if x1.is_floating_point() else data.to(x1.device)
@@ -485,9 +490,10 @@ class _Round:
         count = -(-count // _BLOCK) * _BLOCK
         keys = self.at * _ROUND_KEYS + self.drawn + torch.arange(count)
         points = _noise(self.brenier.source, self.seed, keys)
-        self.keys = torch.cat([self.keys, keys])
-        self.cells = torch.cat([self.cells, self.brenier.cell(points).cpu()])
-        self.drawn += count
+        cells = self.brenier.cell(points.to(self.brenier.sites.device)).cpu()
+        # Together, so that a signal leaves a round that can go on.
+        both = torch.cat([self.keys, keys]), torch.cat([self.cells, cells])
+        (self.keys, self.cells), self.drawn = both, self.drawn + count
 
 
 def _counts(masses: torch.Tensor, size: int, seed: int, epoch: int) -> torch.Tensor:
@@ -583,6 +589,9 @@ def _rows(
         data = brenier.sites.detach()[:n]
     if isinstance(data, TorchDataset) or (callable(data) and not hasattr(data, "__array__")):
         count = len(data) if hasattr(data, "__len__") else n
+        if isinstance(data, IterableDataset):
+            must, way_out = "be a map-style data set", "one with __getitem__; or pass an array"
+            raise _check.fail("data", must, _check.shown(data), way_out)
         found: Any = data.__getitem__ if isinstance(data, TorchDataset) else data
     else:
         if not isinstance(data, Dataset):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import aeot
+from aeot import _io
 from aeot._io import Damaged
 from aeot.maps.coupling import Pairs
 
@@ -205,6 +206,25 @@ def test_pairs_of_another_problem_or_damaged_ones_are_refused(solution, uneven, 
         pairs.save_pairs(tmp_path / "other", epochs=0)
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"keys": torch.arange(30)},
+        {"keys": torch.arange(30), "index": torch.arange(29, dtype=torch.int32)},
+        {"keys": torch.arange(30), "index": torch.arange(30)},
+        {"keys": torch.arange(30), "index": torch.arange(1, 31, dtype=torch.int32)},
+        {"keys": torch.arange(30) - 1, "index": torch.arange(30, dtype=torch.int32)},
+        {"keys": torch.arange(20), "index": torch.arange(20, dtype=torch.int32)},
+    ],
+)
+def test_forged_pairs_are_refused_in_one_line(solution, forged, tmp_path):
+    pairs = aeot.coupling(solution)
+    facts = {"seed": "0", "epoch_size": 30, "map": pairs.digest()}
+    _io.save(tmp_path / "pairs", forged, facts, kind="pairs")
+    with pytest.raises(Damaged, match="it must hold keys and sites of whole epochs"):
+        pairs.load_pairs(tmp_path / "pairs")
+
+
 def images(n):
     return torch.randint(256, (n, 1, 4, 6), generator=aeot.generator(0, "images")).to(torch.uint8)
 
@@ -307,6 +327,11 @@ def test_loops_of_torchcfm_take_it_for_their_sampler(solution, shape, labels):
     assert torch.allclose(xt, (1 - time) * x0 + time * data[cells], atol=1e-6)
 
 
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter([])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -314,6 +339,7 @@ def test_loops_of_torchcfm_take_it_for_their_sampler(solution, shape, labels):
         ({"data": torch.zeros(29, 3)}, "data must hold 30 rows, got 29; one for each site"),
         ({"data": 3.0}, "data must hold 30 rows, got"),
         ({"data": normal(30, 3).flip(0)}, "data must have the order of the sites, got the sites"),
+        ({"data": Endless()}, "data must be a map-style data set"),
         ({"data": "x"}, "data must be a numeric array"),
         ({"labels": torch.arange(29)}, "labels must be 30 whole numbers >= 0, one per row"),
         ({"labels": torch.arange(30.0)}, "labels must be 30 whole numbers"),
@@ -323,7 +349,7 @@ def test_loops_of_torchcfm_take_it_for_their_sampler(solution, shape, labels):
         ({"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
         ({"epoch_size": 2.5}, "epoch_size must be a whole number >= 1, got 2.5"),
         ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
-        ({"start": -1}, "start must be a whole number >= 0, got -1"),
+        ({"start": -1}, "start must be a whole number >= 0 and <= 4294967296, got -1"),
         ({"rank": 0}, "rank must be given together with world_size"),
         ({"rank": 2, "world_size": 2}, "rank must be a whole number >= 0 and <= 1, got 2"),
     ],
