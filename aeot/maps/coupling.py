@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ _KIND = "pairs"
 _BLOCK = 4096  # points of a source that can only be sampled; part of the definition of its keys
 _AT_ONCE = 1 << 22  # numbers in the points whose cells are found at a time
 _ROUND_EPOCHS, _ROUND_PAIRS = 16, 1 << 16  # a round has so many, and at least so many pairs
+_GROUP_PAIRS = 1 << 14  # pairs of small epochs that are found together
 _ROUND_KEYS = 1 << 36
 _LEAST_MASS = 1 / 16  # share of its mass that a cell must have to be waited for
 _LAST = 1 << 32  # item of which a start may ask
@@ -39,6 +40,8 @@ class Solved(Protocol):
         ...
 
 
+# Keys and sites of an epoch, and its noise where that is kept
+_Epoch = tuple[torch.Tensor, torch.Tensor, "torch.Tensor | None"]
 Rows = ArrayLike | Dataset | TorchDataset | Callable[[int], Any]
 
 
@@ -185,7 +188,8 @@ class Coupling(IterableDataset):
         self._stored: dict[str, torch.Tensor] | None = None
         self._round: _Round | None = None
         self._law: tuple[torch.Tensor, float] | None = None
-        self._epoch: tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
+        self._ready: dict[int, _Epoch] = {}  # some that follow each other, in no order
+        self._current: tuple[int, _Epoch] | None = None
 
     def __repr__(self) -> str:
         n = len(self.brenier.sites)
@@ -201,7 +205,8 @@ class Coupling(IterableDataset):
                 yield self.batch(item)
                 item += stride
                 continue
-            some = self._at(item + stride * torch.arange(_SINGLES, device="cpu"))
+            with plain_torch():
+                some = self._at(item + stride * torch.arange(_SINGLES))
             yield from (Pairs(*parts) for parts in zip(*some, strict=True))
             item += stride * _SINGLES
 
@@ -230,43 +235,54 @@ class Coupling(IterableDataset):
 
     def epoch(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the keys and sites of an epoch, in its order, each (epoch_size,), int64."""
-        return self._epoch_of(_check.integer("number", number, minimum=0))[1:3]
+        return self._epoch(_check.integer("number", number, minimum=0, maximum=_LAST))[:2]
 
-    def _epoch_of(self, number: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        if self._epoch is not None and self._epoch[0] == number:
-            return self._epoch
-        keys, index = self._drawn(number)
+    def _epoch(self, number: int) -> _Epoch:
+        # Keys, sites, and the noise of sources whose points come in blocks, cheapest together.
+        if self._current is not None and self._current[0] == number:
+            return self._current[1]
+        if number not in self._ready:
+            first, found = self._drawn(number)
+            points: Sequence[torch.Tensor | None] = [None] * len(found)
+            if not _width(self.brenier.source):
+                points = self.noise(torch.cat([keys for keys, _ in found])).split(self.epoch_size)
+            self._ready = {
+                first + k: (*pair, part)
+                for k, (pair, part) in enumerate(zip(found, points, strict=True))
+            }
+        keys, index, noise = self._ready[number]
         stream = generator(self.seed, "coupling order", number)
         order = torch.randperm(len(keys), generator=stream)
-        keys, index = keys[order], index[order]
-        # Points that come in blocks cost least together.
-        noise = None if _width(self.brenier.source) else self.noise(keys)
-        self._epoch = number, keys, index, noise
-        return self._epoch
+        epoch = keys[order], index[order], None if noise is None else noise[order]
+        self._current = number, epoch
+        return epoch
 
-    def _drawn(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _drawn(self, number: int) -> tuple[int, list[tuple[torch.Tensor, torch.Tensor]]]:
+        # Keys and sites of some epochs, this one among them, and the number of the first.
         if self._stored is not None:
             first = number * self.epoch_size % len(self._stored["keys"])
             part = slice(first, first + self.epoch_size)
-            return self._stored["keys"][part], self._stored["index"][part].long()
+            return number, [(self._stored["keys"][part], self._stored["index"][part].long())]
         length = max(_ROUND_EPOCHS, -(-_ROUND_PAIRS // self.epoch_size))
-        if self._round is None or self._round.next > number or number // length > self._round.at:
-            at = number // length
-            self._round = _Round(self.brenier, self.seed, at, at * length, self.epoch_size)
+        at = number // length
+        if self._round is None or self._round.next > number or at > self._round.at:
+            self._round = _Round(self.brenier, self.seed, at, length, self.epoch_size)
         while True:
-            found = self._round.take()
+            first, found = self._round.next, self._round.take()
             if self._round.next > number:
-                return found
+                return first, found
 
-    @plain_torch()
     def _at(self, positions: torch.Tensor) -> Pairs:
         # The pairs at these places of the endless row of epochs, in rising order.
         epochs = positions // self.epoch_size
         noise, index = [], []
         for number in epochs.unique().tolist():
-            _, keys, sites, ready = self._epoch_of(number)
+            keys, sites, ready = self._epoch(number)
             places = positions[epochs == number] % self.epoch_size
-            noise.append(self.noise(keys[places]) if ready is None else ready[places])
+            if ready is None:
+                noise.append(_noise(self.brenier.source, self.seed, keys[places]))
+            else:
+                noise.append(ready[places])
             index.append(sites[places])
         owner = torch.cat(index)
         data, label = self._lookup(owner)
@@ -317,9 +333,13 @@ class Coupling(IterableDataset):
         _io.check_writable(path, kind=_KIND)
         keys = torch.empty(epochs * self.epoch_size, dtype=torch.int64)
         index = torch.empty(len(keys), dtype=torch.int32)
-        for number in range(epochs):
-            part = slice(number * self.epoch_size, (number + 1) * self.epoch_size)
-            keys[part], index[part] = self._drawn(number)
+        number = 0
+        while number < epochs:
+            first, found = self._drawn(number)
+            for number, pairs in enumerate(found[: epochs - first], first):
+                part = slice(number * self.epoch_size, (number + 1) * self.epoch_size)
+                keys[part], index[part] = pairs
+            number += 1
         facts = {"seed": str(self.seed), "epoch_size": self.epoch_size, "map": self.digest()}
         _io.save(path, {"keys": keys, "index": index}, facts, kind=_KIND)
 
@@ -356,7 +376,7 @@ class Coupling(IterableDataset):
                 raise _io.Damaged("it must hold keys and sites of whole epochs")
         other = copy.copy(self)
         other._stored, other.epoch_size = stored, size
-        other._round = other._epoch = None
+        other._round, other._ready, other._current = None, {}, None
         return other
 
     # The interface of torchcfm
@@ -444,22 +464,41 @@ class _Round:
         brenier: The map.
         seed: Of the noise.
         at: Number of the round.
-        first: Its first epoch.
+        length: Its epochs.
         size: Pairs per epoch.
 
     Attributes:
-        next: The epoch that `take` returns next.
+        next: The first epoch that `take` returns next.
     """
 
-    def __init__(self, brenier: BrenierMap, seed: int, at: int, first: int, size: int) -> None:
-        self.brenier, self.seed, self.at, self.next, self.size = brenier, seed, at, first, size
+    def __init__(self, brenier: BrenierMap, seed: int, at: int, length: int, size: int) -> None:
+        self.brenier, self.seed, self.at, self.size = brenier, seed, at, size
+        self.next, self.last = at * length, (at + 1) * length
         self.drawn = 0
         self.keys = self.cells = torch.empty(0, dtype=torch.int64)
 
-    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and cells (size,) of one epoch, the first of each cell that are left."""
+    def take(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return keys and cells (size,) of some epochs: of each cell the first that are left."""
         masses = self.brenier.masses.cpu()
-        wanted = _counts(masses, self.size, self.seed, self.next)
+        after = min(self.next + max(1, _GROUP_PAIRS // self.size), self.last)
+        ends = _counts(masses, self.size, self.seed, range(self.next, after)).cumsum(0)
+        have = self._fill(masses, ends[-1])
+        order = self.cells.argsort(stable=True)
+        starts = have.cumsum(0) - have
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order)) - starts[self.cells[order]]
+        # How many of a cell's ends are not beyond its rank, found for all cells in one row of them.
+        far = len(order) + int(ends[-1].max()) + 1
+        row = ends.T + far * torch.arange(len(masses))[:, None]
+        epoch = torch.searchsorted(row.flatten(), rank + far * self.cells, right=True)
+        epoch -= len(ends) * self.cells
+        found = [(self.keys[part], self.cells[part]) for part in _parts(epoch, len(ends))]
+        later = epoch == len(ends)
+        self.keys, self.cells, self.next = self.keys[later], self.cells[later], after
+        return found
+
+    def _fill(self, masses: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        # Draw until each cell has its points, and return how many it has (n,).
         n, begun = len(masses), self.drawn
         # Draws after which a cell of a sixteenth of its mass has its points but for one in n.
         most = (wanted / masses).max().item() / _LEAST_MASS * (1 + float(np.log(n))) + 1024
@@ -467,7 +506,7 @@ class _Round:
             have = torch.bincount(self.cells, minlength=n)
             missing = (wanted - have).clamp(min=0)
             if not bool(missing.any()):
-                break
+                return have
             if self.drawn - begun > most:
                 poor = int((missing / masses).argmax())
                 got = f"{int(have[poor])} of {int(wanted[poor])} for site {poor}"
@@ -476,15 +515,6 @@ class _Round:
             _loop.beat()
             need = max((missing / masses).max().item(), 1024)
             self._draw(int(min(need, max(_AT_ONCE // self.brenier.dim, 1024))))
-        order = self.cells.argsort(stable=True)
-        starts = have.cumsum(0) - have
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order)) - starts[self.cells[order]]
-        chosen = rank < wanted[self.cells]
-        found = self.keys[chosen], self.cells[chosen]
-        self.keys, self.cells = self.keys[~chosen], self.cells[~chosen]
-        self.next += 1
-        return found
 
     def _draw(self, count: int) -> None:
         count = -(-count // _BLOCK) * _BLOCK
@@ -496,17 +526,25 @@ class _Round:
         (self.keys, self.cells), self.drawn = both, self.drawn + count
 
 
-def _counts(masses: torch.Tensor, size: int, seed: int, epoch: int) -> torch.Tensor:
-    """How often each site comes in an epoch (n,): size * masses, rounded up or down.
+def _parts(kind: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Places of the entries 0, 1, ..., count - 1 of `kind`, each in order."""
+    order = kind.argsort(stable=True)
+    sizes = torch.bincount(kind, minlength=count)[:count]
+    return list(order[: int(sizes.sum())].split(sizes.tolist()))
+
+
+def _counts(masses: torch.Tensor, size: int, seed: int, epochs: range) -> torch.Tensor:
+    """How often each site comes in these epochs (epochs, n): size * masses, rounded up or down.
 
     Systematic sampling with a start that turns by the golden ratio: over many epochs all
     masses are met, up to a few pairs.
     """
     first = stream_seed(seed, "coupling counts") / 2.0**64
-    turn = (first + epoch * 0.6180339887498949) % 1.0
-    ends = size * masses.cumsum(0) / masses.sum() + (1e-6 + turn * (1 - 2e-6))
-    ends[-1] = size + turn
-    return ends.floor().diff(prepend=ends.new_zeros(1)).long()
+    turn = (first + torch.tensor(epochs, dtype=torch.float64) * 0.6180339887498949) % 1.0
+    turn = 1e-6 + turn * (1 - 2e-6)  # no whole number of pairs is rounded down
+    ends = size * masses.cumsum(0) / masses.sum() + turn[:, None]
+    ends[:, -1] = size + turn
+    return ends.floor().diff(dim=1, prepend=ends.new_zeros(len(epochs), 1)).long()
 
 
 def _width(source: Measure) -> int:
