@@ -57,6 +57,7 @@ def run(
     facts: Mapping[str, Any] | None = None,
     on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
     every: int = 100,
+    finer: int = 1,
     checkpoint_seconds: float = 60.0,
     log: str | os.PathLike | None = None,
     name: str = "training",
@@ -85,6 +86,7 @@ def run(
         on_step: Called as ``on_step(step, record)`` after each step, counted from 1, with what
             that step measured; returning True ends the run.
         every: Steps per record of the history; a record holds means over them.
+        finer: Records in so many steps, where one is too coarse for a curve.
         checkpoint_seconds: The shortest time between two checkpoints, which is longer where 50
             times the time that one takes is: they cost 2 % at most. 0: one after every step.
         log: File to which each record is added as a line of JSON; its folder is made. After a
@@ -127,6 +129,7 @@ def run(
     check_options(checkpoint=checkpoint, log=log, on_step=on_step, progress=progress)
     steps = _check.integer("steps", steps, minimum=0)
     every = _check.integer("every", every)
+    often = max(1, every // _check.integer("finer", finer))
     if checkpoint is not None:
         if state is None:
             raise _check.fail("state", "be given with a checkpoint", "None")
@@ -185,10 +188,11 @@ def run(
                         raise keeper.diverged(f"{bad} became NaN or infinite", step)
                     stop = bool(on_step and on_step(step, {"step": step, **measured}))
                     stop = stop or step == steps
-                    if step % every == 0 or stop:
+                    if step % often == 0 or stop:
                         means = {key: value / counts[key] for key, value in sums.items()}
                         record = {"step": step, "seconds": part()["seconds"], **means}
-                        keeper.take(step, [*history, record])
+                        if step % every == 0 or stop:  # which copies all weights
+                            keeper.take(step, [*history, record])
                         history.append(record)
                         sums, counts = {}, {}
                         if log is not None:

@@ -336,3 +336,11 @@ def test_a_checkpoint_waits_for_fifty_times_its_cost(tmp_path, monkeypatch):
     assert written[0] == 65
     assert min(b - a for a, b in zip(written, written[1:-1], strict=False)) >= 255
     assert len(written) == 5  # after 60, 310, 560, 810 seconds of work, and at the end
+
+
+def test_finer_records_are_means_over_fewer_steps():
+    losses = [float(k) for k in range(1, 24)]
+    fine = training.run(lambda x: {"loss": x}, losses, steps=23, every=10, finer=5)
+    assert [r["step"] for r in fine] == [*range(2, 23, 2), 23]
+    assert [r["loss"] for r in fine] == [*(k + 0.5 for k in range(1, 23, 2)), 23.0]
+    assert len(training.run(lambda x: {"loss": x}, losses, steps=23, every=10)) == 3

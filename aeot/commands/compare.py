@@ -11,7 +11,7 @@ from typing import Any
 
 import aeot
 from aeot import _check, _io, _loop
-from aeot.commands.directory import RunDirectory, load_model, passed_over
+from aeot.commands.directory import RunDirectory, load_model, passed_over, read_options
 from aeot.commands.fit import open_data
 from aeot.comparison import budget
 from aeot.comparison.compare import compare as _compare
@@ -151,6 +151,9 @@ def compare(
                 told = "the models finished are kept: the same command goes on with "
                 raise _loop.Stopped.of(error, told + label + anew) from None
             facts[label] = _mean(costs)
+        for label in plan.keys() - classes.keys():
+            if known := _costs_of_run(Path(plan[label])):
+                facts[label] = known
         contestants |= places
         found = _compare(
             {label: contestants[label] for label in plan},
@@ -160,7 +163,7 @@ def compare(
             facts=facts,
             **how,
         )
-        if facts:
+        if classes:
             told = (
                 f"{limit['seconds']:g} s of wall clock"
                 if "seconds" in limit
@@ -330,6 +333,19 @@ def _fitted(
     _io.write_text(costs, json.dumps(cost) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
     return cost
+
+
+def _costs_of_run(path: Path) -> dict[str, Any]:
+    """Return what a run directory says that its training cost, or nothing."""
+    summary = read_options(path / "summary.json") or {}
+    spent = summary.get("seconds")
+    costs: dict[str, Any] = {}
+    if _io.fits(spent, dict[str, float]) and spent:
+        others = ("reading", "sampling", "pictures")
+        costs["train_seconds"] = sum(v for k, v in spent.items() if k not in others)
+    if _io.fits(summary.get("peak_memory_gib"), float):
+        costs["peak_gib"] = summary["peak_memory_gib"]
+    return costs
 
 
 def _mean(costs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def report(
     _check.integer("shown", shown)
     _check.choice("picture", picture, ("tsne", "pca"))
     if out is None:
-        folder = Path(runs[0]) if len(runs) == 1 else Path("runs")
+        folder = _check.path("runs", runs[0]) if len(runs) == 1 else Path("runs")
         saved = (folder / "manifest.json").exists()  # which holds nothing else
         target = (Path("runs") if saved else folder) / "report.html"
     else:

@@ -102,7 +102,7 @@ class Comparison(Mapping):
     def best(self, metric: str) -> set[str]:
         """Return the generators (not real or reconstructed images) with the best mean.
 
-        None is where all are alike.
+        None is where all are alike; one that has collapsed is never among them.
         """
         way = METRICS[metric][1]
         values = {
@@ -112,7 +112,23 @@ class Comparison(Mapping):
         }
         if not way or len(set(values.values())) < 2:
             return set()
+        collapsed = self.collapsed()
+        values = {name: value for name, value in values.items() if name not in collapsed}
         return {name for name, value in values.items() if value == max(values.values())}
+
+    def collapsed(self) -> set[str]:
+        """Return the generators that miss most of the data.
+
+        Their recall or coverage is below a tenth of that of real images, or where there are none of
+        the largest in the table.
+        """
+        found = set()
+        for metric in ("recall", "coverage"):
+            rows = [row for row in self.rows if metric in row["metrics"]]
+            known = {row["model"]: row["metrics"][metric]["mean"] for row in rows}
+            most = known.get(REAL, max(known.values(), default=0.0))
+            found |= {name for name in self.contestants() if known.get(name, most) < most / 10}
+        return found
 
     def plain(self) -> dict[str, Any]:
         """Return everything but the pictures as values that JSON holds."""

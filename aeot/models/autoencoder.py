@@ -319,6 +319,7 @@ class Autoencoder(AutoencoderOptions):
             update,
             lambda step: indices(len(data), size, seed=self.seed, start=step, key=name),
             steps=steps,
+            finer=10 if steps < 2000 else 1,  # else short runs have two or three points
             state={**parts, "optimizer": optimizer, "schedule": schedule},
             checkpoint=None if checkpoint is None else Path(checkpoint) / name,
             name=name,

@@ -142,6 +142,7 @@ def training_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
     marks: Mapping[str, float] | None = None,
+    levels: Mapping[str, float] | None = None,
     xlabel: str = "training step",
     ylabel: str = "mean squared error",
     path: str | os.PathLike | None = None,
@@ -151,6 +152,7 @@ def training_curves(
     Args:
         curves: Name -> (steps, values); values that are not positive are left out.
         marks: Name -> step: vertical lines, such as the step at which the encoder was frozen.
+        levels: Name -> value > 0: horizontal lines, such as a tolerance.
         xlabel: What is counted.
         ylabel: What the values are.
         path: Where to write the figure as well.
@@ -172,6 +174,11 @@ def training_curves(
             name: _check.real(f"marks[{name!r}]", step)
             for name, step in _check.mapping("marks", marks, "steps", empty=True).items()
         }
+    if levels is not None:
+        levels = {
+            name: _check.real(f"levels[{name!r}]", value, above=0)
+            for name, value in _check.mapping("levels", levels, "values", empty=True).items()
+        }
     figure, axes = panel(size=CHART, equal=False)
     lines = {}
     for name, curve in read.items():
@@ -191,6 +198,19 @@ def training_curves(
             xytext=(4, 0),
             textcoords="offset points",
             va="top",
+            color=GRAY,
+            fontsize=9,
+        )
+        literal(note)
+    for name, value in (levels or {}).items():
+        axes.axhline(value, color=LINE, linewidth=1, linestyle="--")
+        note = axes.annotate(
+            name,
+            (0.99, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
             color=GRAY,
             fontsize=9,
         )

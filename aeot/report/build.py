@@ -10,7 +10,7 @@ from aeot.comparison.result import Comparison
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
 from aeot.report.comparisons import add_comparison
-from aeot.report.models import add_model
+from aeot.report.models import add_model, side_by_side
 from aeot.report.page import Page
 
 
@@ -52,6 +52,9 @@ def write_page(
     _check.integer("shown", shown)
     path = _check.path("path", path)
     built = Page(title or " · ".join(sources), "quality, costs, transport and latent space")
+    models = {name: source for name, source in sources.items() if isinstance(source, AEOT)}
+    if len(models) > 1:
+        built.add("side by side", side_by_side(models))
     for name, source in sources.items():
         before = f"{name}: " if len(sources) > 1 else ""
         if isinstance(source, Comparison):

@@ -17,8 +17,10 @@ def add_comparison(built: Page, before: str, found: Comparison) -> None:
         f"{before}quality",
         table(heads, cells, best=best, baselines=plain),
         note(
-            "A star marks the best generator. Rows in italics are baselines: real training images "
-            "show what the protocol gives perfect samples, reconstructions what a decoder allows."
+            "A star marks the best generator; none goes to a model whose recall or coverage is "
+            "below a tenth of that of real images: it has collapsed. Rows in italics are "
+            "baselines: real training images show what the protocol gives perfect samples, "
+            "reconstructions what a decoder allows."
         ),
     )
     figures = {}

@@ -98,6 +98,29 @@ def add_model(
     )
 
 
+def side_by_side(models: dict[str, AEOT]) -> str:
+    """Return a table with a column for each model, of what tells them apart."""
+    summaries = {name: model.summary() for name, model in models.items()}
+    rows: dict[str, list[str]] = {"latent size": [told(m.latent_dim) for m in models.values()]}
+    for key, label in _ERRORS.items():
+        if any(key in s["reconstruction"] for s in summaries.values()):
+            rows[f"error, {label}"] = [
+                told(s["reconstruction"].get(key)) for s in summaries.values()
+            ]
+    rows["codes"] = [told(s["targets"]) for s in summaries.values()]
+    rows["mass error, 95 % bound"] = [
+        told(s["certificate"]["mass_error_upper"]) for s in summaries.values()
+    ]
+    rows["converged"] = [told(bool(s["certificate"]["converged"])) for s in summaries.values()]
+    rows["modes"] = [told(s["modes"]) for s in summaries.values()]
+    rows["points accepted"] = [
+        f"{s['sampled']['acceptance']:.1%}" if "acceptance" in s["sampled"] else ""
+        for s in summaries.values()
+    ]
+    rows["seconds in all"] = [f"{sum(s['seconds'].values()):.0f}" for s in summaries.values()]
+    return table(["", *models], [[name, *cells] for name, cells in rows.items()])
+
+
 def _nearest(
     model: AEOT, samples: torch.Tensor, training: Dataset | None
 ) -> tuple[torch.Tensor, str]:
@@ -128,8 +151,16 @@ def _curves(model: AEOT) -> dict[str, Any]:
     for key, label in names.items():
         known = {k + 1: r[key] for k, r in enumerate(solver) if r.get(key)}
         if known:
-            line = {"": (list(known), list(known.values()))}
-            figure = curves.training_curves(line, xlabel="step of the solver", ylabel=label)
+            drawn = {"measured": (list(known), list(known.values()))}
+            levels = None
+            if key != "gradient":
+                levels = {f"tol = {model.tol:g}": model.tol}
+                bounds = {k + 1: r["upper"] for k, r in enumerate(solver) if r.get("upper")}
+                bounds[len(solver)] = model.certificate_["mass_error_upper"]
+                drawn["95 % bound"] = (list(bounds), list(bounds.values()))
+            figure = curves.training_curves(
+                drawn, levels=levels, xlabel="step of the solver", ylabel=label
+            )
             return figures | {f"Transport: {label}": figure}
     return figures
 

@@ -192,6 +192,15 @@ def test_an_interrupted_comparison_goes_on_and_a_label_keeps_its_class(
     assert calls == ["VAE", "GAN", "GAN"]
 
 
+def test_runs_have_their_costs(tmp_path):
+    assert compare._costs_of_run(tmp_path) == {}
+    summary = {"seconds": {"reading": 1.0, "autoencoder": 20.5, "transport": 9.5, "pictures": 2.0}}
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "peak_memory_gib": 1.5}))
+    assert compare._costs_of_run(tmp_path) == {"train_seconds": 30.0, "peak_gib": 1.5}
+    (tmp_path / "summary.json").write_text('{"seconds": [3], "peak_memory_gib": "x"}')
+    assert compare._costs_of_run(tmp_path) == {}
+
+
 def test_an_empty_folder_stays_and_old_pictures_go(place, capsys, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -13,7 +13,7 @@ from aeot import metrics
 from aeot._rng import stream_seed
 from aeot.comparison import contestants, result
 from aeot.comparison.compare import compare, default_features
-from aeot.comparison.result import Comparison
+from aeot.comparison.result import REAL, Comparison
 from aeot.data import Dataset, to_uint8
 from aeot.features import Classifier, Pixels, extract
 from aeot.metrics import precision_recall
@@ -276,6 +276,25 @@ def test_no_generator_is_best_where_all_are_alike(digits, net):
     for row in found.rows:
         row["metrics"]["fd"]["mean"] = 0.0
     assert found.best("fd") == set()
+
+
+def test_a_collapsed_generator_gets_no_star():
+    def row(name, kind, **means):
+        metrics = {k: {"mean": v, "error": None, "values": [v]} for k, v in means.items()}
+        return {"model": name, "kind": kind, "metrics": metrics, "facts": {}, "curve": None}
+
+    rows = [
+        row(REAL, "real", precision=0.8, recall=0.7, coverage=0.95),
+        row("one image", "GAN", precision=1.0, recall=0.01, coverage=0.02),
+        row("fair", "VAE", precision=0.6, recall=0.3, coverage=0.5),
+    ]
+    found = Comparison(rows, {"features": {}}, {})
+    assert found.collapsed() == {"one image"}
+    assert found.best("precision") == found.best("recall") == {"fair"}
+    assert "**1**" not in found.markdown()
+    rows[1] = row("one image", "GAN", precision=1.0, recall=0.08, coverage=0.2)
+    assert found.collapsed() == set()
+    assert found.best("precision") == {"one image"}
 
 
 def test_pictures_and_their_nearest_training_images(found, digits):

@@ -12,8 +12,9 @@ from PIL import Image
 
 import aeot
 from aeot import cli
+from aeot.report import write_page
 from aeot.report.explorer import explorer
-from aeot.report.models import _grouped, _ideal_counts
+from aeot.report.models import _curves, _grouped, _ideal_counts
 from aeot.report.page import Page, sprite, table
 from aeot.search.nearest import nearest
 
@@ -220,6 +221,31 @@ def test_the_table_marks_the_best_and_the_baselines(written, compared):
     assert written.count("<tr class=baseline>") == 2 * 2  # real and reconstructions, two tables
     stars = sum(len(compared.best(name)) for name in compared["copies"])
     assert written.count("<td class=best>") == stars
+
+
+def test_short_trainings_and_bounds_have_curves(fitted):
+    model = aeot.AEOT(latent_dim=2, tol=0.2, device="cpu", width=4)
+    model.fit(torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), steps=60)
+    training, solver = _curves(model).values()
+    assert [len(line.get_xdata()) for line in training.axes[0].lines] == [4, 2]  # of 40 and 20
+    measured, bound, tol = solver.axes[0].lines
+    assert bound.get_ydata()[-1] == model.certificate_["mass_error_upper"]
+    assert set(tol.get_ydata()) == {0.2}
+    assert "tol = 0.2" in {text.get_text() for text in solver.axes[0].texts}
+
+
+def test_several_models_stand_side_by_side(fitted, tmp_path):
+    model = fitted[0]
+    write_page({"one": model, "two": model}, tmp_path / "two.html", picture="pca", shown=20)
+    write_page({"one": model}, tmp_path / "one.html", picture="pca", shown=20)
+    both, alone = ((tmp_path / f"{name}.html").read_text() for name in ("two", "one"))
+    head = '<thead><tr><th scope="col"></th><th scope="col">one</th><th scope="col">two</th>'
+    assert head in both
+    assert "side by side" not in alone
+    bound = f"{model.certificate_['mass_error_upper']:.4g}"
+    row = both.split("mass error, 95 % bound</td>")[1].split("</tr>")[0]
+    assert row.count("<td>") == 2
+    assert row.count(bound[:5]) == 2
 
 
 def test_the_command_writes_a_page_of_a_saved_comparison(compared, tmp_path, capsys):
