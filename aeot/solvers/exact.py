@@ -18,7 +18,7 @@ from aeot.geometry.neighbours import Graph
 from aeot.geometry.tessellation import Cells, Support, Tessellation, support
 from aeot.measures import Measure
 from aeot.search import heights as conversions
-from aeot.solvers.line import GRAIN, UNRESOLVED, law, solve_line
+from aeot.solvers.line import GRAIN, UNRESOLVED, how_near, law, solve_line
 from aeot.solvers.minimize import Evaluation, newton, newton_over_gaps
 from aeot.solvers.solution import Outcome, Solution
 
@@ -336,8 +336,7 @@ def _certified(
     empty = int(light.sum())
     converged = bool(error[worst] <= allowed[worst]) and not empty
     steps = max(len(history) - 1, 0)
-    relative = float((error / nu).max())
-    message = f"every cell within {relative:.1e} of its mass after {steps} Newton steps"
+    message = f"{how_near(error.numpy(), nu.numpy())} after {steps} Newton steps"
     outcome = Outcome.CONVERGED
     if not converged:
         outcome = Outcome.EMPTY if empty else Outcome.UNMET

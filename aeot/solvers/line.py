@@ -248,8 +248,7 @@ def _measured(
     error, empty = float(off.sum()) / 2, int((w <= 0).sum())
     message, missed = f"mass error {error:.3g} (exact)", error > tol
     if each:
-        worst = int((off / nu).argmax())
-        message = f"every cell within {off[worst] / nu[worst]:.1e} of its mass"
+        message = how_near(off, nu)
         grain = np.zeros(n)
         grain[order] = _grain(sites[:, 0], heights, order, meet, known)
         missed = bool((off > np.maximum(tol * nu, np.clip(grain, UNRESOLVED, GRAIN))).any())
@@ -274,6 +273,15 @@ def _measured(
         cell_centroids=torch.from_numpy(centroids)[:, None].to(sites),
         cell_variance=max(known.variance - float((w * (centroids - known.mean) ** 2).sum()), 0.0),
     )
+
+
+def how_near(off: np.ndarray, masses: np.ndarray) -> str:
+    """Say how far, at most, cells are off their masses, (n,) each."""
+    light = masses < UNRESOLVED
+    message = f"every cell within {(off / masses)[~light].max():.1e} of its mass"
+    if light.any():  # no relative error of these means anything
+        message += f", those of less than {UNRESOLVED:g} within {off[light].max():.1e} of all mass"
+    return message
 
 
 def _grain(

@@ -46,6 +46,11 @@ class Supply:
     drawn: int = 0
     kept: float = 0.0
 
+    @classmethod
+    def of(cls, max_samples: float | None, *, d: int) -> Supply:
+        """Return one of so many samples, and at least of those that the least certificate takes."""
+        return cls(math.inf if max_samples is None else max(max_samples, (1 << 14) + 64 * d))
+
     @property
     def left(self) -> float:
         """How many may still be drawn."""

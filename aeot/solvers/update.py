@@ -8,6 +8,8 @@ not enter; so the sample may be far smaller than one that finds heights (control
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +22,7 @@ from aeot._environment import plain_torch
 from aeot.search.nearest import nearest
 from aeot.solvers.minimize import Trust
 from aeot.solvers.oracles import best_gaps
-from aeot.solvers.problem import Problem, standardise
+from aeot.solvers.problem import OutOfSamples, Problem, Supply, standardise
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Solution
 from aeot.solvers.solve import choose_split, is_exact, solve_semidiscrete
@@ -103,24 +105,29 @@ def update_solution(
     change[: len(kept)] -= before[kept]
     gone = 1 - float(before[kept].sum())
     moved = float(change.abs().sum() + gone) / 2
-    problem = standardise(source, sites, target, seed)
+    limit = options.get("max_samples")
+    limit = None if limit is None else _check.real("max_samples", limit, minimum=1)
+    supply = Supply.of(limit, d=source.dim)
+    problem = standardise(source, sites, target, seed, supply=supply)
     n, d = problem.sites.shape
     split = choose_split(problem.law, n, d)
     scorer = Scorer(problem, engine=engine, split=split, memory=memory)
     start = torch.cat([solution.heights.cpu()[kept], torch.zeros(len(new), dtype=torch.float64)])
     heights = problem.to_standard(start).to(problem.sites.device)
-    drawn = 0
-    if len(new):
-        heights, drawn = _levelled(scorer, heights, np.arange(len(kept), n))
-    wanted = min(max(_LEAST, 7 * moved / tol**2), max(_LEAST, _MOST / tol**2)) * n
-    blocks = range(scorer.blocks_for(min(max(wanted, 4096), memory / _BYTES)))
-    held = _counted(scorer, solution, blocks)[kept]
-    aim = (torch.cat([held, held.new_zeros(len(new))]) + change).clamp(min=0.1 * target)
-    task = Task(replace(problem, masses=aim / aim.sum()), scorer, tol, "newton")
-    heights, more = _corrected(task, scorer, heights, len(blocks) * scorer.block_samples)
+    with contextlib.suppress(OutOfSamples), supply.sparing(0.5):  # half is for the solve
+        if len(new):
+            heights = _levelled(scorer, heights, np.arange(len(kept), n))
+        wanted = min(max(_LEAST, 7 * moved / tol**2), max(_LEAST, _MOST / tol**2)) * n
+        blocks = range(scorer.blocks_for(min(max(wanted, 4096), memory / _BYTES)))
+        held = _counted(scorer, solution, blocks)[kept]
+        aim = (torch.cat([held, held.new_zeros(len(new))]) + change).clamp(min=0.1 * target)
+        task = Task(replace(problem, masses=aim / aim.sum()), scorer, tol, "newton")
+        heights = _corrected(task, scorer, heights, len(blocks) * scorer.block_samples)
+    if math.isfinite(supply.limit):
+        options["max_samples"] = max(supply.left, 1)
     init = problem.from_standard(heights.cpu())
     found = solve_semidiscrete(source, sites, target, init=init, **options)
-    return replace(found, n_samples=found.n_samples + drawn + more)
+    return replace(found, n_samples=found.n_samples + supply.drawn)
 
 
 def _kept(remove: ArrayLike | None, n: int) -> torch.Tensor:
@@ -140,10 +147,8 @@ def _kept(remove: ArrayLike | None, n: int) -> torch.Tensor:
     return stay.nonzero()[:, 0]
 
 
-def _levelled(
-    scorer: Scorer, heights: torch.Tensor, chosen: np.ndarray
-) -> tuple[torch.Tensor, int]:
-    """Give the chosen sites the heights at which each alone wins its mass; return samples drawn."""
+def _levelled(scorer: Scorer, heights: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+    """Give the chosen sites the heights at which each alone wins its mass."""
     problem, index = scorer.problem, torch.from_numpy(chosen)
     n, d = problem.sites.shape
     known, some = problem.sites[: n - len(chosen)], problem.sites[index]
@@ -157,7 +162,7 @@ def _levelled(
     m = len(blocks) * scorer.block_samples
     rank = np.clip(np.rint(m * problem.masses.numpy()[chosen]), 1, 8).astype(np.int64)
     heights[index] += best_gaps(scorer, heights, chosen, "level", blocks, rank=rank)
-    return heights, m
+    return heights
 
 
 def _counted(scorer: Scorer, solution: Solution, blocks: range) -> torch.Tensor:
@@ -165,16 +170,15 @@ def _counted(scorer: Scorer, solution: Solution, blocks: range) -> torch.Tensor:
     brenier = solution.map()
     counts = torch.zeros(len(solution.sites), dtype=torch.float64)
     every = torch.arange(scorer.block_samples)
+    scorer.problem.supply.take(len(blocks) * scorer.block_samples, share=0.5)
     for block in blocks:
         points = scorer.points(scorer.draw("update", block), every).to(brenier.sites.device)
         counts += torch.bincount(brenier.cell(points).cpu(), minlength=len(counts))
     return counts / (len(blocks) * scorer.block_samples)
 
 
-def _corrected(
-    task: Task, scorer: Scorer, heights: torch.Tensor, samples: int
-) -> tuple[torch.Tensor, int]:
-    """Minimise on lists of the correction's sample; return the heights and the samples drawn."""
+def _corrected(task: Task, scorer: Scorer, heights: torch.Tensor, samples: int) -> torch.Tensor:
+    """Minimise on lists of the correction's sample."""
     problem: Problem = task.problem
     n, d = problem.sites.shape
     none = torch.zeros(n, d, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
@@ -184,4 +188,4 @@ def _corrected(
     bank = task.bank(scorer, heights, "update", samples, **how)
     trust = Trust(state.unit, 1.8 * state.unit)
     state, _ = minimised(task, state, bank, trust, 0.02, 30)
-    return state.heights, state.n_samples + bank.n_samples
+    return state.heights

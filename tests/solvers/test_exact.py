@@ -470,3 +470,19 @@ def test_a_large_plane_goes_over_two_grids(monkeypatch):
     assert torch.allclose(
         two.heights, solve_exact(aeot.UniformBox(dim=2), sites).heights, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("mass", [1e-17, 1e-310, 5e-324])
+def test_a_mass_that_nothing_resolves_is_not_told_relative_to_itself(mass, dim):
+    sites = np.random.default_rng(0).normal(size=(3, dim))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        s = solve_exact(aeot.UniformBox(dim=dim), sites, [mass, 0.5, 0.5])
+    off = (s.cell_masses - s.masses).abs()
+    if s.converged:
+        heavy, light = s.message.split(", those of less than 1e-14 within ")
+        relative = float((off / s.masses)[1:].max())
+        assert heavy == f"every cell within {relative:.1e} of its mass"
+        assert light.startswith(f"{float(off[0]):.1e} of all mass")
+    assert "e+" not in s.message

@@ -114,3 +114,18 @@ def test_an_account_of_samples():
     assert supply.left == 675
     with Supply().sparing(0.5):
         Supply().take(1 << 60, share=0.01)
+
+
+@pytest.mark.parametrize("limit", [1, 3e4, 2e5])
+def test_a_changed_solution_neither(limit):
+    sites = KINDS["ordinary"]
+    counted = Counted(6)
+    old = solve(counted.source, sites, tol=0.3)
+    counted.asked = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        s = aeot.update_solution(
+            old, add=sites[:3] + 0.1, remove=[0, 1], tol=0.02, threads=1, max_samples=limit
+        )
+    assert counted.asked == s.n_samples
+    assert counted.asked <= limit or counted.asked <= 2 * (LEAST + BLOCK)
