@@ -431,9 +431,15 @@ def whole_tile(width: int, steer: str, columns: int) -> dict[str, Any]:
     return {"D": width, "BK": slices, "BM": _ROWS, "BN": columns, "PRECISION": steer}
 
 
-def halves_tile(width: int, split: int, chunk: int, steer: str, *, track: bool) -> dict[str, Any]:
-    """Return the constants of the kernel for halves; D = 0 where torch multiplies before."""
-    fused = width if width <= _FUSED and steer == STEER else 0
+def halves_tile(
+    width: int, split: int, chunk: int, steer: str, *, track: bool, hopper: bool = True
+) -> dict[str, Any]:
+    """Return the constants of the kernel for halves; D = 0 where torch multiplies before.
+
+    Before Hopper a product and the sums of sixteen by sixteen halves do not fit into registers.
+    """
+    fits = width <= _FUSED and steer == STEER and (hopper or split < 16)
+    fused = width if fits else 0
     groups = max(1, _ROWS // split)
     tile = {"D": fused, "G": groups, "M": split, "BN": 16, "U": chunk // 16}
     return {**tile, "TRACK": track, "PRECISION": steer}
@@ -502,7 +508,8 @@ def _halves(
 ) -> None:
     (xl, xr, yl, yr), width = _args(planes, block)
     (rows, p), q = block.left.shape, block.right.shape[1]
-    tile = halves_tile(width, block.split, chunk, steer, track=len(out) == 4)
+    hopper = h.device.type != "cuda" or torch.cuda.get_device_capability(h.device)[0] >= 9
+    tile = halves_tile(width, block.split, chunk, steer, track=len(out) == 4, hopper=hopper)
     if not tile["D"]:
         xl, xr = _products(planes, block, steer)
     tiles = triton.cdiv(rows, tile["G"] * block.split)

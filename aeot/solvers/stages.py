@@ -357,7 +357,7 @@ def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     facets = state.laplacian() / state.edged
     # A cell without an edge in the lists must not run away: its own mass is its stiffness.
     degree = torch.as_tensor(facets.diagonal())
-    own = torch.where(degree > 0, 1e-6, 1.0).to(degree)
+    own = torch.where(degree > 0, torch.full_like(degree, 1e-6), 1.0)
     ridge = 1e-6 * degree + own * task.nu.to(degree) / state.unit
     sides = beside(facets, ridge), beside(facets, task.nu - c.cell_masses)
     x = conjugate_gradient(facets, *sides, tolerance=1e-3, max_steps=300)

@@ -173,11 +173,13 @@ def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device)
         except (TypeError, ValueError) as error:
             raise _io.Damaged(f"its Laplacian is none ({error})") from error
     lists, best, facets = state.lists, state.best_heights, state.facets
+    if facets is not None:
+        facets = facets[0].to(device), facets[1].to(device), facets[2].to(device)
     return replace(
         state,
         heights=state.heights.to(device),
         sums=state.sums.to(device),
-        facets=None if facets is None else tuple(x.to(device) for x in facets),
+        facets=facets,
         lists=lists and replace(lists, heights=lists.heights.to(device)),
         best_heights=None if best is None else best.to(device),
     )
