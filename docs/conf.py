@@ -54,7 +54,7 @@ autosummary_imported_members = False
 # Of classes of others the methods are described by them.
 FOREIGN = (
     "Module,Mapping,Enum,BaseEstimator,TransformerMixin,ClassNamePrefixFeaturesOutMixin,"
-    "_MetadataRequester,_SetOutputMixin"
+    "_MetadataRequester,_SetOutputMixin,IterableDataset,Dataset,tuple"
 )
 autodoc_default_options = {
     "members": True,
