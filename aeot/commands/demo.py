@@ -43,6 +43,7 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
     with RunDirectory(out, kept, last="summary.json", overwrite=True) as run:
         run.begin()
         pictures = Path(out) / "pictures"
+        print("a map that tears; the first run on a machine compiles its loops ...", flush=True)
         print(_letters(pictures / "tears.png", seed), flush=True)
         begun = time.perf_counter()
         rows = dataset("digits"), dataset("digits", split="test"), None

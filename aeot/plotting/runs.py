@@ -14,6 +14,7 @@ from aeot import _check
 from aeot._environment import plain_torch
 from aeot._rng import generator
 from aeot.data import Dataset
+from aeot.maps.brenier import BrenierMap
 from aeot.maps.conditional import ConditionalMap
 from aeot.models.aeot import AEOT
 from aeot.plotting import images as pictures
@@ -178,13 +179,16 @@ def longest_jump(
         A sentence about it.
 
     Raises:
-        ValueError: If `data` has no labels.
+        ValueError: If `data` has no labels, or the model a map for each class.
     """
     if data.labels is None:
         raise _check.fail("data", "have labels", "none")
     if isinstance(model.brenier_, ConditionalMap):
         raise _check.fail("model", "have one map for all classes", "one for each", "see by_class")
     brenier, singular = model.brenier_, model.singular_
+    if not isinstance(brenier, BrenierMap) or isinstance(singular, tuple):
+        got, way_out = "one map for each class", "no map leads from one class to another"
+        raise _check.fail("model", "have one map for all classes", got, way_out)
     sites = brenier.sites
     labels = data.labels[nearest(sites, model.encode(data).to(sites))[1][:, 0]]
     ends = brenier.source.sample(2 * lines, generator=generator(seed, "jump")).to(sites)

@@ -24,7 +24,7 @@ def shortened(monkeypatch):
 def test_the_demo_ends_with_its_report_and_may_be_repeated(shortened, tmp_path, capsys):
     path = tmp_path / "demo"
     assert cli.main(["demo", "--out", str(path)]) == 0
-    first, *rest = capsys.readouterr().out.splitlines()
+    _, first, *rest = capsys.readouterr().out.splitlines()
     assert f"{path}/pictures/tears.png: a rectangle, torn into 4 pieces" in first
     assert " ".join(rest[-1].split()) == f"report {path}/report.html: open it in a browser"
     assert "demo" in (path / "report.html").read_text()
