@@ -297,7 +297,8 @@ def _definition(module: str, name: str) -> tuple[ast.FunctionDef | ast.ClassDef,
     for node in found.body:
         if not isinstance(node, ast.AnnAssign) or node.value is None:
             continue
-        if not ast.unparse(node.annotation).startswith("ClassVar"):
+        # A field for any object takes nothing that could be typed.
+        if not ast.unparse(node.annotation).startswith(("ClassVar", "Any")):
             field = ast.arg(ast.unparse(node.target), node.annotation)
             fields[field.arg] = (field, node.value)
     names, defaults = zip(*fields.values(), strict=True) if fields else ((), ())

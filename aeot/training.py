@@ -56,6 +56,7 @@ def run(
     checkpoint: str | os.PathLike | None = None,
     facts: Mapping[str, Any] | None = None,
     on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
+    done: Callable[[], bool] | None = None,
     every: int = 100,
     finer: int = 1,
     checkpoint_seconds: float = 60.0,
@@ -85,6 +86,8 @@ def run(
             the arguments of the estimator and what tells its data from others (its `digest`).
         on_step: Called as ``on_step(step, record)`` after each step, counted from 1, with what
             that step measured; returning True ends the run.
+        done: Asked before the first step, once a checkpoint is read, and after each; True ends the
+            run, as `on_step` does, and one that ended so does not go on when it is resumed.
         every: Steps per record of the history; a record holds means over them.
         finer: Records in so many steps, where one is too coarse for a curve.
         checkpoint_seconds: The shortest time between two checkpoints, which is longer where 50
@@ -148,7 +151,7 @@ def run(
     begun = time.perf_counter()
     sums: dict[str, float] = begun_record.get("sums", {})
     counts: dict[str, int] = begun_record.get("counts", {})  # a step may miss a measurement
-    stop = step >= steps
+    stop = step >= steps or bool(done and done())
     total = None if steps >= OPEN_ENDED else steps
 
     def part() -> dict[str, Any]:
@@ -187,7 +190,7 @@ def run(
                     if bad := keeper.bad_weight():
                         raise keeper.diverged(f"{bad} became NaN or infinite", step)
                     stop = bool(on_step and on_step(step, {"step": step, **measured}))
-                    stop = stop or step == steps
+                    stop = stop or step == steps or bool(done and done())
                     if step % often == 0 or stop:
                         means = {key: value / counts[key] for key, value in sums.items()}
                         record = {"step": step, "seconds": part()["seconds"], **means}

@@ -130,6 +130,7 @@ class Summary(dict):
             "latent size": str(self["latent_dim"]),
             "duplicates": f"{merged['images']} equal rows, {merged['codes']} equal codes merged",
             "error": "; ".join(errors) + " (mean squared; before -> after refining the decoder)",
+            **({"sharpening": _sharpened(self["sharpening"])} if self.get("sharpening") else {}),
             "transport": f"{state}: {certificate['message']}",
             "singular set": f"{self['singular_facets']} facets cut, {self['modes']} modes left",
             "acceptance": f"{drawn['acceptance']:.1%} of the points drawn for {_DRAWN} samples",
@@ -143,6 +144,12 @@ class Summary(dict):
             lines["jump"] = self["jump"]
             lines["report"] = f"{self['report']}: open it in a browser"
         return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
+
+
+def _sharpened(did: dict[str, Any]) -> str:
+    (before, after), (flat, flat_after) = did["error"], did["flat_error"]
+    told = f"error {before:.4f} -> {after:.4f}, in flat areas {flat:.5f} -> {flat_after:.5f}"
+    return f"{told}; {did['limited']:.0%} of the frequencies at the limit of the gain"
 
 
 def fit(
@@ -197,6 +204,7 @@ def fit(
     limits = {"white": white, "max_pixels": max_pixels}
     options |= {name: value for name, value in limits.items() if value is not None}
     kept = {**options, "out": str(path), **model.arguments()}
+    del kept["autoencoder"]  # no option
     with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
         begun = time.perf_counter()
         rows = _rows(options, model.seed, download=download, strict=strict, **limits)
@@ -234,7 +242,7 @@ def run_fit(
             _LOG.info("%s: %s", training.name, _split_told(training, held_out))
         if len(clock) <= _TIMED:
             clock.append(time.perf_counter())
-            planned = model.planned_steps(len(training)) if steps is None else steps
+            planned = model.planned_steps(len(training), training.shape) if steps is None else steps
             if len(clock) > _TIMED and planned > step:
                 pace = statistics.median(b - a for a, b in pairwise(clock))
                 foretold = _loop.duration(pace * (planned - step))

@@ -14,7 +14,7 @@ from aeot._environment import in_parts
 from aeot._estimator import rate
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, set_gradient
-from aeot.networks.autoencoder import autoencoder_pair
+from aeot.networks.autoencoder import autoencoder_pair, resolve_architecture
 
 
 class Codes(nn.Module):
@@ -52,7 +52,7 @@ class GLO(GenerativeModel):
         batch_size: Rows per step.
         precision: "float32" or "bfloat16" (autocast).
         device: Where to train; None: the first GPU, else the CPU.
-        architecture: As in `Autoencoder`.
+        architecture: As in `VAE`.
         width: Width of that architecture, None for its default.
         learning_rate: Adam's, for the generator.
         code_rate: Adam's, for the codes.
@@ -81,8 +81,9 @@ class GLO(GenerativeModel):
             raise _check.fail("data", "hold at least two rows", str(len(data)), way_out)
 
     def _build(self) -> dict[str, nn.Module]:
+        named = resolve_architecture(self.architecture, self.shape_, published=True)
         _, self.generator_ = autoencoder_pair(
-            self.shape_, self.latent_dim, architecture=self.architecture, width=self.width
+            self.shape_, self.latent_dim, architecture=named, width=self.width
         )
         self.codes_ = Codes(self.n_rows_, self.latent_dim)
         return {"generator_": self.generator_, "codes_": self.codes_}

@@ -17,7 +17,7 @@ from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
-from aeot.networks.autoencoder import autoencoder_pair
+from aeot.networks.autoencoder import autoencoder_pair, resolve_architecture
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -39,7 +39,8 @@ class VAE(GenerativeModel):
         batch_size: Rows per step.
         precision: "float32" or "bfloat16" (autocast).
         device: Where to train; None: the first GPU, else the CPU.
-        architecture: As in `Autoencoder`: "auto", "infogan", "dcgan" or "mlp".
+        architecture: As in `Autoencoder`, but for "auto", which of images is "infogan", or "dcgan"
+            from 64 pixels on.
         width: Width of that architecture, None for its default.
         likelihood: "bernoulli" (of pixels in [0, 1], summed over all of them) or "gaussian" with
             standard deviation `std`, which vectors need; None: the one that fits the data.
@@ -77,10 +78,10 @@ class VAE(GenerativeModel):
             raise _check.fail("likelihood", "be 'gaussian' for vectors", "'bernoulli'")
 
     def _build(self) -> dict[str, nn.Module]:
+        named = resolve_architecture(self.architecture, self.shape_, published=True)
+
         def pair(codes: int) -> tuple[nn.Module, nn.Module]:
-            return autoencoder_pair(
-                self.shape_, codes, architecture=self.architecture, width=self.width
-            )
+            return autoencoder_pair(self.shape_, codes, architecture=named, width=self.width)
 
         self.decoder_ = pair(self.latent_dim)[1]
         self.encoder_ = pair(2 * self.latent_dim)[0]

@@ -25,8 +25,9 @@ from aeot.data.arrays import domain, facts_of, rows_of
 from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.maps.conditional import ConditionalMap, Label, classes_of
 from aeot.measures import UniformBox
-from aeot.models.autoencoder import Autoencoder, AutoencoderOptions
-from aeot.models.sharpening import sharpen, spectral_gain
+from aeot.models.autoencoder import Autoencoder, AutoencoderOptions, split
+from aeot.models.given import GivenAutoencoder, check_parts
+from aeot.models.sharpening import choose_floor, sharpen, spectral_gain
 from aeot.search.engines import ENGINES, bind
 from aeot.search.nearest import nearest
 from aeot.singular import singular_set
@@ -51,16 +52,22 @@ class AEOT(AutoencoderOptions):
     Args:
         latent_dim: Numbers in a code. More restore finer detail, and need more data and a longer
             transport: 10 to 30 for simple images, 64 to 128 for photographs.
-        architecture: Networks of the autoencoder: "infogan" for images of 28 to 60 pixels,
-            "dcgan" from 64 pixels on, "mlp" for vectors; "auto" chooses by the shape of the data.
-        width: Channels of the first convolution of "dcgan" (None: 64), or hidden units of "mlp"
-            (None: 256); twice as many take up to four times as long.
+        architecture: Networks of the autoencoder: "residual" for images, "mlp" for vectors ("auto"
+            chooses these); "infogan", the paper's, or "dcgan" from 64 pixels on.
+        width: Channels of the first level of "residual" (None: 32) or "dcgan" (None: 64), or hidden
+            units of "mlp" (None: 256); twice as many take up to four times as long.
         learning_rate: Adam's first step size while encoder and decoder train together; halve it if
             training diverges.
         decoder_rate: The same for the decoder alone, in the last third of the steps.
         batch_size: Rows of data in a training step; fewer take less memory.
+        flips: Mirror images from left to right at random while the autoencoder is trained.
+        shifts: Shift images by up to so many pixels then, repeating their borders.
         precision: Arithmetic of training: "float32", "bfloat16" (quicker where the processor or GPU
             has it), or "auto".
+        autoencoder: One of your own in the place of a trained one: (encoder, decoder), two modules,
+            or an object with ``encode`` and ``decode``, such as diffusers' AutoencoderKL;
+            `aeot.models.given.GivenAutoencoder` says how it is used. Its codes have their own
+            size, nothing is trained, and what is above does not matter.
         tol: How wrong the transport may be: the share of the mass that goes to other codes than it
             should, measured on fresh samples. Half as much takes about four times as long. Its
             floor for N equal masses and m samples is about 0.4 sqrt(N / m): 0.04 for the 100 N
@@ -69,7 +76,7 @@ class AEOT(AutoencoderOptions):
             0.75, or 0.68 for CIFAR-10); None: found from the codes, whatever their scale.
         extension: How new codes come from the data's: "affine", "linear", "pair" or
             "inverse-distance"; see `BrenierMap.extend`.
-        sharpen: Give decoded images the sharpness of the data; vectors stay as they are.
+        sharpen: Give decoded images the sharpness of the data where they are not flat.
         conditional: Solve one transport for each class of the data's labels, so that `sample` can
             be asked for a class; `fit` and `fit_transport` do so, too, where they get ``labels``.
         engine: What assigns points to cells: "auto", "numba", "torch", "keops" or "kdtree", all
@@ -78,13 +85,17 @@ class AEOT(AutoencoderOptions):
         seed: Of everything random: the same seed, options and machine give the same result.
 
     Attributes:
-        autoencoder_: The fitted `Autoencoder`.
+        autoencoder_: The fitted `Autoencoder`, or the `GivenAutoencoder`.
         brenier_: The `BrenierMap` onto the codes; a `ConditionalMap` if there are classes.
         singular_: The `SingularSet` it is cut along; one for each class if there are classes.
         classes_: What the labels are called: the names in the order of the data's labels, or the
             labels themselves; empty without classes.
         gain_: How much each frequency of decoded images is amplified, (C, 2 H, W + 1); None for
             vectors.
+        sharpening_: What it does, from images held out of the training if there are any: the
+            ``floor`` of local variance below which little is sharpened, the ``error`` before and
+            after, that in flat areas, ``flat_error``, and the share of frequencies that would need
+            more than the gain may be, ``limited``; None for vectors.
         certificate_: What the solver promises: ``converged``, ``mass_error``,
             ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``engine``; with classes
             also ``classes``, the bound of each.
@@ -106,6 +117,7 @@ class AEOT(AutoencoderOptions):
         torch.Size([4, 5])
     """
 
+    autoencoder: Any = None
     tol: float = 0.05
     max_angle: float | None = None
     extension: str = "affine"
@@ -114,11 +126,18 @@ class AEOT(AutoencoderOptions):
     conditional: bool = False
 
     _fitted_by = "brenier_"
-    _learned = {"autoencoder_": dict, "brenier_": dict, "singular_": dict, "certificate_": dict}
+    _learned = {
+        "autoencoder_": dict | GivenAutoencoder,
+        "brenier_": dict,
+        "singular_": dict,
+        "certificate_": dict,
+    }
     _learned |= {"history_": dict[str, list], "seconds_": dict[str, float], "merged_": dict}
     _learned |= {"gain_": torch.Tensor | None, "sampled_": dict | None, "data_": dict | None}
     _learned |= {"classes_": tuple[str, ...] | tuple[int, ...] | None}
+    _learned |= {"sharpening_": dict | None}  # saves of 0.2.0 and before have none
     _checks = AutoencoderOptions._checks | {
+        "autoencoder": check_parts,
         "max_angle": positive,
         "extension": partial(_check.choice, options=METHODS),
         "engine": partial(_check.choice, options=ENGINES),
@@ -130,6 +149,7 @@ class AEOT(AutoencoderOptions):
         *,
         labels: ArrayLike | None = None,
         steps: int | None = None,
+        stop: str = "steps",
         held_out: Dataset | float = 0.05,
         checkpoint: str | os.PathLike | None = None,
         log: str | os.PathLike | None = None,
@@ -142,6 +162,7 @@ class AEOT(AutoencoderOptions):
             data: A data set, or anything `tensors` takes.
             labels: As in `fit_transport`.
             steps: Steps of the autoencoder; None: as `Autoencoder.fit` does.
+            stop: "steps" or "plateau", as in `Autoencoder.fit`.
             held_out: As in `Autoencoder.fit`. A share held out of `data` is kept from the
                 autoencoder's training alone: its codes are targets of the transport too.
             checkpoint: Directory for checkpoints; a stopped fit goes on from those it finds.
@@ -164,7 +185,7 @@ class AEOT(AutoencoderOptions):
         self._classes(data, labels)
         # One minute between lines of progress, whatever runs.
         with _loop.Loop("", stops=False, progress=progress):
-            self.fit_autoencoder(data, steps=steps, held_out=held_out, **options)
+            self.fit_autoencoder(data, steps=steps, stop=stop, held_out=held_out, **options)
             return self.fit_transport(data, labels=labels, checkpoint=folder)
 
     def fit_autoencoder(
@@ -172,19 +193,36 @@ class AEOT(AutoencoderOptions):
         data: Dataset | ArrayLike,
         *,
         steps: int | None = None,
+        stop: str = "steps",
         held_out: Dataset | float = 0.05,
         checkpoint: str | os.PathLike | None = None,
         log: str | os.PathLike | None = None,
         on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
     ) -> Self:
-        """Fit the autoencoder alone, as `fit` does; a fitted one can be set as ``autoencoder_``."""
+        """Fit the autoencoder alone, as `fit` does; a fitted one can be set as ``autoencoder_``.
+
+        Of a given ``autoencoder`` the errors are measured.
+        """
         self._check_arguments()
         begun = time.perf_counter()
-        shared = {field.name for field in dataclasses.fields(AutoencoderOptions)}
-        options = {name: value for name, value in self.arguments().items() if name in shared}
-        fitted = Autoencoder(**options).fit(
-            data, steps=steps, held_out=held_out, checkpoint=checkpoint, log=log, on_step=on_step
+        data = domain("data", data)
+        self._unseen = split(data, held_out, self.seed)[1]
+        if self.autoencoder is not None:
+            given = GivenAutoencoder(self.autoencoder, data.shape)
+            given.measure(*split(data, held_out, self.seed), seed=self.seed)
+            return self._take(given, begun)
+        fitted = Autoencoder(**self._autoencoder_arguments()).fit(
+            data,
+            steps=steps,
+            stop=stop,
+            held_out=held_out,
+            checkpoint=checkpoint,
+            log=log,
+            on_step=on_step,
         )
+        return self._take(fitted, begun)
+
+    def _take(self, fitted: Autoencoder | GivenAutoencoder, begun: float) -> Self:
         self._forget()
         self.autoencoder_ = fitted
         self.history_ = {"autoencoder": fitted.history_}
@@ -213,29 +251,31 @@ class AEOT(AutoencoderOptions):
                 model is `conditional`, else no classes.
             checkpoint: Directory for checkpoints of the solver; it goes on from those it finds
                 for the same codes, which on another machine may differ by rounding. An exact
-                transport (`latent_dim` <= 3) starts anew.
+                transport (codes of at most 3 numbers) starts anew.
             on_step: Passed to `solve_semidiscrete`.
 
         Returns:
             The model itself.
 
         Raises:
-            NotFittedError: Without an autoencoder.
+            NotFittedError: Without an autoencoder, fitted or given.
             ValueError: If the rows have another shape or the masses do not fit.
         """
         self._check_arguments()
-        self._check_fitted("autoencoder_")
         training.check_options(checkpoint=checkpoint, on_step=on_step)
         data = domain("data", data)
+        if self.autoencoder is not None and not hasattr(self, "autoencoder_"):
+            self.autoencoder_ = GivenAutoencoder(self.autoencoder, data.shape)
+        self._check_fitted("autoencoder_")
         if len(data) < 2:
             raise _check.fail("data", "hold at least 2 rows", str(len(data)))
         names, numbers, known = self._classes(data, labels)
         begun = time.perf_counter()
         codes, masses, numbers = self._targets(data, _check.masses(masses, len(data)), numbers)
-        self.gain_ = self._gain(data)
+        self._set_sharpening(data)
         encoded = time.perf_counter()
         self._forget()
-        source = UniformBox(dim=self.latent_dim)
+        source = UniformBox(dim=self._code_size)
         if is_exact(source, len(codes)):
             checkpoint = None
         if checkpoint is not None:
@@ -289,7 +329,9 @@ class AEOT(AutoencoderOptions):
         self._check_fitted("autoencoder_")
         images = self.autoencoder_.decode(codes)
         gain = getattr(self, "gain_", None)
-        return sharpen(images, gain) if self.sharpen and gain is not None else images
+        if not self.sharpen or gain is None:
+            return images
+        return sharpen(images, gain, (getattr(self, "sharpening_", None) or {}).get("floor", 0.0))
 
     def sample(self, n: int, *, seed: int = 0, labels: Any = None) -> torch.Tensor:  # noqa: ANN401
         """Generate `n` images; ``sampled_`` then says how many points were rejected.
@@ -315,7 +357,7 @@ class AEOT(AutoencoderOptions):
         With classes ``labels`` of the account numbers ``brenier_.classes``.
         """
         self._check_fitted()
-        n = _check.rows("n", n, max(self.latent_dim, math.prod(self.autoencoder_.shape_)))
+        n = _check.rows("n", n, max(self._code_size, math.prod(self.autoencoder_.shape_)))
         seed = _check.seed("seed", seed)
         which: dict[str, Any] = {}
         if labels is not None:
@@ -363,7 +405,7 @@ class AEOT(AutoencoderOptions):
         """
         self._check_fitted()
         shape = self.autoencoder_.shape_
-        n = _check.rows("n", n, max(self.latent_dim, math.prod(shape)), minimum=2)
+        n = _check.rows("n", n, max(self._code_size, math.prod(shape)), minimum=2)
         rows = [_row(name, value, shape) for name, value in (("start", start), ("end", end))]
         codes = torch.cat([self.encode(row) for row in rows]).to(self.brenier_.sites)
         brenier, cut = self._near(codes)
@@ -394,6 +436,7 @@ class AEOT(AutoencoderOptions):
         return {
             "reconstruction": dict(self.autoencoder_.losses_),
             "precision": self.autoencoder_.precision_,
+            "sharpening": dict(getattr(self, "sharpening_", None) or {}),
             "certificate": dict(self.certificate_),
             "targets": len(self.brenier_.sites),
             "merged": dict(self.merged_),
@@ -403,15 +446,92 @@ class AEOT(AutoencoderOptions):
             "seconds": dict(self.seconds_),
         }
 
-    def state(self) -> dict[str, Any]:
-        """Return what makes up the fitted model; see `Autoencoder.state`."""
+    def forecast(self, data: Dataset | ArrayLike, *, steps: int | None = None) -> dict[str, float]:
+        """Return how long the autoencoder will take about; see `Autoencoder.forecast`.
+
+        The transport is not among it. With an ``autoencoder`` given, only the encoding is.
+        """
+        self._check_arguments()
+        data = domain("data", data)
+        if self.autoencoder is None:
+            return Autoencoder(**self._autoencoder_arguments()).forecast(data, steps=steps)
+        some = data.subset(slice(0, 64))
+        given = GivenAutoencoder(self.autoencoder, data.shape)
+        begun = time.perf_counter()
+        given.encode(some)
+        return {"encoding": (time.perf_counter() - begun) * len(data) / len(some)}
+
+    def save(
+        self, path: str | os.PathLike, *, overwrite: bool = False, weights: bool = True
+    ) -> None:
+        """Write it to a directory, whole or not at all, as `Autoencoder.save` does.
+
+        Where an ``autoencoder`` was given, ``AEOT.load(path, autoencoder=...)`` takes the same
+        modules again: how they are made is never written, for that would be code.
+
+        Args:
+            path: New or empty, or an earlier save of this class that may be replaced.
+            overwrite: Whether it may.
+            weights: Whether the weights of a given ``autoencoder`` are written, for `load` to put
+                into the modules; else a hash of them, which it compares.
+
+        Raises:
+            NotFittedError: Before `fit`.
+            ValueError: If the directory holds something else, or an earlier save without
+                `overwrite`, or cannot be written.
+        """
+        _check.flag("weights", weights)
+        tensors, config = _io.pack(self.state(weights=weights))
+        kind = type(self)
+        card = _io.card(kind, self._page())
+        _io.save(path, tensors, config, kind=kind.__name__, overwrite=overwrite, card=card)
+
+    def state(self, *, weights: bool = True) -> dict[str, Any]:
+        """Return what makes up the fitted model; see `Autoencoder.state`, and `save`."""
         state = super().state()
         parts = [_io.take_apart(cut, leave_out=BrenierMap) for cut in self._cuts]
         learned = {"singular_": parts[0]}
         if isinstance(self.brenier_, ConditionalMap):
             learned = {"singular_": {"classes": parts}}
             learned |= {"brenier_": self.brenier_.buffers_by_class()}
-        return state | {"learned": state["learned"] | learned}
+        if isinstance(self.autoencoder_, GivenAutoencoder):
+            learned["autoencoder_"] = self.autoencoder_.state(weights=weights)
+        arguments = state["arguments"] | {"autoencoder": None}
+        return {"arguments": arguments, "learned": state["learned"] | learned}
+
+    @classmethod
+    def from_state(
+        cls,
+        state: dict[str, Any],
+        *,
+        device: str | torch.device | None = None,
+        autoencoder: Any = None,  # noqa: ANN401 - as the argument of this name
+    ) -> Self:
+        """Make the fitted model of which `state` returned the parts; see `load`."""
+        learned = state.get("learned") if isinstance(state, dict) else None
+        kept = learned.get("autoencoder_") if isinstance(learned, dict) else None
+        was_given = isinstance(kept, dict) and isinstance(kept.get("given"), dict)
+        if was_given and autoencoder is None:
+            must = f"be passed: the model was fitted with {str(kept['given'].get('name'))[:80]}"
+            way_out = "AEOT.load(path, autoencoder=...) takes the same modules"
+            raise _check.fail("autoencoder", must, "None", way_out)
+        if autoencoder is not None:
+            if not was_given:
+                must = "be None: the model trained its own and holds it"
+                raise _check.fail("autoencoder", must, _check.shown(autoencoder))
+            given = GivenAutoencoder.restored(autoencoder, kept)
+            arguments = {**state["arguments"], "autoencoder": autoencoder}
+            state = {"arguments": arguments, "learned": {**learned, "autoencoder_": given}}
+        return super().from_state(state, device=device)
+
+    @property
+    def _code_size(self) -> int:
+        """Numbers of a code: what was asked for, or what a given autoencoder has."""
+        return self.latent_dim if self.autoencoder is None else self.autoencoder_.latent_dim
+
+    def _autoencoder_arguments(self) -> dict[str, Any]:
+        shared = {field.name for field in dataclasses.fields(AutoencoderOptions)}
+        return {name: value for name, value in self.arguments().items() if name in shared}
 
     @property
     def _cuts(self) -> tuple[singular_set.SingularSet, ...]:
@@ -419,13 +539,18 @@ class AEOT(AutoencoderOptions):
         return self.singular_ if isinstance(self.singular_, tuple) else (self.singular_,)
 
     def _page(self) -> dict[str, dict[str, Any]]:
-        return super()._page() | {"Certificate": self.certificate_}
+        page = super()._page() | {"Certificate": self.certificate_}
+        if isinstance(self.autoencoder_, GivenAutoencoder):
+            page["Arguments"] |= {"autoencoder": self.autoencoder_.name}
+        return page
 
     def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
-        parts: dict[str, Any] = {
-            "autoencoder_": Autoencoder.from_state(learned["autoencoder_"], device=self.device)
-        }
-        source, buffers = UniformBox(dim=self.latent_dim), learned["brenier_"]
+        encoder = learned["autoencoder_"]
+        if isinstance(encoder, dict):
+            encoder = Autoencoder.from_state(encoder, device=self.device)
+        parts: dict[str, Any] = {"autoencoder_": encoder}
+        size = self.latent_dim if self.autoencoder is None else encoder.latent_dim
+        source, buffers = UniformBox(dim=size), learned["brenier_"]
         stored = learned["singular_"]
         if learned.get("classes_"):
             maps = ConditionalMap.from_buffers(source, self.engine, buffers).to(device)
@@ -444,13 +569,18 @@ class AEOT(AutoencoderOptions):
         if self.engine != "auto":  # one that cannot be used is refused before training
             bind(self.engine, torch.empty(2, self.latent_dim, device=resolve_device(self.device)))
 
-    def _gain(self, data: Dataset) -> torch.Tensor | None:
-        """Return what decoded images of the data must be amplified by, from 5000 of them."""
+    def _set_sharpening(self, data: Dataset) -> None:
+        """Find what decoded images must be amplified by, and where they are flat."""
+        self.gain_, self.sharpening_ = None, None
         if len(data.shape) != 3:
-            return None
-        some = torch.randperm(len(data), generator=generator(self.seed, "sharpen"))[:5000]
-        images = data[some]
-        return spectral_gain(images, self.autoencoder_.decode(self.autoencoder_.encode(images)))
+            return
+        pairs, most = [], min(5000, 2**25 // math.prod(data.shape))  # bounds the memory
+        for rows in (data, getattr(self, "_unseen", None) or data):
+            some = torch.randperm(len(rows), generator=generator(self.seed, "sharpen"))
+            images = rows[some[:most]].cpu()
+            pairs.append((images, self.autoencoder_.decode(self.autoencoder_.encode(images))))
+        self.gain_ = spectral_gain(*pairs[0])
+        self.sharpening_ = choose_floor(*pairs[1], self.gain_)._asdict()
 
     def _classes(
         self,

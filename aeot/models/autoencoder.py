@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +23,11 @@ from aeot._estimator import Estimator, rate
 from aeot._rng import forked, generator
 from aeot.data import Dataset, indices
 from aeot.data.arrays import digest, domain, facts_of, rows_of
-from aeot.networks.autoencoder import ARCHITECTURES, autoencoder_pair
+from aeot.networks.autoencoder import (
+    ARCHITECTURES,
+    autoencoder_pair,
+    resolve_architecture,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,12 +39,14 @@ _BLOCK = 256  # rows per forward pass
 class AutoencoderOptions(Estimator):
     """The arguments of an `Autoencoder`, shared with what trains one for itself."""
 
-    latent_dim: int = 64
+    latent_dim: int = 128
     architecture: str = "auto"
     width: int | None = None
     learning_rate: float = 3e-3
     decoder_rate: float = 1e-3
     batch_size: int = 128
+    flips: bool = False
+    shifts: int = 0
     precision: str = "auto"
     device: str | None = None
     seed: int = 0
@@ -48,11 +56,16 @@ class AutoencoderOptions(Estimator):
         "width": _check.integer,
         "decoder_rate": rate,
         "batch_size": partial(_check.integer, minimum=2),  # batch statistics need two rows
+        "shifts": partial(_check.integer, minimum=0),
     }
 
-    def planned_steps(self, n: int) -> int:
-        """Return the steps that `fit` chooses for n rows: twelve passes, at least 1 200 steps."""
-        return max(12 * math.ceil(n / min(self.batch_size, n)), 1200)
+    def planned_steps(self, n: int, shape: tuple[int, ...], *, stop: str = "steps") -> int:
+        """Return the steps that `fit` chooses for n rows of a shape."""
+        named = resolve_architecture(self.architecture, shape)
+        passes = 24 if named == "residual" else 12  # in the same time
+        if stop == "plateau":
+            passes = 400
+        return max(passes * math.ceil(n / min(self.batch_size, n)), 100 * passes)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -69,12 +82,16 @@ class Autoencoder(AutoencoderOptions):
 
     Args:
         latent_dim: Size of the codes.
-        architecture: "auto", "infogan", "dcgan" or "mlp"; see
+        architecture: "auto" ("residual" for images, "mlp" for vectors), "residual", "infogan" (the
+            paper's, 20 times larger), "dcgan" or "mlp"; see
             `aeot.networks.autoencoder.autoencoder_pair`.
-        width: Channels or hidden units of "dcgan" and "mlp"; None for their defaults.
+        width: Channels or hidden units of "residual", "dcgan" and "mlp"; None for their defaults.
         learning_rate: Of Adam with betas (0.5, 0.999), at the start of phase 1.
         decoder_rate: The same for phase 2.
         batch_size: Images per step.
+        flips: In phase 1, mirror each image from left to right with a chance of one half.
+        shifts: In phase 1, shift each image by up to so many pixels along both axes; its border
+            is repeated.
         precision: "float32", "bfloat16" (autocast while training; codes and images are computed
             in float32 all the same) or "auto": bfloat16 where the processor has it.
         device: Where to train; None: the first GPU, else the CPU.
@@ -89,6 +106,7 @@ class Autoencoder(AutoencoderOptions):
         history_: Records of both phases, with ``phase`` 1 or 2.
         precision_: The arithmetic used.
         data_: What it was trained on: name, rows, shape, and a hash of some rows.
+        architecture_: What "auto" stood for.
 
     References:
         Lei, An, Guo, Su, Liu, Luo, Yau, Gu, A geometric understanding of deep learning,
@@ -106,12 +124,14 @@ class Autoencoder(AutoencoderOptions):
     _learned = {"shape_": tuple[int, ...], "precision_": str, "history_": list[dict]}
     _learned |= {"losses_": dict[str, float], "shift_": float, "scale_": float}
     _learned |= {"data_": dict | None}
+    _learned |= {"architecture_": str | None}  # saves of 0.2.0 and before have none
 
     def fit(
         self,
         data: Dataset | ArrayLike,
         *,
         steps: int | None = None,
+        stop: str = "steps",
         held_out: Dataset | float = 0.05,
         checkpoint: str | os.PathLike | None = None,
         log: str | os.PathLike | None = None,
@@ -122,8 +142,13 @@ class Autoencoder(AutoencoderOptions):
 
         Args:
             data: A data set, or anything `aeot.tensors` takes.
-            steps: Steps of both phases together, 2/3 of them in phase 1. None: 12 passes over the
-                data, at least 1 200 steps.
+            steps: Steps of both phases together, 2/3 of them in phase 1. None: 24 passes over the
+                data, at least 2 400 steps; half as many with other networks than "residual", which
+                take twice the time; 400 passes, at least 40 000, where `stop` is "plateau".
+            stop: "steps": the learning rate falls along a cosine over the steps of each phase.
+                "plateau": it stays until the mean loss of three windows has not fallen by 1 %, is
+                divided by 10 then, and the third time the phase ends, or when its steps are used
+                up; a window is a pass over the data, at least 100 steps.
             held_out: A data set on which the error is measured too; or the share of `data` kept
                 from training for that, at most 2 000 rows; 0 for none.
             checkpoint: Directory for checkpoints; training resumes from those it finds.
@@ -142,17 +167,20 @@ class Autoencoder(AutoencoderOptions):
         """
         self._check_arguments()
         training.check_options(checkpoint=checkpoint, log=log, on_step=on_step, progress=progress)
+        _check.choice("stop", stop, ("steps", "plateau"))
         if steps is not None:
             _check.integer("steps", steps, minimum=2)
         data = domain("data", data)
         if len(data) < 2:
             raise _check.fail("data", "hold at least 2 rows", str(len(data)))
-        trained, kept = _split(data, held_out, self.seed)
+        self._check_augmentation(data.shape)
+        trained, kept = split(data, held_out, self.seed)
         if len(trained) < 2:
             raise _check.fail("data", "hold at least 2 rows to train on", str(len(trained)))
+        self.architecture_ = resolve_architecture(self.architecture, data.shape)
         if steps is None:
-            steps = self.planned_steps(len(trained))
-        joint = max(1, round(steps * 2 / 3))
+            steps = self.planned_steps(len(trained), data.shape, stop=stop)
+        joint, refining = _phases(steps)
         device = self.compute_device
         self.shape_, self.precision_ = data.shape, resolve_precision(self.precision, device)
         self._set_scale(trained)
@@ -160,12 +188,13 @@ class Autoencoder(AutoencoderOptions):
         self._check_networks()
         with forked(self.seed, "autoencoder"):
             self.encoder_, self.decoder_ = (part.to(device) for part in self._build().values())
-        facts = {**self.arguments(), "steps": steps, **digest(trained)}
+        facts = {**self.arguments(), "steps": joint + refining, "stop": stop, **digest(trained)}
         del facts["device"]  # any may go on
         with _loop.Loop("", stops=False, progress=progress):
             train = partial(
                 self._train,
                 trained.to(device),
+                stop=stop,
                 checkpoint=checkpoint,
                 facts=facts,
                 log=log,
@@ -177,12 +206,48 @@ class Autoencoder(AutoencoderOptions):
             self.losses_ = self._measure(trained, kept, suffix="_joint")
 
             codes = self.encode(trained).to(device)
-            history = train(
-                "decoder", max(1, steps - joint), lambda index, _: decoder(codes[index])
-            )
+            history = train("decoder", refining, lambda index, _: decoder(codes[index]))
             self.history_ += [{"phase": 2, **record} for record in history]
             self.losses_.update(self._measure(trained, kept, suffix=""))
         return self
+
+    def forecast(self, data: Dataset | ArrayLike, *, steps: int | None = None) -> dict[str, float]:
+        """Return how long `fit` will take about, in seconds, by training a few steps on a copy.
+
+        Args:
+            data: What `fit` will get.
+            steps: The same.
+
+        Returns:
+            Seconds of ``autoencoder``, both phases, and ``encoding``, of all rows once.
+
+        Raises:
+            ValueError: As `fit` does.
+
+        Example:
+            >>> model = Autoencoder(latent_dim=2, precision="float32")
+            >>> sorted(model.forecast(torch.rand(500, 5)))
+            ['autoencoder', 'encoding']
+        """
+        data = domain("data", data)
+        few = data.subset(slice(0, max(self.batch_size, 2)))
+        marks: list[float] = []
+        probe = type(self)(**self.arguments())
+        probe.fit(
+            few,
+            steps=18,  # 12 and 6 of the phases
+            held_out=0.0,
+            on_step=lambda *_: marks.append(time.perf_counter()),
+            progress=False,
+        )
+        begun = time.perf_counter()
+        probe.encode(few)
+        encoding = (time.perf_counter() - begun) / len(few)
+        durations = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+        paces = [statistics.median(durations[2:11]), statistics.median(durations[13:])]
+        phases = _phases(self.planned_steps(len(data), data.shape) if steps is None else steps)
+        total = sum(pace * count for pace, count in zip(paces, phases, strict=True))
+        return {"autoencoder": total, "encoding": encoding * len(data)}
 
     def encode(self, data: Dataset | ArrayLike) -> torch.Tensor:
         """Return the codes of images, uint8 or in [-1, 1], or of vectors.
@@ -201,7 +266,7 @@ class Autoencoder(AutoencoderOptions):
         self._check_fitted()
         rows = rows_of("data", data, self.shape_).to(self.compute_device)
         with _loop.Loop("encoding", len(rows), unit="row", stops=False):
-            return _in_blocks(
+            return in_blocks(
                 lambda block: self.encoder_(self._scaled(block)), rows, self.latent_dim
             )
 
@@ -221,7 +286,7 @@ class Autoencoder(AutoencoderOptions):
         self._check_fitted()
         codes = _check.points("codes", codes, dim=self.latent_dim).to(self.compute_device)
         with _loop.Loop("decoding", len(codes), unit="row", stops=False):
-            rows = _in_blocks(self.decoder_, codes, *self.shape_)
+            rows = in_blocks(self.decoder_, codes, *self.shape_)
         return rows if len(self.shape_) == 3 else rows.mul_(self.scale_).add_(self.shift_)
 
     def error(self, data: Dataset | ArrayLike) -> float:
@@ -252,14 +317,33 @@ class Autoencoder(AutoencoderOptions):
 
     def _build(self) -> dict[str, nn.Module]:
         encoder, decoder = autoencoder_pair(
-            self.shape_, self.latent_dim, architecture=self.architecture, width=self.width
+            self.shape_, self.latent_dim, architecture=self.architecture_, width=self.width
         )
         return {"encoder_": encoder, "decoder_": decoder}
 
     def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
+        if learned.get("architecture_") is None:
+            named = resolve_architecture(self.architecture, learned["shape_"], published=True)
+            learned = learned | {"architecture_": named}
         super()._restore(learned, device)
         for part in (self.encoder_, self.decoder_):
             part.requires_grad_(False)
+
+    def _check_augmentation(self, shape: tuple[int, ...]) -> None:
+        for name in ("flips", "shifts"):
+            value = getattr(self, name)
+            if value and len(shape) != 3:
+                raise _check.fail(name, "be left out for vectors", repr(value))
+        if self.shifts and self.shifts >= min(shape[1:]):
+            raise _check.fail("shifts", f"be below {min(shape[1:])} pixels", self.shifts)
+
+    def _augmented(self, rows: torch.Tensor, step: int) -> torch.Tensor:
+        """Return images flipped and shifted as the seed and the step say."""
+        draw = generator(self.seed, "augment", step)
+        if self.flips:
+            flipped = torch.rand(len(rows), generator=draw) < 0.5
+            rows = torch.where(flipped.to(rows.device)[:, None, None, None], rows.flip(-1), rows)
+        return _shifted(rows, self.shifts, draw) if self.shifts else rows
 
     def _set_scale(self, data: Dataset) -> None:
         # Vectors come in any unit: one shift and one factor bring them to mean 0, variance 1.
@@ -278,6 +362,7 @@ class Autoencoder(AutoencoderOptions):
         steps: int,
         forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         *,
+        stop: str,
         checkpoint: str | os.PathLike | None,
         **options: Any,  # noqa: ANN401 - those of training.run
     ) -> list[dict[str, float]]:
@@ -294,7 +379,13 @@ class Autoencoder(AutoencoderOptions):
             part.train().requires_grad_(True)
         parameters = [p for part in parts.values() for p in part.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.5, 0.999), fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=steps))
+        size = min(self.batch_size, len(data))
+        schedule: _Cosine | _Plateau = (
+            _Cosine(optimizer, steps)
+            if stop == "steps"
+            else _Plateau(optimizer, max(100, len(data) // size))
+        )
+        augment = name == "joint" and bool(self.flips or self.shifts)
         device = data.values.device
         low = self.precision_ == "bfloat16"
         # No cache: inside a caller's autocast it would outlive the step, and the weights move.
@@ -302,24 +393,29 @@ class Autoencoder(AutoencoderOptions):
         # Images span [-1, 1] here and [0, 1] in the literature: squared errors differ by 4.
         unit = 0.25 if len(self.shape_) == 3 else self.scale_**2
 
-        def update(index: torch.Tensor) -> dict[str, float]:
-            index = index.to(device)
+        def update(batch: tuple[int, torch.Tensor]) -> dict[str, float]:
+            step, index = batch[0], batch[1].to(device)
             rows = self._scaled(data[index])
+            if augment:
+                rows = self._augmented(rows, step)
             with autocast:
                 output = forward(index, rows)
             loss = F.mse_loss(output.float(), rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            schedule.step()
-            return {"loss": loss.item() * unit}
+            value = loss.item()
+            schedule.step(value)
+            return {"loss": value * unit}
 
-        size = min(self.batch_size, len(data))
         history = training.run(
             update,
-            lambda step: indices(len(data), size, seed=self.seed, start=step, key=name),
+            lambda step: enumerate(
+                indices(len(data), size, seed=self.seed, start=step, key=name), step
+            ),
             steps=steps,
             finer=10 if steps < 2000 else 1,  # else short runs have two or three points
+            done=schedule.done,
             state={**parts, "optimizer": optimizer, "schedule": schedule},
             checkpoint=None if checkpoint is None else Path(checkpoint) / name,
             name=name,
@@ -340,13 +436,90 @@ class Autoencoder(AutoencoderOptions):
         return losses
 
 
-def _rate(step: int, *, steps: int) -> float:
-    """Return the share of the learning rate: a short linear rise, then a cosine to zero."""
-    warm = max(1, min(100, steps // 20))
-    return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
+def _phases(steps: int) -> tuple[int, int]:
+    """Return the steps of both phases."""
+    joint = max(1, round(steps * 2 / 3))
+    return joint, max(1, steps - joint)
 
 
-def _split(data: Dataset, held_out: Dataset | float, seed: int) -> tuple[Dataset, Dataset | None]:
+class _Cosine(torch.optim.lr_scheduler.LambdaLR):
+    """A short linear rise of the learning rate, then a cosine to zero."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        warm = max(1, min(100, steps // 20))
+
+        def share(step: int) -> float:
+            return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+        super().__init__(optimizer, share)
+
+    def step(self, loss: float | None = None) -> None:  # type: ignore[override]
+        """Set the rate of the next step, whatever the loss."""
+        super().step()
+
+    def done(self) -> bool:
+        """The steps alone say when to end."""
+        return False
+
+
+class _Plateau:
+    """The learning rate falls to a tenth where the loss stops falling; the third time it is over.
+
+    Args:
+        optimizer: Whose rate it is; it rises over the first 100 steps.
+        window: Steps over which a loss is a mean; three without a fall by 1 % are a plateau.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, window: int) -> None:
+        self.groups = optimizer.param_groups
+        self.rate, self.window = self.groups[0]["lr"], window
+        self.seen, self.total, self.best, self.waited, self.drops = 0, 0.0, -1.0, 0, 0
+        self._set()
+
+    def step(self, loss: float) -> None:
+        """Take the loss of a step, and set the rate of the next."""
+        self.seen, self.total = self.seen + 1, self.total + loss
+        if self.seen % self.window == 0:
+            mean, self.total = self.total / self.window, 0.0
+            if self.best < 0 or mean < 0.99 * self.best:
+                self.best, self.waited = mean, 0
+            else:
+                self.waited += 1
+            if self.waited == 3:
+                self.drops, self.waited = self.drops + 1, 0
+        self._set()
+
+    def done(self) -> bool:
+        """Whether the loss stopped falling at the lowest rate, too."""
+        return self.drops == 3
+
+    def _set(self) -> None:
+        for group in self.groups:
+            group["lr"] = self.rate * 0.1**self.drops * min(1, (self.seen + 1) / 100)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return where it stands, for a checkpoint."""
+        return {name: getattr(self, name) for name in ("seen", "total", "best", "waited", "drops")}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from there."""
+        vars(self).update({name: state[name] for name in self.state_dict()})
+        self._set()
+
+
+def _shifted(images: torch.Tensor, reach: int, draw: torch.Generator) -> torch.Tensor:
+    """Shift each image by up to `reach` pixels along both axes, repeating its border."""
+    numbers = torch.arange(len(images), device=images.device)[:, None]
+    for axis in (2, 3):
+        by = torch.randint(-reach, reach + 1, (len(images), 1), generator=draw)
+        places = torch.arange(images.shape[axis]) + by
+        places = places.clamp_(0, images.shape[axis] - 1).to(images.device)
+        images = images.transpose(1, axis)[numbers, places].transpose(1, axis)
+    return images
+
+
+def split(data: Dataset, held_out: Dataset | float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Return the rows to train on, and those kept from training if there are any."""
     if isinstance(held_out, Dataset):
         if held_out.shape != data.shape:
             got = f"{held_out.shape}"
@@ -360,8 +533,11 @@ def _split(data: Dataset, held_out: Dataset | float, seed: int) -> tuple[Dataset
     return data.subset(order[count:].sort().values), data.subset(order[:count])
 
 
-def _in_blocks(
-    network: Callable[[torch.Tensor], torch.Tensor], rows: Dataset | torch.Tensor, *width: int
+def in_blocks(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    rows: Dataset | torch.Tensor,
+    *width: int,
+    block: int = _BLOCK,
 ) -> torch.Tensor:
     """Apply a network in eval mode to all rows, without gradients.
 
@@ -372,15 +548,16 @@ def _in_blocks(
         network: From (B, ...) to (B, *width).
         rows: (m, ...), on the network's device.
         width: Shape of one row of the result.
+        block: Rows at a time.
 
     Returns:
         (m, *width), float32, on the CPU.
     """
     out = torch.empty(len(rows), *width)
     with torch.inference_mode():
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK].to(torch.float32)
-            padded = F.pad(block, [0, 0] * (block.ndim - 1) + [0, _BLOCK - len(block)])
-            out[start : start + len(block)] = in_parts(network, padded)[: len(block)]
-            _loop.at(start + len(block))
+        for start in range(0, len(rows), block):
+            some = rows[start : start + block].to(torch.float32)
+            padded = F.pad(some, [0, 0] * (some.ndim - 1) + [0, block - len(some)])
+            out[start : start + len(some)] = in_parts(network, padded)[: len(some)]
+            _loop.at(start + len(some))
     return out

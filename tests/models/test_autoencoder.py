@@ -1,4 +1,5 @@
 import math
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 import aeot
 from aeot._environment import resolve_precision
 from aeot._rng import generator
-from aeot.models.autoencoder import Autoencoder
+from aeot.models.autoencoder import Autoencoder, _Plateau
 from aeot.training import Diverged
 
 SMALL = {"latent_dim": 6, "batch_size": 32, "precision": "float32", "device": "cpu"}
@@ -198,6 +199,117 @@ def test_bad_data_is_named(digits, fitted):
 
 def test_a_diverging_fit_says_so(digits):
     with pytest.raises(Diverged, match="lower the learning rate"):
-        Autoencoder(latent_dim=2, precision="float32", learning_rate=1e30).fit(
+        Autoencoder(latent_dim=2, precision="float32", learning_rate=1e6).fit(
             torch.randn(64, 3, generator=generator(0)), steps=50
         )
+
+
+def test_flips_and_shifts_are_what_they_say(digits):
+    images = digits[:40]
+    mirrored = Autoencoder(**SMALL, flips=True)._augmented(images, 3)
+    same = (mirrored == images).flatten(1).all(1)
+    turned = (mirrored == images.flip(-1)).flatten(1).all(1)
+    assert bool((same | turned).all())
+    assert 8 < int(turned.sum()) < 32  # 20 of 40, four standard deviations
+    moved = Autoencoder(**SMALL, shifts=2)._augmented(images, 3)
+    padded = torch.nn.functional.pad(images, [2] * 4, mode="replicate")
+    places = [(i, j) for i in range(5) for j in range(5)]
+    options = torch.stack([padded[..., i : i + 8, j : j + 8] for i, j in places])
+    found = (options == moved).flatten(2).all(2)
+    assert bool(found.any(0).all())
+    assert bool(found.any(1).sum() > 15)  # of 25 places
+    assert not torch.equal(moved, Autoencoder(**SMALL, shifts=2)._augmented(images, 4))
+
+
+def test_augmentation_is_of_images_and_of_the_first_phase(digits, monkeypatch):
+    seen = []
+    plain = Autoencoder._augmented
+
+    def watched(self, rows, step):
+        seen.append(step)
+        return plain(self, rows, step)
+
+    monkeypatch.setattr(Autoencoder, "_augmented", watched)
+    Autoencoder(**SMALL, flips=True).fit(digits, steps=9)
+    assert seen == list(range(6))
+    for options in ({"flips": True}, {"shifts": 1}):
+        name = next(iter(options))
+        with pytest.raises(ValueError, match=f"{name} must be left out for vectors"):
+            Autoencoder(**SMALL, **options).fit(torch.rand(9, 3))
+    with pytest.raises(ValueError, match="shifts must be below 8 pixels, got 8"):
+        Autoencoder(**SMALL, shifts=8).fit(digits)
+    with pytest.raises(ValueError, match="flips must be True or False"):
+        Autoencoder(**SMALL, flips="yes").fit(digits)
+
+
+def plateau(losses, window=10):
+    """Return the rate of each step, and the step after which training is done."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = _Plateau(optimizer, window)
+    rates = []
+    for step, loss in enumerate(losses, start=1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        schedule.step(loss)
+        if schedule.done():
+            return rates, step
+    return rates, None
+
+
+def test_the_rate_falls_where_the_loss_stops_falling():
+    rates, end = plateau([0.98**k for k in range(2000)])
+    assert end is None  # it falls by 18 % a window all the time
+    assert rates[:3] == pytest.approx([0.01, 0.02, 0.03])
+    assert set(rates[100:]) == {1.0}
+    rates, end = plateau([1.0] * 2000)
+    # The first window is the best; after three more the rate falls, three times.
+    assert end == 10 + 3 * 30
+    rates, end = plateau([0.98 ** min(k, 200) for k in range(2000)])
+    # The last fall by 1 % is in the window of steps 200 to 209; the next three are the plateau.
+    assert [rates[k] for k in (230, 240, 270)] == pytest.approx([1.0, 0.1, 0.01])
+    assert end == 300
+
+
+def test_training_to_a_plateau_resumes_exactly(tmp_path):
+    options = {"steps": 900, "stop": "plateau", "held_out": 0}
+    few = torch.randn(20, 3, generator=generator(0, "few"))
+    settings = SMALL | {"learning_rate": 1e-5, "decoder_rate": 1e-5}  # little is learned
+    straight = Autoencoder(**settings).fit(few, **options)
+    phases = [[r["step"] for r in straight.history_ if r["phase"] == k] for k in (1, 2)]
+    calls = []
+
+    def interrupt(step, record):
+        calls.append(step)
+        if len(calls) in (150, 700):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            Autoencoder(**settings).fit(few, checkpoint=tmp_path, on_step=interrupt, **options)
+    resumed = Autoencoder(**settings).fit(few, checkpoint=tmp_path, **options)
+    assert torch.equal(weights(resumed), weights(straight))
+    assert phases == [[r["step"] for r in resumed.history_ if r["phase"] == k] for k in (1, 2)]
+    with pytest.raises(ValueError, match="stop must be one of 'steps', 'plateau'"):
+        Autoencoder(**settings).fit(few, stop="never")
+
+
+def test_a_forecast_is_near_what_a_fit_takes(digits):
+    model = Autoencoder(**SMALL)
+    told = model.forecast(digits, steps=150)
+    begun = time.perf_counter()
+    model.fit(digits, steps=150, held_out=0)
+    took = time.perf_counter() - begun
+    assert told.keys() == {"autoencoder", "encoding"}
+    assert took / 4 < told["autoencoder"] < 4 * took  # the machine has others to serve
+    double = model.forecast(digits, steps=300)["autoencoder"]
+    assert double > 1.2 * told["autoencoder"] / 2
+    assert not hasattr(Autoencoder(**SMALL), "encoder_")
+
+
+def test_models_saved_without_the_name_of_their_architecture_are_those_of_before(digits):
+    old = Autoencoder(**SMALL, architecture="infogan").fit(digits, steps=2)
+    state = old.state()
+    del state["learned"]["architecture_"]
+    state["arguments"]["architecture"] = "auto"  # which was "infogan" then
+    again = Autoencoder.from_state(state)
+    assert torch.equal(again.encode(digits), old.encode(digits))
+    assert Autoencoder.from_state(again.state()).architecture_ == "infogan"
