@@ -278,7 +278,7 @@ def _measured(
 def how_near(off: np.ndarray, masses: np.ndarray) -> str:
     """Say how far, at most, cells are off their masses, (n,) each."""
     light = masses < UNRESOLVED
-    message = f"every cell within {(off / masses)[~light].max():.1e} of its mass"
+    message = f"every cell within {(off[~light] / masses[~light]).max():.1e} of its mass"
     if light.any():  # no relative error of these means anything
         message += f", those of less than {UNRESOLVED:g} within {off[light].max():.1e} of all mass"
     return message
