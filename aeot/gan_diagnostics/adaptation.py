@@ -71,7 +71,8 @@ def adaptation_bound(
         >>> result.distance, result.joint, result.target
         (0.0, 0.25, array([0.25, 0.  ]))
     """
-    predictions, labels = [], []
+    predictions: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     for name, said, truth in (
         ("source", source_predictions, source_labels),
         ("target", target_predictions, target_labels),
