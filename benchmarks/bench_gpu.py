@@ -327,15 +327,15 @@ def networks(device, small):
     """An epoch of the autoencoder, a step of WGAN-GP, ten thousand samples."""
     n, side = (64, 8) if small else (60_000, 32)
     x = torch.rand(n, 1 if small else 3, side, side, generator=generator(0)) * 2 - 1
-    data, options = aeot.tensors(x), {"progress": False}
+    data = aeot.tensors(x)
     model = aeot.AEOT(latent_dim=8 if small else 64, tol=0.2 if small else TOL)
     batch = min(model.batch_size, n)
     steps = max(2, n // batch)
     begun = synchronised(device)
-    model.fit_autoencoder(data, steps=steps, **options)
+    model.fit_autoencoder(data, steps=steps)
     seconds = synchronised(device) - begun
     yield {"case": "autoencoder, an epoch", "steps": steps, "seconds": seconds, "images": n}
-    model.fit_transport(data, **options)
+    model.fit_transport(data)
     count = 100 if small else 10_000
     model.sample(count)
     begun = synchronised(device)
@@ -346,7 +346,7 @@ def networks(device, small):
     def on_step(step, record):
         times.append(synchronised(device))
 
-    gan.fit(data, steps=4 if small else 60, on_step=on_step, **options)
+    gan.fit(data, steps=4 if small else 60, on_step=on_step, progress=False)
     late = times[len(times) // 2 :]
     pace = (late[-1] - late[0]) / max(len(late) - 1, 1)
     yield {"case": "WGAN-GP, a step", "seconds": pace, "peak_gib": peak(device)}

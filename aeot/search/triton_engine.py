@@ -427,7 +427,7 @@ def whole_tile(width: int, steer: str, columns: int) -> dict[str, Any]:
     Three products at once take more registers, so narrower slices.
     """
     one = 64 if steer == CERTIFY else _WHOLE
-    slices = width if width <= one else 32 if steer == CERTIFY else 64
+    slices = width if width <= one else 16 if steer == CERTIFY else 64
     return {"D": width, "BK": slices, "BM": _ROWS, "BN": columns, "PRECISION": steer}
 
 
