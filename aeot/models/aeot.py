@@ -291,13 +291,13 @@ class AEOT(AutoencoderOptions):
             solution = solve_conditional(source, codes, called, masses, **options)
         solved = time.perf_counter()
         self.data_ = facts_of(data)
-        self.brenier_ = solution.map(engine=self.engine)
+        self.brenier_: Any = solution.map(engine=self.engine)
         find = partial(singular_set.find_singularities, max_angle=self.max_angle, seed=self.seed)
         told = "converged mass_error mass_error_upper message n_samples method engine"
         self.certificate_ = {name: getattr(solution, name) for name in told.split()}
         self.classes_ = known
         if isinstance(solution, ConditionalSolution):
-            self.singular_ = tuple(find(brenier) for brenier in self.brenier_.maps)
+            self.singular_: Any = tuple(find(brenier) for brenier in self.brenier_.maps)
             named = zip(solution.classes, solution.solutions, strict=True)
             self.certificate_["classes"] = {str(c): s.mass_error_upper for c, s in named}
         else:
