@@ -734,7 +734,7 @@ def _mark(source: Measure) -> str:
     return _io.digest({"points": points.to(torch.float64)})[:16]
 
 
-def restored(parts: object, source: Measure | None = None) -> Measure:
+def restored(parts: Any, source: Measure | None = None) -> Measure:  # noqa: ANN401
     """Make the measure again that `stored` took apart.
 
     Args:

@@ -128,6 +128,7 @@ class ConditionalMap(Saved, nn.Module):
 
     labels: torch.Tensor
     shares: torch.Tensor
+    maps: Any  # an nn.ModuleList of BrenierMaps
 
     def __init__(
         self,
@@ -385,7 +386,10 @@ class ConditionalMap(Saved, nn.Module):
         Raises:
             aeot._io.Damaged: If these are no parts of such maps.
         """
-        kinds = {"classes": list[str] | list[int], "maps": list[dict[str, torch.Tensor]]}
+        kinds: dict[str, Any] = {
+            "classes": list[str] | list[int],
+            "maps": list[dict[str, torch.Tensor]],
+        }
         kinds |= {"labels": torch.Tensor, "shares": torch.Tensor}
         for name, kind in kinds.items():
             if not _io.fits(parts.get(name), kind):

@@ -144,7 +144,11 @@ class ConditionalSolution(Saved):
             aeot._io.Damaged: If these are no parts of solutions.
         """
         where = resolve_device(device)
-        kinds = {"classes": list[str] | list[int], "solutions": list[dict], "source": dict}
+        kinds: dict[str, Any] = {
+            "classes": list[str] | list[int],
+            "solutions": list[dict],
+            "source": dict,
+        }
         kinds |= {"labels": torch.Tensor, "shares": torch.Tensor}
         for name, kind in kinds.items():
             if not _io.fits(state.get(name), kind):

@@ -149,12 +149,12 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 raise _check.fail("y", "hold the class of every row", "none", way_out)
             found = classes_of("y", _column(y), len(X))
             sites, masses, site_of_row, labels = _merged_by_class(X, weight, *found)
-            given = torch.from_numpy(sites).to(device), labels, torch.from_numpy(masses)
-            solution = solve_conditional(measure, *given, **options)
+            targets, nu = torch.from_numpy(sites).to(device), torch.from_numpy(masses)
+            solution = solve_conditional(measure, targets, labels, nu, **options)
         else:
             sites, masses, site_of_row = merge_duplicates(X, weight)
-            given = torch.from_numpy(sites).to(device), torch.from_numpy(masses)
-            solution = solve_semidiscrete(measure, *given, **options)
+            targets, nu = torch.from_numpy(sites).to(device), torch.from_numpy(masses)
+            solution = solve_semidiscrete(measure, targets, nu, **options)
         # All at once: a fit that was stopped leaves what was learned before.
         self.site_of_row_ = site_of_row
         return self._learn(solution)
@@ -163,7 +163,8 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Take over a solution on the distinct sites."""
         # Whatever the device of the solve, rows and answers are NumPy's: the map works beside them.
         self.solution_ = solution
-        self.brenier_ = brenier = solution.map(engine=self._host_engine()).to("cpu")
+        brenier: Any = solution.map(engine=self._host_engine()).to("cpu")
+        self.brenier_ = brenier
         self.sites_, self.masses_ = brenier.sites.numpy(), brenier.masses.numpy()
         self.heights_ = brenier.heights.numpy()
         if isinstance(brenier, ConditionalMap):
@@ -334,7 +335,7 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         known = set(cls().get_params())
         if not isinstance(arguments, dict) or set(arguments) != known:
             raise _io.Damaged(f"it must have the arguments {', '.join(sorted(known))}")
-        kind = ConditionalSolution if arguments["conditional"] is True else Solution
+        kind: type[Any] = ConditionalSolution if arguments["conditional"] is True else Solution
         solution = kind.from_state(state.get("solution", {}), device="cpu", source=source)
         if not isinstance(arguments["source"], str):
             arguments = {**arguments, "source": solution.source}
