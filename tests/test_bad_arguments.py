@@ -600,7 +600,8 @@ CASES = [
 def name_of(case):
     value = case[2]
     short = str(value)[:12] if isinstance(value, (int, float, str)) else type(value).__name__
-    return f"{getattr(case[0], '__name__', case[0])}-{case[1]}-{short}"
+    call = getattr(case[0], "func", case[0])  # of a partial
+    return f"{getattr(call, '__name__', type(call).__name__)}-{case[1]}-{short}"
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
