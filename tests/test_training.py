@@ -1,4 +1,5 @@
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -344,3 +345,20 @@ def test_finer_records_are_means_over_fewer_steps():
     assert [r["step"] for r in fine] == [*range(2, 23, 2), 23]
     assert [r["loss"] for r in fine] == [*(k + 0.5 for k in range(1, 23, 2)), 23.0]
     assert len(training.run(lambda x: {"loss": x}, losses, steps=23, every=10)) == 3
+
+
+def test_a_run_that_is_done_ends_and_does_not_go_on_when_resumed(tmp_path):
+    weight = torch.nn.Linear(1, 1)
+    seen = []
+
+    def update(batch):
+        seen.append(batch)
+        return {"loss": 1.0}
+
+    options = {"steps": 9, "state": weight, "checkpoint": tmp_path / "run", "checkpoint_seconds": 0}
+    options |= {"done": lambda: len(seen) >= 4}
+    history = training.run(update, itertools.count, **options)
+    assert seen == [0, 1, 2, 3]
+    assert history[-1]["step"] == 4
+    assert training.run(update, itertools.count, **options) == history
+    assert seen == [0, 1, 2, 3]
