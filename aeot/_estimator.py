@@ -27,8 +27,10 @@ positive: Check = partial(_check.real, above=0)
 rate: Check = partial(_check.real, above=0, maximum=1e6)  # what float32 can still step by
 depth: Check = partial(_check.integer, maximum=1000)
 # Arguments by which networks grow.
-_SIZES = ("latent_dim", "noise_dim", "width", "hidden", "channels", "filters", "layers")
-_SIZES += ("packing", "kernels", "n_blocks", "n_layers", "noise_channels")
+_SIZES = (
+    *("latent_dim", "noise_dim", "width", "hidden", "channels", "filters", "layers"),
+    *("packing", "kernels", "n_blocks", "n_layers", "noise_channels"),
+)
 
 
 @plain_methods

@@ -66,7 +66,7 @@ def open_data(
         (1, 28, 28)
     """
     published = {"root": root, "download": download or None}
-    folder = {"strict": strict or None, "white": white, "max_pixels": max_pixels}
+    folder: dict[str, Any] = {"strict": strict or None, "white": white, "max_pixels": max_pixels}
     if data in NAMES:
         _check_unused(folder, "a folder of images", data)
         return dataset(data, root, split=split, size=size, download=download)
@@ -201,7 +201,7 @@ def fit(
         return Summary()
     path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
-    limits = {"white": white, "max_pixels": max_pixels}
+    limits: dict[str, Any] = {"white": white, "max_pixels": max_pixels}
     options |= {name: value for name, value in limits.items() if value is not None}
     kept = {**options, "out": str(path), **model.arguments()}
     del kept["autoencoder"]  # no option

@@ -86,8 +86,10 @@ def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | No
         _LOG.warning("%s does not say what it was fitted to; pass --data for real images", path)
         return model, None
     try:
-        known = ("size", "root", "white", "max_pixels")
-        rows = open_data(name, **{key: options.get(key) for key in known})
+        known: dict[str, Any] = {
+            key: options.get(key) for key in ("size", "root", "white", "max_pixels")
+        }
+        rows = open_data(name, **known)
     except ValueError as error:
         _LOG.warning("without the training data of %s: %s", path, error)
         return model, None

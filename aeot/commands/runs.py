@@ -64,8 +64,8 @@ def _row(run: Path) -> tuple[str, ...]:
     certificate = summary.get("certificate")
     converged = isinstance(certificate, dict) and certificate.get("converged") is True
     near, unseen = number("nearest", "median"), number("nearest", "median_held_out")
-    told = unseen not in ("-", "0") and near != "-"
-    ratio = f"{float(near) / float(unseen):.2f}" if told else "-"
+    measured = unseen not in ("-", "0") and near != "-"
+    ratio = f"{float(near) / float(unseen):.2f}" if measured else "-"
     spent = summary.get("seconds")
     times = spent.values() if isinstance(spent, dict) else ()
     seconds = sum(x for x in times if isinstance(x, (int, float)))

@@ -211,10 +211,10 @@ class GenerativeModel(Trained):
         del facts["device"]  # any may go on
         if not self._open_ended:
             facts["steps"] = steps
-        size = self.batch_size * self._multiple
+        size, n = self.batch_size * self._multiple, len(data)
 
         def batches(step: int) -> Iterator[tuple[int, torch.Tensor]]:
-            return enumerate(indices(len(data), size, seed=self.seed, start=step), step)
+            return enumerate(indices(n, size, seed=self.seed, start=step), step)
 
         device = resolve_device(self.device)
         data = data.to(device)

@@ -250,9 +250,8 @@ class BrenierMap(Saved, nn.Module):
             aeot._io.Damaged: If these are no parts of a map.
         """
         where, buffers = resolve_device(device), state.get("buffers")
-        if not _io.fits(buffers, dict[str, torch.Tensor]) or not isinstance(
-            state.get("engine"), str
-        ):
+        whole = isinstance(buffers, dict) and _io.fits(buffers, dict[str, torch.Tensor])
+        if not isinstance(buffers, dict) or not whole or not isinstance(state.get("engine"), str):
             raise _io.Damaged("it has no buffers and engine of a map")
         mu = restored(state.get("source"), source)
         try:

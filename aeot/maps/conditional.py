@@ -67,8 +67,8 @@ def _labels(name: str, labels: Any) -> np.ndarray:  # noqa: ANN401
             raise _check.fail(name, must, got, way_out)
     if found.dtype.kind == "f":
         if not bool((found == np.round(found)).all()):  # NaN, too, is no class
-            odd = float(found.flat[int(np.argmax(found != np.round(found)))])
-            raise _check.fail(name, must, f"{odd:g}", "round them, or drop rows without a class")
+            first = float(found.flat[int(np.argmax(found != np.round(found)))])
+            raise _check.fail(name, must, f"{first:g}", "round them, or drop rows without a class")
         found = found.astype(np.int64)
     if found.dtype.kind in "biu":
         return found.astype(np.int64)

@@ -279,8 +279,8 @@ class AEOT(AutoencoderOptions):
         if is_exact(source, len(codes)):
             checkpoint = None
         if checkpoint is not None:
-            known = _io.digest({"codes": codes, "masses": masses})[:16]
-            checkpoint = Path(checkpoint) / known
+            hashed = _io.digest({"codes": codes, "masses": masses})[:16]
+            checkpoint = Path(checkpoint) / hashed
         options: dict[str, Any] = {"tol": self.tol, "engine": self.engine, "seed": self.seed}
         options |= {"on_step": on_step, "checkpoint": checkpoint}
         solution: Solution | ConditionalSolution
@@ -291,17 +291,18 @@ class AEOT(AutoencoderOptions):
             solution = solve_conditional(source, codes, called, masses, **options)
         solved = time.perf_counter()
         self.data_ = facts_of(data)
-        self.brenier_: Any = solution.map(engine=self.engine)
+        brenier: Any = solution.map(engine=self.engine)
+        self.brenier_ = brenier
         find = partial(singular_set.find_singularities, max_angle=self.max_angle, seed=self.seed)
         told = "converged mass_error mass_error_upper message n_samples method engine"
         self.certificate_ = {name: getattr(solution, name) for name in told.split()}
         self.classes_ = known
         if isinstance(solution, ConditionalSolution):
-            self.singular_: Any = tuple(find(brenier) for brenier in self.brenier_.maps)
+            self.singular_: Any = tuple(find(one) for one in brenier.maps)
             named = zip(solution.classes, solution.solutions, strict=True)
             self.certificate_["classes"] = {str(c): s.mass_error_upper for c, s in named}
         else:
-            self.singular_ = find(self.brenier_)
+            self.singular_ = find(brenier)
         self.history_ = {**getattr(self, "history_", {}), "transport": solution.history}
         self.seconds_ = {
             **getattr(self, "seconds_", {}),
@@ -508,8 +509,8 @@ class AEOT(AutoencoderOptions):
         autoencoder: Any = None,  # noqa: ANN401 - as the argument of this name
     ) -> Self:
         """Make the fitted model of which `state` returned the parts; see `load`."""
-        learned = state.get("learned") if isinstance(state, dict) else None
-        kept = learned.get("autoencoder_") if isinstance(learned, dict) else None
+        learned: Any = state.get("learned") if isinstance(state, dict) else None
+        kept: Any = learned.get("autoencoder_") if isinstance(learned, dict) else None
         was_given = isinstance(kept, dict) and isinstance(kept.get("given"), dict)
         if was_given and autoencoder is None:
             must = f"be passed: the model was fitted with {str(kept['given'].get('name'))[:80]}"

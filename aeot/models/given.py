@@ -56,7 +56,8 @@ class GivenAutoencoder:
         config = getattr(parts, "config", None)
         self.scale = _setting(config, "scaling_factor", 1.0)
         self.shift = _setting(config, "shift_factor", 0.0)
-        self.shape_, self.losses_ = tuple(shape), {}
+        self.shape_ = tuple(shape)
+        self.losses_: dict[str, float] = {}
         self.history_: list[dict[str, Any]] = []
         probe = torch.zeros(2, *shape)
         try:

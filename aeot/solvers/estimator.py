@@ -283,8 +283,8 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         n = _check.rows("n", n, self.sites_.shape[1])
         seed = _check.seed("seed", seed)
         stream = generator(seed, "pairs")
-        points = self.solution_.source.sample(n, generator=stream)
-        points = points.numpy().astype(self.sites_.dtype)
+        drawn = self.solution_.source.sample(n, generator=stream)
+        points = drawn.numpy().astype(self.sites_.dtype)
         if self.conditional and y is None:
             y = self.classes_[self.brenier_.shared_out(n, generator=stream).numpy()]
         return points, self.sites_[self._cells(points, y)]
@@ -340,8 +340,9 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if not isinstance(arguments["source"], str):
             arguments = {**arguments, "source": solution.source}
         n, d = solution.map().sites.shape
-        inside = isinstance(rows, torch.Tensor) and rows.dtype == torch.int64 and rows.ndim == 1
-        if not inside or not bool(((rows >= -1) & (rows < n)).all()):
+        if not isinstance(rows, torch.Tensor) or rows.dtype != torch.int64 or rows.ndim != 1:
+            raise _io.Damaged("site_of_row must be whole numbers")
+        if not bool(((rows >= -1) & (rows < n)).all()):
             raise _io.Damaged(f"site_of_row must be numbers of {n} sites")
         if names is not None and (not _io.fits(names, list[str]) or len(names) != d):
             raise _io.Damaged(f"feature_names must be {d} names")
@@ -370,7 +371,8 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if isinstance(self.brenier_, ConditionalMap):
             if y is None:
                 raise _check.fail("y", "say the class of the points", "none")
-            return self.brenier_.cell(x, self.classes_[self._numbers(y, len(points)).numpy()])
+            named = self.classes_[self._numbers(y, len(points)).numpy()]
+            return self.brenier_.cell(x, named).numpy()
         if y is not None:
             self._numbers(y, len(points))
         return self.brenier_.cell(x).numpy()
@@ -432,7 +434,7 @@ def _weights(sample_weight: Any, n: int) -> np.ndarray:  # noqa: ANN401
 
 def _column(y: Any) -> Any:  # noqa: ANN401
     """Return a table of one column as the column."""
-    shape = getattr(y, "shape", ())
+    shape: tuple[int, ...] = getattr(y, "shape", ())
     return np.asarray(y)[:, 0] if len(shape) == 2 and shape[1] == 1 else y
 
 
