@@ -14,6 +14,9 @@ settings.register_profile("quick", derandomize=True, max_examples=20, **_COMMON)
 settings.register_profile("long", max_examples=500, print_blob=True, **_COMMON)
 settings.load_profile("quick")
 
+# A script that a test runs: imported for its doctests, it would switch off Triton's interpreter.
+collect_ignore = ["search/compiled_kernels.py"]
+
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="device of the tests that take one")

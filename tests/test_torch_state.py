@@ -212,15 +212,19 @@ CASES = {
 @contextlib.contextmanager
 def default_dtype(dtype):
     torch.set_default_dtype(dtype)
-    yield
-    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @contextlib.contextmanager
 def default_device(device):
     torch.set_default_device(device)
-    yield
-    torch.set_default_device(None)
+    try:
+        yield
+    finally:  # of a test that fails, too: the next ones would fail with it
+        torch.set_default_device(None)
 
 
 @contextlib.contextmanager
@@ -230,11 +234,13 @@ def flags():
     torch.set_flush_denormal(True)
     precision = torch.backends.mkldnn.matmul.fp32_precision
     torch.set_float32_matmul_precision("medium")
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_flush_denormal(False)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.mkldnn.matmul.fp32_precision = precision
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_flush_denormal(False)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.mkldnn.matmul.fp32_precision = precision
 
 
 @contextlib.contextmanager

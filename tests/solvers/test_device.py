@@ -78,6 +78,8 @@ def test_no_more_than_vectors_of_the_sites_cross_to_the_host(monkeypatch):
     large = {place for place, numel in crossed.items() if numel > n}
     # The sites as the caller gave them are looked at before anything is drawn; clusters of sites,
     # of which there are few, are put right on the host; and on a CPU numpy compares the batches.
+    # Of these comparisons comes a number for every two batches, however many sites there are.
+    assert crossed["certificate.<genexpr>"] == max(certificate.BATCHES**2, n)
     assert large <= {
         "solve.solve_semidiscrete",
         "solve._composed",
@@ -85,6 +87,7 @@ def test_no_more_than_vectors_of_the_sites_cross_to_the_host(monkeypatch):
         "_io.digest",
         "clusters.<genexpr>",
         "certificate._between",
+        "certificate.<genexpr>",
     }, crossed
 
 
