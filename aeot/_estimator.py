@@ -185,6 +185,8 @@ class Estimator(Saved):
         if data is None:
             names = {"rows": "n_rows_", "shape": "shape_", "classes": "n_classes_"}
             data = {key: getattr(self, name) for key, name in names.items() if hasattr(self, name)}
+        elif isinstance(data, str):
+            data = {"name": data}
         return {"Arguments": self.arguments(), "Data": data}
 
     def _build(self) -> dict[str, nn.Module]:

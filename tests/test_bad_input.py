@@ -46,8 +46,8 @@ def write_files():
 
 FIT = {  # what is wrong: (options, words the line must hold)
     "NaN in the data": ("--data nan.npy", ["finite", "(4, 1)"]),
-    "an empty folder": ("--data empty", ["folder", "empty"]),
-    "a folder of broken images": ("--data broken", ["folder", "3 unreadable", "0.png"]),
+    "an empty folder": ("--data empty", ["data", "images", "empty"]),
+    "a folder of broken images": ("--data broken", ["data", "3 unreadable", "0.png"]),
     "a single image": ("--data one", ["data", "at least 2"]),
     "masses that do not sum to one": (
         "--data images.npy --masses masses.npy",
@@ -130,7 +130,7 @@ def test_fit_refuses(case, tmp_path, tmp_path_factory, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["sample", "nowhere"], ["path", "nowhere"]),
+        (["sample", "nowhere"], ["run", "nowhere"]),
         (["sample"], ["run"]),
         (["smaple"], ["smaple", "sample"]),
         (["doctor", "--fix"], ["--fix"]),

@@ -62,7 +62,7 @@ RAISED = {
     ),
     "is not fitted yet; call fit first": lambda _: _small_model().sample(1),
     "lower the learning rate or check the data": lambda _: aeot.Autoencoder(
-        latent_dim=2, learning_rate=1e30, device="cpu"
+        latent_dim=2, learning_rate=1e6, device="cpu"
     ).fit(torch.rand(40, 3), steps=20),
     "device must be a device of this machine": lambda _: aeot.AEOT(device="cuda:99").fit(SITES),
     "path must be a saved model": lambda path: aeot.AEOT.load(path),

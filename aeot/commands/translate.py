@@ -37,7 +37,7 @@ def translate(
     Args:
         model: The estimator, not fitted yet.
         a: A folder of images, or one class of a published set such as fashion-mnist:1.
-        b: The other collection.
+        b: The other collection, named in the same way.
         out: The run directory: model/, checkpoint/, pictures/, config.yaml, log.jsonl,
             run.json. New, empty, or with an unfinished run of the same options.
         size: Height and width in pixels, a multiple of 4; 128 or 256 for photographs. Twice the

@@ -388,7 +388,7 @@ def test_merging_keeps_rows_apart_and_refuses_other_protocols(digits, net):
     assert both["b"] == parts[1]["b"]
     with pytest.raises(ValueError, match="comparisons must follow one protocol, got seed 0 and 1"):
         result.merge(parts)
-    with pytest.raises(ValueError, match="comparisons must be at least one, got none"):
+    with pytest.raises(ValueError, match=r"comparisons must be a list of at least one, got \[\]"):
         result.merge([])
 
 

@@ -116,7 +116,7 @@ BAD = {
     "name": ({"models": {1: torch.zeros(400, 1, 28, 28)}}, "have names that are text, got 1"),
     "list": ({"models": [3]}, "models must map names to generators, got list"),
     "shadow": ({"models": {"real training images": 3}}, "leave the names of reference rows free"),
-    "features": ({"features": "x"}, "features must be a fitted Classifier or a module, got str"),
+    "features": ({"features": "x"}, "features must be a fitted Classifier or a module, got 'x'"),
     "facts": ({"facts": {"x": 3}}, "facts must map names to dicts"),
     "folder": (
         {"models": {"x": "/nowhere"}},

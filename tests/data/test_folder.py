@@ -395,7 +395,7 @@ def test_what_was_skipped_is_in_the_summary(tmp_path, spoilt, capfd, monkeypatch
     assert cli.main([*how, "--strict"]) == 2
     assert not Path("run").exists()
     error = capfd.readouterr().err
-    assert "folder must hold no other images if strict, got 5 unreadable file(s)" in error
+    assert "data must hold no other images if strict, got 5 unreadable file(s)" in error
     assert cli.main([*how, "--tol", "0.3"]) == 0
     assert "skipped 5 unreadable image(s): " in capfd.readouterr().err
     summary = json.loads(Path("run/summary.json").read_text())
