@@ -77,7 +77,8 @@ class Saved:
 
         Args:
             path: The directory, or a run directory with the model in ``model``.
-            device: Where to compute; None: the first GPU, else the CPU.
+            device: Where to compute; None: the first GPU, else the CPU. It becomes the argument
+                `device` of what has one.
             given: What cannot be stored and `from_state` takes: the ``source`` of a transport
                 where that is a function.
 

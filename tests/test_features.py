@@ -83,6 +83,7 @@ def test_extraction_leaves_a_classifier_and_global_state_alone(fitted, digits):
 
 def test_a_saved_classifier_gives_the_same_features_in_a_new_process(fitted, digits, tmp_path):
     fitted.save(tmp_path / "net")
+    assert "## Data\n\n- name: digits\n" in (tmp_path / "net" / "README.md").read_text()
     code = (
         "import sys, aeot, torch\n"
         "from aeot.features import Classifier, extract\n"
@@ -148,7 +149,7 @@ def test_images_that_the_classifier_cannot_read_are_refused(fitted, digits):
     nan[2, 0, 3, 3] = float("nan")
     for wrong, message in [
         (images[..., :-1], r"images must have the shape .*\(1, 28, 28\), got \(1, 28, 27\)"),
-        (images[0], r"images must have the shape"),
+        (images[0], r"images must have shape \(B, C, H, W\), got rows of shape \(28, 28\)"),
         (images[:0], "images must hold at least one image"),
         (images.numpy(), "images must be uint8 or floats.*got ndarray of float32; torch.as_tensor"),
         (nan, r"images must be finite.*index \(2, 0, 3, 3\)"),

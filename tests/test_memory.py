@@ -230,7 +230,7 @@ def test_a_training_step_that_does_not_fit_names_the_size_of_its_batches(name, e
     monkeypatch.setattr(torch.Tensor, "backward", exhausted)
     labelled = aeot.tensors(IMAGES, labels=torch.arange(300) % 2)
     fit = {
-        "autoencoder": lambda: aeot.Autoencoder(latent_dim=2, batch_size=23).fit(IMAGES, steps=1),
+        "autoencoder": lambda: aeot.Autoencoder(latent_dim=2, batch_size=23).fit(IMAGES, steps=2),
         "GAN": lambda: aeot.GAN(batch_size=23, hidden=8).fit(POINTS, steps=1),
         "translator": lambda: aeot.CycleGAN(batch_size=23, n_blocks=1, n_layers=1, filters=2).fit(
             aeot.unpaired(IMAGES[:40], IMAGES[40:80]), steps=1

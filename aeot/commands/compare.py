@@ -54,7 +54,7 @@ def compare(
     n_samples: int | None = None,
     metrics: list[str] | None = None,
     features: str | None = None,
-    latent_dim: int = 64,
+    latent_dim: int = 128,
     size: int | None = None,
     root: str | None = None,
     out: str = "runs/comparison",

@@ -117,7 +117,9 @@ def test_interpolation_starts_and_ends_at_the_training_images(fitted, digits):
 def test_copies_are_merged_and_their_masses_added(fitted, digits):
     index = [0, 1, 2, 1, 0, 1]
     with pytest.warns(UserWarning, match="3 of 6 rows are exact copies"):
-        codes, masses = fitted._targets(digits.subset(index), torch.arange(1.0, 7.0).double() / 21)
+        codes, masses, _ = fitted._targets(
+            digits.subset(index), torch.arange(1.0, 7.0).double() / 21, None
+        )
     assert torch.equal(codes, fitted.encode(digits[:3]))
     expected = torch.tensor([1 + 5, 2 + 4 + 6, 3]).double() / 21
     torch.testing.assert_close(masses, expected, rtol=1e-12, atol=0)
@@ -128,7 +130,9 @@ def test_equal_codes_of_different_images_are_merged_too(fitted, digits, monkeypa
         type(fitted.autoencoder_), "encode", lambda self, data: torch.tensor([[0.0], [-0.0], [1.0]])
     )
     with pytest.warns(UserWarning, match="1 more have equal codes"):
-        codes, masses = fitted._targets(digits.subset([0, 1, 2]), torch.full((3,), 1 / 3).double())
+        codes, masses, _ = fitted._targets(
+            digits.subset([0, 1, 2]), torch.full((3,), 1 / 3).double(), None
+        )
     assert codes.tolist() == [[0.0], [1.0]]
     torch.testing.assert_close(masses, torch.tensor([2 / 3, 1 / 3]).double())
     assert fitted.merged_ == {"images": 0, "codes": 1}
