@@ -365,7 +365,7 @@ def test_cells_that_hold_no_noise_are_named_and_poor_solutions_told_of(solution)
     heights = solution.heights.clone()
     heights[4] -= 100
     pairs = aeot.coupling(aeot.BrenierMap(solution.source, solution.sites, heights), batch_size=1)
-    with pytest.raises(ValueError, match="transport must .* got 0 of 1 for site 4"):
+    with pytest.raises(ValueError, match=r"transport must .* got 0 of \d+ for site 4"):
         pairs.batch(0)
     with pytest.raises(ValueError, match="batch_size must be given"):
         aeot.coupling(solution).batch(0)
