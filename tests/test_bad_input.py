@@ -150,7 +150,14 @@ def test_other_commands_refuse(argv, words, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "case", ["NaN in the data", "an empty folder", "latent size 0", "a file above the run"]
+    "case",
+    [
+        "NaN in the data",
+        "a file above the run",
+        # The default run has these two in `test_fit_refuses`, without a process of their own.
+        pytest.param("an empty folder", marks=pytest.mark.slow),
+        pytest.param("latent size 0", marks=pytest.mark.slow),
+    ],
 )
 def test_the_process_ends_with_status_2_and_no_traceback(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
