@@ -450,7 +450,9 @@ def test_every_engine_solves(engine, masses):
 
 def test_another_engine_finds_the_same_heights(reference):
     s = solve(UniformBox(dim=8), codes(), engine="torch")
-    assert s.n_samples == pytest.approx(reference.n_samples, rel=0.1)
+    # Engines round differently, and rounding decides whether one look more is needed.
+    last, before = (reference.history[-k]["samples"] for k in (1, 2))
+    assert abs(s.n_samples - reference.n_samples) < 1.5 * (last - before)
     assert float((s.heights - reference.heights).std()) < 0.02 * float(reference.heights.std())
 
 
