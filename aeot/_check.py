@@ -434,7 +434,10 @@ def points(
     """
     found = array(name, value)
     if found.ndim != 2 or found.shape[1] == 0:
-        way_out = f"{name}[:, None] makes a column" if found.ndim == 1 else ""
+        way_out = ""
+        if found.ndim == 1:
+            row, column = f"{name}[None] makes one row", f"{name}[:, None] a column"
+            way_out = row if dim is not None and len(found) == dim > 1 else f"{row}, {column}"
         raise fail(name, "have shape (rows, dim)", f"shape {tuple(found.shape)}", way_out)
     if found.shape[0] < min_rows:
         raise fail(name, f"have at least {min_rows} row(s)", str(found.shape[0]))

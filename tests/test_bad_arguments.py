@@ -231,7 +231,7 @@ CASES = [
     (sampled, "sites", None, "numeric array", "NoneType", ""),
     (sampled, "sites", "x", "numeric array", "str", ""),
     (sampled, "sites", [], "shape", r"\(0,\)", ""),
-    (sampled, "sites", X4[0], "shape", r"\(4,\)", r"sites\[:, None\]"),
+    (sampled, "sites", X4[0], "shape", r"\(4,\)", r"sites\[None\] makes one row"),
     (sampled, "sites", X, "4 columns", "2", ""),
     (sampled, "sites", X4 * 1j, "real", "complex128", ""),
     (sampled, "sites", X4 * np.inf, "finite", r"index \(0, 0\)", "drop or repair"),

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from aeot import _check, _environment
-from aeot.commands.directory import RunDirectory
+from aeot.commands.directory import RunDirectory, read_options
 from aeot.commands.fit import Summary, run_fit
 from aeot.data import dataset, toy
 from aeot.measures import UniformBox
@@ -19,6 +19,7 @@ from aeot.singular.singular_set import find_singularities
 from aeot.solvers.exact import solve_exact
 
 _LETTERS, _STEPS = 1000, 300  # points of the letters, steps of the autoencoder
+_FREE = ("seed", "out", "steps")  # in which an earlier demo may differ
 
 
 def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
@@ -29,11 +30,14 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
     came of both is in `out`, and the report of the digits is `out`/report.html.
 
     Args:
-        out: The run directory; an earlier run there is replaced.
+        out: The run directory; an earlier demo there is replaced, nothing else.
         seed: Of everything random; another one gives other digits.
 
     Returns:
         The summary of the digits.
+
+    Raises:
+        ValueError: If `out` holds anything but an earlier demo.
     """
     if not _environment.is_writer():
         return Summary()
@@ -42,6 +46,10 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
     options = {"data": "digits", "steps": _STEPS, "masses": None, "size": None, "root": None}
     kept = {**options, "out": str(_check.path("out", out)), **model.arguments()}
     del kept["autoencoder"]  # no option
+    before = read_options(Path(out) / "config.yaml")
+    if before is not None and any(before.get(k) != kept[k] for k in kept if k not in _FREE):
+        got = f"{out} with another run"
+        raise _check.fail("out", "be new or of an earlier demo", got, "choose another folder")
     with RunDirectory(out, kept, last="summary.json", overwrite=True) as run:
         run.begin()
         pictures = Path(out) / "pictures"

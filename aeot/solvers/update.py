@@ -40,7 +40,7 @@ def update_solution(
     add: ArrayLike | None = None,
     remove: ArrayLike | None = None,
     masses: ArrayLike | None = None,
-    tol: float = 0.02,
+    tol: float | None = None,
     engine: str = "auto",
     seed: int = 0,
     memory: int = 1 << 28,
@@ -50,8 +50,9 @@ def update_solution(
 
     The old heights are kept, new sites begin at the level at which they win their mass, and what
     the change moved is put right on one sample; then `solve_semidiscrete` certifies the result, or
-    goes on from it. For a hundredth of the sites that takes a fraction of a cold solve's samples
-    (`benchmarks/bench_conditional.py`); for large changes it takes as many.
+    goes on from it. What is gained are heights that stay where nothing changed; samples are not
+    saved reliably yet, since a first check that fails by a little draws nearly as many as a cold
+    solve (`benchmarks/bench_conditional.py` counts them).
 
     Args:
         solution: Of `solve_semidiscrete`.
@@ -59,7 +60,8 @@ def update_solution(
         remove: Numbers (r,) of the sites that go, or a mask (n,) of bools.
         masses: Of all sites of the result, in their order, positive, summing to one. If left out,
             those that stay keep their ratios, and each new site gets the mean of theirs.
-        tol: See `solve_semidiscrete`.
+        tol: See `solve_semidiscrete`; None: the bound of a solution that sampling certified, so
+            that the result is as good, 0.02 of any other.
         engine: See there.
         seed: Of all samples; another than that of the solution makes the two independent.
         memory: See there.
@@ -95,6 +97,9 @@ def update_solution(
         target = target / target.sum()
     else:
         target = _check.masses(masses, len(sites))
+    if tol is None:
+        sampled = solution.converged and solution.n_samples > 0
+        tol = solution.mass_error_upper if sampled else 0.02
     tol = _check.real("tol", tol, minimum=1e-15, maximum=0.999)
     memory = _check.integer("memory", memory, minimum=1 << 20)
     seed = _check.seed("seed", seed)

@@ -40,3 +40,16 @@ def test_the_demo_leaves_a_folder_of_others_alone(shortened, tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path)]) == 2
     assert "out must be new or empty" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_demo_leaves_another_run_alone(tmp_path, capsys):
+    with RunDirectory(tmp_path / "mine", {"data": "faces/", "seed": 0}) as run:
+        run.begin()
+        run.write("environment.json", {})
+        run.write("summary.json", {"data": "faces/"})
+    before = {p: p.read_bytes() for p in (tmp_path / "mine").iterdir()}
+    assert cli.main(["demo", "--out", str(tmp_path / "mine")]) == 2
+    said = capsys.readouterr().err
+    assert "out must be new or of an earlier demo" in said
+    assert "choose another folder" in said
+    assert {p: p.read_bytes() for p in (tmp_path / "mine").iterdir()} == before
