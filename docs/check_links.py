@@ -48,7 +48,7 @@ def broken(folder):
 
 
 if __name__ == "__main__":
-    found = broken(sys.argv[1])
+    found = broken(sys.argv[1] if len(sys.argv) > 1 else "build/docs")
     for page, link in found:
         print(f"{page}: {link} leads nowhere")
     sys.exit(bool(found))
