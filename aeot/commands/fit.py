@@ -176,8 +176,9 @@ def fit(
         data: What to learn: digits, mnist, fashion-mnist, cifar10, celeba, a folder of images, or a
             .npy file of images or of vectors (rows, numbers).
         out: The run directory; by default runs/ with a name that says data, latent size and seed.
-        steps: Training steps of the autoencoder in all; by default twelve passes over the data, at
-            least 1200 steps. Fewer are quicker and blurrier.
+        steps: Training steps of the autoencoder in all; by default 24 passes over the data, at
+            least 2400 steps (12 and 1200 for other networks than "residual"). Fewer are quicker
+            and blurrier.
         masses: A .npy file with one number for each row of the data, summing to 1: how often it
             shall come; by default all equally often.
         size: Height and width in pixels; by default a published set's own, and 64 for a folder.
