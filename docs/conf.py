@@ -1,5 +1,6 @@
 """How the pages are built: `make docs`, or `python -m sphinx -W docs build/docs`."""
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -125,6 +126,40 @@ def _plain_bars(app, what, name, obj, options, lines):
             lines[i] = "".join(parts)
 
 
+def _related():
+    """What belongs to a name: those that speak of each other, and its neighbours on the page."""
+    page = (HERE / "api.md").read_text()
+    groups = [re.findall(r"^   ~(aeot\S*)$", part, re.M) for part in page.split("```")]
+    names = {full.rpartition(".")[2]: full for group in groups for full in group}
+    related = {full: [] for group in groups for full in group}
+    for full in related:
+        name = full.rpartition(".")[2]
+        thing = getattr(importlib.import_module(full.rpartition(".")[0]), name)
+        members = vars(thing).items() if isinstance(thing, type) else ()
+        texts = [thing, *(member for key, member in members if key[0] != "_" and callable(member))]
+        text = " ".join(one.__doc__ or "" for one in texts)
+        linked = re.findall(r"(?<!`)`(?:aeot\.)?(\w+)[\w.]*`(?!`)", text)
+        words = {*linked, *re.findall(r"(?<![\w.`])(\w+)\(", text)} & names.keys()
+        for word in sorted(words - {name}):
+            related[full].append(names[word])
+            related[names[word]].append(full)
+    for group in groups:
+        for k, full in enumerate(group):
+            near = sorted(group, key=lambda other, k=k: abs(group.index(other) - k))[1:5]
+            others = dict.fromkeys(related[full])
+            related[full] = [*others, *(n for n in near if n not in others)][: max(4, len(others))]
+    return related
+
+
+def _see_also(app, what, name, obj, options, lines):
+    """End a page of the reference with the names that belong to it."""
+    if not app.related:
+        app.related = _related()
+    if others := app.related.get(name):
+        links = ", ".join(f":py:obj:`~{other}`" for other in others)
+        lines += ["", ".. seealso::", "", f"   {links}", ""]
+
+
 def _named_types(app, what, name, obj, options, signature, returns):
     """An alias beside another type, as in `ArrayLike | None`, by its name alone."""
     return tuple(
@@ -141,6 +176,7 @@ def _outside(app, docname, source):
 
 def setup(app):
     """Hook the functions above into the build."""
+    app.related = {}
     app.connect("source-read", _outside)
     app.add_html_math_renderer(
         "mathml",
@@ -148,6 +184,7 @@ def setup(app):
         block_renderers=(lambda self, node: _mathml(self, node, True), None),
     )
     app.connect("autodoc-process-docstring", _plain_bars)
+    app.connect("autodoc-process-docstring", _see_also)
     app.connect("autodoc-process-signature", _named_types)
 
 
