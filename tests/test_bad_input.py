@@ -152,9 +152,9 @@ def test_other_commands_refuse(argv, words, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "case",
     [
-        "NaN in the data",
         "a file above the run",
-        # The default run has these two in `test_fit_refuses`, without a process of their own.
+        # The default run has these in `test_fit_refuses`, without a process of their own.
+        pytest.param("NaN in the data", marks=pytest.mark.slow),
         pytest.param("an empty folder", marks=pytest.mark.slow),
         pytest.param("latent size 0", marks=pytest.mark.slow),
     ],

@@ -266,7 +266,7 @@ def test_readers_beside_a_writer_never_fail(tmp_path, swap):
     try:
         while _io.load(path, kind="Thing")[1]["k"] < 0:
             pass
-        seen, end = set(), time.monotonic() + 1.5
+        seen, end = set(), time.monotonic() + 0.7
         while time.monotonic() < end:
             tensors, config = _io.load(path, kind="Thing")
             assert bool((tensors["a"] == config["k"]).all())

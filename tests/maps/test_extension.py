@@ -229,9 +229,9 @@ def test_light_cells_beside_a_heavy_one_get_their_share():
     masses = torch.tensor([0.97, 0.01, 0.02], dtype=torch.float64)
     sites = torch.randn(3, 2, generator=generator(5), dtype=torch.float64)
     brenier = aeot.solve_exact(UniformBox(dim=2), sites, masses).map()
-    owners = [brenier.draw(7, method="pair", generator=generator(s)).owners for s in range(1000)]
+    owners = [brenier.draw(7, method="pair", generator=generator(s)).owners for s in range(300)]
     counts = torch.bincount(torch.cat(owners), minlength=3)
-    assert scipy.stats.chisquare(counts, 7000 * masses).pvalue > 1e-3
+    assert scipy.stats.chisquare(counts, 2100 * masses).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("n", [1, 12])
@@ -246,10 +246,10 @@ def test_every_place_of_a_sample_is_as_likely_to_come_from_each_mode(n):
     sites = torch.randn(4, 2, generator=generator(5), dtype=torch.float64)
     brenier = aeot.solve_exact(UniformBox(dim=2), sites, masses).map()
     how = {"singular": Halves(), "boundary": "reassign", "method": "pair"}
-    owners = [brenier.draw(n, **how, generator=generator(s)).owners for s in range(400)]
+    owners = [brenier.draw(n, **how, generator=generator(s)).owners for s in range(200)]
     for place in (0, n - 1):  # the rare mode comes last, and is rounded away or up where n is small
         counts = torch.bincount(torch.stack(owners)[:, place], minlength=4)
-        assert scipy.stats.chisquare(counts, 400 * masses).pvalue > 1e-3
+        assert scipy.stats.chisquare(counts, 200 * masses).pvalue > 1e-3
 
 
 @pytest.mark.slow

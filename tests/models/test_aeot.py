@@ -75,6 +75,7 @@ def test_seeds_decide_everything(fitted, digits):
     assert torch.equal(again.sample(5, seed=7), fitted.sample(5, seed=7))
 
 
+@pytest.mark.slow  # tests/commands/test_cli.py has it for the command
 def test_a_new_process_samples_the_same_images(fitted, tmp_path):
     fitted.save(tmp_path / "run" / "model")
     script = (

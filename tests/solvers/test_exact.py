@@ -258,7 +258,10 @@ def rectangles(least):
     return picture
 
 
-@pytest.mark.parametrize("least", [0.0, 1e-12, 1e-6, 1e-4, 1e-3])
+@pytest.mark.parametrize(
+    "least",
+    [0.0, 1e-6, 1e-3, *(pytest.param(few, marks=pytest.mark.slow) for few in (1e-12, 1e-4))],
+)
 @pytest.mark.parametrize("picture", [blobs, rectangles])
 @pytest.mark.parametrize("interpolation", ["constant", "linear"])
 def test_densities_that_nearly_vanish(picture, least, interpolation):

@@ -40,7 +40,7 @@ def modes(n, generator):
     ],
     ids=["gaussian", "square", "clumps", "ring", "modes", "heavy"],
 )
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_plane_without_geometry_is_solved_on_a_picture(source, weighted):
     # 25 tight modes far apart: steps on a sample's lists do not get there.
     rng = np.random.default_rng(0)
