@@ -71,7 +71,7 @@ def test_a_folder_is_compared_and_everything_is_kept(place, capsys):
         (["GAN", "--repeats", "0"], "repeats must be a whole number >= 1, got 0"),
         (["GAN", "--latent-dim", "0"], "latent_dim must be a whole number >= 1, got 0"),
         (["GAN", "--seconds", "5", "--images-seen", "9"], "seconds must be the only budget, got 5"),
-        (["GAN", "--n-samples", "16", "--metrics", "[fd]", "--features", "~/net"], "columns"),
+        (["GAN", "--n-samples", "8", "--metrics", "[fd]", "--features", "~/net"], "columns"),
         (["IMLE"], "models must be classes, or paths that exist, got 'IMLE'; classes are AEOT"),
         (
             ["GAN", "x=AEOT", "--images-seen", "200"],
