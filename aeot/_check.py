@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import math
 import os
+import re
 import reprlib
 import sys
 import warnings
@@ -86,6 +88,20 @@ def meant(word: object, options: Iterable[str]) -> str:
     return f"did you mean {options[near[0]]!r}?" if near else ""
 
 
+def keywords(name: str, known: Iterable[str], given: Mapping[str, object]) -> None:
+    """Check that a function, or a class, takes the arguments that it is given by name.
+
+    Raises:
+        TypeError: If it does not take one; the message asks for the one that was meant, or lists
+            what there is.
+    """
+    known = list(known)
+    for word, value in given.items():
+        if word not in known:
+            way_out = meant(word, known) or f"it takes {', '.join(known) or 'none'}"
+            raise TypeError(f"{name} takes no argument {word!r}, got {shown(value)}; {way_out}")
+
+
 def scalar(value: object) -> Any:  # noqa: ANN401
     """Return the number that an array or a tensor without axes holds, anything else as it is."""
     if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0:
@@ -106,6 +122,30 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def _as_number(value: object, *, whole: bool = False) -> str:
+    """Return how what is no number, or no whole one, is meant to be written, or nothing."""
+    if value is None:
+        return "leave it out for the default"
+    if isinstance(value, (bool, np.bool_)):
+        return "write a number: yes and no say nothing here"
+    if isinstance(value, (float, np.floating)) and whole and math.isfinite(value):
+        return f"write {int(value)}" if float(value).is_integer() else "round it"
+    if not isinstance(value, str):
+        return ""
+    found = _SIZE.fullmatch(value)
+    if found and (found[2] or value.strip().lower().endswith("b")):
+        unit = (1024 if found[3] else 1000) ** (" kmgt".index(found[2].lower() or " "))
+        return f"write {round(float(found[1]) * unit)}, a number without a unit"
+    try:
+        text = float(value)
+    except ValueError:
+        return "write a number"
+    return f"write {int(text) if whole and text.is_integer() else value.strip()} without quotes"
+
+
 def integer(
     name: str, value: object, *, minimum: int | None = 1, maximum: int | None = None
 ) -> int:
@@ -124,7 +164,8 @@ def integer(
             maximum = _LARGEST
     bounds = [] if minimum is None else [f">= {minimum}"]
     bounds += [] if maximum is None else [f"<= {maximum}"]
-    raise fail(name, " ".join(["be a whole number", " and ".join(bounds)]).strip(), shown(value))
+    must = " ".join(["be a whole number", " and ".join(bounds)]).strip()
+    raise fail(name, must, shown(value), _as_number(number, whole=True))
 
 
 def real(
@@ -150,7 +191,8 @@ def real(
     parts = [f"> {above:g}"] if above > -math.inf else []
     parts += [f">= {minimum:g}"] if minimum > -math.inf else []
     parts += [f"<= {maximum:g}"] if maximum < math.inf else []
-    raise fail(name, " ".join(["be a finite number", " and ".join(parts)]).strip(), shown(value))
+    must = " ".join(["be a finite number", " and ".join(parts)]).strip()
+    raise fail(name, must, shown(value), _as_number(number))
 
 
 def seed(name: str, value: object) -> int:
@@ -161,7 +203,8 @@ def seed(name: str, value: object) -> int:
     """
     number = scalar(value)
     if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 0:
-        raise fail(name, "be a whole number >= 0", shown(value))
+        way_out = _as_number(number, whole=True) or "any number from 0 on will do"
+        raise fail(name, "be a whole number >= 0", shown(value), way_out)
     return int(number)
 
 
@@ -172,7 +215,12 @@ def flag(name: str, value: object) -> bool:
         ValueError: If it is anything else.
     """
     if not isinstance(value, (bool, np.bool_)):
-        raise fail(name, "be True or False", shown(value))
+        way_out = "leave it out for the default" if value is None else ""
+        if isinstance(value, str):
+            way_out = "write one of them without quotes"
+        elif isinstance(value, (int, float)) and value in (0, 1):
+            way_out = f"write {bool(value)}"
+        raise fail(name, "be True or False", shown(value), way_out)
     return bool(value)
 
 
@@ -231,11 +279,23 @@ def mapping(name: str, value: object, what: str, *, empty: bool = False) -> dict
     return dict(value)
 
 
-def memory() -> int:
-    """Return the bytes of this machine's memory, or of its GPU's if that is larger."""
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@functools.cache
+def _main_memory() -> int:
     if not hasattr(os, "sysconf"):  # on Windows
         return 1 << 62
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for place in _LIMITS:  # of a container
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
+            found = min(found, int(Path(place).read_text()))
+    return found
+
+
+def memory() -> int:
+    """Return the bytes of this machine's memory, or of its GPU's if that is larger."""
+    found = _main_memory()
     return max(found, torch.cuda.mem_get_info()[1]) if torch.cuda.is_initialized() else found
 
 
@@ -462,6 +522,42 @@ def images(name: str, value: ArrayLike, *, minimum: int = 1) -> torch.Tensor:
         raise fail(name, "have shape (B, C, H, W)", f"shape {tuple(found.shape)}")
     if len(found) < minimum:
         raise fail(name, f"hold at least {minimum} image" + "s" * (minimum > 1), str(len(found)))
+    return found
+
+
+def labels(name: str, value: Any) -> np.ndarray:  # noqa: ANN401
+    """Return classes as an array of whole numbers (int64) or of texts.
+
+    Raises:
+        ValueError: If one is missing, or they are neither, or both.
+    """
+    must = "be whole numbers or texts"
+    if torch.is_tensor(value):
+        value = value.detach().cpu().numpy()
+    try:
+        found = np.asarray(value)
+    except ValueError as error:  # rows of several lengths
+        raise fail(name, must, shown(value)) from error
+    if found.dtype == object or found.dtype.kind == "T":
+        kinds = {type(x) for x in found.flat}
+        if kinds and all(issubclass(kind, str) for kind in kinds):
+            found = found.astype(str)
+        elif kinds and all(issubclass(kind, (int, np.integer)) for kind in kinds):
+            found = np.array(found.tolist(), dtype=np.int64)
+        else:
+            odd = [x for x in found.flat if not isinstance(x, (str, int, np.integer))]
+            got = shown(odd[0]) if odd else "both" if kinds else "none"
+            way_out = "drop rows without a class; give all classes as texts or all as numbers"
+            raise fail(name, must, got, way_out)
+    if found.dtype.kind == "f":
+        if not bool((found == np.round(found)).all()):  # NaN, too, is no class
+            first = float(found.flat[int(np.argmax(found != np.round(found)))])
+            raise fail(name, must, f"{first:g}", "round them, or drop rows without a class")
+        found = found.astype(np.int64)
+    if found.dtype.kind in "biu":
+        return found.astype(np.int64)
+    if found.dtype.kind != "U":
+        raise fail(name, must, str(found.dtype))
     return found
 
 

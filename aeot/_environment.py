@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import inspect
 import os
 import platform
 import sys
@@ -26,6 +27,7 @@ if sys.platform != "win32":
 
 _Class = TypeVar("_Class", bound=type)
 _Made = TypeVar("_Made")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 _PACKAGES = (
@@ -271,14 +273,50 @@ _PROCESS = _Process()
 _NUMPY: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
-@contextlib.contextmanager
-def plain_torch(*, grad: bool | None = None) -> Iterator[None]:
+class _Plain(contextlib.ContextDecorator):
+    """What `plain_torch` returns."""
+
+    def __init__(self, grad: bool | None) -> None:
+        self.grad = grad
+
+    def __enter__(self) -> None:
+        self._inside = _plain(self.grad)
+        self._inside.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:  # noqa: ANN401
+        return self._inside.__exit__(*error)
+
+    def __call__(self, function: _Function) -> _Function:
+        known = _keywords(function)
+
+        @functools.wraps(function)
+        def inner(*args: Any, **given: Any) -> Any:  # noqa: ANN401
+            if known is not None and not known.keys() >= given.keys():
+                name = function.__qualname__.removesuffix(".__init__")
+                _check.keywords(name, known, given)
+            with _plain(self.grad):
+                return function(*args, **given)
+
+        return cast(_Function, inner)
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, None] | None:
+    """Return what a function takes by name, in order; None if that may be anything."""
+    found = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in found):
+        return None
+    names = (p.name for p in found if p.kind is not p.VAR_POSITIONAL)
+    return dict.fromkeys(name for name in names if name not in ("self", "cls"))
+
+
+def plain_torch(*, grad: bool | None = None) -> _Plain:
     """Compute as if the caller had changed no setting of torch, and put every setting back.
 
     Inside, tensors are float32 on the CPU where nothing else is said, products have all digits of
     their dtype (no autocast, no TF32 or bfloat16 in float32 products), small numbers are not
     flushed to zero, there is no inference mode, and numpy warns where it would by default. Also
-    a decorator of functions; for generators it does nothing.
+    a decorator of functions, which tells of an argument that there is not what was meant; for
+    generators it changes no setting.
 
     Args:
         grad: Record gradients; None: if the caller does.
@@ -288,6 +326,11 @@ def plain_torch(*, grad: bool | None = None) -> Iterator[None]:
         ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
         torch.float32
     """
+    return _Plain(grad)
+
+
+@contextlib.contextmanager
+def _plain(grad: bool | None) -> Iterator[None]:
     probe = torch.empty(0)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_PROCESS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class Saved:
         Raises:
             ValueError: If nothing is there, a byte of it changed, or it is another class.
         """
+        taken = ("path", *inspect.signature(cls.from_state).parameters)
+        _check.keywords(f"{cls.__name__}.load", [name for name in taken if name != "state"], given)
         tensors, config = _io.load(path, kind=cls.__name__)
         with _io.using(path):
             return cls.from_state(_io.unpack(tensors, config), device=device, **given)
@@ -123,6 +126,16 @@ class Estimator(Saved):
     def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401
         super().__init_subclass__(**options)
         plain_methods(cls, grad=True)  # `fit` trains, also where the caller records no gradients
+
+    def __new__(cls, *args: object, **given: object) -> Self:
+        """Refuse arguments that the class does not have, and those without a name."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if args:
+            way_out = f"write {fields[0]}={_check.shown(args[0])}" if fields else "leave it out"
+            got = _check.shown(args[0])
+            raise TypeError(f"{cls.__name__} takes its arguments by name, got {got}; {way_out}")
+        _check.keywords(cls.__name__, fields, given)
+        return super().__new__(cls)
 
     # Types of what is learned, by attribute: a saved model without them is damaged.
     _learned: ClassVar[dict[str, Any]] = {}

@@ -19,10 +19,10 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]  # a module, or nothing
 
 _LOG = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 FORMAT = 2
 _MANIFEST = "manifest.json"
 _FILES = ("config.json", "model.safetensors")
@@ -51,7 +52,13 @@ _TRIES = 200  # of a reader, against a writer that replaces what it reads
 
 
 class Damaged(ValueError):
-    """A save of which a byte changed or a part is missing, or that no `save` wrote."""
+    """A save of which a byte changed or a part is missing, or that no `save` wrote.
+
+    Attributes:
+        place: The directory that was to be read; None where that is not known.
+    """
+
+    place: Path | None = None
 
 
 def _file_digest(path: Path) -> str:
@@ -337,10 +344,9 @@ def _check_replaceable(path: Path, kind: str | None, name: str) -> None:
         ours.add(_PREVIOUS)
     others = sorted(inside - ours if inside & {_MANIFEST, _PREVIOUS} & ours else inside)
     if others:
-        raise ValueError(
-            f"{name} must be new, empty or a saved model, got {path} with other files in it, such "
-            f"as {others[0]}; choose another name"
-        )
+        told = f"{path} with other files in it, such as {others[0]}; choose another name"
+        error = Damaged if inside <= ours else ValueError  # a save without its manifest
+        raise _at(path, error(f"{name} must be new, empty or a saved model, got {told}"))
     kinds, reason = [], ""
     for place in (path, before):
         if kind is not None and (place / "config.json").is_file():
@@ -354,7 +360,17 @@ def _check_replaceable(path: Path, kind: str | None, name: str) -> None:
             f"{_check.shown(kinds[0])}; choose another name"
         )
     if reason and not kinds:
-        raise Damaged(f"{reason}; delete {path} or choose another name")
+        raise _at(path, Damaged(f"{reason}; delete {path} or choose another name"))
+
+
+_Error = TypeVar("_Error", bound=ValueError)
+
+
+def _at(path: str | os.PathLike, error: _Error) -> _Error:
+    """Return an error that knows, if it is of damage, which directory was to be read."""
+    if isinstance(error, Damaged):
+        error.place = Path(path).absolute()
+    return error
 
 
 def save(
@@ -553,9 +569,10 @@ def load(
         before = _stamps(directory)
         try:
             found = _newest_whole(directory, kind, str(device))
-        except ValueError:
+        except ValueError as error:
             # A look between two renames may find nothing; three in a row do not.
             if before == _stamps(directory) and (before or tried > 2):
+                _at(directory, error)
                 raise
         else:
             if before == _stamps(directory):
@@ -667,7 +684,35 @@ def using(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Damaged as error:
-        raise Damaged(f"{path} cannot be used: {error}; restore or delete it") from error
+        told = f"{path} cannot be used: {error}; restore or delete it"
+        raise _at(path, Damaged(told)) from error
+
+
+def anew_if_damaged(work: Callable[[], _Result], folder: str | os.PathLike | None) -> _Result:
+    """Do a later stage of a long work; where its checkpoint is damaged, begin it anew.
+
+    What the stage begins with is kept elsewhere, so that only the stage is lost. A line of the log
+    says so.
+
+    Args:
+        work: Does the stage, from the checkpoints it finds in `folder`.
+        folder: Where they are, or will be; None: it keeps none.
+
+    Returns:
+        What `work` returns.
+    """
+    while True:
+        try:
+            return work()
+        except Damaged as error:
+            place = error.place
+            if folder is None or place is None or not place.is_relative_to(Path(folder).absolute()):
+                raise
+            _remove(place)
+            if place.exists():
+                raise
+            told = "%s is damaged and holds nothing earlier: its stage begins anew"
+            _LOG.warning(told, place)
 
 
 def pack(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:  # noqa: ANN401 - any state_dict

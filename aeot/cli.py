@@ -75,7 +75,8 @@ as --config FILE; --print_config writes one. AEOT_DEBUG=1 shows the traceback of
 """
 
 
-_GOING_ON = ("fit", "translate", "compare")  # what they have done is kept where they are stopped
+# What these have done is kept where they are stopped.
+_GOING_ON = ("demo", "fit", "translate", "compare")
 
 
 class _Refused(Exception):

@@ -53,6 +53,29 @@ def _vector(name: str, value: ArrayLike | float | None, dim: int, default: float
     return tensor
 
 
+def _dimension(value: int) -> int:
+    """Return a dimension of which this machine's memory holds some points."""
+    way_out = "a measure keeps vectors of that length: take fewer dimensions"
+    return _check.rows("dim", value, 16, way_out=way_out)
+
+
+def _told(*, dim: int, **vectors: torch.Tensor) -> str:
+    """Return arguments of a constructor: a vector of equal numbers as one of them."""
+    parts = [f"dim={dim}"]
+    for name, vector in vectors.items():
+        same = bool((vector == vector[0]).all())
+        few = _check.shown(vector.tolist() if dim <= 4 else vector[:5].tolist())
+        parts.append(f"{name}={float(vector[0]):g}" if same else f"{name}={few}")
+    return ", ".join(parts)
+
+
+def _square(dim: int) -> int:
+    """Return a dimension of which this machine's memory holds a covariance."""
+    way_out = "mean and points need none"
+    with _check.renamed("dim", "covariance"):
+        return _check.rows("dim", dim, 2 * dim, way_out=way_out)
+
+
 def _dtype(given: tuple[object, ...], size: torch.Tensor, width: torch.Tensor) -> torch.dtype:
     """Choose the dtype of points for what was given, their size (dim,) and their width (dim,)."""
     doubles = (torch.float64, np.float64)
@@ -100,7 +123,7 @@ class UniformBox:
             if not shapes:
                 raise _check.fail("dim", "be given, or low and high as vectors", "neither")
             dim = shapes[0]
-        self.dim = _check.integer("dim", dim)
+        self.dim = _dimension(dim)
         self.low = _vector("low", low, self.dim, 0.0)
         self.high = _vector("high", high, self.dim, 1.0)
         dtype = torch.promote_types(self.low.dtype, self.high.dtype)
@@ -114,11 +137,12 @@ class UniformBox:
         self.dtype = _dtype((low, high), size, self.high - self.low)
 
     def __repr__(self) -> str:
-        return f"UniformBox(low={self.low.tolist()}, high={self.high.tolist()})"
+        return f"UniformBox({_told(dim=self.dim, low=self.low, high=self.high)})"
 
     @property
     def covariance(self) -> torch.Tensor:
         """Diagonal matrix of side**2 / 12, (dim, dim)."""
+        _square(self.dim)
         return torch.diag((self.high - self.low) ** 2 / 12)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -151,7 +175,7 @@ class UniformBall:
     def __init__(
         self, *, dim: int, center: ArrayLike | float | None = None, radius: float = 1.0
     ) -> None:
-        self.dim = _check.integer("dim", dim)
+        self.dim = _dimension(dim)
         self.center = _vector("center", center, self.dim, 0.0)
         self.radius = _check.real("radius", radius, above=0.0)
         self.mean = self.center
@@ -159,11 +183,12 @@ class UniformBall:
         self.dtype = _dtype((center,), self.center.abs(), width)
 
     def __repr__(self) -> str:
-        return f"UniformBall(dim={self.dim}, center={self.center.tolist()}, radius={self.radius:g})"
+        return f"UniformBall({_told(dim=self.dim, center=self.center)}, radius={self.radius:g})"
 
     @property
     def covariance(self) -> torch.Tensor:
         """radius**2 / (dim + 2) times the identity, (dim, dim)."""
+        _square(self.dim)
         return torch.eye(self.dim, dtype=self.center.dtype) * self.radius**2 / (self.dim + 2)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -212,7 +237,7 @@ class Radial:
         radius: float | Callable[[int, torch.Generator | None], torch.Tensor] = 1.0,
         center: ArrayLike | float | None = None,
     ) -> None:
-        self.dim = _check.integer("dim", dim)
+        self.dim = _dimension(dim)
         self.center = _vector("center", center, self.dim, 0.0)
         self.radius = radius if callable(radius) else _check.real("radius", radius, above=0.0)
         self.mean = self.center
@@ -222,7 +247,7 @@ class Radial:
 
     def __repr__(self) -> str:
         radius = self.radius if callable(self.radius) else f"{self.radius:g}"
-        return f"Radial(dim={self.dim}, radius={radius}, center={self.center.tolist()})"
+        return f"Radial({_told(dim=self.dim, center=self.center)}, radius={radius})"
 
     def lengths(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent distances from the centre, (n,), on the generator's device.
@@ -266,8 +291,7 @@ class Gaussian:
         dim: Dimension.
         dtype: Of its points.
         mean: (dim,).
-        covariance: (dim, dim).
-        factor: Lower Cholesky factor L of the covariance; a point is mean + L z.
+        is_round: Whether the covariance is the identity because none was given.
 
     Raises:
         ValueError: If nothing fixes the dimension or the covariance is not positive definite.
@@ -287,10 +311,13 @@ class Gaussian:
             dim = len(_check.array("mean", mean))
         if dim is None:
             raise _check.fail("dim", "be given, or a mean vector or a covariance", "none of them")
-        self.dim = _check.integer("dim", dim)
+        self.dim = _dimension(dim)
         self.mean = _vector("mean", mean, self.dim, 0.0)
+        self.is_round = matrix is None
         if matrix is None:
-            matrix = torch.eye(self.dim, dtype=self.mean.dtype)
+            width = torch.ones_like(self.mean)
+            self.dtype = _dtype((mean,), self.mean.abs() + width, width)
+            return
         if matrix.shape != (self.dim, self.dim):
             got = f"shape {tuple(matrix.shape)}"
             raise _check.fail("covariance", f"have shape ({self.dim}, {self.dim})", got)
@@ -299,25 +326,38 @@ class Gaussian:
                 "covariance", "be symmetric", "a matrix that is not", "use (C + C.T) / 2"
             )
         dtype = torch.promote_types(self.mean.dtype, matrix.dtype)
-        self.mean, self.covariance = self.mean.to(dtype), matrix.to(dtype)
-        factor, info = torch.linalg.cholesky_ex(self.covariance.to(torch.float64))
+        self.mean, matrix = self.mean.to(dtype), matrix.to(dtype)
+        factor, info = torch.linalg.cholesky_ex(matrix.to(torch.float64))
         if int(info):
-            least = float(torch.linalg.eigvalsh(self.covariance.to(torch.float64))[0])
+            least = float(torch.linalg.eigvalsh(matrix.to(torch.float64))[0])
             got = f"least eigenvalue {least:.3g}"
             raise _check.fail("covariance", "be positive definite", got, "add a small ridge")
-        self.factor = factor.to(dtype)
-        size = self.mean.abs() + self.covariance.diagonal().sqrt()
-        self.dtype = _dtype((mean, covariance), size, self.factor.diagonal())
+        self._covariance, self._factor = matrix, factor.to(dtype)
+        size = self.mean.abs() + matrix.diagonal().sqrt()
+        self.dtype = _dtype((mean, covariance), size, self._factor.diagonal())
 
     def __repr__(self) -> str:
         return f"Gaussian(dim={self.dim})"
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """Covariance, (dim, dim)."""
+        return self._identity() if self.is_round else self._covariance
+
+    @property
+    def factor(self) -> torch.Tensor:
+        """Lower Cholesky factor of the covariance, (dim, dim)."""
+        return self._identity() if self.is_round else self._factor
+
+    def _identity(self) -> torch.Tensor:
+        return torch.eye(_square(self.dim), dtype=self.mean.dtype)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n independent points, (n, dim), on the generator's device."""
         _check.rows("n", n, self.dim, minimum=0)
         device = device_of(generator)
         z = torch.randn(n, self.dim, generator=generator, dtype=self.dtype, device=device)
-        return self.mean.to(z) + z @ self.factor.to(z).T
+        return self.mean.to(z) + (z if self.is_round else z @ self._factor.to(z).T)
 
 
 @plain_methods

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -375,11 +376,14 @@ def _load(
     if tree.keys() != state.keys():
         got = f"{sorted(tree)} in {directory or 'the checkpoint'}"
         raise _check.fail("state", f"hold {sorted(state)}", got, "choose another checkpoint")
+    before = {} if directory is None else {k: deepcopy(p.state_dict()) for k, p in state.items()}
     for name, part in state.items():
         try:
             part.load_state_dict(tree[name])
         except Exception as error:  # of whatever kind: it is made of what somebody wrote
             if directory is None or is_out_of_memory(error):
                 raise
+            for one, kept in before.items():  # whoever begins anew begins with what there was
+                state[one].load_state_dict(kept)
             told = " ".join(str(error).split())[:300]
             raise _io.Damaged(f"its state does not fit {name} ({told})") from error

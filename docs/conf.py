@@ -7,6 +7,8 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util.inspect import signature as sphinx_signature
+from sphinx.util.inspect import stringify_signature
 from sphinx_gallery.scrapers import figure_rst
 
 import aeot
@@ -161,7 +163,12 @@ def _see_also(app, what, name, obj, options, lines):
 
 
 def _named_types(app, what, name, obj, options, signature, returns):
-    """An alias beside another type, as in `ArrayLike | None`, by its name alone."""
+    """An alias beside another type, as in `ArrayLike | None`, by its name alone.
+
+    What an estimator is made with are its fields, not what its `__new__` looks at.
+    """
+    if what == "class" and signature == "(*args, **given)":
+        signature = stringify_signature(sphinx_signature(obj.__init__, bound_method=True))
     return tuple(
         text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
         for text in (signature, returns)
@@ -169,8 +176,10 @@ def _named_types(app, what, name, obj, options, signature, returns):
 
 
 def _outside(app, docname, source):
-    """Links out of docs/ lead to the page here, or to a copy of the file."""
+    """Links out of docs/ lead to the page here, or to a copy of the file; examples have pages."""
     text = source[0].replace("](../CONTRIBUTING.md", "](contributing.md")
+    text = text.replace("](../examples/)", "](gallery/index)")
+    text = re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](gallery/\1)", text)
     source[0] = re.sub(r"\]\((\.\./[\w/.-]+\.md)\)", r"](path:\1)", text)
 
 

@@ -1,8 +1,10 @@
+import time
+
 import pytest
 import torch
 
 import aeot
-from aeot import generator
+from aeot import _check, generator
 from aeot.measures import Empirical, Gaussian, Radial, Sampler, UniformBall, UniformBox
 
 N = 200_000
@@ -188,3 +190,36 @@ def test_public_names_resolve_lazily():
     assert aeot.UniformBox is UniformBox
     with pytest.raises(AttributeError):
         _ = aeot.no_such_name
+
+
+@pytest.mark.parametrize("kind", [aeot.UniformBox, aeot.UniformBall, aeot.Radial, aeot.Gaussian])
+def test_a_measure_of_a_million_dimensions_costs_vectors_and_one_of_too_many_says_so(kind):
+    begun = time.process_time()
+    source = kind(dim=10**6)
+    assert source.mean.shape == (10**6,)
+    assert source.sample(2, generator=aeot.generator(0)).shape == (2, 10**6)
+    assert len(repr(source)) < 200
+    assert time.process_time() - begun < 3.0
+    if kind is not aeot.Radial:
+        with pytest.raises(ValueError, match="covariance must be at most .* got 1000000; mean"):
+            source.covariance  # noqa: B018
+    for dim in (10**12, 10**18):
+        with pytest.raises(ValueError, match="dim must be at most .*take fewer dimensions"):
+            kind(dim=dim)
+
+
+def test_a_round_gaussian_draws_what_one_with_the_identity_draws():
+    mean = torch.arange(5.0)
+    round_, full = aeot.Gaussian(mean=mean), aeot.Gaussian(mean=mean, covariance=torch.eye(5))
+    draws = [s.sample(100, generator=aeot.generator(3)) for s in (round_, full)]
+    assert torch.equal(*draws)
+    assert torch.equal(round_.covariance, full.covariance)
+    assert torch.equal(round_.factor, full.factor)
+
+
+def test_memory_counts_what_a_container_may_take(tmp_path, monkeypatch):
+    whole = _check._main_memory()
+    for text, expected in (("max\n", whole), ("1000000000\n", 10**9), (f"{1 << 62}\n", whole)):
+        (tmp_path / "limit").write_text(text)
+        monkeypatch.setattr(_check, "_LIMITS", (str(tmp_path / "limit"), str(tmp_path / "none")))
+        assert _check._main_memory.__wrapped__() == expected

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
-from aeot import _check, _environment
+from aeot import _check, _environment, _io
 from aeot.commands.directory import RunDirectory, read_options
 from aeot.commands.fit import Summary, run_fit
 from aeot.data import dataset, toy
@@ -30,7 +31,8 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
     came of both is in `out`, and the report of the digits is `out`/report.html.
 
     Args:
-        out: The run directory; an earlier demo there is replaced, nothing else.
+        out: The run directory; an earlier demo there is replaced, nothing else, and goes on if it
+            was stopped.
         seed: Of everything random; another one gives other digits.
 
     Returns:
@@ -50,17 +52,24 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
     if before is not None and any(before.get(k) != kept[k] for k in kept if k not in _FREE):
         got = f"{out} with another run"
         raise _check.fail("out", "be new or of an earlier demo", got, "choose another folder")
-    with RunDirectory(out, kept, last="summary.json", overwrite=True) as run:
+    page, pictures = Path(out) / "report.html", Path(out) / "pictures"
+    # One that was stopped goes on; one that was finished, or is of another seed, is replaced.
+    anew = before != json.loads(json.dumps(kept)) or page.is_file()
+    last = page.name  # it comes after the summary
+    with RunDirectory(out, kept, last=last, overwrite=anew) as run:
         run.begin()
-        pictures = Path(out) / "pictures"
-        print("a map that tears; the first run on a machine compiles its loops ...", flush=True)
-        print(_letters(pictures / "tears.png", seed), flush=True)
+        if not (pictures / "tears.png").is_file():
+            print("a map that tears; the first run on a machine compiles its loops ...", flush=True)
+            print(_letters(pictures / "tears.png", seed), flush=True)
         begun = time.perf_counter()
         rows = dataset("digits"), dataset("digits", split="test"), None
-        summary = run_fit(model, rows, run, _STEPS, time.perf_counter() - begun)
+        if (Path(out) / "summary.json").is_file():
+            model = AEOT.load(out)
+            summary = Summary(_io.read_json(Path(out) / "summary.json", dict), Path(out))
+        else:
+            summary = run_fit(model, rows, run, _STEPS, time.perf_counter() - begun)
         by_class(model, rows[0], seed=seed, path=pictures / "by_class.png")
         jump = longest_jump(model, rows[0], seed=seed, path=pictures / "jump.png")
-        page = Path(out) / "report.html"
         write_page({"demo": model}, page, training={"demo": rows[0]}, shown=500)
         summary |= {"jump": jump, "report": str(page)}
     return summary

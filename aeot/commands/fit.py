@@ -208,7 +208,7 @@ def fit(
     del kept["autoencoder"]  # no option
     with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
         begun = time.perf_counter()
-        rows = _rows(options, model.seed, download=download, strict=strict, **limits)
+        rows = rows_of_run(options, model.seed, download=download, strict=strict, **limits)
         if overwrite:  # else its training would go on
             shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
         return run_fit(model, rows, run, steps, time.perf_counter() - begun)
@@ -298,7 +298,7 @@ def _split_told(training: Dataset, held_out: Dataset) -> str:
     return f"{len(training)} rows to learn from; {kept} are kept out, to measure with"
 
 
-def _rows(
+def rows_of_run(
     options: dict[str, Any], seed: int, **how: bool | float | None
 ) -> tuple[Dataset, Dataset, torch.Tensor | None]:
     """Return what to fit to, what to keep from it, and the masses."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from aeot import _check
 from aeot.commands.directory import read_options
-from aeot.commands.fit import open_data
+from aeot.commands.fit import open_data, rows_of_run
 from aeot.comparison.result import Comparison
 from aeot.data import Dataset
 from aeot.models.aeot import AEOT
@@ -86,10 +86,11 @@ def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | No
         _LOG.warning("%s does not say what it was fitted to; pass --data for real images", path)
         return model, None
     try:
-        known: dict[str, Any] = {
-            key: options.get(key) for key in ("size", "root", "white", "max_pixels")
-        }
-        rows = open_data(name, **known)
+        known: dict[str, Any] = {key: options.get(key) for key in ("white", "max_pixels")}
+        if data is None:  # a run knows which rows it kept out
+            where = {key: options.get(key) for key in ("data", "masses", "size", "root")}
+            return model, rows_of_run(where, model.seed, **known)[0]
+        rows = open_data(name, size=options.get("size"), root=options.get("root"), **known)
     except ValueError as error:
         _LOG.warning("without the training data of %s: %s", path, error)
         return model, None

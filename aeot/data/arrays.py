@@ -111,7 +111,7 @@ class Domains:
 @plain_torch()
 def tensors(
     array: ArrayLike,
-    labels: ArrayLike | None = None,
+    labels: Any = None,  # noqa: ANN401 - numbers or names
     *,
     classes: Sequence[str] = (),
     value_range: tuple[float, float] = (-1.0, 1.0),
@@ -125,8 +125,9 @@ def tensors(
             white; others must lie in `value_range`, up to rounding. Double precision ends here:
             rows are float32. What needs no conversion is not copied: the data set then changes with
             the array.
-        labels: Class of each row (n,), whole numbers from 0, or None.
-        classes: Names of the classes, in the order of the labels.
+        labels: Class of each row (n,), whole numbers from 0 or names, or None.
+        classes: Names of the classes, in the order of the numbers; None given, names among the
+            labels are sorted.
         value_range: What black and white are in images that are neither uint8 nor bool; in uint8
             images, too, if it is neither the default nor (0, 255).
         name: What it is called in reports.
@@ -270,23 +271,33 @@ def _to_unit(argument: str, values: torch.Tensor, black: float, white: float) ->
 
 
 def _labels(
-    labels: ArrayLike | None, n: int, classes: tuple[str, ...]
+    labels: Any,  # noqa: ANN401
+    n: int,
+    classes: tuple[str, ...],
 ) -> tuple[torch.Tensor | None, tuple[str, ...]]:
     if labels is None:
         return None, classes
-    requirement = f"be {n} whole numbers >= 0, one per row"
-    try:
-        found = _check.tensor("labels", labels)
-    except ValueError as error:
-        raise _check.fail("labels", requirement, type(labels).__name__) from error
-    whole = not found.is_floating_point()
-    if found.shape != (n,) or not whole or int((found := found.to(torch.int64)).min()) < 0:
-        got = f"{found.dtype} of shape {tuple(found.shape)}"
-        raise _check.fail("labels", requirement, got)
-    if classes and (last := int(found.max())) >= len(classes):
+    requirement = f"be {n} whole numbers >= 0 or names, one per row"
+    device = labels.device if isinstance(labels, torch.Tensor) else torch.device("cpu")
+    table = _check.labels("labels", labels)
+    if table.shape != (n,):
+        raise _check.fail("labels", requirement, f"shape {table.shape}")
+    if table.dtype.kind == "U":
+        names, numbers = np.unique(table, return_inverse=True)
+        if not classes:
+            return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())
+        known = {name: k for k, name in enumerate(classes)}
+        if missing := [name for name in names.tolist() if name not in known]:
+            way_out = _check.meant(missing[0], classes) or "name it in classes, too"
+            must = f"be names of classes={_check.shown(classes)}"
+            raise _check.fail("labels", must, repr(missing[0]), way_out)
+        return torch.tensor([known[name] for name in table.tolist()]), classes
+    if int(table.min()) < 0:
+        raise _check.fail("labels", requirement, str(int(table.min())), "count classes from 0")
+    if classes and (last := int(table.max())) >= len(classes):
         must = f"name every label from 0 to {last}"
         raise _check.fail("classes", must, f"{len(classes)} names")
-    return found, classes
+    return torch.from_numpy(table).to(device), classes
 
 
 def domain(name: str, value: Dataset | ArrayLike) -> Dataset:
@@ -385,6 +396,7 @@ def indices(
         yield torch.cat(parts)
 
 
+@plain_torch()
 def loader(
     data: Dataset | Domains | ArrayLike, batch_size: int, *, seed: int = 0, start: int = 0
 ) -> Iterator[Any]:

@@ -128,7 +128,8 @@ class FlowMatching(GenerativeModel):
             must = f"have the batch_size of the model, {self.batch_size}"
             raise _check.fail("coupling", must, self._coupling.batch_size, way_out)
         if not isinstance(source, Gaussian) or bool(
-            source.mean.any() or (source.covariance != torch.eye(source.dim)).any()
+            source.mean.any()
+            or not (source.is_round or torch.eye(source.dim).to(source.factor).equal(source.factor))
         ):
             must = f"draw from Gaussian(dim={source.dim}), as samples of the model begin there"
             raise _check.fail("coupling", must, repr(source), "solve the transport from that")

@@ -38,43 +38,12 @@ def classes_of(name: str, labels: Any, n: int) -> tuple[tuple[Label, ...], torch
         ValueError: If they are too many or too few, missing somewhere, or neither whole numbers nor
             texts.
     """
-    table, must = _labels(name, labels), f"be {n} classes, whole numbers or texts, one per row"
+    table = _check.labels(name, labels)
+    must = f"be {n} classes, whole numbers or texts, one per row"
     if table.shape != (n,):
         raise _check.fail(name, must, f"shape {table.shape}")
     classes, numbers = np.unique(table, return_inverse=True)
     return tuple(classes.tolist()), torch.from_numpy(numbers.reshape(-1).astype(np.int64))
-
-
-def _labels(name: str, labels: Any) -> np.ndarray:  # noqa: ANN401
-    """Return labels as an array of whole numbers or of texts."""
-    must = "be whole numbers or texts"
-    if torch.is_tensor(labels):
-        labels = labels.detach().cpu().numpy()
-    try:
-        found = np.asarray(labels)
-    except ValueError as error:  # rows of several lengths
-        raise _check.fail(name, must, _check.shown(labels)) from error
-    if found.dtype == object or found.dtype.kind == "T":
-        kinds = {type(x) for x in found.flat}
-        if kinds and all(issubclass(kind, str) for kind in kinds):
-            found = found.astype(str)
-        elif kinds and all(issubclass(kind, (int, np.integer)) for kind in kinds):
-            found = np.array(found.tolist(), dtype=np.int64)
-        else:
-            odd = [x for x in found.flat if not isinstance(x, (str, int, np.integer))]
-            got = _check.shown(odd[0]) if odd else "both" if kinds else "none"
-            way_out = "drop rows without a class; give all classes as texts or all as numbers"
-            raise _check.fail(name, must, got, way_out)
-    if found.dtype.kind == "f":
-        if not bool((found == np.round(found)).all()):  # NaN, too, is no class
-            first = float(found.flat[int(np.argmax(found != np.round(found)))])
-            raise _check.fail(name, must, f"{first:g}", "round them, or drop rows without a class")
-        found = found.astype(np.int64)
-    if found.dtype.kind in "biu":
-        return found.astype(np.int64)
-    if found.dtype.kind != "U":
-        raise _check.fail(name, must, str(found.dtype))
-    return found
 
 
 def class_numbers(name: str, labels: Any, classes: Sequence[Label], n: int) -> torch.Tensor:  # noqa: ANN401
@@ -85,7 +54,7 @@ def class_numbers(name: str, labels: Any, classes: Sequence[Label], n: int) -> t
     Raises:
         ValueError: If there is no such class, or the labels are not one or n.
     """
-    table = _labels(name, labels)
+    table = _check.labels(name, labels)
     if table.ndim and table.shape != (n,):
         raise _check.fail(name, f"be one class or {n} classes", f"shape {table.shape}")
     known = {str(c): k for k, c in enumerate(classes)}

@@ -178,6 +178,7 @@ class AEOT(AutoencoderOptions):
             ValueError: If an argument is out of range or the data does not fit.
             KeyboardInterrupt: If Ctrl-C or SIGTERM came; the same call goes on from `checkpoint`.
         """
+        self._check_arguments()
         data = domain("data", data)
         options: dict[str, Any] = {"checkpoint": checkpoint, "log": log, "on_step": on_step}
         training.check_options(progress=progress, **options)
@@ -226,7 +227,8 @@ class AEOT(AutoencoderOptions):
         self._forget()
         self.autoencoder_ = fitted
         self.history_ = {"autoencoder": fitted.history_}
-        self.seconds_ = {"autoencoder": time.perf_counter() - begun}
+        earlier = getattr(fitted, "_earlier", 0.0)  # in processes that were stopped
+        self.seconds_ = {"autoencoder": earlier + time.perf_counter() - begun}
         return self
 
     def fit_transport(
@@ -281,14 +283,20 @@ class AEOT(AutoencoderOptions):
         if checkpoint is not None:
             hashed = _io.digest({"codes": codes, "masses": masses})[:16]
             checkpoint = Path(checkpoint) / hashed
+        recorded: dict[object, float] = {}  # seconds, by class
+
+        def step(record: dict[str, Any]) -> bool | None:
+            recorded[record.get("class")] = record["seconds"]
+            return None if on_step is None else on_step(record)
+
         options: dict[str, Any] = {"tol": self.tol, "engine": self.engine, "seed": self.seed}
-        options |= {"on_step": on_step, "checkpoint": checkpoint}
-        solution: Solution | ConditionalSolution
+        options |= {"on_step": step, "checkpoint": checkpoint}
         if numbers is None:
-            solution = solve_semidiscrete(source, codes, masses, **options)
+            solve: Callable[[], Any] = partial(solve_semidiscrete, source, codes, masses, **options)
         else:
             called = [names[k] for k in numbers.tolist()]
-            solution = solve_conditional(source, codes, called, masses, **options)
+            solve = partial(solve_conditional, source, codes, called, masses, **options)
+        solution: Solution | ConditionalSolution = _io.anew_if_damaged(solve, checkpoint)
         solved = time.perf_counter()
         self.data_ = facts_of(data)
         brenier: Any = solution.map(engine=self.engine)
@@ -307,7 +315,8 @@ class AEOT(AutoencoderOptions):
         self.seconds_ = {
             **getattr(self, "seconds_", {}),
             "encoding": encoded - begun,
-            "transport": solved - encoded,
+            # What was recorded counts the seconds of processes that were stopped, too.
+            "transport": max(solved - encoded, sum(recorded.values())),
             "singular": time.perf_counter() - solved,
         }
         return self

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aeot import _check, _loop, training
+from aeot import _check, _io, _loop, training
 from aeot._check import ArrayLike
 from aeot._environment import in_parts, resolve_device, resolve_precision
 from aeot._estimator import Estimator, rate
@@ -190,6 +190,7 @@ class Autoencoder(AutoencoderOptions):
             self.encoder_, self.decoder_ = (part.to(device) for part in self._build().values())
         facts = {**self.arguments(), "steps": joint + refining, "stop": stop, **digest(trained)}
         del facts["device"]  # any may go on
+        self._earlier = 0.0
         with _loop.Loop("", stops=False, progress=progress):
             train = partial(
                 self._train,
@@ -408,7 +409,9 @@ class Autoencoder(AutoencoderOptions):
             schedule.step(value)
             return {"loss": value * unit}
 
-        history = training.run(
+        place = None if checkpoint is None else Path(checkpoint) / name
+        train = partial(
+            training.run,
             update,
             lambda step: enumerate(
                 indices(len(data), size, seed=self.seed, start=step, key=name), step
@@ -417,10 +420,13 @@ class Autoencoder(AutoencoderOptions):
             finer=10 if steps < 2000 else 1,  # else short runs have two or three points
             done=schedule.done,
             state={**parts, "optimizer": optimizer, "schedule": schedule},
-            checkpoint=None if checkpoint is None else Path(checkpoint) / name,
+            checkpoint=place,
             name=name,
             **options,
         )
+        begun = time.perf_counter()
+        history = train() if name == "joint" else _io.anew_if_damaged(train, place)
+        self._earlier += max(history[-1]["seconds"] - (time.perf_counter() - begun), 0.0)
         for part in parts.values():
             part.eval().requires_grad_(False)
         return history

@@ -146,7 +146,8 @@ class TransportTranslator(Estimator):
             if checkpoint is not None:  # codes may differ by rounding on another machine
                 targeted = {f"{name}{k}": x for name in "ab" for k, x in enumerate(targets[name])}
                 folder = Path(checkpoint) / f"transport_to_{there}" / _io.digest(targeted)[:16]
-            solution = solve_semidiscrete(
+            solve = partial(
+                solve_semidiscrete,
                 source,
                 *targets[there],
                 tol=self.tol,
@@ -154,6 +155,7 @@ class TransportTranslator(Estimator):
                 checkpoint=folder,
                 progress=progress,
             )
+            solution = _io.anew_if_damaged(solve, folder)
             # The source is clumps far smaller than its extent: what a cell's spread is must be
             # measured on its own points, not as a difference of two large variances.
             brenier = BrenierMap(source, solution.sites, solution.heights, masses=solution.masses)

@@ -46,9 +46,7 @@ def add_model(
         f"{before}summary",
         facts(
             {
-                "training data": "unknown"
-                if training is None
-                else f"{training.name}, {len(training):,} rows",
+                "learned from": _learned_from(model, training),
                 "latent size": model.latent_dim,
                 "reconstruction, mean squared error in [0, 1] units": {
                     _ERRORS[key]: value for key, value in summary["reconstruction"].items()
@@ -225,6 +223,14 @@ def _transport(built: Page, model: AEOT, by_mode: list[float]) -> list[str]:
         table(["mode", "mass", "codes", "points accepted"], rows),
     ]
     return pieces + ([note(f"and {more:,} smaller ones")] if more > 0 else [])
+
+
+def _learned_from(model: AEOT, training: Dataset | None) -> str:
+    """Say what data the model was fitted to: what it says itself, where it does."""
+    known = getattr(model, "data_", None)
+    if isinstance(known, dict) and isinstance(known.get("rows"), int):
+        return f"{known.get('name')}, {known['rows']:,} rows"
+    return "unknown" if training is None else f"{training.name}, {len(training):,} rows"
 
 
 def _ideal_counts(m: int, masses: np.ndarray, length: int) -> np.ndarray:

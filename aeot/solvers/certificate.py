@@ -11,6 +11,7 @@ import torch
 
 from aeot.search.planes import Edges, add_rows
 from aeot.solvers.oracles import NEAR
+from aeot.solvers.problem import times
 from aeot.solvers.scorer import Scorer
 
 BATCHES = 32  # independent parts of a sample, whose spread measures its noise
@@ -167,7 +168,7 @@ def _settled(
         return None
     # The sites apart in float64: those of near-duplicates may be one in float32.
     y, factor = problem.given, problem.factor.to(found.device)
-    apart = ((y[found[:, 0]] - y[found[:, 1]]) @ factor).norm(dim=1) / problem.scale
+    apart = times(y[found[:, 0]] - y[found[:, 1]], factor).norm(dim=1) / problem.scale
     band = (NEAR * apart).clamp(max=window)
     close = values[:, 0] - values[:, 1] < band
     return found[close, 0], found[close, 1], 0.5 / band[close]

@@ -276,9 +276,10 @@ def flat(problem: Problem) -> tuple[Measure, torch.Tensor] | None:
     d, size = y.shape[1], float(y.abs().max())
     if size == 0:
         return None
-    values, axes = torch.linalg.eigh((y / size).T @ (y / size))
-    if values[0] > 1e-12 * values[-1]:  # squares: no direction is thin enough to look closer
-        return None
+    if len(y) > d:  # else they lie flat
+        values = torch.linalg.eigvalsh((y / size).T @ (y / size))
+        if values[0] > 1e-12 * values[-1]:  # squares: no direction is thin enough to look closer
+            return None
     _, values, axes = torch.linalg.svd(y / size, full_matrices=False)
     rank = int((values > 1e-13 * values[0] * max(y.shape)).sum())
     if rank > min(_THIN, d - 1):

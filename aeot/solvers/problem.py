@@ -91,7 +91,7 @@ class Problem:
         law: What z is: "box", "normal" (independent coordinates), "radial" (the same in every
             direction), or "sampler".
         mean: (d,) float64, mean of the source.
-        factor: (d, d) float64.
+        factor: (d, d) float64; (d,) where it is diagonal.
         sites: (n, d) float32, standard coordinates, on the solver's device.
         masses: (n,) float64, target masses.
         scale: Unit of the heights.
@@ -133,7 +133,8 @@ class Problem:
 
     def to_source(self, z: torch.Tensor) -> torch.Tensor:
         """Carry points (m, d) from standard coordinates to the caller's, float64."""
-        return self.mean.to(z.device) + z.to(torch.float64) @ self.factor.T.to(z.device)
+        factor = self.factor.to(z.device)
+        return self.mean.to(z.device) + times(z.to(torch.float64), factor, transposed=True)
 
     def to_z(self, x: torch.Tensor) -> torch.Tensor:
         """Carry points (m, d) of the source to standard coordinates, float32, where the sites are.
@@ -141,7 +142,10 @@ class Problem:
         The caller's coordinates are kept in float64 up to here.
         """
         shifted = x.to(self.sites.device, torch.float64) - self.mean.to(self.sites.device)
-        return torch.linalg.solve(self.factor.to(shifted), shifted.T).T.to(torch.float32)
+        factor = self.factor.to(shifted)
+        if factor.ndim == 1:
+            return (shifted / factor).to(torch.float32)
+        return torch.linalg.solve(factor, shifted.T).T.to(torch.float32)
 
     def decide(
         self, points: torch.Tensor, heights: torch.Tensor, k: int = 1, *, engine: str = "auto"
@@ -196,10 +200,17 @@ class Problem:
             radii = torch.rand(rows, 1, **like)
         if isinstance(self.source, Radial):
             rng = generator(self.seed, "transport", *key, "radii", device=device)
-            radii = (self.source.lengths(rows, rng) / self.factor[0, 0]).to(radii)[:, None]
+            radii = (self.source.lengths(rows, rng) / self.factor[0]).to(radii)[:, None]
         else:
             radii = radii ** (1 / d) * (d + 2) ** 0.5
         return z / z.norm(dim=1, keepdim=True) * radii
+
+
+def times(rows: torch.Tensor, factor: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
+    """Return rows (m, d) times a factor (d, d), or a diagonal one (d,), or its transpose."""
+    if factor.ndim == 1:
+        return rows * factor
+    return rows @ (factor.T if transposed else factor)
 
 
 def standardise(
@@ -242,7 +253,7 @@ def standardise(
         way_out = "divide source and sites by a common length"
         raise _check.fail("source", "spread over less than 1e154", f"{spread:g}", way_out)
     y = sites.detach().to("cpu", torch.float64)
-    shifted = (y - y.mean(0)) @ factor
+    shifted = times(y - y.mean(0), factor)
     scale = float(shifted.square().mean().sqrt()) or 1.0
     return Problem(
         source=source,
@@ -259,25 +270,41 @@ def standardise(
     )
 
 
+def check_fits(source: Measure, n: int) -> None:
+    """Raise a ValueError if no memory of this machine holds a problem of so many dimensions."""
+    d = source.dim
+    # Blocks of 4096 rows in float32, sites and what is summed per site; a full covariance with its
+    # eigenvectors.
+    needed = 4 * d * (3 * 4096 + 8 * n)
+    diagonal = type(source) in (UniformBox, UniformBall, Radial)
+    if not (diagonal or (type(source) is Gaussian and source.is_round)):
+        needed += 32 * d * d
+    if needed > _check.memory():
+        got = f"{d}, which take {needed / 1e9:.3g} GB with {n} sites"
+        must = f"have dimensions that {_check.memory() / 1e9:.3g} GB of memory hold"
+        raise _check.fail("source", must, got, "project source and sites onto fewer")
+
+
 def _moments(source: Measure, seed: int, supply: Supply) -> tuple[str, torch.Tensor, torch.Tensor]:
     # Exact types only: a subclass may sample something else.
     if source.dim == 1:
         pass  # cells may be narrower than the steps of float32 draws
     elif type(source) is UniformBox:
         side = (source.high - source.low).to("cpu", torch.float64)
-        return "box", source.mean.to("cpu", torch.float64), torch.diag(side / 12**0.5)
+        return "box", source.mean.to("cpu", torch.float64), side / 12**0.5
     elif type(source) is Gaussian:
-        mean, factor = source.mean.to("cpu", torch.float64), source.factor
-        return "normal", mean, factor.to("cpu", torch.float64)
+        mean = source.mean.to("cpu", torch.float64)
+        if source.is_round:
+            return "normal", mean, torch.ones_like(mean)
+        return "normal", mean, source.factor.to("cpu", torch.float64)
     elif type(source) is UniformBall:
-        unit = torch.eye(source.dim, dtype=torch.float64)
         mean = source.center.to("cpu", torch.float64)
-        return "radial", mean, unit * source.radius / (source.dim + 2) ** 0.5
+        return "radial", mean, torch.full_like(mean, source.radius / (source.dim + 2) ** 0.5)
     elif type(source) is Radial:
         mean = source.center.to("cpu", torch.float64)
         r = source.lengths(1 << 14, generator(seed, "transport", "moments"))
         size = float(r.to("cpu", torch.float64).square().mean().sqrt())
-        return "radial", mean, torch.eye(source.dim, dtype=torch.float64) * size / source.dim**0.5
+        return "radial", mean, torch.full_like(mean, size / source.dim**0.5)
     known = [getattr(source, name, None) for name in ("mean", "covariance")]
     tensors = [x.to("cpu", torch.float64) for x in known if isinstance(x, torch.Tensor)]
     if len(tensors) == 2:

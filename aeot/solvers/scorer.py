@@ -195,7 +195,9 @@ class Scorer:
         p = self.problem
         d, reach = p.sites.shape[1], _longest(p.sites)
         centred = _longest(p.caller_sites - p.caller_sites.mean(0))
-        mean, spread = float(p.mean.norm()), float(torch.linalg.matrix_norm(p.factor, 2))
+        full = p.factor.ndim == 2
+        longest = torch.linalg.matrix_norm(p.factor, 2) if full else p.factor.abs().max()
+        mean, spread = float(p.mean.norm()), float(longest)
         given = p.from_standard(heights.cpu())
         # Both bounds are linear in the sample's size: slope and intercept.
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)

@@ -29,12 +29,12 @@ from aeot.solvers.exact import reject_duplicates, solve_exact
 from aeot.solvers.groups import flat, grouped_heights, tight_groups
 from aeot.solvers.line import LINE, at_quantiles, law, solve_line
 from aeot.solvers.oracles import sampled
-from aeot.solvers.problem import OutOfSamples, Problem, Supply, standardise
+from aeot.solvers.problem import OutOfSamples, Problem, Supply, check_fits, standardise, times
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Outcome, Solution
 from aeot.solvers.stages import NEWTON, Step, Task, advance, check
 from aeot.solvers.starts import PICTURE_SITES, gaussian_heights, picture_heights
-from aeot.solvers.state import State, fingerprint, load, save
+from aeot.solvers.state import Parts, State, fingerprint, load, placed, save
 
 METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
 _EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 100_000}  # where exact cells beat samples
@@ -171,6 +171,7 @@ def solve_semidiscrete(
     order = torch.from_numpy(np.lexsort(y.detach().cpu().numpy().T[::-1]))
     start = None if start is None else start.detach().cpu()[order]
     place = order.argsort()
+    check_fits(source, len(y))
     supply = Supply.of(max_samples, d=source.dim)
     given = y[order.to(y.device)], nu[order]
     problem = standardise(source, *given, seed, place, supply=supply)
@@ -181,19 +182,19 @@ def solve_semidiscrete(
     keeper = _Keeper(checkpoint, mark)
     try:
         with _loop.Loop("transport", unit="samples", progress=progress) as loop:
-            state = keeper.restored(problem.sites.device)
-            if state is None:
-                state = _started(task, scorer, start)
+            found, outcome = keeper.restored(problem.sites.device), Outcome.STOPPED
+            if isinstance(found, State):
+                supply.drawn = found.n_samples
+                state, outcome = _run(task, found, keeper, on_step, loop)
             else:
-                supply.drawn = state.n_samples
-            state, outcome = _run(task, state, keeper, on_step, loop)
+                begin = _Start(task, found, keeper, on_step, loop)
+                state = begin.run(start)
+                if not begin.stopped:
+                    state, outcome = _run(task, state, keeper, on_step, loop)
     except _loop.Stopped as stopped:
         if stopped.heights is not None:
             heights = problem.from_standard(stopped.heights.cpu())
             stopped.heights = heights[place].to(y.device)
-        elif not stopped.where and not stopped.at_once:  # before the first step
-            told = "the start of the transport", "nothing is kept, and the same call begins anew"
-            raise _loop.Stopped(stopped.number, *told) from None
         raise
     return _solution(task, state, outcome, y)
 
@@ -245,7 +246,106 @@ def choose_split(law: str, n: int, d: int) -> int:
     return 8 if d < 32 else 16
 
 
-def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
+class _Start:
+    """Makes the first state, and keeps, shows and tells the steps of parts that it solves for it.
+
+    Args:
+        task: The whole problem.
+        kept: How far an earlier process came, if it did.
+        keeper: Writes that.
+        on_step: Called with a record of every step of a part.
+        loop: Where progress is shown.
+
+    Attributes:
+        stopped: Whether `on_step` ended it: what parts are left take the heights they start with.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        kept: Parts | None,
+        keeper: _Keeper,
+        on_step: Callable[[dict[str, Any]], bool | None] | None,
+        loop: _loop.Loop,
+    ) -> None:
+        self.task, self.keeper, self.on_step, self.loop = task, keeper, on_step, loop
+        self.kept = kept or Parts()
+        self.begun = time.perf_counter() - self.kept.seconds
+        self.stopped = self.unwritten = False
+        self._numbers = [0]  # of the part in the making, and of those around it
+
+    def run(self, init: torch.Tensor | None) -> State:
+        """Return the first state of the whole."""
+        try:
+            state = _started(self.task, self.task.first, init, self)
+        except _loop.Stopped as stopped:
+            if stopped.at_once:
+                raise
+            left = "nothing is kept, and the same call begins anew"
+            if self.kept.history and self.keeper.path is not None:
+                left = f"{self.keeper.path} holds it, and the same call goes on"
+            raise _loop.Stopped(stopped.number, "the start of the transport", left) from None
+        finally:
+            self._write()
+        return replace(state, history=tuple(self.kept.history), seconds=self.kept.seconds)
+
+    def part(self, problem: Problem, solve: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        """Return the heights of the next part: those that are kept, or what `solve(name)` finds."""
+        self._numbers[-1] += 1
+        name, kept = ".".join(map(str, self._numbers)), self.kept
+        if name in kept.done:
+            heights, problem.supply.drawn = kept.done[name]
+            if heights.shape != problem.masses.shape:
+                with _io.using(self.keeper.path or ""):
+                    raise _io.Damaged(f"part {name} has {len(heights)} heights")
+            return heights.to(problem.sites.device)
+        self._numbers.append(0)
+        try:
+            heights = solve(name)
+        finally:
+            self._numbers.pop()
+        if not self.stopped:
+            inside = f"{name}."
+            kept.done = {k: v for k, v in kept.done.items() if not k.startswith(inside)}
+            kept.done[name] = heights.cpu(), problem.supply.drawn
+            kept.part, kept.state, self.unwritten = "", None, True
+        return heights
+
+    def state(self, name: str, problem: Problem, steps: dict[str, Step]) -> State | None:
+        """Return the state in which an earlier process left a part, if it did."""
+        if self.kept.part != name or self.kept.state is None:
+            return None
+        with _io.using(self.keeper.path or ""):
+            state = placed(self.kept.state, problem.sites.shape, problem.sites.device)
+            if state.phase not in {"done", *steps}:
+                raise _io.Damaged(f"there is no stage {state.phase[:80]!r}")
+        problem.supply.drawn = state.n_samples
+        return state
+
+    def step(self, name: str, state: State) -> None:
+        """Take the state of a part after a step."""
+        kept, drawn = self.kept, self.task.problem.supply.drawn
+        kept.part, kept.state = name, replace(state, history=())
+        kept.seconds = time.perf_counter() - self.begun
+        # The error is that of the part: of the whole nothing is known yet.
+        record = state.history[-1] | {"stage": f"part {name}: {state.history[-1]['stage']}"}
+        record |= {"samples": drawn, "error": None, "upper": None, "empty": None}
+        kept.history.append(record)
+        self.unwritten = True
+        self.loop.at(drawn, {"stage": record["stage"]})
+        if self.keeper.pace.due():
+            self._write()
+        left = kept.seconds * self.task.expected(state) / max(drawn, 1)
+        told = {**record, "seconds": kept.seconds, "left": left}
+        self.stopped = bool(self.on_step and self.on_step(told) is True)
+
+    def _write(self) -> None:
+        if self.unwritten and self.kept.history:
+            self.keeper.write(self.kept)
+            self.unwritten = False
+
+
+def _started(task: Task, scorer: Scorer, init: torch.Tensor | None, begin: _Start) -> State:
     """Take the start with the least energy on a small sample; the energy is convex."""
     problem = task.problem
     n, d = problem.sites.shape
@@ -260,7 +360,7 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
     if given is None and task.method == "newton" and d > 1:
         heights = None
         with contextlib.suppress(OutOfSamples):
-            heights = _composed(task, scorer, first)
+            heights = _composed(task, scorer, first, begin)
         if heights is not None:
             heights = heights.to(problem.sites.device)
             return replace(first, phase="try", heights=heights, weight=1.0)
@@ -291,7 +391,7 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None) -> State:
     return replace(state, phase="try") if good else state
 
 
-def _composed(task: Task, scorer: Scorer, first: State) -> torch.Tensor | None:
+def _composed(task: Task, scorer: Scorer, first: State, begin: _Start) -> torch.Tensor | None:
     """Return heights from easier problems, if the sites lie flat or in tight groups."""
     problem, supply = task.problem, task.problem.supply
     thin = flat(problem)
@@ -306,10 +406,10 @@ def _composed(task: Task, scorer: Scorer, first: State) -> torch.Tensor | None:
             order = sites[:, 0].cpu().argsort()
         with supply.sparing(0.4):
             part = standardise(source, sites[order], problem.masses[order], seed, supply=supply)
-            heights = _part(task, scorer, part, task.tol)
+            heights = _part(task, scorer, part, task.tol, begin)
         heights = part.from_standard(heights.cpu())[order.argsort()]
         return problem.to_standard(heights)
-    y = (problem.caller_sites - problem.caller_sites.mean(0)) @ problem.factor
+    y = times(problem.caller_sites - problem.caller_sites.mean(0), problem.factor)
     labels = tight_groups(y.numpy())
     if labels is None:
         return None
@@ -317,7 +417,7 @@ def _composed(task: Task, scorer: Scorer, first: State) -> torch.Tensor | None:
     def solved(part: Problem, mass: float) -> torch.Tensor:
         # As accurate as so many sites, that hold so much, among all sites have to be.
         tol = _FINER * task.tol * (len(part.sites) / (task.n * mass)) ** 0.5
-        return _part(task, scorer, part, min(tol, 0.999))
+        return _part(task, scorer, part, min(tol, 0.999), begin)
 
     return grouped_heights(scorer, labels, task.wanted(first) / _FINER**2, solved)
 
@@ -332,11 +432,18 @@ def _at_known_quantiles(task: Task, thin: tuple[Measure, torch.Tensor]) -> torch
     return task.problem.to_standard(exact.heights.cpu())
 
 
-def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> torch.Tensor:
+def _part(task: Task, like: Scorer, problem: Problem, tol: float, begin: _Start) -> torch.Tensor:
     """Solve a part of a problem: its best heights, standard coordinates."""
-    n, d = problem.sites.shape
-    if n == 1:
+    if len(problem.sites) == 1:
         return torch.zeros(1, dtype=torch.float64)
+    return begin.part(problem, lambda name: _solved(task, like, problem, tol, begin, name))
+
+
+def _solved(
+    task: Task, like: Scorer, problem: Problem, tol: float, begin: _Start, name: str
+) -> torch.Tensor:
+    """Solve the part of this name."""
+    n, d = problem.sites.shape
     scorer = Scorer(
         problem,
         engine=like.engine.NAME,
@@ -349,10 +456,10 @@ def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> torch.Tenso
     exact = None if thin is None else _at_known_quantiles(task, thin)
     if exact is not None:
         return exact
-    state = _started(task, scorer, None)
     steps = _steps(task.method, d)
+    state = begin.state(name, problem, steps) or _started(task, scorer, None, begin)
     with contextlib.suppress(OutOfSamples):
-        while state.phase != "done":
+        while state.phase != "done" and not begin.stopped:
             if problem.supply.drawn - begun > _USUAL * task.expected(state):
                 break
             # The last check is of the whole.
@@ -363,6 +470,7 @@ def _part(task: Task, like: Scorer, problem: Problem, tol: float) -> torch.Tenso
             if state.phase == "stream" and state.weight >= 0.95 * task.wanted(state):
                 return state.heights
             state = advance(task, steps, state)
+            begin.step(name, state)
     return state.heights if state.best_heights is None else state.best_heights
 
 
@@ -378,17 +486,18 @@ class _Keeper:
         self.path, self.mark = path, mark
         self.pace = _loop.Pace(0.0)
 
-    def restored(self, device: torch.device) -> State | None:
-        """Return the state that was written last, if there is one."""
+    def restored(self, device: torch.device) -> State | Parts | None:
+        """Return what was written last, if there is anything."""
         if self.path is None or not _io.holds_save(self.path):
             return None
         state = load(self.path, self.mark, device)
-        if state.phase not in {"done", *_steps(self.mark["method"], self.mark["shape"][1])}:
+        known = {"done", *_steps(self.mark["method"], self.mark["shape"][1])}
+        if isinstance(state, State) and state.phase not in known:
             with _io.using(self.path):
                 raise _io.Damaged(f"there is no stage {state.phase[:80]!r}")
         return state
 
-    def write(self, state: State) -> None:
+    def write(self, state: State | Parts) -> None:
         if self.path is not None:
             with self.pace.measured():
                 save(self.path, state, self.mark)
@@ -413,7 +522,7 @@ def _run(
     loop: _loop.Loop,
 ) -> tuple[State, Outcome]:
     """Make steps until the heights are certified, or something else ends the solve."""
-    begun = time.perf_counter()
+    begun = time.perf_counter() - state.seconds
     written = state if state.history else None
     loop.first = state.n_samples
 
@@ -436,6 +545,7 @@ def _run(
             record = state.history[-1]
             now = time.perf_counter()
             seconds, drawn = now - begun, max(state.n_samples - before, 1)
+            state = replace(state, seconds=seconds)
             # Early stages cost more per sample than the last ones: an overestimate at first.
             ahead = 0.0 if state.phase == "done" else task.planned(state)
             left = ahead * (now - then) / drawn
@@ -510,10 +620,10 @@ def _means(problem: Problem, scorer: Scorer, state: State) -> tuple[torch.Tensor
     counts, device = state.counts, state.sums.device
     z = torch.zeros(state.sums.shape, dtype=torch.float64, device=device)
     z[:, scorer.order.to(device)] = mean_rows(state.sums, counts.to(device))
-    shift = z @ problem.factor.T.to(device)
+    shift = times(z, problem.factor.to(device), transposed=True)
     drawn = max(int(counts.sum()), 1)
     between = float((counts / drawn).to(torch.float64) @ shift.square().sum(1).cpu())
-    total = float((problem.factor @ problem.factor.T).trace())
+    total = float(problem.factor.square().sum())
     # The means carry their own sampling noise: one degree of freedom per cell that was hit.
     lost = 1 - float((counts > 0).sum()) / drawn
     spread = (total - between) / max(lost, 1e-9) / problem.factor.shape[0]

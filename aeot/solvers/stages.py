@@ -54,6 +54,7 @@ class Task:
         method: "newton", "lbfgs" or "adam".
 
     Attributes:
+        first: The scorer.
         nu: (n,) float64, the masses wanted, on the CPU.
         n: Number of sites.
         dim: Dimension.
@@ -70,6 +71,7 @@ class Task:
         enough = 1.4 * (self.root / (AIM * tol)) ** 2 / self.n
         self.grow = min(max(enough, SETTLE), GROW)
         self.minimise = lbfgs if method == "lbfgs" else levenberg
+        self.first = scorer
         self._scorers = {scorer.split: scorer}
         self._held: tuple[Drawn, Bank] | None = None
 

@@ -11,13 +11,14 @@ from sklearn.exceptions import ConvergenceWarning
 from aeot.measures import GridDensity
 from aeot.search.heights import center
 from aeot.solvers.exact import solve_exact
-from aeot.solvers.problem import Problem
+from aeot.solvers.problem import Problem, times
 
 PICTURE_SITES = 1 << 16  # more cells than a picture of the source has pixels
 _PIXELS = 256
 _SHOWN = _PIXELS**2 // 4  # pixels that the source should fill
 _REACH = 6.0  # half a side of the picture of a normal law: 2e-9 of the mass lies beyond
 _BLOCK = 1 << 18
+_WIDE = 1024  # dimensions up to which a covariance costs nothing
 
 
 def gaussian_heights(sites: torch.Tensor, scale: float = 0.6) -> torch.Tensor:
@@ -32,9 +33,15 @@ def gaussian_heights(sites: torch.Tensor, scale: float = 0.6) -> torch.Tensor:
     """
     y = sites.to(torch.float64)
     y = y - y.mean(0)
-    values, vectors = torch.linalg.eigh(y.T @ y / y.shape[0])
+    n, d = y.shape
+    if d > max(n, _WIDE):  # the same by the products of the sites, a smaller matrix
+        values, vectors = torch.linalg.eigh(y @ y.T / n)
+        along = vectors.square() * (n * values.clamp(min=0))
+    else:
+        values, vectors = torch.linalg.eigh(y.T @ y / n)
+        along = (y @ vectors).square()
     values = values.clamp(min=max(float(values[-1]) * 1e-6, 1e-300))
-    return center(-scale / 2 * ((y @ vectors).square() / values.sqrt()).sum(1))
+    return center(-scale / 2 * (along / values.sqrt()).sum(1))
 
 
 def picture_heights(problem: Problem, samples: int) -> torch.Tensor | None:
@@ -55,7 +62,7 @@ def picture_heights(problem: Problem, samples: int) -> torch.Tensor | None:
     Raises:
         OutOfSamples: If a picture takes more than half of those that are left.
     """
-    y = problem.caller_sites @ problem.factor
+    y = times(problem.caller_sites, problem.factor)
     y = (y - y.mean(0)) / problem.scale
     if problem.law == "normal":
         t = torch.linspace(-_REACH, _REACH, _PIXELS + 1, dtype=torch.float64)

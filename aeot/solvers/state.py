@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +64,7 @@ class State:
             and indptr of its compressed rows.
         edged: See `facets`.
         n_samples: Samples drawn in all.
+        seconds: Spent in all, those of processes that were stopped among them.
         best: The best certificate so far.
         best_heights: (n,), what it certifies.
         history: One dict per step.
@@ -85,6 +87,7 @@ class State:
     facets: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     edged: float = 0
     n_samples: int = 0
+    seconds: float = 0.0
     best: Certificate | None = None
     best_heights: torch.Tensor | None = None
     history: tuple[dict[str, Any], ...] = field(default=(), repr=False)
@@ -114,6 +117,29 @@ class State:
         return scipy.sparse.csr_matrix(tuple(x.numpy() for x in self.facets), shape=(n, n))
 
 
+@dataclass
+class Parts:
+    """How far a start is that is put together from the solutions of parts of the problem.
+
+    A start that goes on is put together anew, and finds here what was solved before. A part is
+    named by its place, such as "1.2" for the second inside the first.
+
+    Attributes:
+        done: By name the heights (k,) of every part that is solved, in standard coordinates of its
+            own, and the samples drawn in all by then.
+        part: The part in the making, or "".
+        state: Its state; None before its first step.
+        history: One dict per step of any part.
+        seconds: Spent in all.
+    """
+
+    done: dict[str, tuple[torch.Tensor, int]] = field(default_factory=dict)
+    part: str = ""
+    state: State | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
 def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
     """Return what a checkpoint must share with a solve to be taken up by it.
 
@@ -129,14 +155,14 @@ def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
     return {**parts, "shape": [*problem.sites.shape], "seed": problem.seed, **options}
 
 
-def save(path: str | os.PathLike, state: State, problem: dict[str, Any]) -> None:
+def save(path: str | os.PathLike, state: State | Parts, problem: dict[str, Any]) -> None:
     """Write a checkpoint of the problem with this `fingerprint`."""
     tensors, skeleton = _io.pack(_io.take_apart(state))
     config = {"problem": problem, "state": skeleton}
     _io.save(path, tensors, config, kind="transport", keep_previous=True)
 
 
-def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device) -> State:
+def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device) -> State | Parts:
     """Read a checkpoint.
 
     Raises:
@@ -154,24 +180,40 @@ def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device)
             f"another {', '.join(names)} in {path}",
             "choose another directory",
         )
-    kinds = {"State": State, "Drawn": Drawn, "Certificate": Certificate}
+    kinds = {"State": State, "Parts": Parts, "Drawn": Drawn, "Certificate": Certificate}
     with _io.using(path):
         if not isinstance(theirs, dict):
             raise _io.Damaged("it names no problem")
         state = _io.put_together(_io.unpack(tensors, config.get("state")), kinds)
-        if not isinstance(state, State):
+        if isinstance(state, State):
+            return placed(state, problem["shape"], device)
+        if not isinstance(state, Parts):
             raise _io.Damaged("it holds no state")
-        n, d = problem["shape"]
-        shapes = {"heights": (n,), "sums": (n, d), "counts": (n,), "best_heights": (n,)}
-        for name, shape in shapes.items():
-            got = getattr(state, name)
-            if got is not None and got.shape != shape:
-                raise _io.Damaged(f"{name} must have shape {shape}, got {_check.shown(got)}")
-        try:
-            parts = tuple(x.numpy() for x in state.facets or ())
-            scipy.sparse.csr_matrix(parts or (n, n), shape=(n, n)).check_format(full_check=True)
-        except (TypeError, ValueError) as error:
-            raise _io.Damaged(f"its Laplacian is none ({error})") from error
+    return state
+
+
+def placed(state: State, shape: Sequence[int], device: torch.device) -> State:
+    """Return a state that was read, on a device.
+
+    Args:
+        state: What was read.
+        shape: Number of sites and dimension of the problem.
+        device: Where the sites are.
+
+    Raises:
+        aeot._io.Damaged: If it is none of such a problem.
+    """
+    n, d = shape
+    shapes = {"heights": (n,), "sums": (n, d), "counts": (n,), "best_heights": (n,)}
+    for name, wanted in shapes.items():
+        got = getattr(state, name)
+        if got is not None and got.shape != wanted:
+            raise _io.Damaged(f"{name} must have shape {wanted}, got {_check.shown(got)}")
+    try:
+        parts = tuple(x.numpy() for x in state.facets or ())
+        scipy.sparse.csr_matrix(parts or (n, n), shape=(n, n)).check_format(full_check=True)
+    except (TypeError, ValueError) as error:
+        raise _io.Damaged(f"its Laplacian is none ({error})") from error
     lists, best, facets = state.lists, state.best_heights, state.facets
     if facets is not None:
         facets = facets[0].to(device), facets[1].to(device), facets[2].to(device)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import aeot
 from aeot import cli
 from aeot.commands import demo
 from aeot.commands.directory import RunDirectory
@@ -33,6 +34,32 @@ def test_the_demo_ends_with_its_report_and_may_be_repeated(shortened, tmp_path, 
     with RunDirectory(path, {}, last="summary.json", overwrite=True):  # holds nothing but the run
         pass
     assert json.loads((path / "summary.json").read_text())["data"] == "digits"
+
+
+def test_a_demo_that_was_stopped_goes_on(shortened, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "demo"
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    drawn = []
+    letters = demo._letters
+    monkeypatch.setattr(demo, "_letters", lambda *given: drawn.append(given) or letters(*given))
+    for place in ((aeot.AEOT, "fit_transport"), (demo, "write_page")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, stop)
+            assert cli.main(["demo", "--out", str(path)]) == 130
+        assert "the same command goes on" in capsys.readouterr().err
+    assert cli.main(["demo", "--out", str(path)]) == 0
+    assert len(drawn) == 1
+    log = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+    trained = [(r["name"], r["step"]) for r in log if r["name"] != "transport"]
+    assert len(trained) == len(set(trained)) > 1, "no step is made twice"
+    assert (path / "report.html").is_file()
+    before = (path / "report.html").read_bytes()
+    assert cli.main(["demo", "--out", str(path)]) == 0  # a finished one is replaced
+    assert len(drawn) == 2
+    assert len(before) > 0
 
 
 def test_the_demo_leaves_a_folder_of_others_alone(shortened, tmp_path, capsys):

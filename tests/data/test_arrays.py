@@ -1,6 +1,8 @@
+from functools import partial
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -194,10 +196,26 @@ def test_arrays_of_every_make_are_taken():
         aeot.tensors(np.array([[1e300, 0.0], [1.0, 2.0]]))
 
 
-@pytest.mark.parametrize("labels", [[0.5, 1.0], [0], [0, -1], ["a", "b"], [[0], [1]]])
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [0], [0, -1], ["a", None], [[0], [1]]])
 def test_bad_labels_are_named(labels):
-    with pytest.raises(ValueError, match="labels must be 2 whole numbers"):
+    with pytest.raises(ValueError, match="labels must be (2 )?whole numbers"):
         aeot.tensors(torch.zeros(2, 3), labels)
+
+
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, pd.Series, partial(np.array, dtype=object)]
+)
+def test_classes_may_be_named_where_the_rows_are(kind):
+    named = kind(["dog", "cat", "dog"])
+    data = aeot.tensors(torch.zeros(3, 2), named)
+    assert data.classes == ("cat", "dog")
+    assert data.labels.tolist() == [1, 0, 1]
+    ordered = aeot.tensors(torch.zeros(3, 2), named, classes=["dog", "fox", "cat"])
+    assert ordered.classes == ("dog", "fox", "cat")
+    assert ordered.labels.tolist() == [0, 2, 0]
+    must = r"labels must be names of classes=\['dog', 'cats'\], got 'cat'; did you mean 'cats'"
+    with pytest.raises(ValueError, match=must.replace(r"\[", r"[\[(]").replace(r"\]", r"[\])]")):
+        aeot.tensors(torch.zeros(3, 2), named, classes=["dog", "cats"])
 
 
 def test_subset_keeps_labels_together():

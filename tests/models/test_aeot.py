@@ -230,3 +230,50 @@ def test_sample_arguments_are_checked(fitted):
             fitted.sample(n)
     with pytest.raises(ValueError, match="seed must be"):
         fitted.sample(1, seed=-1)
+
+
+def test_seconds_are_those_of_all_processes(digits, tmp_path, monkeypatch):
+    """The clock of a process that goes on begins where that of the stopped one ended."""
+    clock = {"now": 0.0}
+
+    def tick(*_):  # every step and every step of the solver takes a second
+        clock["now"] += 1.0
+
+    def stop(*_):
+        tick()
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("aeot._loop.Pace.due", lambda self: True)
+    options = {"steps": 6, "checkpoint": tmp_path / "kept", "held_out": 0.0}
+    whole = AEOT(**OPTIONS)
+    whole.fit_autoencoder(digits, steps=6, held_out=0.0, on_step=tick)
+    whole.fit_transport(digits, on_step=tick)
+    with pytest.raises(RuntimeError, match="stopped"):
+        AEOT(**OPTIONS).fit_autoencoder(
+            digits, on_step=lambda step, _: stop() if step == 3 else tick(), **options
+        )
+    again = AEOT(**OPTIONS).fit_autoencoder(digits, on_step=tick, **options)
+    records = []
+    transport = tmp_path / "kept" / "transport"
+    with pytest.raises(RuntimeError, match="stopped"):
+        again.fit_transport(
+            digits,
+            checkpoint=transport,
+            on_step=lambda r: records.append(r) or (stop() if len(records) == 3 else tick()),
+        )
+    again.fit_transport(digits, checkpoint=transport, on_step=tick)
+    for name in ("autoencoder", "transport"):
+        # A step is told before its second has passed, so the one that was stopped is short of it.
+        assert whole.seconds_[name] - 2 <= again.seconds_[name] <= whole.seconds_[name] + 1, name
+    assert torch.equal(again.brenier_.heights, whole.brenier_.heights)
+
+
+def test_seconds_of_classes_are_added(digits, tmp_path):
+    labels = torch.arange(len(digits)) % 2
+    told = []
+    model = AEOT(**OPTIONS).fit_autoencoder(digits, steps=4)
+    model.fit_transport(digits, labels=labels, on_step=told.append)
+    last = {record["class"]: record["seconds"] for record in told}
+    assert len(last) == 2
+    assert model.seconds_["transport"] >= sum(last.values())

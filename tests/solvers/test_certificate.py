@@ -185,7 +185,8 @@ def test_a_sample_near_a_facet_is_one_edge_however_it_was_decided(window):
     best = (x @ y.T + given).topk(2, dim=1)
     gap = (best.values[:, 0] - best.values[:, 1]) / problem.scale
     i, j = best.indices.T
-    apart = ((y[i] - y[j]) @ problem.factor).norm(dim=1) / problem.scale
+    factor = torch.diag(problem.factor) if problem.factor.ndim == 1 else problem.factor
+    apart = ((y[i] - y[j]) @ factor).norm(dim=1) / problem.scale
     near = gap < (NEAR * apart).clamp(max=window)
     keys = torch.cat([first * n + second for first, second, _ in found.edges]).numpy()
     expected = (i * n + j)[near].numpy()

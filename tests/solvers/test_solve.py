@@ -674,3 +674,40 @@ def test_memory_is_what_the_docstring_says(n, memory):
     found = subprocess.run(arguments, check=True, capture_output=True, text=True)
     said = memory + 4 * n * d + 24 * n * (70 + 8 * 16) + 8 * n * d + 800 * n
     assert int(found.stdout) <= said + 20e6
+
+
+@pytest.mark.parametrize("kind", [UniformBox, UniformBall, aeot.Gaussian])
+def test_many_dimensions_cost_what_few_sites_do(kind):
+    """Two sites: the plane between them halves any of these laws through its middle."""
+    d = 3000
+    sites = np.random.default_rng(0).normal(size=(2, d)) / d**0.5
+    source = kind(dim=d)
+    s = aeot.solve_semidiscrete(source, sites, tol=0.1, max_samples=1e5, progress=False)
+    step = sites[1] - sites[0]
+    middle = source.mean.double().numpy() @ step
+    # The second wins where <x, step> > h_0 - h_1.
+    spread = float(source.sample(512).double().numpy().dot(step).std())
+    assert abs(float(s.heights[0] - s.heights[1]) - middle) < 0.2 * spread
+    assert s.mass_error_upper < 0.1
+
+
+def test_dimensions_that_no_memory_holds_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr(aeot._check, "_main_memory", lambda: 10**8)
+    sites = np.zeros((2, 4000)) + np.arange(2)[:, None]
+    for source in (UniformBox(dim=4000), aeot.Gaussian(mean=[0.0] * 4000)):
+        with pytest.raises(ValueError, match="source must have dimensions that 0.1 GB.*got 4000"):
+            aeot.solve_semidiscrete(source, sites)
+    sampler = aeot.Sampler(lambda n, g: torch.randn(n, 1500, generator=g), dim=1500)
+    with pytest.raises(ValueError, match="source must have .* project source and sites onto fewer"):
+        aeot.solve_semidiscrete(sampler, sites[:, :1500])
+
+
+def test_wide_sites_start_as_narrow_ones_do():
+    from aeot.solvers.starts import gaussian_heights
+
+    rng = np.random.default_rng(1)
+    narrow = torch.from_numpy(rng.normal(size=(30, 40)))
+    turn = torch.linalg.qr(torch.from_numpy(rng.normal(size=(1100, 40))))[0]
+    for scale in (0.3, 1.0):
+        wide = gaussian_heights(narrow @ turn.T, scale)
+        torch.testing.assert_close(wide, gaussian_heights(narrow, scale), atol=1e-8, rtol=1e-6)
