@@ -133,8 +133,10 @@ def _as_number(value: object, *, whole: bool = False) -> str:
         return "write a number: yes and no say nothing here"
     if isinstance(value, (float, np.floating)) and whole and math.isfinite(value):
         return f"write {int(value)}" if float(value).is_integer() else "round it"
+    if isinstance(value, (int, float, np.number)):
+        return ""  # the bounds say it
     if not isinstance(value, str):
-        return ""
+        return "write one number" if hasattr(value, "__len__") else "write a number"
     found = _SIZE.fullmatch(value)
     if found and (found[2] or value.strip().lower().endswith("b")):
         unit = (1024 if found[3] else 1000) ** (" kmgt".index(found[2].lower() or " "))
@@ -348,7 +350,8 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     options = list(options)
     if not isinstance(value, str) or value not in options:
         known = "be one of " + ", ".join(repr(o) for o in options)
-        raise fail(name, known, shown(value), meant(value, options))
+        way_out = "leave it out for the default" if value is None else meant(value, options)
+        raise fail(name, known, shown(value), way_out)
     return value
 
 

@@ -82,6 +82,17 @@ class Supply:
             self.kept = before
 
 
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw points that were drawn before: they cost nothing, however few are left."""
+        before = self.limit, self.drawn
+        self.limit = math.inf
+        try:
+            yield
+        finally:
+            self.limit, self.drawn = before
+
+
 @dataclass(frozen=True)
 class Problem:
     """A source and sites in standard coordinates.

@@ -19,6 +19,7 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -121,8 +122,9 @@ class Task:
             scorer = self.scorer(replace(state, split=drawn.split))
             m = max(self.grow * self.n, 8192)
             options: dict[str, Any] = {"radius": drawn.radius, "least": 4, "longest": 16}
-            self.problem.supply.drawn -= drawn.n_samples  # the same ones count once
-            bank = self.bank(scorer, drawn.heights, drawn.key, m, **options)
+            known = self.problem.supply.again() if drawn.n_samples else contextlib.nullcontext()
+            with known:
+                bank = self.bank(scorer, drawn.heights, drawn.key, m, **options)
             if not drawn.n_samples:
                 drawn = replace(drawn, n_samples=bank.n_samples)
                 state = replace(state, lists=drawn)

@@ -108,6 +108,26 @@ def test_a_solve_that_goes_on_counts_what_was_drawn_before(kind, tmp_path):
     assert again.n_samples == whole.n_samples <= 1e5
 
 
+def test_lists_that_are_drawn_again_cost_nothing(tmp_path):
+    """Stopped after any step, also where fewer samples are left than the lists once took."""
+    sites, source = KINDS["ordinary"], aeot.UniformBox(dim=6)
+    options = {"max_samples": 6e4, "tol": 0.005}
+    whole = solve(source, sites, **options)
+    for stop in range(len(whole.history) - 3, len(whole.history) + 1):
+        records, path = [], tmp_path / str(stop)
+        solve(
+            source,
+            sites,
+            on_step=lambda r, seen=records, last=stop: seen.append(r) or len(seen) == last,
+            checkpoint=path,
+            **options,
+        )
+        again = solve(source, sites, checkpoint=path, **options)
+        assert again.history == whole.history, f"stopped after step {stop}"
+        assert torch.equal(again.heights, whole.heights)
+        assert again.n_samples == whole.n_samples
+
+
 def test_an_account_of_samples():
     supply = Supply(limit=1000)
     supply.take(100)
