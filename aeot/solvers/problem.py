@@ -81,7 +81,6 @@ class Supply:
         finally:
             self.kept = before
 
-
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
         """Draw points that were drawn before: they cost nothing, however few are left."""

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -234,6 +235,7 @@ def test_sample_arguments_are_checked(fitted):
 
 def test_seconds_are_those_of_all_processes(digits, tmp_path, monkeypatch):
     """The clock of a process that goes on begins where that of the stopped one ended."""
+    digits = digits.subset(slice(0, 100))
     clock = {"now": 0.0}
 
     def tick(*_):  # every step and every step of the solver takes a second
@@ -270,6 +272,7 @@ def test_seconds_are_those_of_all_processes(digits, tmp_path, monkeypatch):
 
 
 def test_seconds_of_classes_are_added(digits, tmp_path):
+    digits = digits.subset(slice(0, 100))
     labels = torch.arange(len(digits)) % 2
     told = []
     model = AEOT(**OPTIONS).fit_autoencoder(digits, steps=4)
@@ -277,3 +280,37 @@ def test_seconds_of_classes_are_added(digits, tmp_path):
     last = {record["class"]: record["seconds"] for record in told}
     assert len(last) == 2
     assert model.seconds_["transport"] >= sum(last.values())
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("how", ["cut", "no manifest", "another state", "no previous"])
+def test_a_damaged_checkpoint_of_the_transport_costs_the_transport(
+    how, labelled, digits, tmp_path, caplog
+):
+    digits = digits.subset(slice(0, 100))
+    model = AEOT(**OPTIONS).fit_autoencoder(digits, steps=2, held_out=0.0)
+    labels = torch.arange(len(digits)) % 2 if labelled else None
+    place, told = tmp_path / "kept", []
+
+    def stop(record):
+        told.append(record)
+        return len(told) == 3
+
+    model.fit_transport(digits, labels=labels, checkpoint=place, on_step=stop)
+    (inside,) = place.iterdir()
+    inside = inside / "class-0" if labelled else inside
+    shutil.rmtree(inside / "previous", ignore_errors=True)
+    if how == "no manifest":
+        (inside / "manifest.json").unlink()
+    elif how == "another state":  # whole, and of something else
+        tensors, config = aeot._io.load(inside, kind="transport")
+        tensors = {name: x[:1] for name, x in tensors.items()}
+        aeot._io.save(inside, tensors, config, kind="transport")
+    elif how == "cut":
+        (inside / "model.safetensors").write_bytes(b"cut")
+    model.fit_transport(digits, labels=labels, checkpoint=place)
+    warned = f"{inside} is damaged and holds nothing earlier: its stage begins anew"
+    assert [r.getMessage() for r in caplog.records].count(warned) == (how != "no previous")
+    again = AEOT(**OPTIONS).fit_autoencoder(digits, steps=2, held_out=0.0)
+    again.fit_transport(digits, labels=labels)
+    assert torch.equal(model.brenier_.heights, again.brenier_.heights)
