@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 # Called with an argument's name and value; raises a ValueError that names both.
 Check = Callable[[str, Any], object]
 
-positive: Check = partial(_check.real, above=0)
+_MOST = 1e15  # torch multiplies by whole numbers of 64 bits
+positive: Check = partial(_check.real, above=0, maximum=_MOST)
+not_negative: Check = partial(_check.real, minimum=0, maximum=_MOST)
 rate: Check = partial(_check.real, above=0, maximum=1e6)  # what float32 can still step by
 depth: Check = partial(_check.integer, maximum=1000)
 # Arguments by which networks grow.

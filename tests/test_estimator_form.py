@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
@@ -111,3 +112,56 @@ def test_what_was_learned_is_saved_and_nothing_else(tmp_path):
     _io.save(tmp_path / "other", {}, {}, kind="Other")
     with pytest.raises(ValueError, match="an earlier save of a 'Pair', got .* with a 'Other'"):
         model.save(tmp_path / "other")
+
+
+VECTORS = np.random.default_rng(0).normal(size=(12, 3))
+PICTURES = np.random.default_rng(0).integers(0, 256, (4, 16, 16), dtype=np.uint8)
+FITTED_TO = {
+    "CycleGAN": aeot.unpaired(PICTURES, PICTURES),
+    "TransportTranslator": aeot.unpaired(PICTURES, PICTURES),
+    "Pix2Pix": aeot.paired(PICTURES, PICTURES),
+    "Classifier": aeot.tensors(PICTURES, labels=[0, 1, 0, 1]),
+}
+OF_NO_KIND = [object(), [], {}, b"x", (1,), np.zeros(3), 10**400, float("nan")]
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_an_argument_of_no_kind_it_could_be_is_one_error_before_any_work(kind, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(aeot.training, "run", never)
+    data = FITTED_TO.get(kind.__name__, VECTORS)
+    tried = 0
+    for field in dataclasses.fields(kind):
+        if field.type.startswith("Any"):
+            continue
+        for value in [*OF_NO_KIND, *([] if field.default is None else [None])]:
+            if field.type == "float" and isinstance(value, int):
+                continue
+            with pytest.raises(ValueError, match=rf"^{field.name} must ") as caught:
+                kind(**{field.name: value}).fit(data)
+            told = str(caught.value)
+            assert ", got " in told, told
+            assert "\n" not in told
+            assert len(told) < 400
+            tried += 1
+    assert tried > 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "value"),
+    [
+        (aeot.VAE, "std", 1e-300),
+        (aeot.VAE, "std", 10**30),
+        (aeot.CycleGAN, "cycle", 10**30),
+        (aeot.CycleGAN, "blur", 10**30),
+        (aeot.Pix2Pix, "l1", 1e300),
+        (aeot.WGANGP, "penalty", 10**30),
+        (aeot.WGAN, "clip", 10**20),
+        (aeot.BEGAN, "rate", 10**20),
+    ],
+)
+def test_numbers_that_arithmetic_cannot_hold_are_refused(kind, argument, value):
+    with pytest.raises(ValueError, match=f"^{argument} must be a finite number .*, got "):
+        kind(**{argument: value}).fit(FITTED_TO.get(kind.__name__, VECTORS), steps=1)

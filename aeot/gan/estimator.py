@@ -35,7 +35,6 @@ def _betas(name: str, value: object) -> None:
 
 
 natural: Check = partial(_check.integer, minimum=0)
-not_negative: Check = partial(_check.real, minimum=0)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -13,11 +13,11 @@ from torch import nn
 
 from aeot import _check
 from aeot._environment import in_parts
-from aeot._estimator import positive
+from aeot._estimator import not_negative, positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan import losses
-from aeot.gan.estimator import GenerativeModel, Trained, natural, noise, not_negative, set_gradient
+from aeot.gan.estimator import GenerativeModel, Trained, natural, noise, set_gradient
 from aeot.networks.autoencoder import autoencoder_pair
 from aeot.networks.blocks import UpTrunk
 from aeot.networks.discriminators import ImageDiscriminator, MaxoutDiscriminator, MLPCritic

@@ -17,10 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from aeot import _check, _loop
 from aeot._check import ArrayLike
 from aeot._environment import in_parts, resolve_device
+from aeot._estimator import not_negative
 from aeot._rng import forked, generator
 from aeot.data.arrays import Dataset, Domains, check_range, digest, loader
 from aeot.gan import losses
-from aeot.gan.estimator import OnStep, Trained, natural, not_negative, set_gradient
+from aeot.gan.estimator import OnStep, Trained, natural, set_gradient
 from aeot.networks import blocks
 from aeot.networks.discriminators import PatchDiscriminator
 from aeot.networks.generators import ResNetGenerator

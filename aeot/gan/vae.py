@@ -13,7 +13,6 @@ from torch.nn.functional import softplus
 
 from aeot import _check
 from aeot._environment import in_parts
-from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan.estimator import GenerativeModel, Trained, noise, set_gradient
@@ -70,7 +69,8 @@ class VAE(GenerativeModel):
 
     _checks = Trained._checks | {
         "likelihood": partial(_check.choice, options=("bernoulli", "gaussian")),
-        "std": positive,
+        # Its square divides in float32.
+        "std": partial(_check.real, minimum=1e-6, maximum=1e6),
     }
 
     def _check_data(self, data: Dataset) -> None:

@@ -15,11 +15,10 @@ from torch.nn.functional import one_hot
 
 from aeot import _check
 from aeot._check import ArrayLike
-from aeot._estimator import positive
+from aeot._estimator import not_negative, positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan import losses
-from aeot.gan.estimator import not_negative
 from aeot.gan.gan import Adversarial, Game
 
 
