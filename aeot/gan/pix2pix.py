@@ -82,6 +82,7 @@ class Pix2Pix(Translator):
     _checks = Translator._checks | {
         "generator": partial(_check.choice, options=("unet", "resnet")),
         "adversary": partial(_check.choice, options=ADVERSARIES),
+        "dropout": partial(_check.real, minimum=0, maximum=0.999),
         "noise_channels": natural,
     }
 

@@ -71,6 +71,7 @@ class Translator(Trained):
         "n_blocks": natural,
         "filters": _check.integer,
         "n_layers": natural,
+        "norm": partial(_check.choice, options=blocks.NORMS),
         "decay": partial(_check.real, minimum=0, maximum=1),
         "enlarge": partial(_check.real, minimum=1, maximum=8),
         **dict.fromkeys(("cycle", "identity", "cycle_noise", "l1", "diversity"), not_negative),

@@ -36,6 +36,7 @@ def test_the_demo_ends_with_its_report_and_may_be_repeated(shortened, tmp_path, 
     assert json.loads((path / "summary.json").read_text())["data"] == "digits"
 
 
+@pytest.mark.slow
 def test_a_demo_that_was_stopped_goes_on(shortened, tmp_path, monkeypatch, capsys):
     path = tmp_path / "demo"
 
