@@ -167,8 +167,10 @@ def _named_types(app, what, name, obj, options, signature, returns):
 
     What an estimator is made with are its fields, not what its `__new__` looks at.
     """
-    if what == "class" and signature == "(*args, **given)":
-        signature = stringify_signature(sphinx_signature(obj.__init__, bound_method=True))
+    if what == "class" and "**given" in (signature or ""):
+        made = sphinx_signature(obj.__init__, bound_method=True)
+        signature, returns = stringify_signature(made, unqualified_typehints=True), None
+        signature = signature.removesuffix(" -> None")
     return tuple(
         text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
         for text in (signature, returns)
