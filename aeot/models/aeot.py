@@ -209,7 +209,7 @@ class AEOT(AutoencoderOptions):
         data = domain("data", data)
         self._unseen = split(data, held_out, self.seed)[1]
         if self.autoencoder is not None:
-            given = GivenAutoencoder(self.autoencoder, data.shape)
+            given = self._given(data.shape)
             given.measure(*split(data, held_out, self.seed), seed=self.seed)
             return self._take(given, begun)
         fitted = Autoencoder(**self._autoencoder_arguments()).fit(
@@ -222,6 +222,14 @@ class AEOT(AutoencoderOptions):
             on_step=on_step,
         )
         return self._take(fitted, begun)
+
+    def _given(self, shape: tuple[int, ...]) -> GivenAutoencoder:
+        """Return the caller's autoencoder for rows of this shape."""
+        given = GivenAutoencoder(self.autoencoder, shape)
+        if self.latent_dim not in (type(self).latent_dim, given.latent_dim):
+            must = f"be {given.latent_dim}, as codes of the given autoencoder are"
+            raise _check.fail("latent_dim", must, self.latent_dim, "leave it out")
+        return given
 
     def _take(self, fitted: Autoencoder | GivenAutoencoder, begun: float) -> Self:
         self._forget()
@@ -267,7 +275,7 @@ class AEOT(AutoencoderOptions):
         training.check_options(checkpoint=checkpoint, on_step=on_step)
         data = domain("data", data)
         if self.autoencoder is not None and not hasattr(self, "autoencoder_"):
-            self.autoencoder_ = GivenAutoencoder(self.autoencoder, data.shape)
+            self.autoencoder_ = self._given(data.shape)
         self._check_fitted("autoencoder_")
         if len(data) < 2:
             raise _check.fail("data", "hold at least 2 rows", str(len(data)))
@@ -466,7 +474,7 @@ class AEOT(AutoencoderOptions):
         if self.autoencoder is None:
             return Autoencoder(**self._autoencoder_arguments()).forecast(data, steps=steps)
         some = data.subset(slice(0, 64))
-        given = GivenAutoencoder(self.autoencoder, data.shape)
+        given = self._given(data.shape)
         begun = time.perf_counter()
         given.encode(some)
         return {"encoding": (time.perf_counter() - begun) * len(data) / len(some)}

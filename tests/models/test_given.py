@@ -178,3 +178,13 @@ def test_autoencoders_of_diffusers(name, options, tmp_path):
     model.save(tmp_path / "m")
     again = aeot.AEOT.load(tmp_path / "m", autoencoder=getattr(diffusers, name)(**options))
     assert torch.equal(again.sample(3, seed=1), model.sample(3, seed=1))
+
+
+def test_another_size_of_codes_than_the_given_is_no_choice(digits):
+    few = digits.subset(slice(0, 8))
+    size = aeot.AEOT(autoencoder=spatial(), tol=0.1).fit_transport(few).autoencoder_.latent_dim
+    aeot.AEOT(autoencoder=spatial(), latent_dim=size, tol=0.3).fit_transport(few)
+    for call in (aeot.AEOT.fit, aeot.AEOT.fit_transport, aeot.AEOT.forecast):
+        must = f"latent_dim must be {size}, as codes of .*, got {size + 1}; leave it out"
+        with pytest.raises(ValueError, match=must):
+            call(aeot.AEOT(autoencoder=spatial(), latent_dim=size + 1), few)
