@@ -15,7 +15,8 @@ from aeot._check import ArrayLike
 from aeot._environment import plain_methods, plain_torch, resolve_device
 from aeot._estimator import Saved
 from aeot.maps.conditional import ConditionalMap, Label, class_numbers, classes_of
-from aeot.measures import Empirical, Measure, check_source, stored
+from aeot.measures import Measure, check_source, stored
+from aeot.solvers.assignment import check_enough
 from aeot.solvers.exact import reject_duplicates
 from aeot.solvers.solution import Solution
 from aeot.solvers.solve import is_exact, solve_semidiscrete
@@ -255,9 +256,7 @@ def solve_conditional(
     reject_duplicates(apart)
     rows = [(numbers == k).nonzero()[:, 0] for k in range(len(classes))]
     largest = max(map(len, rows))
-    if isinstance(source, Empirical) and len(source.points) < largest:
-        got = f"{len(source.points)} points for {largest} sites"
-        raise _check.fail("source", "have at least one point for each site of a class", got)
+    check_enough(source, largest, per="site of a class")
     if max_samples is not None:
         max_samples = _check.real("max_samples", max_samples, minimum=1)
     exact = [is_exact(source, len(some), method) for some in rows]

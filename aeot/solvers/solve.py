@@ -20,9 +20,10 @@ from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot._rng import stream_seed
 from aeot.geometry.tessellation import support
-from aeot.measures import Empirical, Measure, check_source
+from aeot.measures import Measure, check_source
 from aeot.search.engines import ENGINES
 from aeot.search.planes import mean_rows
+from aeot.solvers.assignment import check_enough, is_few, solve_assignment, why_unmet
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact
@@ -68,14 +69,15 @@ def solve_semidiscrete(
 
     For dim <= 3 and a source with exact geometry the cells are computed exactly
     (`solve_exact`), and on a line for a Gaussian and for points, too, where sites meet at
-    quantiles. Otherwise the masses are sampled: growing samples, Newton steps on candidate
+    quantiles. A few points (up to 64 a site, 2048 in all) are dealt out by a linear assignment, and
+    counted. Otherwise the masses are sampled: growing samples, Newton steps on candidate
     lists, and a certificate from points that no step has seen. Shifts and units of the sites change
     nothing but the obvious, and their order nothing at all: sampled solutions keep their bits,
     exact ones differ by rounding. No setting has to be chosen for a problem. Sites in tight groups,
     such as near-duplicates, and sites in a line or plane start from easier problems of their own.
 
     Accuracy costs samples: after m of them the masses of n equal cells are off by a total
-    variation of about 0.4 sqrt(n / m), and the solver draws about n (0.64 / tol)^2, up to 1.4 times
+    variation of about 0.4 sqrt(n / m), and the solver draws about n (0.6 / tol)^2, up to 1.4 times
     as many where recombined half points are used, and those of the early stages. Memory, in
     bytes: `memory` for scores, 4 n d for sites, about 24 n (70 + 8 k) for the lists, k <= 16
     entries each, and what is found on them, 8 n d for the cells' means, 800 n for counts,
@@ -135,9 +137,7 @@ def solve_semidiscrete(
     """
     check_source(source)
     y = _check.points("sites", sites, dim=source.dim)
-    if isinstance(source, Empirical) and len(source.points) < len(y):
-        got = f"{len(source.points)} points for {len(y)} sites"
-        raise _check.fail("source", "have at least one point for each site", got)
+    check_enough(source, len(y))
     nu = _check.masses(masses, y.shape[0])
     tol = _check.real("tol", tol, minimum=_LEAST_TOL, maximum=0.999)
     if progress is not None:
@@ -160,10 +160,12 @@ def solve_semidiscrete(
     if is_exact(source, len(y), method):
         if checkpoint is not None:
             _check.warn("checkpoint is not used: exact solutions keep no state on the way")
-        known = law(source) if source.dim == 1 else None
-        if known is None:
+        known, few = law(source) if source.dim == 1 else None, is_few(source, len(y))
+        if known is None and not few:
             return _exactly(source, y, nu, tol)
         reject_duplicates(y)
+        if known is None:
+            return solve_assignment(source, y, nu, tol=tol, init=start)
         return solve_line(source, y, nu, known, tol=tol, init=start)
     method = "newton" if method == "auto" else method
     reject_duplicates(y)
@@ -204,6 +206,8 @@ def is_exact(source: Measure, n: int, method: str = "auto") -> bool:
     if method == "exact":
         return True
     if source.dim == 1 and method in ("auto", "newton") and law(source) is not None:
+        return True
+    if method == "auto" and is_few(source, n):
         return True
     if method != "auto" or n > _EXACT_SITES.get(source.dim, 0):
         return False
@@ -589,6 +593,8 @@ def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -
         reasons = [f"above tol={tol:g}"] if c.mass_error_upper > tol else []
         reasons += [f"{c.empty} empty cell(s)"] if c.empty else []
         message += ": " + ", ".join([*reasons, outcome.value])
+        why = why_unmet(problem.source, problem.masses)
+        message += f"; {why}" if why else ""
     if outcome is Outcome.OUT_OF_SAMPLES:
         _check.warn(message, ConvergenceWarning)
     centroids, spread = _means(problem, scorer, state)
