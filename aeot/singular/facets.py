@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from aeot import _check, _loop
@@ -10,20 +11,30 @@ from aeot.geometry.diagram import power_diagram
 from aeot.geometry.facets import Facets, jump
 from aeot.geometry.tessellation import has_geometry
 from aeot.maps.brenier import BrenierMap
+from aeot.search.engines import top_k
 
 _BLOCK = 8192  # points per block of the stream
-_RUNNERS = 8  # planes looked at from each point
+_RUNNERS = 8  # highest planes looked at from each point
+_FAR = 4  # and nearest ones of other modes, which may be lower than all planes of the point's own
 _NUMBERS = 1 << 22  # coordinates of planes held at once
 _FEW = 8  # dimensions up to which rays in any direction reach a facet inside the source
 
 
-def find_facets(brenier: BrenierMap, n_points: int | None = None, *, seed: int = 0) -> Facets:
+def find_facets(
+    brenier: BrenierMap,
+    n_points: int | None = None,
+    *,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+) -> Facets:
     """Find the facets between the cells of a map: exact diagrams in 2-D and 3-D, else walks.
 
     Args:
         brenier: The map.
         n_points: How many walks; None: exact geometry where the source has it (d <= 3), else
             what about a minute of one processor allows, at most 200 per cell.
+        labels: (n,) int64, the mode of every cell, so that walks see what lies beyond a mode of
+            many cells; None: there is one.
         seed: Which points.
 
     Returns:
@@ -38,10 +49,18 @@ def find_facets(brenier: BrenierMap, n_points: int | None = None, *, seed: int =
         n_points = int(min(1 << 20, 200 * n, max(1 << 14, 2e11 / (n * d))))
     n_points = _check.integer("n_points", n_points)
     with _loop.Loop("facets", n_points, unit="point", stops=False):
-        return _sampled(brenier, n_points, seed)
+        return _sampled(brenier, n_points, _large(labels, brenier.sites.device), seed)
 
 
-def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
+def _large(labels: np.ndarray | None, device: torch.device) -> list[torch.Tensor]:
+    """Return the cells of each mode that could fill a list of planes; none if there is one mode."""
+    if labels is None or labels.max() == 0:
+        return []
+    large = np.flatnonzero(np.bincount(labels) > _RUNNERS // 2)
+    return [torch.from_numpy(np.flatnonzero(labels == k)).to(device) for k in large]
+
+
+def _sampled(brenier: BrenierMap, n_points: int, modes: list[torch.Tensor], seed: int) -> Facets:
     sites = brenier.sites
     n = sites.shape[0]
     walked = [torch.zeros(0, 2, dtype=torch.int64, device=sites.device)]
@@ -54,6 +73,8 @@ def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
         x = x.to(sites.device, torch.float64 if brenier.dim <= 3 else None)
         values, best = brenier.top(x, min(_RUNNERS, n))
         gaps = (values[:, :1] - values[:, 1:]).to(torch.float64)
+        if modes:
+            gaps, best = _with_far(brenier, x, values[:, :1], gaps, best, modes)
         if block == 0:
             apart = jump(sites, best[:, :1].expand_as(best)[:, 1:], best[:, 1:])
             width = float((gaps / apart.clamp(min=1e-300)).amin(1).quantile(0.25)) + 1e-300
@@ -75,6 +96,28 @@ def _sampled(brenier: BrenierMap, n_points: int, seed: int) -> Facets:
         mass.index_add_(0, slot[real], torch.cat(shares)[real])
         mass /= n_points
     return Facets.between(sites, pairs, mass, exact=False)
+
+
+def _with_far(
+    brenier: BrenierMap,
+    x: torch.Tensor,
+    top: torch.Tensor,
+    gaps: torch.Tensor,
+    best: torch.Tensor,
+    modes: list[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the highest planes of those modes whose facets may be nearest, as `_FAR` more columns."""
+    sites, heights = brenier.sites, brenier.heights
+    behind, found = [], []
+    for cells in modes:
+        values, place = top_k(x, sites[cells], heights[cells], engine=brenier.engine)
+        behind.append((top - values).to(torch.float64))
+        found.append(cells[place])
+    far, gap = torch.cat(found, 1), torch.cat(behind, 1).clamp(min=0)
+    gap = gap.masked_fill((far[:, :, None] == best[:, None]).any(2), torch.inf)
+    apart = torch.cat([jump(sites, best[:, 0], column)[:, None] for column in far.T], 1)
+    near = (gap / apart.clamp(min=1e-300)).topk(min(_FAR, len(modes)), dim=1, largest=False).indices
+    return torch.cat([gaps, gap.gather(1, near)], 1), torch.cat([best, far.gather(1, near)], 1)
 
 
 def _layer(

@@ -14,6 +14,7 @@ from aeot import _check
 from aeot._check import ArrayLike
 from aeot._environment import plain_methods, plain_torch
 from aeot.geometry.facets import Facets, angle, jump
+from aeot.geometry.tessellation import has_geometry
 from aeot.maps.brenier import BrenierMap
 from aeot.singular import modes
 from aeot.singular.facets import find_facets
@@ -276,8 +277,13 @@ def find_singularities(
         max_angle = None
     elif max_angle is not None:
         max_angle = _check.real("max_angle", max_angle, above=0.0)
-    facets = find_facets(brenier, n_points, seed=seed)
     n = brenier.sites.shape[0]
+    ruled = criterion is not None or max_angle is not None
+    known, labels = None, None
+    if n > modes.LINKS and not (ruled and n_points is None and has_geometry(brenier.source)):
+        known = modes.links(brenier.sites.detach(), engine=brenier.engine)
+        labels = modes.modes(known[0], brenier.masses.cpu().numpy())
+    facets = find_facets(brenier, n_points, labels=labels, seed=seed)
     i, j = facets.pairs.T
     sheets = False
     if criterion is not None:
@@ -290,7 +296,7 @@ def find_singularities(
         cut = facets.angles > max_angle
         links = facets.pairs[~cut]
     else:
-        cut, links, sheets = _default(brenier, facets)
+        cut, links, sheets = _default(facets, n, known, labels)
     labels = modes.modes(_graph(links, n), brenier.masses.cpu().numpy())
     components = torch.from_numpy(labels).to(brenier.sites.device)
     links = links[(links[:, 0] * n + links[:, 1]).argsort()]
@@ -302,13 +308,16 @@ def _graph(links: torch.Tensor, n: int) -> csr_matrix:
     return csr_matrix((np.ones(len(links)), links.T.cpu().numpy()), shape=(n, n))
 
 
-def _default(brenier: BrenierMap, facets: Facets) -> tuple[torch.Tensor, torch.Tensor, bool]:
+def _default(
+    facets: Facets,
+    n: int,
+    known: tuple[csr_matrix, float] | None,
+    labels: np.ndarray | None,
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
     # Which facets are singular, which pairs are linked, and whether sheets were looked for.
-    n, device = brenier.sites.shape[0], brenier.sites.device
-    if n <= modes.LINKS:
+    if known is None or labels is None:
         return torch.ones_like(facets.jumps, dtype=torch.bool), facets.pairs[:0], False
-    graph, dimension = modes.links(brenier.sites.detach(), engine=brenier.engine)
-    labels = modes.modes(graph, brenier.masses.cpu().numpy())
+    (graph, dimension), device = known, facets.pairs.device
     pairs, jumps = facets.pairs.cpu().numpy(), facets.jumps.cpu().numpy()
     cut = labels[pairs[:, 0]] != labels[pairs[:, 1]]
     sheets = modes.resolves_sheets(dimension)
