@@ -18,26 +18,31 @@ BATCHES = 32  # independent parts of a sample, whose spread measures its noise
 _AT_ONCE = 1 << 14  # doubtful samples that wait to be decided together
 ENOUGH = 30  # a cell that expects this many samples and gets none is empty
 _FIRST = 10  # samples per cell before unseen cells are looked for
-_TAILS = 8  # degrees of freedom of the standard error, and some for its being skew
+_TAILS = 14  # degrees of freedom of the standard error of samples that share halves
 _EARLY = 1e-4  # chance of a wrong bound that one look spends which is not thought to be the last
+_FINAL = 0.049  # chance that those spend together which are: each 0.3 of the one before
 
 
-def quantile(look: int | None = None) -> float:
+def quantile(look: int | None = None, *, shared: bool = False) -> float:
     """Return how many standard errors the bound of a look adds, so that it holds by 95 %.
 
     A solve looks at its heights again and again and ends with the first bound that is small enough;
-    all its bounds together hold by 95 %. Of the chance of 0.05 to be wrong once, look k of those
-    that are thought to be the last spends 0.049 / (k (k + 1)), and each of up to ten earlier ones
-    0.0001. The tails are those of Student's t with 8 degrees of freedom, since the standard error
-    is itself an estimate: the tests hold them against the worst errors for the bound.
+    all its bounds together hold by 95 %. Of the chance of 0.05 to be wrong once, the first look
+    that is thought to be the last spends 0.0343, every later one 0.3 of the one before, and each of
+    up to ten earlier ones 0.0001. For samples that share halves the tails are those of Student's t
+    with 14 degrees of freedom, since the standard error is itself an estimate; that of independent
+    samples is no less than it is known to be. The tests hold them against the worst errors for the
+    bound.
 
     Args:
         look: Which of those thought to be the last, from 1; 0 for an earlier one; None for heights
             that are looked at once.
+        shared: Whether samples share halves.
     """
-    if look is None:
-        return float(scipy.stats.t.isf(0.05, _TAILS))
-    return float(scipy.stats.t.isf(0.049 / (look * (look + 1)) if look else _EARLY, _TAILS))
+    spent = 0.05
+    if look is not None:
+        spent = _FINAL * 0.7 * 0.3 ** (look - 1) if look else _EARLY
+    return float(scipy.stats.t.isf(spent, _TAILS) if shared else scipy.stats.norm.isf(spent))
 
 
 @dataclass
@@ -49,11 +54,13 @@ class Tally:
         sums: (n, d), the sum of the samples in each cell (`planes.add_rows`), columns in the
             scorer's order.
         edges: The samples near facets, one entry per block, if asked for.
+        shared: Whether samples share halves.
     """
 
     counts: torch.Tensor
     sums: torch.Tensor | None
     edges: list[Edges] = field(default_factory=list)
+    shared: bool = False
 
     @property
     def n_samples(self) -> int:
@@ -67,7 +74,8 @@ class Tally:
 
     def joined(self, other: Tally) -> Tally:
         """Return this and the samples of another, whose sums went into the same array."""
-        return Tally(self.counts + other.counts, self.sums, [*self.edges, *other.edges])
+        edges = [*self.edges, *other.edges]
+        return Tally(self.counts + other.counts, self.sums, edges, self.shared)
 
 
 def tally(
@@ -117,7 +125,7 @@ def tally(
             near_again = _settled(scorer, heights, doubtful, counts, sums, window)
             edges += [] if near_again is None else [near_again]
             doubtful = []
-    return Tally(counts, sums, edges)
+    return Tally(counts, sums, edges, scorer.split > 1)
 
 
 @dataclass(frozen=True)
@@ -226,15 +234,18 @@ def certify(result: Tally, masses: np.ndarray, look: int | None = None) -> Certi
     """
     n_batches, m = BATCHES, result.n_samples
     products, mean, noise = _between(result.counts, masses)
+    total = result.cell_counts / m
+    inflation = noise / max(float((total * (1 - total)).sum()) / m, 1e-300)
     row = (products.sum(1) - products.diagonal()) / (n_batches - 1)
     square = float(row.mean())
     off = products[~np.eye(n_batches, dtype=bool)]
     pair = float(off.var(ddof=1))
-    own = max(float(row.var(ddof=1)) - pair / (n_batches - 1), 0.0)
-    upper = 0.5 * np.sqrt(_bound(square, own, pair, mean, quantile(look)))
-
-    total = result.cell_counts / m
-    inflation = noise / max(float((total * (1 - total)).sum()) / m, 1e-300)
+    # Rows share products: so much of their variance is not that of one batch, or is missing.
+    rest, shared = (n_batches - 2) / (n_batches - 1) ** 2, (1 - 1 / (n_batches - 1)) ** 2
+    own = max((float(row.var(ddof=1)) - rest * pair) / (shared - 2 * rest), 0.0)
+    least = max(inflation, 1.0) * n_batches / m
+    errors = quantile(look, shared=result.shared)
+    upper = 0.5 * np.sqrt(_bound(square, own, pair, least, mean, errors))
     # Mean absolute deviation of a Poisson count: 2 lambda P(floor lambda).
     expected = m * masses
     deviation = 2 * expected * scipy.stats.poisson.pmf(np.floor(expected), expected) / m
@@ -252,26 +263,31 @@ def certify(result: Tally, masses: np.ndarray, look: int | None = None) -> Certi
     )
 
 
-def _bound(square: float, own: float, pair: float, mean: np.ndarray, errors: float) -> float:
+def _bound(
+    square: float, own: float, pair: float, least: float, mean: np.ndarray, errors: float
+) -> float:
     """Return the Q that is `errors` of its own standard errors above the estimate.
 
     The standard error grows with Q, as `own` does, the variance of what one batch says of Q; that
     of the estimate itself is too small where the estimate is (E. B. Wilson, "Probable inference,
-    the law of succession, and statistical inference", J. Amer. Stat. Assoc. 22, 1927).
+    the law of succession, and statistical inference", J. Amer. Stat. Assoc. 22, 1927). For the
+    errors that make the bound exact, |w_i - nu_i| ~ a_i, and independent samples it is Q times
+    batches over samples.
 
     Args:
         square: The estimate.
         own: See above, at the estimate.
         pair: Variance of the product of two batches.
+        least: What `own` is at least, for Q = 1.
         mean: (n,), mean of the batches' scaled deviations: its square is Q and their noise.
         errors: How many.
     """
     low, n_batches = max(square, 0.0), BATCHES
-    noise = max(float(mean @ mean) - square, 1e-300)
+    noise, both = max(float(mean @ mean) - square, 1e-300), max(pair - 2 * own, 0.0)
     bound = low
     for _ in range(100):
-        more = own * (bound - low) / (low + noise)
-        spread = 2 * (n_batches - 2) * (own + more) + pair + 2 * more
+        single = max(own + own * (bound - low) / (low + noise), least * bound)
+        spread = 2 * (n_batches - 1) * single + both
         bound = low + errors * np.sqrt(2 / (n_batches * (n_batches - 1)) * spread)
     return float(bound)
 
@@ -297,9 +313,9 @@ def _between(counts: torch.Tensor, masses: np.ndarray) -> tuple[np.ndarray, np.n
 def certificate_size(masses: np.ndarray, tol: float, inflation: float = 1.0, look: int = 1) -> int:
     """Return how many samples make a certificate sharp enough for `tol`.
 
-    The standard error of Q is then a tenth of (2 tol)^2, less for later looks in the measure that
+    The standard error of Q is then a ninth of (2 tol)^2, less for later looks in the measure that
     they add more of them, and nearly all cells are seen; the few others are looked for with more.
     """
     total = float(np.sqrt(masses).sum())
-    sharp = inflation * np.sqrt(2.0) * total / (0.4 * tol**2) * quantile(look) / quantile(1)
+    sharp = inflation * np.sqrt(2.0) * total / (0.44 * tol**2) * quantile(look) / quantile(1)
     return int(max(sharp, _FIRST * masses.size, 4096))

@@ -40,7 +40,6 @@ from aeot.solvers.state import Drawn, State
 SETTLE, GROW = 8, 24  # samples per site; a loose tolerance grows less
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
 EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
-AIM = 1.65  # root of Q the last heights should have, in units of tol; the bound allows 2
 _LOOK_ON = 1 << 18  # samples that a certificate may take in any case to see light cells
 AHEAD = {"coarse": 4 * SETTLE + GROW, "settle": 2 * SETTLE + GROW, "grow": GROW}
 
@@ -60,6 +59,7 @@ class Task:
         n: Number of sites.
         dim: Dimension.
         root: Sum of their square roots; sqrt(n) for equal masses.
+        goal: Q that the last heights should have on average, in units of tol^2; see `aim`.
         grow: Samples per site in the lists of the growing stage.
         minimise: `levenberg` or `lbfgs`, which works on lists.
     """
@@ -69,7 +69,8 @@ class Task:
         self.nu = problem.masses
         self.n, self.dim = problem.sites.shape
         self.root = float(self.nu.sqrt().sum())
-        enough = 1.4 * (self.root / (AIM * tol)) ** 2 / self.n
+        self.goal = aim(self.root)
+        enough = 1.3 * self.root**2 / (self.goal * tol**2 * self.n)
         self.grow = min(max(enough, SETTLE), GROW)
         self.minimise = lbfgs if method == "lbfgs" else levenberg
         self.first = scorer
@@ -84,7 +85,7 @@ class Task:
 
     def wanted(self, state: State) -> float:
         """Return how many samples the heights should be worth in the end."""
-        return 1.1 * state.inflation * (self.root / (AIM * self.tol)) ** 2
+        return state.inflation * self.root**2 / (self.goal * self.tol**2)
 
     def planned(self, state: State) -> float:
         """Return how many samples are still to come, if nothing goes wrong."""
@@ -130,6 +131,20 @@ class Task:
                 state = replace(state, lists=drawn)
             self._held = drawn, bank
         return state, self._held[1]
+
+
+def aim(root: float) -> float:
+    """Return the Q that the last heights should have on average, in units of tol^2.
+
+    The bound of the certificate allows 4. Below it there has to be room for the spread of Q, for
+    that of its estimate and for what the bound adds, all of which fall with the number of sites: as
+    much room as costs the fewest samples in all, those of looks that fail too (the tests simulate
+    it).
+
+    Args:
+        root: Sum of the roots of the masses; sqrt(n) for equal ones.
+    """
+    return min(max(4 - 4.7 * root**-0.42, 1.6), 3.25)
 
 
 # From a state to the next, with what the history shall say of the step.
