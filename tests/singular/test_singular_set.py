@@ -57,8 +57,15 @@ def test_the_25_modes_of_the_grid_and_their_40_neighbours(unit):
     assert torch.allclose(step.sum(1), torch.full((40,), spacing).double())  # along one axis
 
 
-@pytest.mark.parametrize("n_points", [1 << 15, 1 << 17])
-@pytest.mark.parametrize(("scale", "each"), [(1.0, 12), (37.0, 12), (1e-3, 40)])
+@pytest.mark.parametrize(
+    ("scale", "each", "n_points"),
+    [
+        (1.0, 12, 1 << 15),
+        (37.0, 12, 1 << 17),
+        (1e-3, 40, 1 << 15),
+        *(pytest.param(s, 40, 1 << 18, marks=pytest.mark.slow) for s in (1e-3, 1.0, 37.0)),
+    ],
+)
 def test_points_find_the_40_neighbours_and_their_masses(scale, each, n_points):
     # 25 tight modes on a grid: each of the 40 pairs shares a facet of a fifth of the side. A mode
     # of 40 sites fills a list of eight planes.
@@ -75,8 +82,10 @@ def test_points_find_the_40_neighbours_and_their_masses(scale, each, n_points):
     large = mass > 0.1 * mass.median()
     assert sorted(keys[large].tolist()) == sorted(exact)
     off = mass[large] / torch.tensor([exact[k] for k in keys[large].tolist()]) - 1
-    assert float(off.square().mean().sqrt()) < 0.12 * ((1 << 17) / n_points) ** 0.5
-    assert abs(float(off.mean())) < 0.04
+    # The layer that is counted is as thin as cells are wide.
+    noise = 0.12 * ((1 << 17) / n_points) ** 0.5 * (each / 12) ** 0.25
+    assert float(off.square().mean().sqrt()) < noise
+    assert abs(float(off.mean())) < max(0.04, 3 * noise / 40**0.5)
 
 
 @pytest.mark.parametrize(
