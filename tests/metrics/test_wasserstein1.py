@@ -62,3 +62,10 @@ def test_too_many_rows_for_an_assignment_have_a_way_out():
     with pytest.raises(ValueError, match=r"lcm\(m, n\) <= 5000.*m = 100, n = 99.*projections"):
         wasserstein1(a, b)
     assert wasserstein1(a, b, projections=10) > 0
+
+
+@pytest.mark.parametrize("projections", [0, -1, 1.5])
+def test_a_number_of_directions_that_is_none_is_refused(projections):
+    x = np.zeros((3, 2))
+    with pytest.raises(ValueError, match="projections must be a whole number >= 1, got"):
+        wasserstein1(x, x, projections=projections)

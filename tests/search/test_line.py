@@ -41,3 +41,11 @@ def test_narrow_cells_far_from_zero_are_told_apart():
     for engine in ("numba", "torch", "kdtree"):
         found = top_k(x[:, None], y[:, None], h, 1, engine=engine)[1][:, 0]
         assert torch.equal(found, torch.arange(1000))
+
+
+def test_a_line_that_touches_the_envelope_in_a_point_has_no_cell():
+    sites = torch.tensor([-1.0, 0.0, 1.0, 2.0])
+    for heights in ([0.0, 0.0, 0.0, -1.0], [0.0, 0.0, -1.0, -2.0]):
+        order, meet = envelope(sites, torch.tensor(heights))
+        assert len(order) == 3
+        assert (np.diff(meet) > 0).all(), "every cell has a width"
