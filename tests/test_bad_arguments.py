@@ -350,7 +350,7 @@ CASES = [
     # data
     (tensors, "array", np.zeros((2, 2, 2, 2, 2)), "shape", r"\(2, 2, 2, 2, 2\)", ""),
     (tensors, "array", ROWS[:0], "at least one row", r"\(0, 3\)", ""),
-    (tensors, "labels", [0.5] * 30, WHOLE, "float", ""),
+    (tensors, "labels", [0.5] * 30, WHOLE, r"0\.5", "round"),
     (tensors, "labels", [0], "30 whole", r"\(1,\)", ""),
     (tensors, "classes", "ab", "list of names", "'ab'", ""),
     (tensors, "classes", [1, 2], "text", "1", "names"),
