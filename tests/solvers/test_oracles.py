@@ -154,4 +154,6 @@ def test_certificate_names_empty_cells_and_is_sharp_enough():
     target = np.full(n, 1 / n)
     m = certificate_size(target, tol)
     found = [certify(fake_tally(rng, target, m), target).mass_error_upper for _ in range(50)]
-    assert np.quantile(found, 0.9) < 0.6 * tol
+    # Nine of ten estimates of nothing are below 1.3 standard errors, a ninth of (2 tol)^2 each, and
+    # the bound adds 1.7 of those at the bound.
+    assert np.quantile(found, 0.9) < 0.65 * tol
