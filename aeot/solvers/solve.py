@@ -110,8 +110,10 @@ def solve_semidiscrete(
             goes on, to the same heights: after every step, as long as that costs 2 % of the time
             at most, and whenever the solve ends or is stopped. Exact solutions keep nothing on the
             way and start anew; a warning says so.
-        on_step: Called with every record of the history (with "seconds" and "left", an estimate,
-            added); return True to stop and get the best certified heights so far.
+        on_step: Called with every record of the history (with "seconds", of all processes that
+            worked at it, and "left", an estimate, added); return True to stop and get the best
+            certified heights so far. Where near sites are merged and told apart, steps of such
+            parts come first, their stage as in "part 1.2: settle".
         progress: Whether to show progress on stderr; by default a bar if that is a terminal, else
             a line a minute.
 
