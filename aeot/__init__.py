@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from aeot import data as data
     from aeot import features as features
     from aeot import metrics as metrics
+    from aeot._ranks import alone as alone
     from aeot._rng import generator as generator
     from aeot.comparison.compare import compare as compare
     from aeot.data import dataset as dataset
@@ -72,6 +73,7 @@ __version__ = "0.2.0"
 
 # name -> the module that defines it
 _PUBLIC = {
+    "alone": "_ranks",
     "generator": "_rng",
     "ConvexPolygon": "measures",
     "Empirical": "measures",

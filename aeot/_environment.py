@@ -114,11 +114,6 @@ def processes() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_writer() -> bool:
-    """Whether this process writes files and prints: rank 0 under torchrun, or the only one."""
-    return processes()[0] == 0
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, NumPy or torch says that memory could not be had."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

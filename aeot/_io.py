@@ -688,7 +688,9 @@ def using(path: str | os.PathLike) -> Iterator[None]:
         raise _at(path, Damaged(told)) from error
 
 
-def anew_if_damaged(work: Callable[[], _Result], folder: str | os.PathLike | None) -> _Result:
+def anew_if_damaged(
+    work: Callable[[], _Result], folder: str | os.PathLike | None, *, removes: bool = True
+) -> _Result:
     """Do a later stage of a long work; where its checkpoint is damaged, begin it anew.
 
     What the stage begins with is kept elsewhere, so that only the stage is lost. A line of the log
@@ -697,6 +699,7 @@ def anew_if_damaged(work: Callable[[], _Result], folder: str | os.PathLike | Non
     Args:
         work: Does the stage, from the checkpoints it finds in `folder`.
         folder: Where they are, or will be; None: it keeps none.
+        removes: Whether it is this process that removes what is damaged.
 
     Returns:
         What `work` returns.
@@ -708,6 +711,8 @@ def anew_if_damaged(work: Callable[[], _Result], folder: str | os.PathLike | Non
             place = error.place
             if folder is None or place is None or not place.is_relative_to(Path(folder).absolute()):
                 raise
+            if not removes:
+                continue
             _remove(place)
             if place.exists():
                 raise

@@ -75,6 +75,7 @@ as --config FILE; --print_config writes one. AEOT_DEBUG=1 shows the traceback of
 """
 
 
+_TOGETHER = ("fit",)  # what processes that torchrun starts work on together
 # What these have done is kept where they are stopped.
 _GOING_ON = ("demo", "fit", "translate", "compare")
 
@@ -195,6 +196,10 @@ def _run(command: str, argv: list[str]) -> None:
     plain = chosen.as_dict()
     arguments = {name: plain[name] for name in own}
     run, *kinds = map(_load, places)
+    from aeot import _ranks  # torch is loaded by now
+
+    if command not in _TOGETHER and not _ranks.is_writer():  # one process does it all
+        return
     for kind, names in zip(kinds, theirs, strict=True):
         arguments["model"] = kind(**{name: plain[name] for name in names})
     if told := str(run(**arguments) or ""):

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from aeot import _check, _io, _loop
+from aeot import _check, _io, _loop, _ranks
 from aeot._environment import is_out_of_memory
 
 _LOG = logging.getLogger(__name__)
@@ -131,15 +132,20 @@ def run(
         ([2, 4], 1.0)
     """
     check_options(checkpoint=checkpoint, log=log, on_step=on_step, progress=progress)
+    if _ranks.rank():  # the first one writes
+        log = None
     steps = _check.integer("steps", steps, minimum=0)
     every = _check.integer("every", every)
     often = max(1, every // _check.integer("finer", finer))
     if checkpoint is not None:
         if state is None:
             raise _check.fail("state", "be given with a checkpoint", "None")
-        checkpoint = _io.check_writable(checkpoint, kind=_KIND, name="checkpoint")
+        checkpoint = _check.path("checkpoint", checkpoint)
+        if _ranks.rank() == 0:
+            checkpoint = _io.check_writable(checkpoint, kind=_KIND, name="checkpoint")
         if log is not None and checkpoint in _check.path("log", log).absolute().parents:
             raise _check.fail("log", "lie outside the checkpoint, which is replaced whole", log)
+    _ranks.agree({"steps": steps, "checkpoint": checkpoint is not None, **(facts or {})})
     keeper = _Keeper(state, checkpoint, checkpoint_seconds, facts)
     history = [] if history is None else history
     step, history[:], begun_record = keeper.restore()
@@ -152,12 +158,17 @@ def run(
     begun = time.perf_counter()
     sums: dict[str, float] = begun_record.get("sums", {})
     counts: dict[str, int] = begun_record.get("counts", {})  # a step may miss a measurement
-    stop = step >= steps or bool(done and done())
+    stop = step >= steps or _ranks.agreed(lambda: bool(done and done()), torch.zeros(1))
     total = None if steps >= OPEN_ENDED else steps
 
     def part() -> dict[str, Any]:
         seconds = round(elapsed + time.perf_counter() - begun, 3)
         return {"seconds": seconds, "sums": dict(sums), "counts": dict(counts)}
+
+    def ends(step: int, measured: dict[str, float]) -> bool:
+        with _ranks.alone():
+            wished = bool(on_step and on_step(step, {"step": step, **measured}))
+            return wished or bool(done and done())
 
     def stopped(number: int) -> _loop.Stopped:
         keeper.take(step, list(history), part())
@@ -169,8 +180,10 @@ def run(
             for batch in _from(batches, step):
                 if stop:
                     break
-                if number := _loop.asked():
-                    raise stopped(number)
+                try:
+                    _ranks.pause()
+                except _loop.Stopped as asked:
+                    raise stopped(asked.number) from None
                 with _loop.whole():
                     try:
                         measured = {key: float(value) for key, value in update(batch).items()}
@@ -190,8 +203,8 @@ def run(
                         counts[key] = counts.get(key, 0) + 1
                     if bad := keeper.bad_weight():
                         raise keeper.diverged(f"{bad} became NaN or infinite", step)
-                    stop = bool(on_step and on_step(step, {"step": step, **measured}))
-                    stop = stop or step == steps or bool(done and done())
+                    stop = _ranks.agreed(partial(ends, step, measured), _told(measured))
+                    stop = stop or step == steps
                     if step % often == 0 or stop:
                         means = {key: value / counts[key] for key, value in sums.items()}
                         record = {"step": step, "seconds": part()["seconds"], **means}
@@ -231,6 +244,10 @@ def check_options(
         _check.flag("progress", progress)
 
 
+def _told(measured: Mapping[str, float]) -> torch.Tensor:
+    return torch.tensor([*measured.values()], dtype=torch.float64)
+
+
 def _from(batches: Iterable[Any] | Callable[[int], Iterable[Any]], step: int) -> Iterator[Any]:
     if callable(batches):
         return iter(batches(step))
@@ -268,6 +285,7 @@ class _Keeper:
             state = {"state": state}
         self.state: dict[str, Stateful] = dict(state or {})
         self.directory = directory
+        self.writes = directory is not None and _ranks.rank() == 0
         self.pace = None if seconds == 0 else _loop.Pace(seconds)
         # As they come back from a file.
         self.facts = json.loads(json.dumps(dict(facts or {}), default=_io.plain))
@@ -276,9 +294,10 @@ class _Keeper:
 
     def restore(self) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
         """Return the step to go on from, the history so far and the record in the making."""
-        if self.directory is not None and _io.holds_save(self.directory):
-            tensors, config = _io.load(self.directory, kind=_KIND)
-            with _io.using(self.directory):
+        place = self.directory
+        if place is not None and _ranks.everyones(_io.holds_save(place))[0]:
+            tensors, config = _ranks.first(lambda: _io.load(place, kind=_KIND))
+            with _io.using(place):
                 for name, kind in _PARTS.items():
                     if not _io.fits(config.get(name), kind):
                         got = _check.shown(config.get(name))
@@ -288,7 +307,8 @@ class _Keeper:
                 self._compare(config["facts"])
                 _load(self.state, tensors, config["state"], self.directory)
             self.snapshot = (config["step"], tensors, config)
-            _LOG.info("resumed from %s at step %d", self.directory, config["step"])
+            if _ranks.rank() == 0:
+                _LOG.info("resumed from %s at step %d", self.directory, config["step"])
             return config["step"], list(config["history"]), config["part"]
         self.take(0, [])
         self.written = True  # nothing worth a file yet
@@ -320,7 +340,7 @@ class _Keeper:
 
     def due(self) -> bool:
         """Whether the last writing is so long ago that the next should not wait for a record."""
-        return self.directory is not None and (self.pace is None or self.pace.due())
+        return self.writes and (self.pace is None or self.pace.due())
 
     def take(
         self, step: int, history: list[dict[str, float]], part: dict[str, Any] | None = None
@@ -350,8 +370,9 @@ class _Keeper:
         return Diverged(f"{what} at step {step}; {kept}; lower the learning rate or check the data")
 
     def write(self) -> None:
-        if self.directory is None or self.snapshot is None or self.written:
+        if not self.writes or self.snapshot is None or self.written:
             return
+        assert self.directory is not None
         _, tensors, config = self.snapshot
         with self.pace.measured() if self.pace else contextlib.nullcontext():
             _io.save(self.directory, tensors, config, kind=_KIND, keep_previous=True)

@@ -2,8 +2,8 @@
 =========================
 
 What runs in parallel, and what that changes. Threads change no bit of a solve. Several processes
-(`torchrun -m aeot fit ...`) end with the files of one: the first does the work and writes. A GPU is
-used where torch sees one; `device="cpu"` says no.
+(`torchrun -m aeot fit ...`) share the work, and the first one writes. A GPU is used where torch
+sees one; `device="cpu"` says no.
 """
 
 import sys

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1] / "aeot"
 
 # A package imports from the lines above its own and from itself, and never in a circle.
 LAYERS = [
-    "_check _rng _io _loop _compile _environment _estimator",
+    "_check _rng _io _loop _compile _environment _ranks _estimator",
     "measures metrics networks data training search",
     "geometry",
     "maps",
@@ -26,7 +26,7 @@ LAYERS = [
 SIDEWAYS = {("metrics", "search")}  # within a line, only these
 ONLY = {  # a package that one place alone may import
     "matplotlib": ("plotting",),
-    "torch.distributed": (),
+    "torch.distributed": ("_ranks",),
     "argparse": ("cli",),
     "jsonargparse": ("cli",),
 }

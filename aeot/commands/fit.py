@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aeot import _check, _environment, _loop
+from aeot import _check, _environment, _loop, _ranks
 from aeot._rng import generator
 from aeot.commands.directory import RunDirectory, passed_over
 from aeot.data import Dataset, dataset, images, tensors
@@ -198,20 +198,29 @@ def fit(
     Raises:
         ValueError: If anything given is unusable; then nothing was written.
     """
-    if not _environment.is_writer():  # the computation is not split: one process does it all
-        return Summary()
     path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
     limits: dict[str, Any] = {"white": white, "max_pixels": max_pixels}
     options |= {name: value for name, value in limits.items() if value is not None}
     kept = {**options, "out": str(path), **model.arguments()}
     del kept["autoencoder"]  # no option
-    with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
-        begun = time.perf_counter()
-        rows = rows_of_run(options, model.seed, download=download, strict=strict, **limits)
-        if overwrite:  # else its training would go on
-            shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
-        return run_fit(model, rows, run, steps, time.perf_counter() - begun)
+    limits |= {"download": download, "strict": strict}
+    with _ranks.launched(), _ranks.together("aeot fit"):
+        if not _ranks.is_writer():
+            if _ranks.size() > 1:
+                if download:
+                    _ranks.pause()  # until it is there
+                rows = rows_of_run(options, model.seed, **limits)
+                _learn(model, rows, path / "checkpoint", None, steps)
+            return Summary()
+        with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
+            begun = time.perf_counter()
+            rows = rows_of_run(options, model.seed, **limits)
+            if download:
+                _ranks.pause()
+            if overwrite:  # else its training would go on
+                shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+            return run_fit(model, rows, run, steps, time.perf_counter() - begun)
 
 
 def run_fit(
@@ -233,7 +242,33 @@ def run_fit(
     Returns:
         The summary.
     """
+    losses = _learn(model, rows, run.path / "checkpoint", run, steps)
+    with _ranks.alone():
+        return _written(model, rows, run, losses, read)
+
+
+def _learn(
+    model: AEOT,
+    rows: tuple[Dataset, Dataset, torch.Tensor | None],
+    place: Path,
+    run: RunDirectory | None,
+    steps: int | None,
+) -> list[tuple[int, float]]:
+    """Fit, together with other ranks if there are; return the losses by step.
+
+    Args:
+        model: The estimator, not fitted yet.
+        rows: See `run_fit`.
+        place: Where checkpoints are.
+        run: The run directory; None where another rank writes.
+        steps: Training steps of the autoencoder; None: the model chooses.
+    """
     training, held_out, nu = rows
+    beside = held_out if len(held_out) else 0.0
+    if run is None:
+        model.fit_autoencoder(training, steps=steps, held_out=beside, checkpoint=place)
+        model.fit_transport(training, nu, checkpoint=place / "transport")
+        return []
     losses: list[tuple[int, float]] = []
     clock = [time.perf_counter()]  # of the first steps, to foretell the rest
 
@@ -259,17 +294,27 @@ def run_fit(
     model.fit_autoencoder(
         training,
         steps=steps,
-        held_out=held_out if len(held_out) else 0.0,
-        checkpoint=run.path / "checkpoint",
+        held_out=beside,
+        checkpoint=place,
         log=run.path / "log.jsonl",
         on_step=on_step,
     )
-    place = run.path / "checkpoint" / "transport"
-    model.fit_transport(training, nu, checkpoint=place, on_step=on_solver_step)
+    model.fit_transport(training, nu, checkpoint=place / "transport", on_step=on_solver_step)
     if model.certificate_["method"] == "exact":  # reports all its steps at the end
         for record in model.history_["transport"]:
             run.log("transport", record)
+    return losses
 
+
+def _written(
+    model: AEOT,
+    rows: tuple[Dataset, Dataset, torch.Tensor | None],
+    run: RunDirectory,
+    losses: list[tuple[int, float]],
+    read: float,
+) -> Summary:
+    """Draw and write what `fit` says of a fitted model."""
+    training, held_out, _ = rows
     begun = time.perf_counter()
     generated = model.sample(_DRAWN, seed=model.seed)
     sampled = time.perf_counter() - begun

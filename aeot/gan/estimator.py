@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from aeot import _check, _loop, training
+from aeot import _check, _loop, _ranks, training
 from aeot._check import ArrayLike
 from aeot._environment import resolve_device
 from aeot._estimator import Check, Estimator
 from aeot._rng import forked, generator
 from aeot.data.arrays import Dataset, digest, domain, indices
 from aeot.networks.blocks import count_parameters
+from aeot.networks.sharing import shared
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -104,14 +105,16 @@ class Trained(Estimator):
                 raise _check.fail("batch_size", "be at least 2", "1", way_out)
             for module in self._modules.values():
                 module.to(device).train()
-            training.run(
-                step,
-                batches,
-                state=self._modules | self._states(),
-                history=self.history_,
-                name=type(self).__name__,
-                **options,
-            )
+            state = self._modules | self._states()
+            with shared(state, self.batch_size):
+                training.run(
+                    step,
+                    batches,
+                    state=state,
+                    history=self.history_,
+                    name=type(self).__name__,
+                    **options,
+                )
         except BaseException:
             if not begun:
                 vars(self).clear()
@@ -167,6 +170,7 @@ class GenerativeModel(Trained):
         """Draw n samples with networks in eval mode."""
         raise NotImplementedError
 
+    @_ranks.together("fit")
     def fit(
         self,
         data: Dataset | ArrayLike,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from aeot import _check, _loop
+from aeot import _check, _loop, _ranks
 from aeot._check import ArrayLike
 from aeot._environment import in_parts, resolve_device
 from aeot._estimator import not_negative
@@ -115,6 +115,7 @@ class Translator(Trained):
             blocks.init_normal(network)
         return networks
 
+    @_ranks.together("fit")
     def fit(
         self,
         data: Domains,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from aeot import _check, _io, _loop, training
+from aeot import _check, _io, _loop, _ranks, training
 from aeot._check import ArrayLike
 from aeot._environment import resolve_device
 from aeot._estimator import positive
@@ -143,6 +143,7 @@ class AEOT(AutoencoderOptions):
         "engine": partial(_check.choice, options=ENGINES),
     }
 
+    @_ranks.together("AEOT.fit")
     def fit(
         self,
         data: Dataset | ArrayLike,
@@ -189,6 +190,7 @@ class AEOT(AutoencoderOptions):
             self.fit_autoencoder(data, steps=steps, stop=stop, held_out=held_out, **options)
             return self.fit_transport(data, labels=labels, checkpoint=folder)
 
+    @_ranks.together("AEOT.fit_autoencoder")
     def fit_autoencoder(
         self,
         data: Dataset | ArrayLike,
@@ -239,6 +241,7 @@ class AEOT(AutoencoderOptions):
         self.seconds_ = {"autoencoder": earlier + time.perf_counter() - begun}
         return self
 
+    @_ranks.together("AEOT.fit_transport")
     def fit_transport(
         self,
         data: Dataset | ArrayLike,
@@ -304,7 +307,9 @@ class AEOT(AutoencoderOptions):
         else:
             called = [names[k] for k in numbers.tolist()]
             solve = partial(solve_conditional, source, codes, called, masses, **options)
-        solution: Solution | ConditionalSolution = _io.anew_if_damaged(solve, checkpoint)
+        solution: Solution | ConditionalSolution = _io.anew_if_damaged(
+            solve, checkpoint, removes=_ranks.rank() == 0
+        )
         solved = time.perf_counter()
         self.data_ = facts_of(data)
         brenier: Any = solution.map(engine=self.engine)

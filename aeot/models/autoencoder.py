@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aeot import _check, _io, _loop, training
+from aeot import _check, _io, _loop, _ranks, training
 from aeot._check import ArrayLike
 from aeot._environment import in_parts, resolve_device, resolve_precision
 from aeot._estimator import Estimator, rate
@@ -28,6 +28,7 @@ from aeot.networks.autoencoder import (
     autoencoder_pair,
     resolve_architecture,
 )
+from aeot.networks.sharing import shared
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -126,6 +127,7 @@ class Autoencoder(AutoencoderOptions):
     _learned |= {"data_": dict | None}
     _learned |= {"architecture_": str | None}  # saves of 0.2.0 and before have none
 
+    @_ranks.together("Autoencoder.fit")
     def fit(
         self,
         data: Dataset | ArrayLike,
@@ -410,6 +412,7 @@ class Autoencoder(AutoencoderOptions):
             return {"loss": value * unit}
 
         place = None if checkpoint is None else Path(checkpoint) / name
+        state = {**parts, "optimizer": optimizer, "schedule": schedule}
         train = partial(
             training.run,
             update,
@@ -419,13 +422,17 @@ class Autoencoder(AutoencoderOptions):
             steps=steps,
             finer=10 if steps < 2000 else 1,  # else short runs have two or three points
             done=schedule.done,
-            state={**parts, "optimizer": optimizer, "schedule": schedule},
+            state=state,
             checkpoint=place,
             name=name,
             **options,
         )
         begun = time.perf_counter()
-        history = train() if name == "joint" else _io.anew_if_damaged(train, place)
+        with shared(state, size):
+            first = _ranks.rank() == 0
+            history = (
+                train() if name == "joint" else _io.anew_if_damaged(train, place, removes=first)
+            )
         self._earlier += max(history[-1]["seconds"] - (time.perf_counter() - begun), 0.0)
         for part in parts.values():
             part.eval().requires_grad_(False)
@@ -545,7 +552,7 @@ def in_blocks(
     *width: int,
     block: int = _BLOCK,
 ) -> torch.Tensor:
-    """Apply a network in eval mode to all rows, without gradients.
+    """Apply a network in eval mode to all rows, without gradients; ranks share the blocks.
 
     Every block has the same shape and the last one is padded, because matrix products round
     differently for other shapes: what a row gives does not depend on its company.
@@ -559,11 +566,13 @@ def in_blocks(
     Returns:
         (m, *width), float32, on the CPU.
     """
-    out = torch.empty(len(rows), *width)
+    own = _ranks.part(range(len(rows)), block)
+    out = torch.empty(len(own), *width)
     with torch.inference_mode():
-        for start in range(0, len(rows), block):
-            some = rows[start : start + block].to(torch.float32)
+        for start in own[::block]:
+            stop, first = min(start + block, own.stop), start - own.start
+            some = rows[start:stop].to(torch.float32)
             padded = F.pad(some, [0, 0] * (some.ndim - 1) + [0, block - len(some)])
-            out[start : start + len(some)] = in_parts(network, padded)[: len(some)]
-            _loop.at(start + len(some))
-    return out
+            out[first : first + len(some)] = in_parts(network, padded)[: len(some)]
+            _loop.at(stop)
+    return _ranks.joined(out)[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aeot import _check, _io, training
+from aeot import _check, _io, _ranks, training
 from aeot._check import ArrayLike
 from aeot._estimator import Estimator, positive
 from aeot.data.arrays import Dataset, Domains, rows_of
@@ -77,6 +77,7 @@ class TransportTranslator(Estimator):
         "max_sites": partial(_check.integer, minimum=2),
     }
 
+    @_ranks.together("fit")
     def fit(
         self,
         data: Domains,
@@ -155,7 +156,7 @@ class TransportTranslator(Estimator):
                 checkpoint=folder,
                 progress=progress,
             )
-            solution = _io.anew_if_damaged(solve, folder)
+            solution = _io.anew_if_damaged(solve, folder, removes=_ranks.rank() == 0)
             # The source is clumps far smaller than its extent: what a cell's spread is must be
             # measured on its own points, not as a difference of two large variances.
             brenier = BrenierMap(source, solution.sites, solution.heights, masses=solution.masses)

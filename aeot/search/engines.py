@@ -88,12 +88,12 @@ class Engine(Protocol):
     Attributes:
         NAME: Of the engine.
         HALVES: Whether blocks of shared half points save it anything.
-        SUMS: Kind of the sums of samples: float64 where they are added in order, else int64.
+        HOST: Whether facets are summed on the host, in order; else where the samples are.
     """
 
     NAME: str
     HALVES: bool
-    SUMS: torch.dtype
+    HOST: bool
 
     def top_k(
         self, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
@@ -222,7 +222,7 @@ class Engine(Protocol):
         """
 
     def add_points(self, block: Block, site: torch.Tensor, sums: torch.Tensor) -> None:
-        """Add every sample of a block to the row of its cell in `sums` (n, d): see `add_rows`."""
+        """Add every sample of a block to the row of its cell in `sums` (n, d) int64: `add_rows`."""
 
 
 def bind(engine: str, sites: torch.Tensor) -> Engine:

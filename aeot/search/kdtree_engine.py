@@ -19,8 +19,8 @@ from aeot.search.torch_engine import add_points, arrange, close_pairs, count, ea
 
 __all__ = [
     "HALVES",
+    "HOST",
     "NAME",
-    "SUMS",
     "add_points",
     "arrange",
     "candidates",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 NAME = "kdtree"
 HALVES = False
-SUMS = torch.int64
+HOST = False
 _EPS = 64 * torch.finfo(torch.float64).eps
 
 

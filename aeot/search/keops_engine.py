@@ -25,8 +25,8 @@ from aeot.search.torch_engine import (
 
 __all__ = [
     "HALVES",
+    "HOST",
     "NAME",
-    "SUMS",
     "add_points",
     "arrange",
     "candidates",
@@ -41,7 +41,7 @@ __all__ = [
 ]
 NAME = "keops"
 HALVES = False
-SUMS = torch.int64
+HOST = False
 
 
 def top_k(

@@ -36,9 +36,10 @@ from aeot.search.planes import (
 T = TypeVar("T")
 NAME = "numba"
 HALVES = True
-SUMS = torch.float64
+HOST = True
 _compiled = njit(fastmath=True, error_model="numpy")
 LOW = np.float32(_planes.LOW)  # fastmath wants no infinities
+FIXED = _planes.FIXED
 LOWEST = np.float32(-3e38)  # below every height of any size
 WIDTH = _planes.WIDTH  # of a tile: sixteen times as many columns
 _TILE = 1 << 18  # scores held at once by `top_k`; a constant, so that no setting changes a result
@@ -505,9 +506,19 @@ def relist(
 
 
 @_compiled
+def _fixed(rows):  # noqa: ANN001, ANN202
+    # As `planes.add_rows` counts: (m, d) int64.
+    out = np.empty(rows.shape, np.int64)
+    for k in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            out[k, c] = np.int64(np.rint(np.float64(rows[k, c]) * FIXED))
+    return out
+
+
+@_compiled
 def _add_points(site, left, right, per_block, sums):  # noqa: ANN001, ANN202
-    # site (rows * m,), the cell of each sample; left (rows, p) and right (groups * m, q), the
-    # halves of its coordinates, q may be 0; sums (n, p + q) float64, added to.
+    # site (rows * m,), the cell of each sample; left (rows, p) and right (groups * m, q) int64, the
+    # halves of its coordinates, q may be 0; sums (n, p + q) int64, added to.
     rows, p = left.shape
     m = site.size // rows
     for k in range(rows):
@@ -524,7 +535,7 @@ def _add_points(site, left, right, per_block, sums):  # noqa: ANN001, ANN202
 
 def add_points(block: Block, site: torch.Tensor, sums: torch.Tensor) -> None:
     """Add every sample of a block to the sums of its cell."""
-    left, right = block.left.numpy(), block.right.numpy()
+    left, right = _fixed(block.left.numpy()), _fixed(block.right.numpy())
     _add_points(site.numpy(), left, right, block.group, sums.numpy())
 
 

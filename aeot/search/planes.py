@@ -193,17 +193,15 @@ def joined(parts: list[Listed]) -> Listed:
 def add_rows(sums: torch.Tensor, index: torch.Tensor, rows: torch.Tensor, *, sign: int = 1) -> None:
     """Add rows (m, d), or subtract them, to the rows of `sums` (n, d) that `index` (m,) names.
 
-    Sums of whole numbers count in units of 1 / `FIXED`: their bits depend on no order of adding.
+    Sums are whole numbers, in units of 1 / `FIXED`: their bits depend on no order of adding.
     """
-    if sums.dtype == torch.int64:
-        rows = (rows.to(torch.float64) * FIXED).round()
-    sums.index_add_(0, index, rows.to(sums.dtype), alpha=sign)
+    whole = (rows.to(torch.float64) * FIXED).round().to(torch.int64)
+    sums.index_add_(0, index, whole, alpha=sign)
 
 
 def mean_rows(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Return sums (n, d) of `add_rows` divided by how many rows (n,) they are of, float64."""
-    unit = FIXED if sums.dtype == torch.int64 else 1.0
-    return sums.to(torch.float64) / unit / counts.clamp(min=1)[:, None]
+    return sums.to(torch.float64) / FIXED / counts.clamp(min=1)[:, None]
 
 
 def rounding(

@@ -29,7 +29,7 @@ from aeot.search.planes import (
 T = TypeVar("T")
 NAME = "torch"
 HALVES = True
-SUMS = torch.int64
+HOST = False
 _GROUPS = 16  # columns per group in the two-level maximum
 _TILE = 1 << 20  # scores held at once; a constant, so that no setting changes a result
 

@@ -42,8 +42,8 @@ from aeot.search.torch_engine import add_points, close_pairs, count, each, lists
 
 __all__ = [
     "HALVES",
+    "HOST",
     "NAME",
-    "SUMS",
     "add_points",
     "arrange",
     "candidates",
@@ -58,7 +58,7 @@ __all__ = [
 ]
 NAME = "triton"
 HALVES = True
-SUMS = torch.int64
+HOST = False
 CHUNK = 128  # sites whose best is kept at once in a search for winners
 FINE = 32  # the same in a search for lists
 _ROWS = 64  # of a tile

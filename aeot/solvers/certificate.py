@@ -9,8 +9,9 @@ import numpy as np
 import scipy.stats
 import torch
 
+from aeot import _ranks
 from aeot.search.planes import Edges, add_rows
-from aeot.solvers.oracles import NEAR
+from aeot.solvers.oracles import NEAR, everyones
 from aeot.solvers.problem import times
 from aeot.solvers.scorer import Scorer
 
@@ -51,8 +52,8 @@ class Tally:
 
     Attributes:
         counts: (BATCHES, n) int64, where the samples are.
-        sums: (n, d), the sum of the samples in each cell (`planes.add_rows`), columns in the
-            scorer's order.
+        sums: (n, d) int64, the sum of this rank's samples in each cell (`planes.add_rows`), columns
+            in the scorer's order.
         edges: The samples near facets, one entry per block, if asked for.
         shared: Whether samples share halves.
     """
@@ -97,7 +98,7 @@ def tally(
         heights: (n,) float64, standard coordinates.
         stage: Key of the samples.
         blocks: Which blocks.
-        sums: (n, d) of the engine's kind, columns in the order of the scorer, to which every sample
+        sums: (n, d) int64, columns in the order of the scorer, to which every sample of this rank
             is added.
         window: Collect the samples in a band of this width along the facets.
     """
@@ -106,10 +107,12 @@ def tally(
     # Samples of one group share half points, so a group goes to one batch as a whole.
     per_group = scorer.split**2 if scorer.split > 1 else 32
     per_block = scorer.block_samples // per_group
+    own = _ranks.part(blocks)
     edges: list[Edges] = []
+    again: list[Edges] = []  # of doubtful samples: how many wait together changes no order
     doubtful: list[_Doubtful] = []
     found = scorer.winners(heights, stage, blocks, runners=window is not None, doubts=True)
-    for index, won in zip(blocks, found, strict=True):
+    for index, won in zip(own, found, strict=True):
         scorer.engine.count(won.site, index * per_block, per_group, counts)
         if sums is not None:
             scorer.engine.add_points(won.block, won.site, sums)
@@ -121,10 +124,14 @@ def tally(
             batch = (index * per_block + won.unsure // per_group) % BATCHES
             z, x = won.block.some(won.unsure), scorer.points(won.block, won.unsure)
             doubtful.append(_Doubtful(z, x, won.site[won.unsure].long(), batch))
-        if doubtful and (index == blocks[-1] or sum(map(len, doubtful)) >= _AT_ONCE):
+        if doubtful and (index == own[-1] or sum(map(len, doubtful)) >= _AT_ONCE):
             near_again = _settled(scorer, heights, doubtful, counts, sums, window)
-            edges += [] if near_again is None else [near_again]
+            again += [] if near_again is None else [near_again]
             doubtful = []
+    _ranks.total(counts)
+    if window is not None:
+        told = scorer.engine, heights.device
+        edges = everyones(edges, *told) + everyones(again, *told)
     return Tally(counts, sums, edges, scorer.split > 1)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from aeot import _ranks
 from aeot._rng import stream_seed
 from aeot.geometry.diagram import laplacian
 from aeot.solvers.minimize import Evaluation, Trust, levenberg
@@ -89,15 +90,16 @@ def correct(
     edges = np.searchsorted(labels[order], np.arange(k + 1))
     scorer = Scorer(sorted_problem, engine=scorer.engine.NAME, **options)
     blocks = range(scorer.blocks_for(max(SAMPLES * k, 2048)))
-    m = len(blocks) * scorer.block_samples
-    scores = torch.empty(m, k, dtype=torch.float32, device=heights.device)
+    own, m = len(_ranks.part(blocks)), scorer.block_samples
+    scores = torch.empty(own, m, k, dtype=torch.float32, device=heights.device)
     found = scorer.cluster_maxima(heights[index], edges, stage, blocks)
-    for rows, part in zip(scores.split(scorer.block_samples), found, strict=True):
-        rows.copy_(part)
+    for number, part in enumerate(found):
+        scores[number] = part
+    (scores,) = _ranks.joined(scores)
     target = torch.zeros(k, dtype=torch.float64)
     target.index_add_(0, torch.from_numpy(labels), problem.masses)
 
-    extra, before = balanced(scores, target, torch.zeros(k, dtype=torch.float64))
+    extra, before = balanced(scores.flatten(0, 1), target, torch.zeros(k, dtype=torch.float64))
     return heights + extra[torch.from_numpy(labels)].to(heights), before
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aeot import _check, _io, _loop
+from aeot import _check, _io, _loop, _ranks
 from aeot._check import ArrayLike
 from aeot._environment import plain_methods, plain_torch, resolve_device
 from aeot._estimator import Saved
@@ -185,6 +185,7 @@ class ConditionalSolution(Saved):
 
 
 @plain_torch()
+@_ranks.together("solve_conditional")
 def solve_conditional(
     source: Measure,
     sites: ArrayLike,

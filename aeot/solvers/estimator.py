@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from aeot import _check, _io
+from aeot import _check, _io, _ranks
 from aeot._environment import plain_methods, resolve_device
 from aeot._estimator import Saved
 from aeot._rng import generator
@@ -114,6 +114,7 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.conditional = conditional
         self.random_state = random_state
 
+    @_ranks.together("SemiDiscreteOT.fit")
     def fit(
         self,
         X: Any,  # noqa: ANN401, N803 - scikit-learn's name
@@ -463,7 +464,8 @@ def _merged_by_class(
 
 def _seed(random_state: Any) -> int:  # noqa: ANN401
     if random_state is None or isinstance(random_state, np.random.RandomState):
-        return int(check_random_state(random_state).randint(2**31 - 1))
+        drawn = int(check_random_state(random_state).randint(2**31 - 1))
+        return _ranks.everyones(drawn)[0]
     return _check.seed("random_state", random_state)
 
 

@@ -17,6 +17,7 @@ import scipy.sparse.csgraph
 import torch
 from scipy.spatial import cKDTree
 
+from aeot import _ranks
 from aeot._rng import stream_seed
 from aeot.measures import Gaussian, Measure, Sampler
 from aeot.solvers.clusters import balanced
@@ -219,14 +220,15 @@ def _inside(
     m = int(min(m, merged.supply.left / 2)) // search.block_samples * search.block_samples
     if m <= 0:
         return {}
-    kept, where = [], []
+    kept = [torch.zeros(0, scorer.problem.caller_sites.shape[1], dtype=torch.float64)]
+    where = [torch.zeros(0, dtype=torch.int64)]
     for won in search.winners(raised, "inside", range(search.blocks_for(m))):
         site = won.site.cpu().numpy()
         rows = np.flatnonzero(chosen[site])
         index = torch.from_numpy(rows).to(won.block.left.device)
-        kept.append(search.points(won.block, index).cpu().numpy())
-        where.append(site[rows])
-    x, label = np.concatenate(kept), np.concatenate(where)
+        kept.append(search.points(won.block, index).cpu())
+        where.append(torch.from_numpy(site[rows]).long())
+    x, label = (found.numpy() for found in _ranks.joined(torch.cat(kept), torch.cat(where)))
     order = np.argsort(label, kind="stable")
     found, start = np.unique(label[order], return_index=True)
     return dict(zip(found.tolist(), np.split(x[order], start[1:]), strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aeot import _check, _loop
+from aeot import _check, _loop, _ranks
 from aeot._check import ArrayLike
 from aeot._environment import plain_methods, plain_torch, resolve_device
 from aeot.maps.brenier import BrenierMap
@@ -81,6 +81,7 @@ class HierarchicalMap:
 
 
 @plain_torch()
+@_ranks.together("solve_hierarchical")
 def solve_hierarchical(
     source: Measure,
     sites: ArrayLike,

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from aeot import _loop
+from aeot import _loop, _ranks
 from aeot.geometry.diagram import laplacian
 from aeot.search.engines import Engine
 from aeot.search.planes import CandidateLists, Edges
@@ -35,19 +35,16 @@ class Bank:
     Attributes:
         problem: In standard coordinates.
         engine: What made the lists, and searches them.
-        lists: Some samples each.
+        lists: Some samples each, those of this rank.
+        n_samples: Number of samples, of all ranks.
         threads: Worker threads; they change no result.
     """
 
     problem: Problem
     engine: Engine
     lists: list[CandidateLists]
+    n_samples: int
     threads: int = 1
-
-    @property
-    def n_samples(self) -> int:
-        """Number of samples."""
-        return sum(lists.n_samples for lists in self.lists)
 
     def evaluate(self, heights: torch.Tensor, window: float | None = None) -> Evaluation:
         """Evaluate the energy, the masses and the Laplacian at `heights`.
@@ -59,7 +56,8 @@ class Bank:
         """
         n, m = self.problem.sites.shape[0], self.n_samples
         counts = torch.zeros(n, dtype=torch.int64, device=heights.device)
-        total, edges = 0.0, []
+        values: list[float] = []
+        edges: list[Edges] = []
 
         def part(lists: CandidateLists) -> tuple[torch.Tensor, float, Edges | None]:
             winner, runner, gap, best = self.engine.relist(lists, heights)
@@ -71,18 +69,25 @@ class Bank:
         for count, best, near in self._map(part):
             _loop.beat()
             counts += count
-            total += best
+            values.append(best)
             if near is not None:
                 edges.append(near)
+        _ranks.total(counts)
+        total = _ranks.added(values)
         masses = counts.to(torch.float64) / m
         nu = self.problem.masses.to(masses)
-        hessian = None if window is None else facet_laplacian(edges, n, m, self.engine)
+        hessian = None
+        if window is not None:
+            edges = everyones(edges, self.engine, heights.device)
+            hessian = facet_laplacian(edges, n, m, self.engine)
         energy = total / m - float(nu @ heights)
         return Evaluation(energy=energy, masses=masses, gradient=masses - nu, hessian=hessian)
 
     def gap_scale(self, heights: torch.Tensor) -> float:
         """Return the mean gap between winner and runner-up, from its lower quartile."""
-        gaps = torch.cat([self.engine.relist(lists, heights)[2] for lists in self.lists])
+        none = torch.zeros(0, dtype=torch.float32, device=heights.device)
+        found = [self.engine.relist(lists, heights)[2] for lists in self.lists]
+        (gaps,) = _ranks.joined(torch.cat([none, *found]))
         gaps = gaps[gaps < 1e29]
         if not gaps.numel():
             return 1.0
@@ -93,17 +98,29 @@ class Bank:
     def absent(self) -> np.ndarray:
         """Return the sites that are in no list."""
         sites = self.problem.sites
-        listed = torch.zeros(len(sites), dtype=torch.bool, device=sites.device)
+        listed = torch.zeros(len(sites), dtype=torch.int64, device=sites.device)
         for lists in self.lists:
-            listed[lists.site.long()] = True
-        return np.flatnonzero(~listed.cpu().numpy())
+            listed[lists.site.long()] = 1
+        _ranks.total(listed)
+        return np.flatnonzero(listed.cpu().numpy() == 0)
 
     def _map(self, part: Callable[[CandidateLists], T]) -> Iterator[T]:
-        if self.threads == 1 or len(self.lists) == 1:
+        if self.threads == 1 or len(self.lists) <= 1:
             yield from map(part, self.lists)
             return
         with ThreadPoolExecutor(self.threads) as pool:
             yield from pool.map(part, self.lists)
+
+
+def everyones(edges: list[Edges], engine: Engine, device: torch.device) -> list[Edges]:
+    """Return the samples near facets of all ranks, in their order."""
+    if _ranks.size() == 1:
+        return edges
+    whole = torch.int32 if engine.HOST else torch.int64
+    none = [torch.zeros(0, dtype=kind, device=device) for kind in (whole, whole, torch.float64)]
+    parts = [torch.cat(part).to(part[0].dtype) for part in zip(none, *edges, strict=True)]
+    i, j, weight = _ranks.joined(*parts)
+    return [(i, j, weight)] if len(i) else []
 
 
 def facet_laplacian(edges: list[Edges], n: int, m: int, engine: Engine) -> Laplacian:
@@ -112,7 +129,7 @@ def facet_laplacian(edges: list[Edges], n: int, m: int, engine: Engine) -> Lapla
     On the host where the engine sums there, else where the samples are.
     """
     i, j, weight = (torch.cat(part) for part in zip(*edges, strict=True))
-    if engine.SUMS is torch.int64:
+    if not engine.HOST:
         return TorchLaplacian.of_pairs(i.long(), j.long(), weight, n) / m
     return laplacian(i.numpy(), j.numpy(), weight.numpy() / m, n)
 
@@ -128,10 +145,12 @@ def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor
 
     def oracle(heights: torch.Tensor) -> Evaluation:
         counts = torch.zeros(n, dtype=torch.int64, device=heights.device)
-        total = 0.0
+        values: list[float] = []
         for won in scorer.winners(heights, stage, blocks):
             counts += torch.bincount(won.site, minlength=n)
-            total += float(won.value.sum(dtype=torch.float64))
+            values.append(float(won.value.sum(dtype=torch.float64)))
+        _ranks.total(counts)
+        total = _ranks.added(values)
         masses = counts.to(torch.float64) / m
         nu = problem.masses.to(masses)
         energy = total / m - float(nu @ heights)
@@ -172,5 +191,7 @@ def best_gaps(
             scores = scorer.scores_of(won.block, heights, chosen[columns])
             gap = torch.cat([nearest[:, columns], won.value[:, None] - scores])
             nearest[:, columns] = gap.topk(8, dim=0, largest=False, sorted=True).values
+    (nearest,) = _ranks.joined(nearest)
+    nearest = nearest.topk(8, dim=0, largest=False, sorted=True).values
     index = torch.from_numpy(rank - 1).to(heights.device)
     return nearest.gather(0, index[None])[0].to(torch.float64)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from aeot import _loop
+from aeot import _loop, _ranks
 from aeot._environment import is_out_of_memory
 from aeot.search.engines import bind
 from aeot.search.line import envelope
@@ -36,6 +36,7 @@ from aeot.solvers.problem import Problem
 T = TypeVar("T")
 # Of the samples that are left, what a certificate may take, and all else: it comes last.
 _CERTIFIED, _PREPARED = 1.0, 0.5
+_LISTED = 1 << 15  # samples whose candidate lists are kept together, at least
 
 
 def default_memory(device: torch.device) -> int:
@@ -146,12 +147,12 @@ class Scorer:
         runners: bool = False,
         doubts: bool = False,
     ) -> Iterator[Winners]:
-        """Yield, block by block, the samples and the sites that win them.
+        """Yield, for each block of this rank's part, the samples and the sites that win them.
 
         Args:
             heights: (n,) float64, standard coordinates.
             stage: Key of the samples.
-            blocks: Which blocks.
+            blocks: Which blocks, of all ranks.
             runners: Find the runners-up, too.
             doubts: Name the samples that `Problem.decide` might decide otherwise. On a line
                 there are none, and sites are all that is told.
@@ -223,12 +224,12 @@ class Scorer:
         least: int,
         longest: int,
     ) -> list[CandidateLists]:
-        """Make the candidate lists of some blocks.
+        """Make the candidate lists of this rank's part of some blocks.
 
         Args:
             heights: (n,) float64, standard coordinates.
             stage: Key of the samples.
-            blocks: Which blocks.
+            blocks: Which blocks, of all ranks.
             radius: See `Engine.candidates`.
             least: See there.
             longest: See there.
@@ -247,10 +248,11 @@ class Scorer:
 
         found: list[CandidateLists] = []
         waiting: list[Listed] = []
-        last = len(blocks) - 1
-        for count, piece in enumerate(self._each(work, blocks)):
+        some = -(-_LISTED // self.block_samples)  # blocks whose lists are kept together
+        last = len(_ranks.part(blocks, some)) - 1
+        for count, piece in enumerate(self._each(work, blocks, unit=some)):
             waiting.append(piece)
-            if len(waiting) * self.block_samples >= 1 << 15 or count == last:
+            if len(waiting) == some or count == last:
                 start, site, value, lead, bound = joined(waiting)
                 total = float(lead.sum(dtype=torch.float64))
                 found.append(CandidateLists(heights, start, site, value, bound, total))
@@ -260,9 +262,9 @@ class Scorer:
     def cluster_maxima(
         self, heights: torch.Tensor, edges: np.ndarray, stage: str, blocks: range
     ) -> Iterator[torch.Tensor]:
-        """Yield, block by block, every sample's best score within each cluster, (rows, clusters).
+        """Yield, for each block of this rank's part, every sample's best score in each cluster.
 
-        Sites edges[g] to edges[g + 1] form cluster g; `split` must be 1.
+        (rows, clusters) each; sites edges[g] to edges[g + 1] form cluster g; `split` must be 1.
         """
         h = self.engine.raised(self.planes, heights)
 
@@ -296,10 +298,11 @@ class Scorer:
                 self.planes, self._short = planes.shorter(fewer), True
 
     def _each(
-        self, work: Callable[[int], T], blocks: range, share: float = _PREPARED
+        self, work: Callable[[int], T], blocks: range, share: float = _PREPARED, unit: int = 1
     ) -> Iterator[T]:
+        # The account is of all ranks, the work of this one.
         self.problem.supply.take(len(blocks) * self.block_samples, share=share)
-        for done in self.engine.each(work, blocks, self.threads):
+        for done in self.engine.each(work, _ranks.part(blocks, unit), self.threads):
             _loop.beat()
             yield done
 

@@ -9,16 +9,17 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from aeot import _check, _io, _loop
+from aeot import _check, _io, _loop, _ranks
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
-from aeot._rng import stream_seed
+from aeot._rng import generator, stream_seed
 from aeot.geometry.tessellation import support
 from aeot.measures import Measure, check_source
 from aeot.search.engines import ENGINES
@@ -48,6 +49,7 @@ STEPS = {"newton": NEWTON, "lbfgs": LBFGS, "adam": ADAM}
 
 
 @plain_torch()
+@_ranks.together("solve_semidiscrete")
 def solve_semidiscrete(
     source: Measure,
     sites: ArrayLike,
@@ -75,6 +77,10 @@ def solve_semidiscrete(
     nothing but the obvious, and their order nothing at all: sampled solutions keep their bits,
     exact ones differ by rounding. No setting has to be chosen for a problem. Sites in tight groups,
     such as near-duplicates, and sites in a line or plane start from easier problems of their own.
+
+    Inside an initialised process group of torch.distributed every rank has to make the call, with
+    the same arguments: ranks share the samples, and each gets the solution of one process, bit by
+    bit (docs/scale.md).
 
     Accuracy costs samples: after m of them the masses of n equal cells are off by a total
     variation of about 0.4 sqrt(n / m), and the solver draws about n (0.6 / tol)^2, up to 1.4 times
@@ -157,8 +163,13 @@ def solve_semidiscrete(
         start = _check.array("init", init)
         if start.shape != (y.shape[0],):
             raise _check.fail("init", f"have shape ({y.shape[0]},)", f"shape {tuple(start.shape)}")
-    if checkpoint is not None:
+    if checkpoint is not None and _ranks.rank() == 0:
         _io.check_writable(checkpoint, kind="transport", name="checkpoint")
+    facts = {"sites": y, "masses": nu, "tol": tol, "method": method, "engine": engine, "seed": seed}
+    facts |= {"init": start, "max_samples": max_samples, "checkpoint": checkpoint is not None}
+    _ranks.agree(facts)
+    if _ranks.size() > 1:
+        _ranks.agree({"source": source.sample(16, generator=generator(0, "transport", "ranks"))})
     if is_exact(source, len(y), method):
         if checkpoint is not None:
             _check.warn("checkpoint is not used: exact solutions keep no state on the way")
@@ -183,6 +194,7 @@ def solve_semidiscrete(
     scorer = Scorer(problem, engine=engine, split=split, memory=memory, threads=threads)
     task = Task(problem, scorer, tol, method)
     mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
+    _ranks.agree({"engine": mark["engine"]})
     keeper = _Keeper(checkpoint, mark)
     try:
         with _loop.Loop("transport", unit="samples", progress=progress) as loop:
@@ -339,11 +351,15 @@ class _Start:
         kept.history.append(record)
         self.unwritten = True
         self.loop.at(drawn, {"stage": record["stage"]})
-        if self.keeper.pace.due():
-            self._write()
         left = kept.seconds * self.task.expected(state) / max(drawn, 1)
         told = {**record, "seconds": kept.seconds, "left": left}
-        self.stopped = bool(self.on_step and self.on_step(told) is True)
+        self.stopped = _ranks.agreed(partial(self._ends, told), state.heights)
+
+    def _ends(self, record: dict[str, Any]) -> bool:
+        if self.keeper.pace.due():
+            self._write()
+        with _ranks.alone():
+            return self.on_step is not None and self.on_step(record) is True
 
     def _write(self) -> None:
         if self.unwritten and self.kept.history:
@@ -359,7 +375,7 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None, begin: _Star
         phase="adam" if task.method == "adam" else "coarse",
         heights=torch.zeros(n, dtype=torch.float64, device=problem.sites.device),
         split=scorer.split,
-        sums=torch.zeros(n, d, dtype=scorer.engine.SUMS, device=problem.sites.device),
+        sums=torch.zeros(n, d, dtype=torch.int64, device=problem.sites.device),
         counts=torch.zeros(n, dtype=torch.int64),
     )
     given = None if init is None else problem.to_standard(init).to(problem.sites.device)
@@ -494,7 +510,7 @@ class _Keeper:
 
     def restored(self, device: torch.device) -> State | Parts | None:
         """Return what was written last, if there is anything."""
-        if self.path is None or not _io.holds_save(self.path):
+        if self.path is None or not _ranks.everyones(_io.holds_save(self.path))[0]:
             return None
         state = load(self.path, self.mark, device)
         known = {"done", *_steps(self.mark["method"], self.mark["shape"][1])}
@@ -504,7 +520,7 @@ class _Keeper:
         return state
 
     def write(self, state: State | Parts) -> None:
-        if self.path is not None:
+        if self.path is not None and _ranks.rank() == 0:
             with self.pace.measured():
                 save(self.path, state, self.mark)
 
@@ -536,6 +552,14 @@ def _run(
         unlimited = math.isinf(task.problem.supply.limit)
         return unlimited and state.n_samples > _USUAL * task.expected(state)
 
+    def ends(state: State, record: dict[str, Any]) -> bool:
+        nonlocal written
+        if keeper.pace.due():
+            keeper.write(state)
+            written = state
+        with _ranks.alone():
+            return on_step is not None and on_step(record) is True
+
     try:
         steps = _steps(task.method, task.dim)
         while state.phase != "done":
@@ -558,11 +582,12 @@ def _run(
             loop.total = state.n_samples + ahead
             shown = {"stage": record["stage"], "error": record["error"], "bound": record["upper"]}
             loop.at(state.n_samples, {k: v for k, v in shown.items() if v is not None}, left)
-            if keeper.pace.due():
-                keeper.write(state)
-                written = state
-            if on_step and on_step({**record, "seconds": seconds, "left": left}) is True:
-                return state, Outcome.STOPPED
+            seen = {**record, "seconds": seconds, "left": left}
+            try:
+                if _ranks.agreed(partial(ends, state, seen), state.heights):
+                    return state, Outcome.STOPPED
+            except _loop.Stopped as stopped:  # on another rank
+                raise keeper.stopped(stopped.number, state) from None
     finally:
         if state is not written and state.history:
             keeper.write(state)

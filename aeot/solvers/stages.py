@@ -27,6 +27,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from aeot import _ranks
 from aeot.search.heights import center
 from aeot.solvers.certificate import ENOUGH, Certificate, Tally, certificate_size, certify, tally
 from aeot.solvers.clusters import cluster, correct
@@ -113,7 +114,8 @@ class Task:
         blocks = range(scorer.blocks_for(m))
         options: dict[str, Any] = {"radius": radius, "least": least, "longest": longest}
         lists = scorer.candidates(heights, key, blocks, **options)
-        return Bank(self.problem, scorer.engine, lists, scorer.threads)
+        m = len(blocks) * scorer.block_samples
+        return Bank(self.problem, scorer.engine, lists, m, scorer.threads)
 
     def drawn(self, state: State) -> tuple[State, Bank]:
         """Return the lists in use, which are drawn again only if they are not at hand."""
@@ -241,7 +243,7 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         return state, record
     if result.edges:
         engine = task.scorer(state).engine
-        facets = state.laplacian() + facet_laplacian(result.edges, nu.size, 1, engine)
+        facets = state.laplacian(engine.HOST) + facet_laplacian(result.edges, nu.size, 1, engine)
         state = state.with_facets(facets, state.edged + c.n_samples)
     if state.split > 1 and c.inflation > break_even(task.scorer(state)):
         # Cells that follow one half of the coordinates, such as slabs: sharing does not pay. The
@@ -300,7 +302,7 @@ def check(
     state = replace(state, looks=state.looks + last)
     look = state.looks if last else 0
     edges = edges and state.edged < EDGED * task.n
-    scorer, sums, nu = task.scorer(state), state.sums.clone(), task.nu.numpy()
+    scorer, sums, nu = task.scorer(state), torch.zeros_like(state.sums), task.nu.numpy()
 
     def counted(blocks: range) -> Tally:
         window = BAND * state.unit if edges else None
@@ -322,11 +324,12 @@ def check(
             break
         result, blocks = result.joined(counted(range(blocks, end))), end
         c = certify(result, nu, look)
+    _ranks.total(sums)
     better = state.best is None or c.rank < state.best.rank
     state = replace(
         state,
         phase="done" if c.holds(task.tol) else state.phase,
-        sums=sums,
+        sums=sums.add_(state.sums),
         counts=state.counts + torch.from_numpy(result.cell_counts),
         inflation=max(c.inflation, 1.0),
         best=c if better else state.best,
@@ -373,7 +376,8 @@ def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     state, bank = task.drawn(state)
     heights = state.heights
     now = bank.evaluate(heights)
-    facets = state.laplacian() / state.edged
+    host = task.scorer(state).engine.HOST
+    facets = state.laplacian(host) / state.edged
     # A cell without an edge in the lists must not run away: its own mass is its stiffness.
     degree = torch.as_tensor(facets.diagonal())
     own = torch.where(degree > 0, torch.full_like(degree, 1e-6), 1.0)
@@ -392,7 +396,7 @@ def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     worth = _worth(task, state, c)
     if worth < 0.7 * state.weight:
         # The last step fell short: near sites trade facets within it. Count them anew.
-        state = state.with_facets(state.laplacian() / 2, state.edged / 2)
+        state = state.with_facets(state.laplacian(host) / 2, state.edged / 2)
     weight = min(state.weight, worth) + m
     heights = center(heights + (step * (m / weight)).to(heights))
     return replace(state, weight=weight, heights=heights)

@@ -10,7 +10,7 @@ from typing import Any
 import scipy.sparse
 import torch
 
-from aeot import _check, _io
+from aeot import _check, _io, _ranks
 from aeot._rng import generator
 from aeot.measures import Empirical
 from aeot.solvers.certificate import Certificate
@@ -48,8 +48,8 @@ class State:
         phase: The next step's stage, or "done".
         heights: (n,) float64, standard coordinates.
         split: Half points that share a block (`Scorer.split`).
-        sums: (n, d), sum of the samples in each cell (`planes.add_rows`), columns in the scorer's
-            order, where the samples are.
+        sums: (n, d) int64, sum of the samples in each cell (`planes.add_rows`), columns in the
+            scorer's order, where the samples are.
         counts: (n,) int64, how many they are.
         step: How many steps of this stage were made.
         unit: Mean gap between the best score and the next.
@@ -101,13 +101,14 @@ class State:
         data, indices, indptr = map(torch.as_tensor, (matrix.data, matrix.indices, matrix.indptr))
         return replace(self, facets=(data, indices, indptr), edged=samples)
 
-    def laplacian(self) -> Laplacian:
+    def laplacian(self, host: bool) -> Laplacian:
         """Return the Laplacian of the facets, (n, n); nothing where none was seen.
 
-        Beside sums of whole numbers it is one of torch, where they are.
+        Args:
+            host: `Engine.HOST`; else it is one of torch, where the samples are.
         """
         n = len(self.heights)
-        if self.sums.dtype == torch.int64:
+        if not host:
             if self.facets is not None:
                 return TorchLaplacian(*self.facets)
             none = torch.zeros(0, dtype=torch.int64, device=self.sums.device)
@@ -163,13 +164,13 @@ def save(path: str | os.PathLike, state: State | Parts, problem: dict[str, Any])
 
 
 def load(path: str | os.PathLike, problem: dict[str, Any], device: torch.device) -> State | Parts:
-    """Read a checkpoint.
+    """Read a checkpoint: that of the first rank.
 
     Raises:
         ValueError: If it is of another problem than the one with this `fingerprint`.
         aeot._io.Damaged: If it is no state of a solve.
     """
-    tensors, config = _io.load(path, kind="transport")
+    tensors, config = _ranks.first(lambda: _io.load(path, kind="transport"))
     theirs = config.get("problem")
     if isinstance(theirs, dict) and problem != theirs:
         # The digest of the sites speaks of their shape, too.
@@ -209,6 +210,8 @@ def placed(state: State, shape: Sequence[int], device: torch.device) -> State:
         got = getattr(state, name)
         if got is not None and got.shape != wanted:
             raise _io.Damaged(f"{name} must have shape {wanted}, got {_check.shown(got)}")
+    if state.sums.dtype != torch.int64:
+        raise _io.Damaged(f"sums must be int64, got {_check.shown(state.sums)}")
     try:
         parts = tuple(x.numpy() for x in state.facets or ())
         scipy.sparse.csr_matrix(parts or (n, n), shape=(n, n)).check_format(full_check=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aeot import _check
+from aeot import _check, _ranks
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.search.nearest import nearest
@@ -34,6 +34,7 @@ _BYTES = 64  # of a sample in candidate lists
 
 
 @plain_torch()
+@_ranks.together("update_solution")
 def update_solution(
     solution: Solution,
     *,
@@ -173,20 +174,21 @@ def _levelled(scorer: Scorer, heights: torch.Tensor, chosen: np.ndarray) -> torc
 def _counted(scorer: Scorer, solution: Solution, blocks: range) -> torch.Tensor:
     """Return the share of the correction's sample that the old heights put into each old cell."""
     brenier = solution.map()
-    counts = torch.zeros(len(solution.sites), dtype=torch.float64)
+    counts = torch.zeros(len(solution.sites), dtype=torch.int64)
     every = torch.arange(scorer.block_samples)
     scorer.problem.supply.take(len(blocks) * scorer.block_samples, share=0.5)
-    for block in blocks:
+    for block in _ranks.part(blocks):
         points = scorer.points(scorer.draw("update", block), every).to(brenier.sites.device)
         counts += torch.bincount(brenier.cell(points).cpu(), minlength=len(counts))
-    return counts / (len(blocks) * scorer.block_samples)
+    _ranks.total(counts)
+    return counts.to(torch.float64) / (len(blocks) * scorer.block_samples)
 
 
 def _corrected(task: Task, scorer: Scorer, heights: torch.Tensor, samples: int) -> torch.Tensor:
     """Minimise on lists of the correction's sample."""
     problem: Problem = task.problem
     n, d = problem.sites.shape
-    none = torch.zeros(n, d, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
+    none = torch.zeros(n, d, dtype=torch.int64), torch.zeros(n, dtype=torch.int64)
     state = State("grow", heights, scorer.split, *none)
     state = measured(task, state)
     how: dict[str, Any] = {"radius": 3 * state.unit, "least": 4, "longest": 16}

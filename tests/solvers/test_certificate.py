@@ -11,6 +11,7 @@ import torch
 import aeot
 from aeot import generator
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
+from aeot.search.planes import FIXED
 from aeot.solvers.certificate import (
     BATCHES,
     Tally,
@@ -150,7 +151,7 @@ def test_a_tally_is_what_cell_says_of_its_own_samples(split):
     problem = standardise(source, y[ranked], masses, 0, ranked.argsort())
     scorer = Scorer(problem, split=split, threads=1)
     h = gaussian_heights(problem.sites) + 1e-9 * torch.randn(n, generator=generator(1)).double()
-    sums = torch.zeros(n, d, dtype=torch.float64)
+    sums = torch.zeros(n, d, dtype=torch.int64)
     result = tally(scorer, h, "t", range(3), sums=sums)
     brenier = aeot.BrenierMap(source, y, problem.from_standard(h)[problem.place])
     counts, totals = np.zeros(n, np.int64), np.zeros((n, d))
@@ -167,7 +168,7 @@ def test_a_tally_is_what_cell_says_of_its_own_samples(split):
     assert (result.cell_counts[place] == counts).all()
     fast = sum(w.site.long().bincount(minlength=n) for w in scorer.winners(h, "t", range(3)))
     assert (fast.numpy()[place] != counts).sum() > 20  # float32 sees one of each pair
-    assert np.allclose(sums.numpy()[place], totals, atol=1e-6)
+    assert np.allclose(sums.numpy()[place] / FIXED, totals, atol=1e-6)
 
 
 @pytest.mark.parametrize("window", [0.02, 1e9])  # in the second the distance of the sites decides

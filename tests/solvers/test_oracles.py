@@ -18,7 +18,7 @@ def bank_of(sites, masses=None, m=1 << 17, radius=1e9, split=1):
     h = torch.zeros(n, dtype=torch.float64)
     blocks = range(scorer.blocks_for(m))
     lists = scorer.candidates(h, "t", blocks, radius=radius, least=1, longest=n)
-    return p, scorer, Bank(p, scorer.engine, lists)
+    return p, scorer, Bank(p, scorer.engine, lists, sum(x.n_samples for x in lists))
 
 
 def test_masses_and_energy_of_lists_are_those_of_fresh_scores():

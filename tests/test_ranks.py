@@ -1,0 +1,148 @@
+"""Several processes that solve together: the bits of one process, and no one left waiting."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import work_together
+
+import aeot
+from aeot import cli
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def plain(value):
+    return json.loads(json.dumps(value))
+
+
+NORMALISED = {"residual", "images", "IMLE", "GLANN"}  # by batches
+
+
+def same_losses(found, alone):
+    """Compare what every rank trained with one process: another order of adding up, no more.
+
+    What stands before a batch normalisation has gradients that are rounding and nothing else, of
+    which Adam makes steps of full size: there equal losses would be luck.
+    """
+    for name, (last, _) in alone.items():
+        assert {rank[name][1] for rank in found} == {found[0][name][1]}, name
+        wide = 1e-3 if name in NORMALISED or name == "bfloat16" else 1e-5
+        assert found[0][name][0] == pytest.approx(last, rel=wide, abs=1e-6), name
+
+
+def test_two_processes_find_the_heights_of_one_and_train_together():
+    alone, found = plain(work_together.few()), work_together.run(2, "few")
+    same_losses([rank.pop("trained") for rank in found], alone.pop("trained"))
+    for rank in found:
+        assert rank == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_any_number_of_processes_find_the_heights_of_one_and_train_together(size):
+    alone, found = plain(work_together.few()), work_together.run(size, "few")
+    same_losses([rank.pop("trained") for rank in found], alone.pop("trained"))
+    for rank in found:
+        assert rank == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_model_is_trained_together(size):
+    # Few steps: rounding grows, and what is tested is that every part is shared rightly.
+    same_losses(work_together.run(size, "trained_all", 20), plain(work_together.trained_all(20)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_every_method_and_call_is_the_same_in_several_processes(size):
+    alone = plain(work_together.many())
+    for found in work_together.run(size, "many"):
+        assert found == alone
+
+
+def test_no_rank_waits_for_one_that_fails_differs_or_is_stopped(tmp_path):
+    first, second = work_together.run(2, "troubles", str(tmp_path / "state"))
+    for name in ("sites", "exact"):
+        assert first[name] == second[name]
+        assert first[name].startswith("ValueError: sites must be the same on every rank, got")
+    assert first["bad"].startswith("ValueError: tol must be")
+    assert second["bad"].startswith("ConnectionError: rank 0 of 2 failed in solve_semidiscrete")
+    assert "tol must be" in second["bad"]
+    assert "labels" in second["classes"]
+    assert "rank 1 of 2 failed in solve_conditional" in first["classes"]
+    assert "must be the same on every rank" in first["rows"]
+    assert second["callback"] == "LookupError: a callback of ours"
+    assert "LookupError: a callback of ours" in first["callback"]
+    assert first["ended"] == second["ended"]
+    assert first["ended"][1] == "grow"
+    for found in (first, second):
+        assert found["stopped"].startswith("Stopped: stopped by SIGTERM at step")
+    box, y = aeot.UniformBox(dim=4), work_together.normal(200, 4)
+    alone = plain(work_together.told(aeot.solve_semidiscrete(box, y, tol=0.05)))
+    assert first["resumed"] == second["resumed"] == alone
+    one = plain(work_together.told(aeot.solve_semidiscrete(box, y, tol=0.1)))
+    assert [first["alone"], second["alone"]] == [None, one]
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = str(Path(aeot.__file__).parents[1])
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "2", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_where_a_killed_rank_left_the_solve(tmp_path):
+    places = str(tmp_path / "state"), str(tmp_path / "answer")
+    torchrun("--max-restarts", "1", work_together.__file__, "torchrun", "-", "2", "killed", *places)
+    found, first, steps = json.loads((tmp_path / "answer").read_text())
+    y = work_together.normal(400, 6)
+    alone = work_together.told(aeot.solve_semidiscrete(aeot.UniformBox(dim=6), y, tol=0.04))
+    assert not first
+    assert steps > 0
+    assert found == plain(alone)
+
+
+@pytest.mark.slow
+def test_the_command_fits_one_model_in_two_processes(tmp_path):
+    rows = work_together.normal(300, 6).float()
+    rows[:, 3:] = rows[:, :3].square()
+    np.save(tmp_path / "rows.npy", rows.numpy())
+    options = ["fit", "--data", str(tmp_path / "rows.npy"), "--latent-dim", "4", "--steps", "60"]
+    options += ["--tol", "0.1", "--precision", "float32", "--device", "cpu", "--out"]
+    done = torchrun("-m", "aeot", *options, str(tmp_path / "two"))
+    assert done.stdout.count("certificate") <= 1
+    assert cli.main([*options, str(tmp_path / "one")]) == 0
+    written = [
+        {p.relative_to(tmp_path / run).as_posix() for p in (tmp_path / run).rglob("*")}
+        for run in ("one", "two")
+    ]
+    assert written[0] == written[1]
+    one, two = (aeot.AEOT.load(tmp_path / run / "model", device="cpu") for run in ("one", "two"))
+    assert two.certificate_["converged"]
+    for name, weight in one.autoencoder_.decoder_.state_dict().items():
+        other = two.autoencoder_.decoder_.state_dict()[name]
+        assert torch.allclose(weight, other, rtol=1e-3, atol=1e-4), name
+    assert torch.allclose(one.encode(rows), two.encode(rows), rtol=1e-3, atol=1e-3)

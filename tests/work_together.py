@@ -1,0 +1,249 @@
+"""What tests let several processes do together: ``python work_together.py FILE RANK SIZE WHAT``.
+
+Every process prints what it found as one line of JSON. `run` starts them.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import aeot
+
+
+def start(size, what, *arguments):
+    """Start the ranks; return their processes."""
+    folder = Path(tempfile.mkdtemp())
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = str(Path(aeot.__file__).parents[1])
+    names = [str(folder / "store"), *map(str, (size, what, *arguments))]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen([sys.executable, __file__, str(rank), *names], env=environment, **pipes)
+        for rank in range(size)
+    ]
+
+
+def ended(processes, seconds=150):
+    """Wait for the ranks; return (status, last line of stdout, stderr) of each."""
+    found = []
+    try:
+        for process in processes:
+            out, told = process.communicate(timeout=seconds)
+            lines = out.strip().splitlines()
+            found.append((process.returncode, lines[-1] if lines else "", told))
+    finally:
+        for process in processes:
+            process.kill()
+    return found
+
+
+def run(size, what, *arguments):
+    """Return what each rank found; all have to end well."""
+    found = ended(start(size, what, *arguments))
+    for status, _, told in found:
+        assert status == 0, told
+    return [json.loads(line) for _, line, _ in found]
+
+
+def digest(*tensors):
+    """Return the SHA-256 of the bytes of tensors."""
+    raw = b"".join(x.detach().cpu().contiguous().numpy().tobytes() for x in tensors)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def normal(n, d, key=0):
+    return torch.randn(n, d, generator=aeot.generator(key), dtype=torch.float64)
+
+
+def told(solution):
+    """Return what is to be equal, bit by bit, and what every rank counts alike."""
+    marks = digest(solution.heights, solution.cell_masses, solution.cell_centroids)
+    return [marks, solution.n_samples, solution.mass_error_upper, len(solution.history)]
+
+
+def clumps(n, generator):
+    x = torch.randn(n, 5, generator=generator, dtype=torch.float64)
+    return x + 3.0 * torch.randint(0, 2, (n, 1), generator=generator)
+
+
+def few():
+    """Return what solves of every kind come to, small."""
+    solve, box = aeot.solve_semidiscrete, aeot.UniformBox(dim=8)
+    y, masses = normal(600, 8), torch.rand(600, generator=aeot.generator(1)).double() + 0.1
+    found = {"halves": told(solve(box, y, masses / masses.sum(), tol=0.1))}
+    torch_way = solve(aeot.Gaussian(dim=5), normal(150, 5), tol=0.12, engine="torch", threads=1)
+    found["torch"] = told(torch_way)
+    near = torch.cat([normal(60, 5), normal(60, 5) + 1e-5])
+    found["twins"] = told(solve(aeot.Sampler(clumps, dim=5), near, tol=0.12))
+    found["trained"] = trained()
+    return found
+
+
+def many():
+    """Return the same of the other methods and calls."""
+    solve, box = aeot.solve_semidiscrete, aeot.UniformBox(dim=4)
+    y = normal(200, 4)
+    found = {method: told(solve(box, y, tol=0.1, method=method)) for method in ("lbfgs", "adam")}
+    found["limited"] = told(solve(box, y, tol=0.01, max_samples=1e5))
+    found["line"] = told(
+        solve(
+            aeot.Sampler(lambda n, g: torch.randn(n, 1, generator=g) ** 3, dim=1),
+            y[:, :1],
+            tol=0.05,
+        )
+    )
+    plane = aeot.Sampler(lambda n, g: torch.randn(n, 2, generator=g).exp(), dim=2)
+    found["plane"] = told(solve(plane, y[:, :2], tol=0.05))
+    found["exact"] = told(solve(aeot.UniformBox(dim=2), y[:, :2]))
+    found["kdtree"] = told(solve(box, y, tol=0.1, engine="kdtree"))
+    first = solve(box, y, tol=0.1)
+    found["init"] = told(solve(box, y, tol=0.1, init=first.heights + 1e-3 * normal(200, 1)[:, 0]))
+    after = aeot.update_solution(first, add=normal(5, 4, 2), remove=[3, 9])
+    found["update"] = told(after)
+    classes = aeot.solve_conditional(box, y, [0] * 80 + [1] * 120, tol=0.1)
+    found["classes"] = [told(s) for s in classes.solutions]
+    tree = aeot.solve_hierarchical(box, y[:60], clusters=3, tol=0.15)
+    found["tree"] = [told(s) for s in (tree.coarse, *tree.parts)]
+    estimator = aeot.SemiDiscreteOT(tol=0.1, random_state=0).fit(y)
+    found["estimator"] = digest(torch.from_numpy(estimator.heights_))
+    return found
+
+
+def images(n=48, side=8):
+    x = torch.rand(n, 1, side, side, generator=aeot.generator(5))
+    return aeot.tensors(x * 2 - 1)
+
+
+def losses(model):
+    """Return the numbers of the last record, and a mark of the weights: alike on all ranks."""
+    last = {k: v for k, v in model.history_[-1].items() if k != "seconds"}
+    networks = [x for x in vars(model).values() if isinstance(x, torch.nn.Module)]
+    weights = [w for network in networks for w in network.state_dict().values()]
+    return [last, digest(*weights)]
+
+
+def trained(steps=10):
+    """Return the losses of networks that are trained together: both kinds of second derivatives."""
+    steps, found = int(steps), {}
+    plain = {"precision": "float32", "batch_size": 10, "latent_dim": 3}
+    found["residual"] = losses(aeot.Autoencoder(width=4, **plain).fit(images(), steps=steps))
+    ring = aeot.data.toy("ring", 64)
+    found["plain"] = losses(aeot.Autoencoder(**plain | {"latent_dim": 1}).fit(ring, steps=steps))
+    small = {"hidden": 8, "batch_size": 9, "latent_dim": 2}
+    found["penalty"] = losses(aeot.WGANGP(**small).fit(ring, steps=steps))
+    return found
+
+
+def trained_all(steps=100):
+    """Return the losses of every class that trains on this package's loop."""
+    steps, ring = int(steps), aeot.data.toy("ring", 64)
+    small, found = {"hidden": 8, "batch_size": 9, "latent_dim": 2}, trained(steps)
+    pictures = {"batch_size": 6, "latent_dim": 3}
+    for kind in ("GAN", "LSGAN", "DRAGAN", "BEGAN", "WGAN"):
+        found[kind] = losses(getattr(aeot, kind)(**small).fit(ring, steps=steps))
+    found["PacGAN"] = losses(
+        aeot.PacGAN(hidden=8, latent_dim=2, batch_size=8).fit(ring, steps=steps)
+    )
+    found["kernels"] = losses(aeot.GAN(kernels=3, **small).fit(ring, steps=steps))
+    found["spectral"] = losses(aeot.GAN(spectral=True, **small).fit(ring, steps=steps))
+    short = min(steps, 12)
+    found["images"] = losses(aeot.GAN(**pictures).fit(images(), steps=short))
+    found["VAE"] = losses(aeot.VAE(latent_dim=2, batch_size=9).fit(ring, steps=steps))
+    found["ALI"] = losses(aeot.ALI(latent_dim=2, batch_size=9).fit(ring, steps=steps))
+    found["GLO"] = losses(aeot.GLO(latent_dim=2, batch_size=9).fit(ring, steps=steps))
+    found["GLANN"] = losses(aeot.GLANN(latent_dim=2, batch_size=9).fit(ring, steps=steps))
+    found["IMLE"] = losses(aeot.IMLE(batch_size=9).fit(ring, steps=steps))
+    found["FlowMatching"] = losses(aeot.FlowMatching(hidden=8, batch_size=9).fit(ring, steps=steps))
+    low = aeot.Autoencoder(latent_dim=2, batch_size=10, precision="bfloat16")
+    found["bfloat16"] = losses(low.fit(ring, steps=steps))
+    return found
+
+
+def raised(call, *arguments, **options):
+    """Return what a call raises, in words."""
+    try:
+        call(*arguments, **options)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def troubles(folder):
+    """Return what becomes of calls that differ between the ranks, and of signals."""
+    rank, found = torch.distributed.get_rank(), {}
+    solve, box, y = aeot.solve_semidiscrete, aeot.UniformBox(dim=4), normal(200, 4)
+    found["sites"] = raised(solve, box, normal(50, 4, rank))
+    found["exact"] = raised(solve, aeot.UniformBox(dim=2), normal(50, 2, rank))
+    found["bad"] = raised(solve, box, y, tol=0.1 if rank else -1.0)
+    found["classes"] = raised(aeot.solve_conditional, box, y, [0] * (200 - 90 * rank), tol=0.1)
+    found["rows"] = raised(aeot.GAN(batch_size=4).fit, aeot.data.toy("ring", 40 + rank), steps=2)
+
+    def fails(record):
+        if rank == 1 and record["step"] > 0:
+            raise LookupError("a callback of ours")
+
+    found["callback"] = raised(solve, box, y, tol=0.05, on_step=fails)
+    ended = solve(box, y, tol=0.05, on_step=lambda r: rank == 1 and r["stage"] == "grow")
+    found["ended"] = [told(ended), ended.history[-1]["stage"]]
+
+    def slow_and_stopped(record):
+        if rank == 1:
+            time.sleep(0.05)
+            if record["stage"] == "settle":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {"tol": 0.05, "checkpoint": folder}
+    found["stopped"] = raised(solve, box, y, on_step=slow_and_stopped, **options)
+    found["resumed"] = told(solve(box, y, **options))
+    found["alone"] = None
+    if rank == 1:
+        with aeot.alone():
+            found["alone"] = told(solve(box, y, tol=0.1))
+    torch.distributed.barrier()
+    return found
+
+
+def killed(folder, answer):
+    """Die in the middle of a solve, on one rank and the first time."""
+    rank, first = torch.distributed.get_rank(), os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+
+    def on_step(record):
+        if first and rank == 1 and record["stage"] == "grow":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    y, options = normal(400, 6), {"tol": 0.04, "checkpoint": folder, "on_step": on_step}
+    steps = (
+        len(json.loads(Path(folder, "config.json").read_text())["state"]["history"])
+        if (not first)
+        else 0
+    )
+    found = told(aeot.solve_semidiscrete(aeot.UniformBox(dim=6), y, **options))
+    if rank == 0:
+        Path(answer).write_text(json.dumps([found, first, steps]))
+
+
+def main(rank, store, size, what, *arguments):
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if rank == "torchrun":
+        torch.distributed.init_process_group("gloo")
+    else:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(size)
+        )
+    np.random.seed(torch.distributed.get_rank())  # which decides nothing
+    print(json.dumps(globals()[what](*arguments)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
