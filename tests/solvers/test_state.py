@@ -39,6 +39,7 @@ def test_every_field_of_a_checkpoint_comes_back(tmp_path):
         best=c,
         best_heights=draw(2, 5)[1],
         history=({"stage": "grow", "error": None},),
+        seconds=2.5,
     )
     for part in (state, state.lists):  # a field that is added must be set above
         for f in dataclasses.fields(part):
