@@ -23,7 +23,7 @@ from aeot.commands.directory import RunDirectory, passed_over
 from aeot.data import Dataset, dataset, images, tensors
 from aeot.data.named import NAMES
 from aeot.models.aeot import AEOT
-from aeot.plotting.runs import draw_run
+from aeot.plotting.runs import draw_codes, draw_run
 
 _LOG = logging.getLogger(__name__)
 _DRAWN = 100  # samples of the finished model, for its pictures
@@ -158,6 +158,8 @@ def fit(
     *,
     out: str | None = None,
     steps: int | None = None,
+    rows: int | None = None,
+    embedding: bool = False,
     masses: str | None = None,
     size: int | None = None,
     root: str | None = None,
@@ -179,6 +181,9 @@ def fit(
         steps: Training steps of the autoencoder in all; by default 24 passes over the data, at
             least 2400 steps (12 and 1200 for other networks than "residual"). Fewer are quicker
             and blurrier.
+        rows: Learn from so many rows, drawn by the seed, instead of all; the rest is not used.
+        embedding: Draw the codes in the plane by t-SNE, too, in pictures/embedding.png; it takes
+            some ten seconds.
         masses: A .npy file with one number for each row of the data, summing to 1: how often it
             shall come; by default all equally often.
         size: Height and width in pixels; by default a published set's own, and 64 for a folder.
@@ -201,6 +206,8 @@ def fit(
     path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
     limits: dict[str, Any] = {"white": white, "max_pixels": max_pixels}
+    if rows is not None:
+        limits["rows"] = _check.integer("rows", rows, minimum=2)
     options |= {name: value for name, value in limits.items() if value is not None}
     kept = {**options, "out": str(path), **model.arguments()}
     del kept["autoencoder"]  # no option
@@ -210,17 +217,18 @@ def fit(
             if _ranks.size() > 1:
                 if download:
                     _ranks.pause()  # until it is there
-                rows = rows_of_run(options, model.seed, **limits)
-                _learn(model, rows, path / "checkpoint", None, steps)
+                chosen = rows_of_run(options, model.seed, **limits)
+                _learn(model, chosen, path / "checkpoint", None, steps)
             return Summary()
         with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
             begun = time.perf_counter()
-            rows = rows_of_run(options, model.seed, **limits)
+            chosen = rows_of_run(options, model.seed, **limits)
             if download:
                 _ranks.pause()
             if overwrite:  # else its training would go on
                 shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
-            return run_fit(model, rows, run, steps, time.perf_counter() - begun)
+            read = time.perf_counter() - begun
+            return run_fit(model, chosen, run, steps, read, embedding=embedding)
 
 
 def run_fit(
@@ -229,6 +237,8 @@ def run_fit(
     run: RunDirectory,
     steps: int | None,
     read: float,
+    *,
+    embedding: bool = False,
 ) -> Summary:
     """Fit, draw and write what `fit` says.
 
@@ -238,6 +248,7 @@ def run_fit(
         run: The run directory, entered.
         steps: Training steps of the autoencoder; None: the model chooses.
         read: Seconds that reading the data took.
+        embedding: Whether to draw the codes in the plane.
 
     Returns:
         The summary.
@@ -320,6 +331,8 @@ def _written(
     sampled = time.perf_counter() - begun
     model.save(run.path / "model", overwrite=True)
     near = draw_run(run.path / "pictures", model, training, held_out, generated, losses)
+    if embedding:
+        draw_codes(run.path / "pictures" / "embedding.png", model, training)
     summary: dict[str, Any] = {"data": training.name, "rows": len(training)}
     summary |= {"held_out_rows": len(held_out), "shape": list(training.shape)}
     summary |= passed_over(training)
@@ -344,9 +357,23 @@ def _split_told(training: Dataset, held_out: Dataset) -> str:
 
 
 def rows_of_run(
-    options: dict[str, Any], seed: int, **how: bool | float | None
+    options: dict[str, Any], seed: int, *, rows: int | None = None, **how: bool | float | None
 ) -> tuple[Dataset, Dataset, torch.Tensor | None]:
     """Return what to fit to, what to keep from it, and the masses."""
+    training, held_out, nu = _all_rows(options, seed, **how)
+    if rows is None:
+        return training, held_out, nu
+    if rows > len(training):
+        must = f"be at most {len(training)}, the rows to learn from"
+        raise _check.fail("rows", must, rows, "leave it out to use all")
+    order = torch.randperm(len(training), generator=generator(seed, "subset of rows"))
+    kept = order[:rows].sort().values
+    return training.subset(kept), held_out, None if nu is None else nu[kept] / nu[kept].sum()
+
+
+def _all_rows(
+    options: dict[str, Any], seed: int, **how: bool | float | None
+) -> tuple[Dataset, Dataset, torch.Tensor | None]:
     where: dict[str, Any] = {"size": options["size"], "root": options["root"], **how}
     training = open_data(options["data"], **where)
     nu = None

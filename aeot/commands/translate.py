@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aeot import _check
 from aeot._environment import environment, resolve_device
 from aeot.commands.directory import RunDirectory, passed_over
-from aeot.data import Dataset, dataset, images, unpaired
+from aeot.data import Dataset, Domains, dataset, images, paired, unpaired
 from aeot.data.named import NAMES
 from aeot.gan.cyclegan import CycleGAN
+from aeot.gan.pix2pix import Pix2Pix
 from aeot.plotting import translation as pictures
 
 _LOG = logging.getLogger(__name__)
@@ -28,8 +30,10 @@ def translate(
     every: int = 500,
     root: str | None = None,
     strict: bool = False,
+    pairs: bool = False,
+    l1: float | None = None,
 ) -> str:
-    """Train a CycleGAN between two collections of images; write the model and sample grids.
+    """Train a translator between two collections of images; write the model and sample grids.
 
     A run that was stopped goes on where it was when it is started again with the same options.
     Where one collection is gray and the other in colour, the gray one is used as coloured.
@@ -46,6 +50,9 @@ def translate(
         every: Training steps between two grids of translations in pictures/.
         root: Folder where published sets lie; not for folders of your own.
         strict: Refuse a folder in which a file cannot be read, instead of skipping the file.
+        pairs: Files of the same name in a and b belong together: train Pix2Pix, from a to b,
+            instead of CycleGAN. Options that are not its own are refused.
+        l1: Of Pix2Pix, the weight of the difference from the partner; by default 100.
 
     Returns:
         One line that says where everything is.
@@ -53,26 +60,36 @@ def translate(
     Raises:
         ValueError: If anything given is unusable; then nothing was written.
     """
+    translator = _with_pairs(model, l1) if pairs else model
+    if l1 is not None and not pairs:
+        raise _check.fail("l1", "be left out without pairs", l1, "pass --pairs true")
     resolve_device(model.device)
     if steps is not None:
         _check.integer("steps", steps)
     _check.integer("every", every)
-    if _check.integer("size", size, minimum=4) % 4:
+    if _check.integer("size", size, minimum=4) % 4 and model.crop is None:
         raise _check.fail("size", "be a multiple of 4", size)
     first, second = (
         _collection(name, place, size, root, strict) for name, place in (("a", a), ("b", b))
     )
-    if first.shape[0] != second.shape[0]:  # gray photographs among coloured ones
-        _LOG.info("one collection is gray and one in colour: both are used as coloured")
-        first, second = _colour(first), _colour(second)
-    data = unpaired(first, second)
-    options = {"a": a, "b": b, "size": size, "root": root, **model.arguments()}
+    if pairs:
+        data = _partners(first, second)
+        first, second = data.a, data.b
+    else:
+        if first.shape[0] != second.shape[0]:  # gray photographs among coloured ones
+            _LOG.info("one collection is gray and one in colour: both are used as coloured")
+            first, second = _colour(first), _colour(second)
+        data = unpaired(first, second)
+    options = {"a": a, "b": b, "size": size, "root": root, **translator.arguments()}
     del options["device"]
     if model.decay:  # a constant rate can be prolonged; a falling one depends on the steps
         options["steps"] = steps
     with RunDirectory(out, options) as run:
-        shown = (first[:8], second[:8])
-        grids = pictures.snapshots(model, *shown, run.path / "pictures", every=every)
+        low = (size - (model.crop or size)) // 2
+        inside = slice(low, low + (model.crop or size))  # of images loaded larger, the middle
+        sides = [side[:8][..., inside, inside] for side in (first, second)]
+        shown = (sides[0], None if pairs else sides[1])
+        grids = pictures.snapshots(translator, *shown, run.path / "pictures", every=every)
 
         def on_step(step: int, record: dict[str, float]) -> None:
             run.begin()
@@ -82,18 +99,51 @@ def translate(
             "checkpoint": run.path / "checkpoint",
             "log": run.path / "log.jsonl",
         }
-        model.fit(data, steps=steps, on_step=on_step, **places)
-        model.save(run.path / "model", overwrite=True)
-        pictures.translations(model, *shown, path=run.path / "pictures" / "final.png")
+        translator.fit(data, steps=steps, on_step=on_step, **places)
+        translator.save(run.path / "model", overwrite=True)
+        pictures.translations(translator, *shown, path=run.path / "pictures" / "final.png")
         facts = {"a": a, "b": b, "size": size, "steps": steps, "rows": [len(first), len(second)]}
         facts["passed over"] = [passed_over(first), passed_over(second)]
         facts |= {
             "environment": environment(resolve_device(model.device)),
-            "history": model.history_,
+            "history": translator.history_,
         }
         run.write("run.json", facts)
     where = f"{out}: the model in model/, grids of translations in pictures/"
-    return f"{where}\nnext: aeot.CycleGAN.load({str(out)!r}).translate(images, to='b'); aeot runs"
+    kind = type(translator).__name__
+    return f"{where}\nnext: aeot.{kind}.load({str(out)!r}).translate(images, to='b'); aeot runs"
+
+
+def _with_pairs(model: CycleGAN, l1: float | None) -> Pix2Pix:
+    """Return the Pix2Pix of the options that were given for a CycleGAN."""
+    defaults = {field.name: field.default for field in dataclasses.fields(CycleGAN)}
+    given = {k: v for k, v in model.arguments().items() if v != defaults[k]}
+    known = {field.name for field in dataclasses.fields(Pix2Pix)}
+    for name, value in given.items():
+        if name not in known:
+            raise _check.fail(name, "be left out with pairs", value, "Pix2Pix has no such option")
+    translator = Pix2Pix(**given, **({} if l1 is None else {"l1": l1}))
+    if translator.upsampling != "transposed" or translator.n_blocks is not None:
+        translator.generator = "resnet"
+    return translator
+
+
+def _partners(a: Dataset, b: Dataset) -> Domains:
+    """Put images of the same name side by side."""
+    rows = []
+    for name, side in (("a", a), ("b", b)):
+        if "files" not in side.info:
+            raise _check.fail(name, "be a folder with pairs", "a class of a published set")
+        files = (PurePosixPath(file).with_suffix("").as_posix() for file in side.info["files"])
+        rows.append({file: row for row, file in enumerate(files)})
+    for name, other, (mine, theirs) in (("a", "b", rows), ("b", "a", rows[::-1])):
+        lonely = sorted(mine.keys() - theirs.keys())
+        if lonely:
+            must = f"hold a partner in {other} for each image"
+            raise _check.fail(name, must, f"none for {lonely[0]!r}", "name both files alike")
+    order = sorted(rows[0])
+    sides = (side.subset([at[k] for k in order]) for side, at in zip((a, b), rows, strict=True))
+    return paired(*sides)
 
 
 def _collection(name: str, place: str, size: int, root: str | None, strict: bool) -> Dataset:

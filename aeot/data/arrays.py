@@ -505,6 +505,43 @@ def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @plain_torch()
+def low_high(data: Dataset | ArrayLike, factor: int = 2) -> Domains:
+    """Make pairs for super-resolution: images with detail taken away beside the images themselves.
+
+    Args:
+        data: Images, as a `Dataset` or anything `tensors` takes, sides divisible by `factor`.
+        factor: How many pixels along each side become one, at least 2. They are averaged, and the
+            small image is brought back to the old size by bicubic interpolation, so that networks
+            which keep the size can be trained on the pairs.
+
+    Returns:
+        Paired domains: ``a`` blurred, ``b`` as given.
+
+    Raises:
+        ValueError: If `data` holds no images or `factor` does not divide their sides.
+
+    Example:
+        >>> low, high = low_high(torch.zeros(4, 1, 8, 8), factor=4)[:]
+        >>> low.shape == high.shape
+        True
+    """
+    data = domain("data", data)
+    factor = _check.integer("factor", factor, minimum=2)
+    if len(data.shape) != 3:
+        raise _check.fail("data", "hold images (C, H, W)", f"rows of shape {data.shape}")
+    if any(side % factor for side in data.shape[1:]):
+        must = f"divide the sides of the images, {data.shape[1]} x {data.shape[2]}"
+        raise _check.fail("factor", must, factor)
+    parts = []
+    for start in range(0, len(data), 1024):
+        small = F.avg_pool2d(data[start : start + 1024], factor)
+        large = F.interpolate(small, data.shape[1:], mode="bicubic")
+        parts.append(large.clamp_(-1, 1))
+    low = Dataset(torch.cat(parts), f"{data.name} at 1/{factor}", data.labels, data.classes)
+    return pairs(low, data)
+
+
+@plain_torch()
 def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the rows that are exactly equal.
 

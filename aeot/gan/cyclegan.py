@@ -41,7 +41,8 @@ class CycleGAN(Translator):
         n_layers: Depth of the discriminators: they judge patches of 1, 16, 34, 70, 142 px for
             0 to 4. Images of 32 px want 1 or 2.
         norm: "instance" (as in the published code), "instance-affine", "batch" or "none".
-        adversary: "least-squares" or "non-saturating": trained discriminators. "sinkhorn": none;
+        adversary: "least-squares" or "non-saturating": trained discriminators. "wasserstein":
+            critics with a gradient penalty, which see the mean over patches. "sinkhorn": none;
             the generators lower the debiased Sinkhorn divergence between the batch of fakes and
             the batch of real images, pixels taken as coordinates. Needs batches of 2, better 64.
         blur: Of the Sinkhorn divergence: the root mean square per pixel below which two images
@@ -56,7 +57,11 @@ class CycleGAN(Translator):
         batch_size: Images of each domain per step; 1 as published.
         decay: Share of the steps, at their end, over which the rate falls linearly to zero.
         enlarge: Images are enlarged by this factor and cropped back at random; 1 for not at all.
+        crop: Side of a square cropped at random from images as they are, in place of `enlarge`:
+            256 for images loaded at 286, as published; None: they are enlarged.
         flip: Whether to mirror images at random.
+        upsampling: "transposed" convolutions in the generators, or "resize", without checkerboards.
+        penalty: Weight of the gradient penalty of "wasserstein".
         precision: "float32", or "bfloat16" for the networks' arithmetic.
         device: Where to train; None: the first GPU, else the CPU.
         seed: Of everything random: the same seed gives the same networks.
@@ -156,11 +161,11 @@ class CycleGAN(Translator):
         self._descend(total, "generators")
         if self.adversary != "sinkhorn":
             stream = generator(self.seed, "pool", step)
-            critic_loss, _ = ADVERSARIES[self.adversary]
+            mixed = generator(self.seed, "penalty", step)
             for name, real, fake in (("a", a, fake_a), ("b", b, fake_b)):
                 critic = self._modules[f"critic_{name}"]
                 past = self._pools[name].query(fake, stream)
-                losses[f"critic_{name}"] = critic_loss(critic(real).float(), critic(past).float())
+                losses[f"critic_{name}"] = self._critic_loss(critic, real, past, mixed)
             self._descend(losses["critic_a"] + losses["critic_b"], "critics")
         return {name: float(loss.detach()) for name, loss in losses.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from aeot._rng import generator
 from aeot.data.arrays import Dataset
 from aeot.gan import losses
 from aeot.gan.estimator import GenerativeModel, Trained, natural, noise, set_gradient
+from aeot.gan.sinkhorn import sinkhorn_divergence
 from aeot.networks.autoencoder import autoencoder_pair
 from aeot.networks.blocks import UpTrunk
 from aeot.networks.discriminators import ImageDiscriminator, MaxoutDiscriminator, MLPCritic
@@ -260,6 +262,9 @@ class Adversarial(GenerativeModel):
         return {"critic_loss": loss.item(), "score_gap": gap.item()}
 
 
+_OF_A_CRITIC = ("critic_steps", "simultaneous", "kernels", "spectral")
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class GAN(Adversarial):
     """Generator against discriminator, in the game of Goodfellow et al.
@@ -272,7 +277,10 @@ class GAN(Adversarial):
         batch_size: Rows the discriminator judges at a time.
         precision: "float32" or "bfloat16" (autocast; penalties stay in float32).
         device: Where to train; None: the first GPU, else the CPU.
-        loss: "non-saturating", "minimax", "least-squares" or "wasserstein".
+        loss: "non-saturating", "minimax", "least-squares" or "wasserstein". "sinkhorn": no
+            discriminator; the generator lowers the debiased Sinkhorn divergence between a batch of
+            samples and one of data, best of 256 and more. Arguments of a discriminator then keep
+            their defaults.
         prior: Law of the noise, "uniform" on [-1, 1] or "normal".
         architecture: "infogan" for images of sides divisible by 4, "maxout" or "mlp" for vectors;
             "auto" takes the first for images and the published choice of the class for vectors.
@@ -287,10 +295,13 @@ class GAN(Adversarial):
         packing: Samples judged together (PacGAN).
         kernels: Numbers appended by minibatch discrimination, 0 for none; not with "mlp".
         spectral: Spectral normalisation of the discriminator.
+        blur: Of the Sinkhorn divergence: the root mean square per number of a row below which two
+            rows count as the same.
 
     References:
         I. Goodfellow et al., "Generative adversarial nets", 2014. M. Lucic et al., "Are GANs
-        created equal?", 2018, for images: networks, noise and defaults.
+        created equal?", 2018, for images: networks, noise and defaults. A. Genevay, G. Peyre,
+        M. Cuturi, "Learning generative models with Sinkhorn divergences", 2018 ("sinkhorn").
 
     Example:
         >>> import aeot
@@ -307,9 +318,48 @@ class GAN(Adversarial):
     packing: int = 1
     kernels: int = 0
     spectral: bool = False
+    blur: float = 0.05
+
+    _checks = Adversarial._checks | {
+        "loss": partial(_check.choice, options=(*losses.LOSSES, "sinkhorn")),
+        "blur": positive,
+    }
 
     def _game(self) -> Game:
-        return self._put_together(loss=losses.LOSSES[self.loss])
+        # Without a critic there is no loss to take from the table; none is asked for then.
+        return self._put_together(loss=losses.LOSSES.get(self.loss, losses.LOSSES["wasserstein"]))
+
+    def _check_data(self, data: Dataset) -> None:
+        super()._check_data(data)
+        if self.loss != "sinkhorn":
+            return
+        for field in dataclasses.fields(type(self)):
+            value = getattr(self, field.name)
+            if field.name in _OF_A_CRITIC and value != field.default:
+                must = f"be {field.default} with loss 'sinkhorn', which has no critic"
+                raise _check.fail(field.name, must, _check.shown(value))
+        if self.packing != 1:
+            raise _check.fail("packing", "be 1 with loss 'sinkhorn'", self.packing)
+        if self.batch_size < 2:
+            way_out = "256 is a good size"
+            raise _check.fail("batch_size", "be >= 2 with 'sinkhorn'", self.batch_size, way_out)
+
+    def _build(self) -> dict[str, nn.Module]:
+        if self.loss != "sinkhorn":
+            return super()._build()
+        self.generator_ = self._make_generator(self.latent_dim)
+        return {"generator_": self.generator_}
+
+    def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+        if self.loss != "sinkhorn":
+            return super()._update(step, rows, real)
+        fake = self._fakes(len(real), generator(self.seed, "noise", step))
+        # Divided by the root of their number, coordinates give distances that keep their size.
+        x, y = (side.flatten(1) / math.sqrt(side[0].numel()) for side in (fake, real.float()))
+        loss = sinkhorn_divergence(x, y, blur=self.blur)
+        set_gradient(loss, self._movers["generator"])
+        self._movers["generator"].step()
+        return {"generator_loss": loss.item()}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.nn.functional import l1_loss
+from torch.nn.functional import l1_loss, mse_loss
 
 from aeot import _check
 from aeot._check import ArrayLike
@@ -23,8 +23,8 @@ from aeot.networks.generators import UNetGenerator
 class Pix2Pix(Translator):
     """A generator that learns from pairs, judged by a discriminator that sees input and output.
 
-    The generator lowers an adversarial loss plus `l1` times the mean absolute difference from the
-    partner. A step updates the discriminator first, then the generator.
+    The generator lowers an adversarial loss plus `l1` times the mean difference from the partner. A
+    step updates the discriminator first, then the generator.
 
     An L1 loss alone leads to the median of all partners an input might have. Where there are many
     right answers the generator needs noise: dropout (as published; it is largely ignored) or
@@ -39,8 +39,11 @@ class Pix2Pix(Translator):
             0 to 4. Images of 32 px want 1 or 2.
         norm: "instance-affine" is what the published batch norm does at `batch_size=1`, in
             training and in use; "batch" for larger batches, "instance" or "none".
-        adversary: "non-saturating" or "least-squares".
-        l1: Weight of the mean absolute difference.
+        adversary: "non-saturating", "least-squares", or "wasserstein": a critic with a gradient
+            penalty, which sees the mean over patches.
+        l1: Weight of the difference from the partner.
+        difference: "absolute", whose mean is least at the median of all partners that an input
+            might have, or "squared", least at their mean: more blurred.
         dropout: Probability in the generator, on in use as in training. In a U-Net it sits in three
             places at 256 px, two at 128, one at 64 and nowhere below: small images need
             `noise_channels`.
@@ -53,7 +56,11 @@ class Pix2Pix(Translator):
         batch_size: Pairs per step.
         decay: Share of the steps, at their end, over which the rate falls linearly to zero.
         enlarge: Pairs are enlarged by this factor and cropped back at random; 1 for not at all.
+        crop: Side of a square cropped at random from pairs as they are, in place of `enlarge`: 256
+            for images loaded at 286, as published; None: they are enlarged.
         flip: Whether to mirror pairs at random.
+        upsampling: "transposed" convolutions in a "resnet", or "resize", without checkerboards.
+        penalty: Weight of the gradient penalty of "wasserstein".
         precision: "float32", or "bfloat16" for the networks' arithmetic.
         device: Where to train; None: the first GPU, else the CPU.
         seed: Fixes everything.
@@ -75,6 +82,7 @@ class Pix2Pix(Translator):
     norm: str = "instance-affine"
     adversary: str = "non-saturating"
     l1: float = 100.0
+    difference: str = "absolute"
     dropout: float = 0.5
     noise_channels: int = 0
     diversity: float = 0.0
@@ -83,6 +91,7 @@ class Pix2Pix(Translator):
         "generator": partial(_check.choice, options=("unet", "resnet")),
         "adversary": partial(_check.choice, options=ADVERSARIES),
         "dropout": partial(_check.real, minimum=0, maximum=0.999),
+        "difference": partial(_check.choice, options=("absolute", "squared")),
         "noise_channels": natural,
     }
 
@@ -131,6 +140,9 @@ class Pix2Pix(Translator):
         if self.diversity and not self.noise_channels:
             way_out = "8 is a good number"
             raise _check.fail("noise_channels", "be >= 1 with diversity", 0, way_out)
+        if self.upsampling != "transposed" and self.generator == "unet":
+            way_out = "pass generator='resnet'"
+            raise _check.fail("upsampling", "be 'transposed' in a U-Net", self.upsampling, way_out)
 
     @property
     def _sides(self) -> int:  # type: ignore[override]
@@ -159,7 +171,6 @@ class Pix2Pix(Translator):
         return {"generators": ["to_b"], "critics": ["critic"]}
 
     def _update(self, step: int, a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
-        critic_loss, generator_loss = ADVERSARIES[self.adversary]
         stream = generator(self.seed, "noise", step)
 
         def draw() -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,12 +178,16 @@ class Pix2Pix(Translator):
             return z, self.to_b_(with_noise(a, z) if self.noise_channels else a)
 
         z, fake = draw()
-        real_scores = self.critic_(torch.cat([a, b], 1)).float()
-        fake_scores = self.critic_(torch.cat([a, fake.detach()], 1)).float()
-        losses = {"critic": critic_loss(real_scores, fake_scores)}
+        mixed = generator(self.seed, "penalty", step)
+
+        def judged(image: torch.Tensor) -> torch.Tensor:  # the input stands beside it
+            return self.critic_(torch.cat([a, image], 1))
+
+        losses = {"critic": self._critic_loss(judged, b, fake.detach(), mixed)}
         self._descend(losses["critic"], "critics")
-        losses["adversary"] = generator_loss(self.critic_(torch.cat([a, fake], 1)).float())
-        losses["l1"] = l1_loss(fake, b)
+        losses["adversary"] = ADVERSARIES[self.adversary][1](judged(fake).float())
+        away = l1_loss if self.difference == "absolute" else mse_loss
+        losses["l1"] = away(fake, b)
         total = losses["adversary"] + self.l1 * losses["l1"]
         if self.diversity:
             other_z, other = draw()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +24,7 @@ from aeot.gan import losses
 from aeot.gan.estimator import OnStep, Trained, natural, set_gradient
 from aeot.networks import blocks
 from aeot.networks.discriminators import PatchDiscriminator
-from aeot.networks.generators import ResNetGenerator
+from aeot.networks.generators import UPSAMPLING, ResNetGenerator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,6 +42,7 @@ ADVERSARIES = {
         lambda real, fake: losses.logistic_critic_loss(real, fake) / 2,
         losses.nonsaturating_generator_loss,
     ),
+    "wasserstein": (losses.wasserstein_critic_loss, losses.wasserstein_generator_loss),
 }
 
 
@@ -64,7 +65,10 @@ class Translator(Trained):
     batch_size: int = 1
     decay: float = 0.5
     enlarge: float = 286 / 256
+    crop: int | None = None
     flip: bool = True
+    upsampling: str = "transposed"
+    penalty: float = 10.0
     device: str | None = None
 
     _checks = Trained._checks | {
@@ -74,6 +78,9 @@ class Translator(Trained):
         "norm": partial(_check.choice, options=blocks.NORMS),
         "decay": partial(_check.real, minimum=0, maximum=1),
         "enlarge": partial(_check.real, minimum=1, maximum=8),
+        "crop": _check.integer,
+        "upsampling": partial(_check.choice, options=UPSAMPLING),
+        "penalty": not_negative,
         **dict.fromkeys(("cycle", "identity", "cycle_noise", "l1", "diversity"), not_negative),
     }
 
@@ -99,15 +106,44 @@ class Translator(Trained):
         if n_blocks is None:
             n_blocks = 9 if min(self.shape_[1:]) >= 256 else 6
         return ResNetGenerator(
-            inside, outside, n_blocks, filters=self.filters, norm=self.norm, dropout=dropout
+            inside,
+            outside,
+            n_blocks,
+            filters=self.filters,
+            norm=self.norm,
+            dropout=dropout,
+            upsampling=self.upsampling,
         )
 
     def _critic(self, channels: int) -> nn.Module:
         return PatchDiscriminator(channels, self.n_layers, filters=self.filters, norm=self.norm)
 
+    def _critic_loss(
+        self,
+        critic: Callable[[torch.Tensor], torch.Tensor],
+        real: torch.Tensor,
+        fake: torch.Tensor,
+        stream: torch.Generator,
+    ) -> torch.Tensor:
+        """Return what a critic of patches lowers; Wasserstein's with the penalty on its slope.
+
+        That critic is the mean over its patches, whose slope in the whole image is held at 1.
+        """
+        adversary: str = getattr(self, "adversary")  # noqa: B009 - of the subclasses
+        loss = ADVERSARIES[adversary][0](critic(real).float(), critic(fake).float())
+        if adversary != "wasserstein":
+            return loss
+        points = losses.interpolate(real.float(), fake.float(), generator=stream)
+        norms = losses.gradient_norms(lambda x: critic(x).flatten(1).mean(1), points)
+        return loss + losses.slope_penalty(norms, weight=self.penalty)
+
+    def _cropped(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of what networks see of images of this shape."""
+        return shape if self.crop is None else (shape[0], self.crop, self.crop)
+
     def _note(self, data: Domains) -> None:
-        self.shape_: tuple[int, ...] = data.a.shape
-        self.out_shape_: tuple[int, ...] = data.b.shape
+        self.shape_: tuple[int, ...] = self._cropped(data.a.shape)
+        self.out_shape_: tuple[int, ...] = self._cropped(data.b.shape)
 
     def _build(self) -> dict[str, nn.Module]:
         networks = self._networks()
@@ -160,10 +196,17 @@ class Translator(Trained):
             if len(side.shape) != 3:
                 raise _check.fail(f"data.{name}", "hold images (C, H, W)", f"rows {side.shape}")
         self._check_data(data)
-        height, width = data.a.shape[1:]
+        if self.crop is not None and self.crop > min(data.a.shape[1:]):
+            must = f"be at most {min(data.a.shape[1:])}, the side of the images"
+            raise _check.fail("crop", must, self.crop, "load them larger")
+        if getattr(self, "adversary", "") == "wasserstein" and self.norm == "batch":
+            way_out = "'instance', 'instance-affine' and 'none' judge images one by one"
+            raise _check.fail("norm", "not be 'batch' with 'wasserstein'", self.norm, way_out)
+        height, width = self._cropped(data.a.shape)[1:]
         if height % self._sides or width % self._sides:
+            name = "data" if self.crop is None else "crop"
             must = f"have sides that are multiples of {self._sides}"
-            raise _check.fail("data", must, f"{height} x {width}", "resize it")
+            raise _check.fail(name, must, f"{height} x {width}", "resize it")
         if PatchDiscriminator(1, self.n_layers, filters=1).output_size(min(height, width)) < 1:
             got = f"{self.n_layers} for {height} x {width} images"
             raise _check.fail("n_layers", "leave the discriminator an output", got, "use fewer")
@@ -181,7 +224,8 @@ class Translator(Trained):
         def update(item: tuple[int, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
             step, (a, b) = item
             stream = generator(self.seed, "jitter", step)
-            alter = partial(jitter, enlarge=self.enlarge, flip=self.flip, generator=stream)
+            how: dict[str, Any] = {"enlarge": self.enlarge, "crop": self.crop, "flip": self.flip}
+            alter = partial(jitter, **how, generator=stream)
             a, b = alter([a, b]) if data.paired else (alter([a])[0], alter([b])[0])
             with forked(self.seed, "dropout", step):
                 return self._update(step, a.to(device), b.to(device))
@@ -334,6 +378,7 @@ def jitter(
     enlarge: float,
     flip: bool,
     generator: torch.Generator,
+    crop: int | None = None,
 ) -> list[torch.Tensor]:
     """Enlarge, crop back at random and mirror at random, several batches in the same way.
 
@@ -342,19 +387,23 @@ def jitter(
         enlarge: Factor on the sides before the crop, >= 1; 286 / 256 is the published one.
         flip: Whether to mirror every other image on average.
         generator: Source of the randomness.
+        crop: Side of the crop from images as they are; None: they are enlarged first.
 
     Returns:
-        Batches of the same shapes, in [-1, 1].
+        Batches of the same shapes, or of square images of side `crop`, in [-1, 1].
     """
     count, _, height, width = images[0].shape
     draws = torch.rand(count, 3, generator=generator)
-    tall, wide = round(height * enlarge), round(width * enlarge)
+    if crop is None:
+        tall, wide = round(height * enlarge), round(width * enlarge)
+    else:
+        tall, wide, height, width = height, width, crop, crop
     tops = (draws[:, 0] * (tall - height + 1)).long().tolist()
     lefts = (draws[:, 1] * (wide - width + 1)).long().tolist()
     mirrored = (draws[:, 2] < 0.5).tolist() if flip else [False] * count
     out = []
     for batch in images:
-        if (tall, wide) != (height, width):
+        if tuple(batch.shape[2:]) != (tall, wide):
             batch = F.interpolate(batch, (tall, wide), mode="bicubic", antialias=True).clamp(-1, 1)
         rows = [
             image[:, top : top + height, left : left + width]

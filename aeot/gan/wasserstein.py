@@ -7,19 +7,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from aeot import _check
+from aeot import _check, _io
 from aeot._check import ArrayLike
+from aeot._environment import resolve_device
 from aeot._estimator import not_negative, positive
 from aeot._rng import generator
-from aeot.data.arrays import Dataset
+from aeot.data.arrays import Dataset, domain
 from aeot.gan import losses
 from aeot.gan.gan import Adversarial, Game
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_KEPT = 4096  # conditions of the data that a model keeps to draw from
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -166,18 +172,23 @@ class WGANGP(SlopePenalised):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ConditionalWGANGP(SlopePenalised):
-    """WGAN-GP for each label of the data, in one generator and one critic.
+    """WGAN-GP for each label or condition of the data, in one generator and one critic.
 
     The critic is held 1-Lipschitz in the sample for each label by itself: segments join a real
     and a generated sample of the same label, every label counts alike, and the slope in the label
     is free unless `condition_penalty` asks for a flat one.
 
+    Conditions can be vectors instead of labels: ``fit(data, conditions=...)``, one row of numbers
+    for each row of data, such as the cosine and sine of an angle, an embedding, or an image,
+    flattened. Samples under conditions between those of the data then interpolate. Segments join a
+    sample with the row whose condition it was drawn under, and all rows count alike.
+
     Arguments are those of `WGANGP` without `grouped`, because labels are groups already, and
     without `packing`, because each sample has a label of its own.
 
     Args:
-        condition_penalty: Weight of the mean squared slope of the critic in the label's one-hot
-            code, taken at the same points, for a critic that changes little from label to label;
+        condition_penalty: Weight of the mean squared slope of the critic in the condition, or in
+            the label's one-hot code, at the same points, for a critic that changes little with it;
             0 leaves it out. ``history_`` then holds ``condition_gradient_norm``.
 
     Example:
@@ -190,8 +201,62 @@ class ConditionalWGANGP(SlopePenalised):
 
     condition_penalty: float = 0.0
 
+    # Some conditions of the data, from which `sample` draws; none of saves before there were any.
+    _learned = SlopePenalised._learned | {"conditions_": torch.Tensor | None}
+
+    def fit(
+        self,
+        data: Dataset | ArrayLike,
+        *,
+        conditions: ArrayLike | None = None,
+        **options: Any,  # noqa: ANN401 - those of every other class
+    ) -> Self:
+        """Train on labelled data, or on rows with a condition each.
+
+        Args:
+            data: With labels, unless there are conditions.
+            conditions: (n, k), numbers of about unit size; None: the labels of the data.
+            options: ``steps``, ``checkpoint``, ``on_step``, ``log`` and ``progress`` of `GAN.fit`.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: As `GAN.fit` does, or if conditions are not as many as rows.
+        """
+        data = domain("data", data)
+        if conditions is not None:
+            self._check_arguments()
+            given = _check.points("conditions", conditions).detach().float()
+            if len(given) != len(data):
+                raise _check.fail("conditions", f"have {len(data)} rows like data", len(given))
+            self._given = given.to(resolve_device(self.device))
+        try:
+            return super().fit(data, **options)
+        finally:
+            vars(self).pop("_given", None)
+
+    @property
+    def _conditions(self) -> torch.Tensor | None:
+        """The conditions of all rows while it is fitted to some."""
+        return vars(self).get("_given")
+
+    def _note(self, data: Dataset) -> None:
+        super()._note(data)
+        self.conditions_: torch.Tensor | None = None
+        if self._conditions is not None:
+            some = torch.linspace(0, len(data) - 1, min(len(data), _KEPT)).long()
+            self.conditions_ = self._conditions.cpu()[some]
+
+    def _facts(self) -> dict[str, Any]:
+        if self._conditions is None:
+            return {}
+        return {"conditions": _io.digest({"conditions": self._conditions})[:16]}
+
     def _check_data(self, data: Dataset) -> None:
         super()._check_data(data)
+        if self._conditions is not None:
+            return
         present = _labels(data).unique()
         gaps = (present != torch.arange(len(present)).to(present)).nonzero()
         if len(gaps):  # its samples would come from a condition never trained
@@ -200,15 +265,19 @@ class ConditionalWGANGP(SlopePenalised):
             raise _check.fail("data", must, got, "number the labels that occur from 0")
 
     def _build(self) -> dict[str, nn.Module]:
-        self.generator_ = self._make_generator(self.latent_dim + self.n_classes_)
-        self.critic_ = self._make_critic(self.n_classes_)
+        known = getattr(self, "conditions_", None)
+        width = self.n_classes_ if known is None else known.shape[1]
+        self.generator_ = self._make_generator(self.latent_dim + width)
+        self.critic_ = self._make_critic(width)
         return {"generator_": self.generator_, "critic_": self.critic_}
 
-    def _groups(self, rows: torch.Tensor) -> torch.Tensor:
-        return _labels(self._data)[rows]
+    def _groups(self, rows: torch.Tensor) -> torch.Tensor | None:
+        return _labels(self._data)[rows] if self._conditions is None else None
 
     def _beside(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        code = one_hot(self._groups(rows), self.n_classes_).float()
+        if (given := self._conditions) is not None:
+            return (given[rows.to(given.device)],)
+        code = one_hot(_labels(self._data)[rows], self.n_classes_).float()
         return (code.to(self._data.values.device),)
 
     def _penalty_at(
@@ -221,25 +290,63 @@ class ConditionalWGANGP(SlopePenalised):
         flatness = losses.slope_penalty(norms, weight=self.condition_penalty, target=0.0)
         return penalty + flatness, facts | {"condition_gradient_norm": norms.detach().mean().item()}
 
-    def sample(self, n: int, *, seed: int = 0, labels: ArrayLike | None = None) -> torch.Tensor:
-        """Generate, under given labels or, by default, under labels drawn alike.
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        labels: ArrayLike | None = None,
+        conditions: ArrayLike | None = None,
+    ) -> torch.Tensor:
+        """Generate, under what is given or, by default, under labels or conditions drawn alike.
 
         Args:
             n: How many.
-            seed: Of the noise and of drawn labels.
+            seed: Of the noise and of what is drawn.
             labels: (n,) whole numbers from 0, or None.
+            conditions: (n, k), or (k,) for all, of a model that was fitted with conditions.
 
         Returns:
             Samples (n, C, H, W) or (n, d).
 
         Raises:
             NotFittedError: Before `fit`.
-            ValueError: If `labels` has another length or an unknown label.
+            ValueError: If `labels` has another length or an unknown label, or they or the
+                conditions are not what the model was fitted with.
         """
         self._check_fitted()
-        n, classes = _check.rows("n", n, math.prod(self.shape_)), self.n_classes_
+        n = _check.rows("n", n, math.prod(self.shape_))
+        stream = generator(_check.seed("seed", seed), "labels")
+        known = getattr(self, "conditions_", None)
+        if known is not None and labels is not None:
+            raise _check.fail(
+                "labels", "be left out of a model of conditions", _check.shown(labels)
+            )
+        if known is None and conditions is not None:
+            must = "be left out of a model of labels"
+            raise _check.fail("conditions", must, _check.shown(conditions))
+        if known is None:
+            code = self._codes(n, labels, stream)
+        elif conditions is None:
+            code = known[torch.randint(len(known), (n,), generator=stream).to(known.device)]
+        else:
+            code = _check.array("conditions", conditions).detach().float()
+            if tuple(code.shape) not in ((n, known.shape[1]), (known.shape[1],)):
+                must = f"have shape ({n}, {known.shape[1]}) or ({known.shape[1]},)"
+                raise _check.fail("conditions", must, f"shape {tuple(code.shape)}")
+            code = code.expand(n, -1)
+        code = code.to(next(self.generator_.parameters()).device)
+        return self._in_blocks(
+            n,
+            seed,
+            "sample",
+            lambda part, stream: self._generate(len(part), stream, code[part.start : part.stop]),
+        )
+
+    def _codes(self, n: int, labels: ArrayLike | None, stream: torch.Generator) -> torch.Tensor:
+        """Return the one-hot codes (n, classes) of labels, given or drawn."""
+        classes = self.n_classes_
         if labels is None:
-            stream = generator(_check.seed("seed", seed), "labels")
             labels = torch.randint(classes, (n,), generator=stream)
         wanted = f"be {n} whole numbers from 0 to {classes - 1}"
         try:
@@ -251,14 +358,7 @@ class ConditionalWGANGP(SlopePenalised):
         unknown = labels[(labels < 0) | (labels >= classes)]
         if len(unknown):
             raise _check.fail("labels", wanted, int(unknown[0]))
-        device = next(self.generator_.parameters()).device
-        code = one_hot(labels.long(), classes).float().to(device)
-        return self._in_blocks(
-            n,
-            seed,
-            "sample",
-            lambda part, stream: self._generate(len(part), stream, code[part.start : part.stop]),
-        )
+        return one_hot(labels.long(), classes).float()
 
 
 def _labels(data: Dataset) -> torch.Tensor:

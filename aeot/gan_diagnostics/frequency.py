@@ -115,3 +115,44 @@ def contrast_response(
         raise fail("gain", must, f"{gain:g}, and offset {offset:g}", "choose another gain")
     moved = (function(changed) - function(x)).double().square().mean().sqrt()
     return float(moved / (changed - x).double().square().mean().sqrt())
+
+
+@plain_torch()
+def checkerboard(images: ArrayLike, *, stride: int = 2) -> float:
+    """Measure the pattern that strided transposed convolutions leave: pixels differ by their place.
+
+    What a pixel differs by from the mean of its four neighbours is averaged over all pixels whose
+    row and column agree modulo `stride`: whatever the images show, these means should agree.
+
+    Args:
+        images: (B, C, H, W), sides at least 2 + 2 `stride`.
+        stride: Of the network's last up-sampling.
+
+    Returns:
+        The spread of these means in each image, over the root mean square of the differences
+        themselves: 1 for a pure checkerboard, about (number of pixels)^(-1/2) where there is none.
+
+    Raises:
+        ValueError: If there are no images, they are too small, or `stride` is below 2.
+
+    References:
+        A. Odena, V. Dumoulin, C. Olah, "Deconvolution and checkerboard artifacts", 2016.
+
+    Example:
+        >>> import torch
+        >>> board = (torch.arange(8)[:, None] + torch.arange(8)) % 2
+        >>> checkerboard(board[None, None] * 2.0 - 1)
+        1.0
+    """
+    stride = _check.integer("stride", stride, minimum=2)
+    x = _check.images("images", images).detach().double()
+    around = (x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]) / 4
+    away = x[..., 1:-1, 1:-1] - around
+    height, width = (side // stride * stride for side in away.shape[-2:])
+    if min(height, width) < 2 * stride:
+        got = f"{x.shape[-2]} x {x.shape[-1]}"
+        raise fail("images", f"have sides >= {2 + 2 * stride} for stride {stride}", got)
+    away = away[..., :height, :width]
+    tiles = away.unflatten(3, (-1, stride)).unflatten(2, (-1, stride))  # (B, C, h, s, w, s)
+    spread = tiles.mean((2, 4)).flatten(2).var(2, correction=0).mean()
+    return float((spread / away.square().mean().clamp(min=1e-300)).sqrt())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from aeot import _check
-from aeot._check import choice, real
+from aeot._check import ArrayLike, choice, real
 from aeot._environment import plain_torch
 
 METHODS = ("simultaneous", "alternating", "extragradient")
@@ -72,6 +72,38 @@ def step_matrix(method: str, rate: float, *, alpha: float = 0.0, beta: float = 0
     first[0] += rate * flow[0]
     second[1] += rate * flow[1]
     return second @ first
+
+
+@plain_torch()
+def spectral_flow_matrix(critic: ArrayLike) -> torch.Tensor:
+    """Return the flow's matrix where the critic <d / |d|, x> is normalised and meets its data.
+
+    The game is <g, d> / |d| in k dimensions, g the generator's place relative to the data. Spectral
+    normalisation bounds the critic's slope by 1 and so scales the turning, to +-i / |d|; it adds no
+    real part: unlike a penalty it damps nothing.
+
+    Args:
+        critic: d, (k,), not zero.
+
+    Returns:
+        The Jacobian in (g, d) at g = 0, float64 (2 k, 2 k).
+
+    Raises:
+        ValueError: If d is zero or no vector.
+
+    Example:
+        >>> torch.linalg.eigvals(spectral_flow_matrix([0.0, 2.0])).abs().max()
+        tensor(0.5000, dtype=torch.float64)
+    """
+    d = _check.array("critic", critic).double()
+    if d.ndim != 1 or not bool(d.any()):
+        must = "be a vector that is not zero"
+        raise _check.fail("critic", must, _check.shown(d))
+    length = d.norm()
+    across = torch.eye(len(d), dtype=torch.float64) - torch.outer(d, d) / length**2
+    zero = torch.zeros_like(across)
+    turned = torch.cat([torch.cat([zero, -across], 1), torch.cat([across, zero], 1)])
+    return turned / length
 
 
 @plain_torch()

@@ -5,14 +5,17 @@ Transport may need to split mass: half of a point goes here, half there. A funct
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import scipy.sparse
 import torch
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, linprog
 
 from aeot import _check
-from aeot._check import fail, points
+from aeot._check import ArrayLike, fail, points
 from aeot._environment import plain_torch
 
 
@@ -36,31 +39,52 @@ class Splitting:
     map_points: torch.Tensor
 
 
-def _assign(cost: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    # Equal masses 1/n against 1/m: both sides repeated to a common count make an assignment.
+_REPEATED, _PAIRS = 2000, 250_000  # atoms of an assignment, entries of a linear program
+
+
+def _plan(cost: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor) -> torch.Tensor:
+    """Return a cheapest plan (n, m) between two sets of atoms."""
     n, m = cost.shape
-    first, second = linear_sum_assignment(
-        cost.repeat_interleave(rows, 0).repeat_interleave(columns, 1).numpy()
-    )
-    plan = torch.zeros(n, m, dtype=torch.float64)
-    flat = torch.as_tensor(first // rows) * m + torch.as_tensor(second // columns)
-    plan.view(-1).index_add_(0, flat, torch.full((len(flat),), 1 / len(flat), dtype=torch.float64))
-    return plan
+    common = math.lcm(n, m)
+    if bool((mu == mu[0]).all()) and bool((nu == nu[0]).all()) and common <= _REPEATED:
+        # Equal masses 1/n against 1/m: both sides repeated to a common count make an assignment.
+        across, down = common // n, common // m
+        wide = cost.repeat_interleave(across, 0).repeat_interleave(down, 1)
+        first, second = linear_sum_assignment(wide.numpy())
+        flat = torch.as_tensor(first // across) * m + torch.as_tensor(second // down)
+        plan = torch.zeros(n * m, dtype=torch.float64)
+        plan.index_add_(0, flat, torch.full((common,), 1 / common, dtype=torch.float64))
+        return plan.view(n, m)
+    rows = scipy.sparse.kron(scipy.sparse.eye(n), np.ones((1, m)))
+    columns = scipy.sparse.kron(np.ones((1, n)), scipy.sparse.eye(m))
+    both = scipy.sparse.vstack([rows, columns], format="csr")[:-1]  # the last follows
+    wanted = np.concatenate([mu.numpy(), nu.numpy()])[:-1]
+    scale = float(cost.max()) or 1.0
+    found = linprog(cost.numpy().ravel() / scale, A_eq=both, b_eq=wanted, method="highs-ds")
+    assert found.x is not None, found.message
+    return torch.from_numpy(np.maximum(found.x, 0)).view(n, m)
 
 
 @plain_torch()
-def mass_splitting(source: torch.Tensor, target: torch.Tensor) -> Splitting:
-    """Find the optimal plan between two sets of equal atoms and what a map must miss of it.
+def mass_splitting(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    source_masses: ArrayLike | None = None,
+    target_masses: ArrayLike | None = None,
+) -> Splitting:
+    """Find the optimal plan between two sets of atoms and what a map must miss of it.
 
     Args:
-        source: (n, d) atoms of mass 1 / n.
-        target: (m, d) atoms of mass 1 / m; lcm(n, m) must not exceed 2000.
+        source: (n, d) atoms.
+        target: (m, d) atoms; n m must not exceed 250 000, or, of equal masses, lcm(n, m) 2000.
+        source_masses: (n,), positive, summing to one; None: all alike.
+        target_masses: (m,), the same.
 
     Returns:
         The plan and the two measures of splitting.
 
     Raises:
-        ValueError: If the widths differ or there are too many atoms.
+        ValueError: If the widths differ, masses do not fit, or there are too many atoms.
 
     Example:
         >>> import torch
@@ -71,17 +95,18 @@ def mass_splitting(source: torch.Tensor, target: torch.Tensor) -> Splitting:
     source = points("source", source).detach().cpu().double()
     target = points("target", target, dim=source.shape[1]).detach().cpu().double()
     n, m = len(source), len(target)
-    common = int(torch.lcm(torch.tensor(n), torch.tensor(m)))
-    if common > 2000:
-        raise fail("source and target", "have lcm(n, m) <= 2000 atoms", f"{n} and {m}")
-    rows, columns = common // n, common // m
+    mu = _check.masses(source_masses, n, name="source_masses").cpu()
+    nu = _check.masses(target_masses, m, name="target_masses").cpu()
+    alike = source_masses is None and target_masses is None
+    if n * m > _PAIRS and not (alike and math.lcm(n, m) <= _REPEATED):
+        must = f"have n m <= {_PAIRS} atoms, or equal masses and lcm(n, m) <= {_REPEATED}"
+        raise fail("source and target", must, f"{n} and {m}")
     cost = torch.cdist(source, target).square()
-    plan = _assign(cost, rows, columns)
-    mapped = n * (plan @ target)
-    # The image of the source under the map still has n equal atoms.
-    again = torch.cdist(mapped, target).square()
-    remaining = float((_assign(again, rows, columns) * again).sum())
-    split = float(((plan > 1e-12).sum(dim=1) > 1).double().mean())
+    plan = _plan(cost, mu, nu)
+    mapped = (plan @ target) / mu[:, None]
+    again = torch.cdist(mapped, target).square()  # the image of the source keeps its masses
+    remaining = float((_plan(again, mu, nu) * again).sum())
+    split = float(((plan > 1e-9 * plan.max()).sum(dim=1) > 1).double().mean())
     return Splitting(plan, float((plan * cost).sum()), split, remaining, mapped)
 
 

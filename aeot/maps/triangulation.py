@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import torch
 from scipy.spatial import Delaunay
 
+from aeot import _check
+from aeot._check import ArrayLike
+from aeot._environment import plain_torch
 from aeot.maps.extension import Separated, Sides
 
 _FAR = 3.0  # half side of the frame around a component, in units of the extent of all centroids
@@ -61,6 +65,51 @@ def interpolate(
             valid[rows] &= ~_broken(simplices, cells, sides.separated)[simplex]
     device = points.device
     return torch.from_numpy(values).to(device), torch.from_numpy(valid).to(device)
+
+
+@plain_torch()
+def determinants(
+    centroids: ArrayLike, codes: ArrayLike
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return by how much the piecewise-linear extension stretches volume, simplex by simplex.
+
+    The Monge-Ampere equation det D^2 u(x) g(grad u(x)) = f(x), f and g the densities of source and
+    target, can be checked with them. A negative one is a fold: there the extension turns the
+    simplex over, which the gradient of no convex function does.
+
+    Args:
+        centroids: (n, d), d from 2 to 3, the corners of the Delaunay triangulation.
+        codes: (n, d), where the extension sends them.
+
+    Returns:
+        Corners of the simplices (t, d + 1), their volumes (t,), and det D^2 u on them (t,).
+
+    Raises:
+        ValueError: If the shapes differ, d is neither 2 nor 3, or all centroids lie in a plane.
+
+    References:
+        N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020), eq. 13.
+
+    Example:
+        >>> square = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.1]]
+        >>> turned = [[0.0, 0.0], [2.0, 0.0], [2.0, 3.0], [0.0, 3.3]]
+        >>> determinants(square, turned)[2].round(decimals=9)
+        tensor([6., 6.], dtype=torch.float64)
+    """
+    c = _check.points("centroids", centroids).detach().cpu().to(torch.float64)
+    n, d = c.shape
+    if d not in (2, 3):
+        raise _check.fail("centroids", "have shape (n, 2) or (n, 3)", f"shape {tuple(c.shape)}")
+    y = _check.points("codes", codes, dim=d).detach().cpu().to(torch.float64)
+    if len(y) != n:
+        raise _check.fail("codes", f"have {n} rows like centroids", len(y))
+    if n <= d or int(torch.linalg.matrix_rank(c - c.mean(0))) < d:
+        raise _check.fail("centroids", f"span {d} dimensions", f"{n} rows in a plane or line")
+    simplices = torch.from_numpy(Delaunay(c.numpy()).simplices).long()
+    before, after = (torch.linalg.det(x[simplices[:, 1:]] - x[simplices[:, :1]]) for x in (c, y))
+    whole = before != 0  # Qhull keeps flat simplices on the hull
+    simplices, before, after = simplices[whole], before[whole], after[whole]
+    return simplices, before.abs() / math.factorial(d), after / before
 
 
 def _located(corners: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from aeot.data import Dataset, distinct
 from aeot.data.arrays import domain, facts_of, rows_of
 from aeot.maps.brenier import METHODS, BrenierMap, Draw
 from aeot.maps.conditional import ConditionalMap, Label, classes_of
-from aeot.measures import UniformBox
+from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions, split
 from aeot.models.given import GivenAutoencoder, check_parts
 from aeot.models.sharpening import choose_floor, sharpen, spectral_gain
@@ -38,16 +38,23 @@ from aeot.solvers.solve import is_exact, solve_semidiscrete
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# What can be transported to codes: name -> measure of a dimension.
+SOURCES: dict[str, Callable[[int], Measure]] = {
+    "cube": lambda d: UniformBox(dim=d),
+    "gaussian": lambda d: Gaussian(dim=d),
+    "ball": lambda d: UniformBall(dim=d),
+}
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class AEOT(AutoencoderOptions):
     """Generate by decoding what optimal transport makes of a simple source.
 
-    An `Autoencoder` learns codes; `solve_semidiscrete` transports the uniform law of the unit
-    cube onto them; `find_singularities` finds where that map jumps from one mode to another;
-    new codes come from the map extended between the codes of one mode, never across a jump, and
-    the decoder turns them into images, which are sharpened to the power spectrum of the data
-    (`models.sharpening`), for least squares leave a decoder blurred.
+    An `Autoencoder` learns codes; `solve_semidiscrete` transports the uniform law of the unit cube,
+    or another simple one, onto them; `find_singularities` finds where that map jumps from one mode
+    to another; new codes come from the map extended between the codes of one mode, never across a
+    jump, and the decoder turns them into images, which are sharpened to the power spectrum of the
+    data (`models.sharpening`), for least squares leave a decoder blurred.
 
     Args:
         latent_dim: Numbers in a code. More restore finer detail, and need more data and a longer
@@ -70,8 +77,12 @@ class AEOT(AutoencoderOptions):
             size, nothing is trained, and what is above does not matter.
         tol: How wrong the transport may be: the share of the mass that goes to other codes than it
             should, measured on fresh samples. Half as much takes about four times as long. Its
-            floor for N equal masses and m samples is about 0.4 sqrt(N / m): 0.04 for the 100 N
-            samples of Lei et al.
+            floor for N equal masses and m samples is about 0.4 sqrt(N / m).
+        source: What is transported: "cube", uniform on [0, 1]^d; "gaussian", standard normal; or
+            "ball", uniform on the unit ball.
+        samples_per_site: Most source points that the transport may draw for each code; None: as
+            many as `tol` takes. With the 100 of Lei et al. the floor is 0.04, and a transport that
+            is not certified by then is returned with a warning.
         max_angle: Angle of adjacent planes, in radians, beyond which the map is cut (Lei et al.:
             0.75, or 0.68 for CIFAR-10); None: found from the codes, whatever their scale.
         extension: How new codes come from the data's: "affine", "linear", "pair" or
@@ -119,6 +130,8 @@ class AEOT(AutoencoderOptions):
 
     autoencoder: Any = None
     tol: float = 0.05
+    source: str = "cube"
+    samples_per_site: float | None = None
     max_angle: float | None = None
     extension: str = "affine"
     sharpen: bool = True
@@ -139,6 +152,8 @@ class AEOT(AutoencoderOptions):
     _checks = AutoencoderOptions._checks | {
         "autoencoder": check_parts,
         "max_angle": positive,
+        "source": partial(_check.choice, options=SOURCES),
+        "samples_per_site": positive,
         "extension": partial(_check.choice, options=METHODS),
         "engine": partial(_check.choice, options=ENGINES),
     }
@@ -288,7 +303,7 @@ class AEOT(AutoencoderOptions):
         self._set_sharpening(data)
         encoded = time.perf_counter()
         self._forget()
-        source = UniformBox(dim=self._code_size)
+        source = SOURCES[self.source](self._code_size)
         if is_exact(source, len(codes)):
             checkpoint = None
         if checkpoint is not None:
@@ -302,6 +317,8 @@ class AEOT(AutoencoderOptions):
 
         options: dict[str, Any] = {"tol": self.tol, "engine": self.engine, "seed": self.seed}
         options |= {"on_step": step, "checkpoint": checkpoint}
+        if self.samples_per_site is not None:
+            options["max_samples"] = max(1.0, self.samples_per_site * len(codes))
         if numbers is None:
             solve: Callable[[], Any] = partial(solve_semidiscrete, source, codes, masses, **options)
         else:
@@ -573,7 +590,7 @@ class AEOT(AutoencoderOptions):
             encoder = Autoencoder.from_state(encoder, device=self.device)
         parts: dict[str, Any] = {"autoencoder_": encoder}
         size = self.latent_dim if self.autoencoder is None else encoder.latent_dim
-        source, buffers = UniformBox(dim=size), learned["brenier_"]
+        source, buffers = SOURCES[self.source](size), learned["brenier_"]
         stored = learned["singular_"]
         if learned.get("classes_"):
             maps = ConditionalMap.from_buffers(source, self.engine, buffers).to(device)

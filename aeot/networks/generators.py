@@ -8,6 +8,8 @@ from torch import nn
 from aeot._check import choice, fail, integer, real
 from aeot.networks.blocks import NORMS, has_bias, image_norm, init_he, init_normal
 
+UPSAMPLING = ("transposed", "resize")
+
 
 def _check(in_channels: int, out_channels: int, filters: int, norm: str, dropout: float) -> None:
     integer("in_channels", in_channels)
@@ -46,13 +48,16 @@ class ResNetGenerator(nn.Module):
         norm: "instance" (statistics of each image, nothing learned: the published code),
             "instance-affine" (with a learned scale and shift: the paper's text), "batch" or "none".
         dropout: Dropout inside the residual blocks, 0 for none.
+        upsampling: "transposed" convolutions (as published), whose stride leaves a checkerboard, or
+            "resize": each pixel four times, then a convolution; no more parameters.
 
     Raises:
         ValueError: If an argument is out of range, or an image's side is no multiple of four.
 
     References:
         J.-Y. Zhu, T. Park, P. Isola, A. Efros, "Unpaired image-to-image translation using
-        cycle-consistent adversarial networks", 2017, section 7.2.
+        cycle-consistent adversarial networks", 2017, section 7.2. A. Odena, V. Dumoulin, C. Olah,
+        "Deconvolution and checkerboard artifacts", 2016 (`upsampling`).
 
     Example:
         >>> import torch
@@ -69,10 +74,12 @@ class ResNetGenerator(nn.Module):
         filters: int = 64,
         norm: str = "instance",
         dropout: float = 0.0,
+        upsampling: str = "transposed",
     ) -> None:
         super().__init__()
         _check(in_channels, out_channels, filters, norm, dropout)
         integer("n_blocks", n_blocks, minimum=0)
+        choice("upsampling", upsampling, UPSAMPLING)
         bias = has_bias(norm)
         relu = nn.ReLU(inplace=True)
         layers = [nn.ReflectionPad2d(3), nn.Conv2d(in_channels, filters, 7, bias=bias)]
@@ -82,13 +89,13 @@ class ResNetGenerator(nn.Module):
             layers += [*image_norm(norm, 2 * width), relu]
         layers += [_Residual(4 * filters, norm, dropout) for _ in range(n_blocks)]
         for width in (4 * filters, 2 * filters):
-            layers += [
-                nn.ConvTranspose2d(
-                    width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=bias
-                ),
-                *image_norm(norm, width // 2),
-                relu,
-            ]
+            if upsampling == "resize":
+                convolution = nn.Conv2d(width, width // 2, 3, bias=bias)
+                layers += [nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), convolution]
+            else:
+                options = {"stride": 2, "padding": 1, "output_padding": 1}
+                layers.append(nn.ConvTranspose2d(width, width // 2, 3, **options, bias=bias))
+            layers += [*image_norm(norm, width // 2), relu]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(filters, out_channels, 7), nn.Tanh()]
         self.body = nn.Sequential(*layers)
 

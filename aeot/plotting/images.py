@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.spatial import ConvexHull
+from sklearn.manifold import TSNE
 from torchvision.utils import make_grid
 
 from aeot import _check
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
-from aeot.data import to_uint8
+from aeot._rng import generator
+from aeot.data import Dataset, to_uint8
 from aeot.plotting.style import CHART, COLOURS, GRAY, INK, LINE, add_legend, literal, panel, save
 
 _DPI = 100
@@ -260,6 +263,91 @@ def point_clouds(
         ax.set_aspect("equal")
         ax.tick_params(labelsize=8)
     return save(figure, path, dpi=None)
+
+
+@plain_torch()
+def embedding(
+    data: Dataset | ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    modes: ArrayLike | None = None,
+    names: Sequence[str] = (),
+    most: int = 2000,
+    seed: int = 0,
+    path: str | os.PathLike | None = None,
+) -> Figure:
+    """Draw images or codes in the plane such that neighbours stay neighbours, by t-SNE.
+
+    Distances between clusters, their sizes and densities mean nothing in such a picture.
+
+    Args:
+        data: A data set, images (n, C, H, W) or codes (n, d), with at least 4 rows.
+        labels: Class of each row (n,), which sets its colour; None: those of a data set.
+        modes: Mode of each row (n,), such as ``components`` of a singular set: the convex hull of
+            each mode with three rows or more is outlined.
+        names: What the classes are called; those of a data set if left out.
+        most: Rows drawn, chosen by the seed: the time grows as their number.
+        seed: Of rows and start.
+        path: Where to write the figure as well.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there are too few rows, or labels or modes do not fit.
+
+    References:
+        L. van der Maaten, G. Hinton, "Visualizing data using t-SNE", 2008. N. Lei et al., "A
+        geometric understanding of deep learning", Engineering 6 (2020), figure 1.
+
+    Example:
+        >>> codes = torch.cat([torch.randn(20, 5), torch.randn(20, 5) + 10])
+        >>> figure = embedding(codes, torch.arange(40) // 20)
+    """
+    if isinstance(data, Dataset):
+        labels, names = (data.labels if labels is None else labels), names or data.classes
+        data = data[:].flatten(1)
+    else:
+        data = _check.tensor("data", data)
+        data = data.flatten(1) if data.ndim == 4 else data
+    points = _check.points("data", data, min_rows=4).detach().cpu()
+    n = len(points)
+    kinds = torch.zeros(n, dtype=torch.int64) if labels is None else _whole("labels", labels, n)
+    groups = None if modes is None else _whole("modes", modes, n)
+    most, seed = _check.integer("most", most, minimum=4), _check.seed("seed", seed)
+    if names and int(kinds.max()) >= len(names):
+        must = f"name every class from 0 to {int(kinds.max())}"
+        raise _check.fail("names", must, f"{len(names)} names")
+    some = torch.randperm(n, generator=generator(seed, "embedding"))[:most].sort().values
+    points, kinds = points[some].double().numpy(), kinds[some].numpy()
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(points)
+    figure, axes = panel(size=(6.2, 5.2))
+    present = np.unique(kinds).tolist()
+    hues = [COLOURS[k % len(COLOURS)] for k in range(len(present))]
+    dots = [
+        axes.scatter(*plane[kinds == kind].T, s=9, lw=0, alpha=0.75, color=hue)
+        for kind, hue in zip(present, hues, strict=True)
+    ]
+    if groups is not None:
+        for mode in groups[some].unique():
+            inside = plane[(groups[some] == mode).numpy()]
+            if len(inside) > 2:
+                corners = inside[ConvexHull(inside).vertices]
+                axes.fill(*corners.T, fill=False, edgecolor=LINE, lw=0.8, zorder=0)
+    if labels is not None and len(present) <= 20:
+        told = [str(names[kind]) if names else str(kind) for kind in present]
+        add_legend(figure, dots, told, loc="outside lower center", columns=min(10, len(told)))
+    return save(figure, path)
+
+
+def _whole(name: str, value: ArrayLike, n: int) -> torch.Tensor:
+    """Return whole numbers >= 0, one for each of n rows."""
+    found = _check.tensor(name, value).detach().cpu()
+    if found.shape != (n,) or found.is_floating_point() or bool((found < 0).any()):
+        got = f"{found.dtype} of shape {tuple(found.shape)}"
+        raise _check.fail(name, f"be {n} whole numbers >= 0, one per row", got)
+    return found.to(torch.int64)
 
 
 def as_tiles(name: str, images: ArrayLike) -> torch.Tensor:

@@ -89,6 +89,24 @@ def draw_run(
 
 
 @plain_torch()
+def draw_codes(path: Path, model: AEOT, training: Dataset) -> None:
+    """Draw the codes of the data in the plane, with classes and modes where there are any.
+
+    Args:
+        path: Where to write the figure.
+        model: The fitted model.
+        training: What it was fitted to.
+    """
+    cut, modes = model.singular_, None
+    if not isinstance(cut, tuple) and len(cut.components) == len(training):  # none was merged
+        modes = cut.components
+    codes, labels = model.encode(training), training.labels
+    pictures.embedding(
+        codes, labels, modes=modes, names=training.classes, seed=model.seed, path=path
+    )
+
+
+@plain_torch()
 def nearest_rows(rows: torch.Tensor, data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the nearest row of `data` for each of `rows`, block by block.
 

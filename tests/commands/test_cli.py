@@ -565,3 +565,16 @@ def test_a_bare_flag_means_true():
     argv = ["--overwrite", "--steps", "3", "--download"]
     assert cli._flagged(fit.fit, argv) == ["--overwrite=true", "--steps", "3", "--download=true"]
     assert cli._flagged(fit.fit, ["--overwrite", "false"]) == ["--overwrite", "false"]
+
+
+def test_a_number_of_rows_is_learned_from_and_drawn_in_the_plane(blobs, tmp_path, capsys):
+    path = tmp_path / "run"
+    words = ["fit", str(blobs), *OPTIONS, "--rows", "40", "--embedding", "--out", str(path)]
+    assert cli.main(words) == 0
+    summary = json.loads((path / "summary.json").read_text())
+    assert (summary["rows"], summary["held_out_rows"]) == (40, len(np.load(blobs)) // 10)
+    assert (path / "pictures" / "embedding.png").stat().st_size > 2000
+    chosen = aeot.AEOT.load(path).brenier_.sites
+    assert len(chosen) == 40
+    assert cli.main([*words[:2], *OPTIONS, "--rows", "100000", "--out", str(path) + "2"]) == 2
+    assert "rows must be at most" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from PIL import Image
 from aeot import _io
 from aeot.cli import main
 from aeot.gan.cyclegan import CycleGAN
+from aeot.gan.pix2pix import Pix2Pix
 
 QUICK = ["--size", "16", "--filters", "4", "--n-blocks", "0", "--n-layers", "1"]
 
@@ -102,3 +103,23 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     one, two = (CycleGAN.load(tmp_path / name) for name in ("one", "two"))
     for x, y in zip(one.to_b_.parameters(), two.to_b_.parameters(), strict=True):
         assert bool((x == y).all())
+
+
+def test_files_of_one_name_train_a_translator_of_pairs(tmp_path, capsys):
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", mode="RGB", seed=1)
+    out = tmp_path / "run"
+    options = [*QUICK, "--steps", "2", "--every", "1", "--out", str(out), "--size", "20"]
+    chosen = ["--pairs", "true", "--crop", "16", "--l1", "7"]
+    assert main(["translate", a, b, *options, *chosen]) == 0
+    assert "aeot.Pix2Pix.load" in capsys.readouterr().out
+    model = Pix2Pix.load(out)
+    assert (model.shape_, model.out_shape_) == ((1, 16, 16), (3, 16, 16))
+    assert (model.l1, model.filters, model.crop, model.norm) == (7, 4, 16, "instance-affine")
+    (tmp_path / "b" / "3.png").rename(tmp_path / "b" / "other.png")
+    for words, message in [
+        ([*chosen], "a must hold a partner in b for each image, got none for '3'"),
+        (["--pairs", "true", "--cycle", "3"], "cycle must be left out with pairs, got 3"),
+        (["--l1", "3"], "l1 must be left out without pairs"),
+    ]:
+        assert main(["translate", a, b, *options, *words]) == 2
+        assert message in capsys.readouterr().err

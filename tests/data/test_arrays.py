@@ -9,7 +9,7 @@ from PIL import Image
 
 import aeot
 from aeot import data as data_module
-from aeot.data import distinct, indices, resize, toy
+from aeot.data import distinct, indices, low_high, resize, tensors, toy
 
 
 def take(batches, count):
@@ -446,3 +446,24 @@ def test_vectors_that_float32_would_merge_are_refused(offset):
 def test_vectors_that_float32_keeps_apart_are_taken(rows):
     values = aeot.tensors(rows).values
     assert torch.equal(values, torch.tensor(rows, dtype=torch.float64).float())
+
+
+def test_low_resolution_is_the_mean_of_blocks_and_interpolates_them():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 1, 16, 16, generator=g) * 2 - 1
+    both = low_high(tensors(x, labels=[0, 1, 1]), 4)
+    assert both.paired
+    assert torch.equal(both.b[:], x)
+    low = both.a[:]
+    assert both.a.labels.tolist() == [0, 1, 1]
+    small = x.view(3, 1, 4, 4, 4, 4).mean((3, 5))
+    wanted = torch.nn.functional.interpolate(small, (16, 16), mode="bicubic").clamp(-1, 1)
+    torch.testing.assert_close(low, wanted)
+    assert float((low - x).square().mean()) > 0.1  # the detail is gone
+    for data, factor, told in [
+        (x, 3, "factor must divide the sides of the images, 16 x 16"),
+        (torch.zeros(2, 5), 2, "data must hold images"),
+        (x, 1, "factor must be a whole number >= 2"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            low_high(data, factor)

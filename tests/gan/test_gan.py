@@ -365,3 +365,35 @@ def test_noise_follows_seed_and_step(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert not any(torch.equal(one[i], one[j]) for i in range(4) for j in range(i))
+
+
+def test_the_sinkhorn_loss_moves_a_generator_onto_shifted_data():
+    """Of a shift by t the divergence is |t|^2 / 2 for every blur: the samples' mean follows the data's."""
+    g = aeot.generator(0, "x")
+    data = aeot.tensors(torch.randn(512, 2, generator=g) + 4)
+    model = aeot.GAN(
+        latent_dim=2, loss="sinkhorn", architecture="mlp", hidden=16, batch_size=32,
+        learning_rate=1e-2, betas=(0.5, 0.9), blur=0.5,
+    )  # fmt: skip
+    off = [
+        float((model.fit(data, steps=steps).sample(500).mean(0) - data.values.mean(0)).norm())
+        for steps in (0, 60)
+    ]
+    assert not hasattr(model, "critic_")
+    assert off[0] > 4
+    assert off[1] < 0.2 * off[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"critic_steps": 2}, "critic_steps must be 1 with loss 'sinkhorn'"),
+        ({"spectral": True}, "spectral must be False with loss 'sinkhorn'"),
+        ({"packing": 2}, "packing must be 1 with loss 'sinkhorn'"),
+        ({"batch_size": 1}, "batch_size must be >= 2"),
+        ({"blur": 0}, "blur must be a finite number > 0"),
+    ],
+)
+def test_what_a_critic_alone_has_is_refused_without_one(options, told):
+    with pytest.raises(ValueError, match=told):
+        aeot.GAN(loss="sinkhorn", **options).fit(torch.zeros(8, 2), steps=1)

@@ -429,3 +429,91 @@ def test_a_restored_pool_follows_the_device_of_its_images():
     pool.load_state_dict({"images": torch.zeros(3, 1, 2, 2)})
     out = pool.query(torch.zeros(2, 1, 2, 2, device="meta"), torch.Generator().manual_seed(0))
     assert out.device.type == pool.images.device.type == "meta"
+
+
+class Patches(nn.Module):
+    """A critic with one linear score for each of the two halves of an image of 2 x 2 pixels."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = nn.Parameter(weights)  # (2, 4)
+
+    def forward(self, x):
+        return (x.flatten(1) @ self.weights.T)[:, None, :, None]
+
+
+def test_a_wasserstein_critic_of_patches_feels_the_whole_image():
+    """Its slope is that of the mean over patches: here |(w_1 + w_2) / 2|, wherever it is taken."""
+    weights = torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0]])
+    for model in (CycleGAN(adversary="wasserstein"), Pix2Pix(adversary="wasserstein")):
+        real, fake = pictures(5, 2, seed=1), pictures(5, 2, seed=2)
+        loss = model._critic_loss(Patches(weights), real, fake, aeot.generator(0, "x"))
+        gap = Patches(weights)(fake).mean() - Patches(weights)(real).mean()
+        assert loss.item() == pytest.approx(gap.item() + 10 * (2.5 - 1) ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CycleGAN, Pix2Pix])
+def test_wasserstein_translators_train_and_refuse_batch_statistics(kind):
+    domains = (paired if kind is Pix2Pix else unpaired)(pictures(), pictures(seed=1))
+    model = kind(**SMALL, adversary="wasserstein").fit(domains, steps=2)
+    assert model.translate(pictures(2)).shape == (2, 1, 16, 16)
+    with pytest.raises(ValueError, match="norm must not be 'batch' with 'wasserstein'"):
+        kind(**SMALL, adversary="wasserstein", norm="batch").fit(domains, steps=1)
+
+
+@pytest.mark.parametrize(("difference", "wanted"), [("absolute", -0.5), ("squared", 0.0)])
+def test_a_generator_without_adversary_learns_the_median_or_the_mean(
+    monkeypatch, difference, wanted
+):
+    """One input has three partners: -0.5 twice and 1 once, with median -0.5 and mean 0."""
+    monkeypatch.setattr(Pix2Pix, "_build", lambda self: {"to_b_": Gain(0.3), "critic_": Gain(0.0)})
+    a = -torch.ones(3, 1, 8, 8)
+    b = -torch.tensor([-0.5, -0.5, 1.0])[:, None, None, None].expand(-1, 1, 8, 8)
+    model = Pix2Pix(
+        difference=difference, batch_size=3, learning_rate=0.02, decay=0.5, enlarge=1, flip=False
+    )
+    model.n_layers = 1
+    model.fit(paired(a, b), steps=300)
+    assert model.to_b_.value.item() == pytest.approx(wanted, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", [CycleGAN, Pix2Pix])
+def test_images_loaded_larger_are_cropped_without_resizing(kind):
+    seen = []
+
+    class Watched(kind):
+        def _update(self, step, a, b):
+            seen.append((a, b))
+            return super()._update(step, a, b)
+
+    x = torch.arange(18.0 * 18).view(1, 1, 18, 18) / 200 - 0.9
+    y = -x
+    pairs = kind is Pix2Pix
+    model = Watched(**SMALL, crop=16, flip=False).fit(
+        (paired if pairs else unpaired)(x, y), steps=9
+    )
+    assert model.shape_ == (1, 16, 16)
+    corners = set()
+    for a, b in seen:
+        assert a.shape == (1, 1, 16, 16)
+        row, column = divmod(round(float((a[0, 0, 0, 0] + 0.9) * 200)), 18)
+        corners.add((row, column))
+        assert torch.equal(a, x[..., row : row + 16, column : column + 16])
+        if pairs:
+            assert torch.equal(b, -a)
+    assert len(corners) > 1
+    for crop, told in [(20, "crop must be at most 18"), (10, "crop must have sides that are mul")]:
+        with pytest.raises(ValueError, match=told):
+            kind(**SMALL, crop=crop).fit((paired if pairs else unpaired)(x, y), steps=1)
+
+
+def test_up_sampling_by_resizing_is_the_resnets_alone():
+    both = paired(pictures(), pictures(seed=1))
+    with pytest.raises(ValueError, match="upsampling must be 'transposed' in a U-Net"):
+        Pix2Pix(**SMALL, upsampling="resize").fit(both, steps=1)
+    options = {"generator": "resnet", "n_blocks": 1}
+    plain, other = (
+        Pix2Pix(**SMALL, **options, upsampling=how).fit(both, steps=1)
+        for how in ("transposed", "resize")
+    )
+    assert plain.count_parameters() == other.count_parameters()

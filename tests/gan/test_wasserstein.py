@@ -167,3 +167,78 @@ def test_saturated_generator_hardly_moves_to_the_lines_where_wgan_gp_travels():
         left[type(model)] = far[1] / far[0]
     assert left[GAN] > 0.75
     assert left[WGANGP] < 0.5
+
+
+def line_of_conditions(n=64, seed=0):
+    c = torch.rand(n, 1, generator=generator(seed, "c"))
+    return torch.cat([c, 2 * c], 1), c
+
+
+def test_conditions_are_seen_beside_their_own_rows():
+    x, c = line_of_conditions()
+    seen = []
+
+    class Watched(ConditionalWGANGP):
+        def _score(self, points, *beside):
+            seen.append((points.detach().clone(), beside[0].detach().clone()))
+            return super()._score(points, *beside)
+
+    Watched(**SMALL).fit(tensors(x), conditions=c, steps=2)
+    real = [(p, b) for p, b in seen if bool((p[:, 1] == 2 * p[:, 0]).all())]
+    assert len(real) >= 2  # batches of data
+    for points, beside in real:
+        torch.testing.assert_close(points[:, :1], beside)
+
+
+def test_the_penalty_of_a_critic_that_grows_with_its_condition():
+    """Of s_y <w, x> it is the mean of weight (|s_y| |w| - 1)^2, conditions held fixed."""
+    x, c = line_of_conditions(10)
+    w = torch.tensor([0.6, 0.8])
+    model = ConditionalWGANGP(**SMALL, penalty=3.0)
+    model.critic_ = lambda x, c: (1 + c[:, 0]) * (x @ w)
+    model._given = c
+    penalty, _ = model._penalty(x, x + 1, torch.arange(10), generator(0, "x"), c)
+    assert penalty.item() == pytest.approx(3 * float(c.square().mean()), rel=1e-5)
+
+
+def test_between_two_trained_conditions_samples_interpolate():
+    """Data lie at (cos a, sin a) for eight angles; between them samples are near the circle."""
+    angles = torch.arange(8) * (2 * torch.pi / 8)
+    c = torch.stack([angles.cos(), angles.sin()], 1).repeat(64, 1)
+    noise = 0.05 * torch.randn(len(c), 2, generator=generator(0, "x"))
+    model = ConditionalWGANGP(
+        latent_dim=2, hidden=32, penalty=0.1, learning_rate=5e-3, batch_size=64, critic_steps=2
+    )
+    model.fit(tensors(c + noise), conditions=c, steps=100)
+    between = angles + torch.pi / 8
+    asked = torch.stack([between.cos(), between.sin()], 1).repeat(50, 1)
+    off = (model.sample(400, conditions=asked) - asked).norm(dim=1).mean()
+    chance = (model.sample(400) - asked).norm(dim=1).mean()  # drawn conditions
+    assert float(off) < 0.5 < float(chance)
+
+
+def test_a_model_of_conditions_is_stored_and_draws_from_them(tmp_path):
+    x, c = line_of_conditions()
+    model = ConditionalWGANGP(**SMALL).fit(tensors(x), conditions=c, steps=2)
+    model.save(tmp_path / "m")
+    loaded = ConditionalWGANGP.load(tmp_path / "m")
+    torch.testing.assert_close(loaded.sample(5, seed=3), model.sample(5, seed=3))
+    one = model.sample(5, conditions=c[0])
+    torch.testing.assert_close(one, model.sample(5, conditions=c[:1].repeat(5, 1)))
+    for options, told in [
+        ({"labels": [0] * 5}, "labels must be left out"),
+        ({"conditions": c[:4]}, "conditions must have shape"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            model.sample(5, **options)
+
+
+def test_conditions_that_do_not_fit_are_refused():
+    x, c = line_of_conditions()
+    with pytest.raises(ValueError, match="conditions must have 64 rows like data, got 63"):
+        ConditionalWGANGP(**SMALL).fit(tensors(x), conditions=c[1:], steps=1)
+    with pytest.raises(ValueError, match="conditions"):
+        ConditionalWGANGP(**SMALL).fit(tensors(x), conditions=c / 0, steps=1)
+    labelled = ConditionalWGANGP(**SMALL).fit(toy("ring", 64), steps=1)
+    with pytest.raises(ValueError, match="conditions must be left out of a model of labels"):
+        labelled.sample(2, conditions=[[0.0], [0.0]])

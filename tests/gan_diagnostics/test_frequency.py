@@ -9,6 +9,7 @@ from PIL import Image
 
 from aeot.data import filters
 from aeot.gan_diagnostics import frequency
+from aeot.networks.generators import ResNetGenerator
 
 
 def sine(rows, columns, size=(24, 32)):
@@ -108,3 +109,35 @@ def test_contrast_response():
     norm = torch.nn.InstanceNorm2d(1, eps=0.0)
     assert frequency.contrast_response(norm, x) < 1e-5
     assert frequency.contrast_response(lambda v: 3 * v, x) == pytest.approx(3)
+
+
+def test_checkerboards_are_told_from_images_and_noise():
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(64, 1, 32, 32, generator=g)
+    assert frequency.checkerboard(noise) < 3 / 30
+    board = torch.ones(1, 1, 2, 2)
+    board[..., 0, 1] = board[..., 1, 0] = -1
+    pattern = board.repeat(1, 1, 16, 16)
+    assert frequency.checkerboard(pattern) == pytest.approx(1)
+    # Of independent noise the differences have variance 1 + 1/4, of the pattern 2^2 amplitude^2.
+    wanted = (4 * 0.25 / (1.25 + 4 * 0.25)) ** 0.5
+    assert frequency.checkerboard(noise + 0.5 * pattern) == pytest.approx(wanted, rel=0.02)
+    ramp = torch.linspace(-1, 1, 32).double().expand(1, 1, 32, 32)
+    wave = (ramp * 7).sin() * (ramp.mT * 5).cos()  # what images are made of is no pattern
+    assert frequency.checkerboard(wave) < 0.05
+    with pytest.raises(ValueError, match="sides >= 10 for stride 4"):
+        frequency.checkerboard(noise[..., :6], stride=4)
+
+
+def test_transposed_convolutions_leave_a_checkerboard_and_resizing_none():
+    x = torch.zeros(8, 1, 32, 32)  # flat: all that can be seen is the network's own
+    found = {}
+    for how in ("transposed", "resize"):
+        torch.manual_seed(0)
+        network = ResNetGenerator(1, 1, n_blocks=0, filters=8, norm="none", upsampling=how)
+        for parameter in network.parameters():
+            torch.nn.init.uniform_(parameter, 0, 0.05)
+        with torch.no_grad():
+            y = network(x)[..., 8:-8, 8:-8]  # borders have an edge of their own
+        found[how] = float(y.std())
+    assert found["resize"] < 1e-6 < 1e-4 < found["transposed"]

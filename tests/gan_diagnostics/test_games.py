@@ -90,3 +90,21 @@ def test_critical_damping_is_two(beta):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="method must be one of"):
         games.step_matrix("newton", 0.1)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_spectral_normalisation_damps_nothing(dim):
+    d = torch.arange(1.0, dim + 1, dtype=torch.float64)
+
+    def flow(state):  # <g, d> / |d|, descended in g and ascended in d
+        g, c = state.chunk(2)
+        return torch.cat([-c / c.norm(), (g - c * (g @ c) / (c @ c)) / c.norm()])
+
+    state = torch.cat([torch.zeros(dim, dtype=torch.float64), d])
+    matrix = games.spectral_flow_matrix(d)
+    torch.testing.assert_close(matrix, torch.autograd.functional.jacobian(flow, state))
+    found = torch.linalg.eigvals(matrix)
+    assert float(found.real.abs().max()) < 1e-12
+    assert float(found.imag.max()) == pytest.approx(1 / float(d.norm()))
+    with pytest.raises(ValueError, match="critic must be a vector that is not zero"):
+        games.spectral_flow_matrix(torch.zeros(3))

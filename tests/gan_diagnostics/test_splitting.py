@@ -34,9 +34,35 @@ def test_plan_against_a_linear_program(n, m):
     assert found.map_error == pytest.approx(ot.emd2(ot.unif(n), ot.unif(m), mapped), rel=1e-9)
 
 
+def test_unequal_masses_against_another_program():
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(7, 2, generator=g).double(), torch.randn(5, 2, generator=g).double()
+    mu, nu = (torch.rand(k, generator=g).double() + 0.1 for k in (7, 5))
+    mu, nu = mu / mu.sum(), nu / nu.sum()
+    found = mass_splitting(x, y, mu, nu)
+    cost = ot.dist(x.numpy(), y.numpy())
+    assert found.plan_cost == pytest.approx(ot.emd2(mu.numpy(), nu.numpy(), cost), rel=1e-7)
+    torch.testing.assert_close(found.plan.sum(0), nu)
+    torch.testing.assert_close(found.plan.sum(1), mu)
+    left = ot.emd2(mu.numpy(), nu.numpy(), ot.dist(found.map_points.numpy(), y.numpy()))
+    assert found.map_error == pytest.approx(left, rel=1e-6)
+
+
+def test_one_point_onto_two_of_unequal_masses():
+    """The barycentre leaves the variance p (1 - p) |b - a|^2, and nothing does better."""
+    found = mass_splitting(torch.zeros(1, 1), torch.tensor([[-1.0], [1.0]]), None, [0.25, 0.75])
+    assert found.plan.tolist() == [[0.25, 0.75]]
+    assert found.map_points.tolist() == [[0.5]]
+    assert found.map_error == pytest.approx(0.25 * 0.75 * 4)
+
+
 def test_too_many_atoms():
     with pytest.raises(ValueError, match="lcm"):
-        mass_splitting(torch.zeros(101, 1), torch.zeros(100, 1))
+        mass_splitting(torch.zeros(601, 1), torch.zeros(600, 1))
+    with pytest.raises(ValueError, match="n m <= 250000"):
+        mass_splitting(torch.zeros(600, 1), torch.zeros(600, 1), torch.full((600,), 1 / 600))
+    with pytest.raises(ValueError, match="target_masses must sum to 1"):
+        mass_splitting(torch.zeros(1, 1), torch.zeros(2, 1), None, [0.5, 0.4])
 
 
 def test_diversity_is_the_mean_over_pairs():

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import aeot
 from aeot.models.aeot import AEOT
@@ -314,3 +314,37 @@ def test_a_damaged_checkpoint_of_the_transport_costs_the_transport(
     again = AEOT(**OPTIONS).fit_autoencoder(digits, steps=2, held_out=0.0)
     again.fit_transport(digits, labels=labels)
     assert torch.equal(model.brenier_.heights, again.brenier_.heights)
+
+
+@pytest.mark.parametrize("source", ["gaussian", "ball"])
+def test_other_sources_are_transported_and_stored(source, digits, tmp_path):
+    model = AEOT(**OPTIONS, seed=2, source=source).fit(digits, steps=20)
+    kind = {"gaussian": aeot.Gaussian, "ball": aeot.UniformBall}[source]
+    assert isinstance(model.brenier_.source, kind)
+    # by another route: points made by hand fall into every cell equally often
+    g = aeot.generator(9)
+    points = torch.randn(60_000, 4, generator=g)
+    if source == "ball":
+        length = torch.rand(60_000, 1, generator=g) ** (1 / 4)
+        points = points / points.norm(dim=1, keepdim=True) * length
+    counts = model.brenier_.cell(points).bincount(minlength=len(digits)) / 60_000
+    assert float((counts - 1 / len(digits)).abs().sum() / 2) < 0.14
+    model.save(tmp_path / "m")
+    loaded = AEOT.load(tmp_path / "m")
+    assert isinstance(loaded.brenier_.source, kind)
+    assert torch.equal(loaded.sample(3, seed=1), model.sample(3, seed=1))
+
+
+def test_samples_per_site_bound_what_the_transport_draws(fitted, digits):
+    """As many as Lei et al. take; a tolerance beyond their floor of 0.04 is not certified."""
+    model = AEOT(**OPTIONS | {"tol": 0.004}, seed=2, samples_per_site=200)
+    model.autoencoder_ = fitted.autoencoder_
+    with pytest.warns(ConvergenceWarning):
+        model.fit_transport(digits)
+    assert 0 < model.certificate_["n_samples"] <= 200 * len(digits)
+    assert not model.certificate_["converged"]
+
+
+def test_an_unknown_source_is_refused_before_training(digits):
+    with pytest.raises(ValueError, match="source must be one of"):
+        AEOT(**OPTIONS, source="torus").fit(digits, on_step=lambda *_: pytest.fail("trained"))

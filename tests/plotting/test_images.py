@@ -132,3 +132,34 @@ def test_the_figure_is_written(tmp_path):
 def test_wrong_shapes_are_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_an_embedding_keeps_clusters_apart_and_outlines_modes():
+    g = torch.Generator().manual_seed(0)
+    kinds = torch.arange(60) % 3
+    codes = torch.randn(60, 5, generator=g) + 30 * torch.eye(5)[kinds]
+    figure = pictures.embedding(codes, kinds, modes=kinds, names=("a", "b", "c"))
+    (axes,) = figure.axes
+    places = [dots.get_offsets().data for dots in axes.collections]
+    assert [len(p) for p in places] == [20, 20, 20]
+    middles = np.stack([p.mean(0) for p in places])
+    for k, p in enumerate(places):  # each point is nearest to the middle of its own
+        assert (np.linalg.norm(p[:, None] - middles, axis=2).argmin(1) == k).all()
+    assert len(axes.patches) == 3
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "c"]
+    some = pictures.embedding(codes, kinds, most=30)
+    assert sum(len(dots.get_offsets()) for dots in some.axes[0].collections) == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"labels": [0] * 9}, "labels must be 10 whole numbers"),
+        ({"modes": [0.5] * 10}, "modes must be 10 whole numbers"),
+        ({"labels": [3] * 10, "names": ("a",)}, "names must name every class from 0 to 3"),
+        ({"most": 2}, "most must be a whole number >= 4"),
+    ],
+)
+def test_an_embedding_refuses_what_does_not_fit(options, told):
+    with pytest.raises(ValueError, match=told):
+        pictures.embedding(torch.randn(10, 3), **options)
