@@ -122,7 +122,9 @@ def _with_pairs(model: CycleGAN, l1: float | None) -> Pix2Pix:
     for name, value in given.items():
         if name not in known:
             raise _check.fail(name, "be left out with pairs", value, "Pix2Pix has no such option")
-    translator = Pix2Pix(**given, **({} if l1 is None else {"l1": l1}))
+    if l1 is not None:
+        given["l1"] = l1
+    translator = Pix2Pix(**given)
     if translator.upsampling != "transposed" or translator.n_blocks is not None:
         translator.generator = "resnet"
     return translator

@@ -224,8 +224,11 @@ class Translator(Trained):
         def update(item: tuple[int, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
             step, (a, b) = item
             stream = generator(self.seed, "jitter", step)
-            how: dict[str, Any] = {"enlarge": self.enlarge, "crop": self.crop, "flip": self.flip}
-            alter = partial(jitter, **how, generator=stream)
+
+            def alter(images: list[torch.Tensor]) -> list[torch.Tensor]:
+                how: dict[str, Any] = {"crop": self.crop, "flip": self.flip}
+                return jitter(images, enlarge=self.enlarge, generator=stream, **how)
+
             a, b = alter([a, b]) if data.paired else (alter([a])[0], alter([b])[0])
             with forked(self.seed, "dropout", step):
                 return self._update(step, a.to(device), b.to(device))

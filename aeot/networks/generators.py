@@ -93,8 +93,11 @@ class ResNetGenerator(nn.Module):
                 convolution = nn.Conv2d(width, width // 2, 3, bias=bias)
                 layers += [nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), convolution]
             else:
-                options = {"stride": 2, "padding": 1, "output_padding": 1}
-                layers.append(nn.ConvTranspose2d(width, width // 2, 3, **options, bias=bias))
+                layers.append(
+                    nn.ConvTranspose2d(
+                        width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=bias
+                    )
+                )
             layers += [*image_norm(norm, width // 2), relu]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(filters, out_channels, 7), nn.Tanh()]
         self.body = nn.Sequential(*layers)

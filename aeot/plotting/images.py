@@ -319,14 +319,16 @@ def embedding(
         must = f"name every class from 0 to {int(kinds.max())}"
         raise _check.fail("names", must, f"{len(names)} names")
     some = torch.randperm(n, generator=generator(seed, "embedding"))[:most].sort().values
-    points, kinds = points[some].double().numpy(), kinds[some].numpy()
-    perplexity = min(30.0, (len(points) - 1) / 3)
-    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(points)
+    rows, classes = points[some].double().numpy(), kinds[some].numpy()
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(rows)
     figure, axes = panel(size=(6.2, 5.2))
-    present = np.unique(kinds).tolist()
+    present = np.unique(classes).tolist()
     hues = [COLOURS[k % len(COLOURS)] for k in range(len(present))]
     dots = [
-        axes.scatter(*plane[kinds == kind].T, s=9, lw=0, alpha=0.75, color=hue)
+        axes.scatter(
+            plane[classes == kind, 0], plane[classes == kind, 1], s=9, lw=0, alpha=0.75, color=hue
+        )
         for kind, hue in zip(present, hues, strict=True)
     ]
     if groups is not None:

@@ -368,7 +368,7 @@ def test_noise_follows_seed_and_step(monkeypatch):
 
 
 def test_the_sinkhorn_loss_moves_a_generator_onto_shifted_data():
-    """Of a shift by t the divergence is |t|^2 / 2 for every blur: the samples' mean follows the data's."""
+    """Of a shift by t the divergence is |t|^2 / 2 for every blur: samples go where data are."""
     g = aeot.generator(0, "x")
     data = aeot.tensors(torch.randn(512, 2, generator=g) + 4)
     model = aeot.GAN(
