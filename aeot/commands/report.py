@@ -89,7 +89,7 @@ def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | No
         known: dict[str, Any] = {key: options.get(key) for key in ("white", "max_pixels")}
         if data is None:  # a run knows which rows it kept out
             where = {key: options.get(key) for key in ("data", "masses", "size", "root")}
-            return model, rows_of_run(where, model.seed, **known)[0]
+            return model, rows_of_run(where, model.seed, rows=options.get("rows"), **known)[0]
         rows = open_data(name, size=options.get("size"), root=options.get("root"), **known)
     except ValueError as error:
         _LOG.warning("without the training data of %s: %s", path, error)
