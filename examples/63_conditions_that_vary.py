@@ -31,7 +31,7 @@ x = c + 0.05 * torch.randn(c.shape, generator=g)
 model = aeot.ConditionalWGANGP(
     latent_dim=2, hidden=64, penalty=0.1, learning_rate=1e-3, batch_size=256, device="cpu"
 )
-model.fit(aeot.tensors(x), conditions=c, steps=100 if quick else 2000)
+model.fit(aeot.tensors(x), conditions=c, steps=20 if quick else 2000)
 for name, asked in (
     ("trained on", torch.linspace(math.pi, 2.5 * math.pi, 500)),
     ("held out", torch.linspace(0.55 * math.pi, 0.95 * math.pi, 500)),
@@ -49,7 +49,7 @@ bold = (ink - ink.mean()) / ink.std()
 label = torch.nn.functional.one_hot(digits.labels, 10).float()
 conditions = torch.cat([bold[:, None], label], 1)
 model = aeot.ConditionalWGANGP(latent_dim=32, learning_rate=2e-4, batch_size=64, device="cpu")
-model.fit(digits, conditions=conditions, steps=8 if quick else 600)
+model.fit(digits, conditions=conditions, steps=1 if quick else 600)
 levels = torch.linspace(-2, 2, 9)
 rows, measured = [], []
 for digit in range(10):

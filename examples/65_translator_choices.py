@@ -58,7 +58,7 @@ def measured(images):
 # %%
 same = {"filters": 8, "n_blocks": 1, "n_layers": 1, "batch_size": 8, "enlarge": 1.0}
 same |= {"learning_rate": 1e-3, "flip": False, "device": "cpu"}
-steps = 15 if quick else 600
+steps = 3 if quick else 600
 choices = {
     "as published": {},
     "identity 0": {"identity": 0.0},

@@ -23,7 +23,7 @@ quick = "--quick" in sys.argv  # fewer steps
 data, held = aeot.data.toy("ring", 8000), aeot.data.toy("ring", 8000, seed=1)[:]
 same = {"latent_dim": 2, "prior": "normal", "architecture": "mlp", "hidden": 128, "device": "cpu"}
 same |= {"learning_rate": 1e-3, "betas": (0.5, 0.9), "seed": 0}
-steps = 30 if quick else 2000
+steps = 10 if quick else 1000
 models = {
     "Sinkhorn, blur 0.2": aeot.GAN(**same, loss="sinkhorn", blur=0.2, batch_size=256),
     "Sinkhorn, blur 0.05": aeot.GAN(**same, loss="sinkhorn", blur=0.05, batch_size=256),

@@ -24,7 +24,7 @@ from aeot.networks.generators import MLPGenerator
 OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # fewer steps and one seed
-steps = 60 if quick else 2000
+steps = 10 if quick else 2000
 
 # %%
 # The last group has 2 % of the rows, the others 14 % each.
@@ -70,7 +70,7 @@ for seed in range(1 if quick else 3):
         aeot.ConditionalWGANGP(**same).fit(data, **kwargs).sample(2500),
         rows,
     )
-    some = torch.randperm(4000, generator=aeot.generator(seed))[:1000]
+    some = torch.randperm(4000, generator=aeot.generator(seed))[: 200 if quick else 1000]
     sites, kinds = points[some], groups[some]
     square = aeot.UniformBox(dim=2)
     for name, masses in (

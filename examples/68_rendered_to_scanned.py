@@ -48,7 +48,7 @@ def rendered(n, seed=0):
     return aeot.tensors(aeot.data.resize(pixels, SIDE), labels)
 
 
-font = rendered(300 if quick else 1500)
+font = rendered(120 if quick else 1500)
 scans = aeot.dataset("digits", size=SIDE)
 order = torch.randperm(len(scans), generator=aeot.generator(0))
 train, test = scans.subset(order[:1000]), scans.subset(order[1000:])  # labels of train unused
@@ -59,7 +59,7 @@ same |= {"learning_rate": 1e-3, "flip": False, "device": "cpu"}
 cycle = aeot.CycleGAN(**same, identity=0.0)
 free = aeot.CycleGAN(**same, identity=0.0, cycle=0.0)
 domains = aeot.unpaired(font, train)
-steps = 10 if quick else 1000
+steps = 2 if quick else 1000
 shown = {"rendered": font[:12]}
 sources = {"rendered, as they are": font[:]}
 for name, model in (("translated, cycle 10", cycle), ("translated, cycle 0", free)):
