@@ -255,7 +255,7 @@ def run_fit(
     """
     losses = _learn(model, rows, run.path / "checkpoint", run, steps)
     with _ranks.alone():
-        return _written(model, rows, run, losses, read)
+        return _written(model, rows, run, losses, read, embedding=embedding)
 
 
 def _learn(
@@ -323,6 +323,8 @@ def _written(
     run: RunDirectory,
     losses: list[tuple[int, float]],
     read: float,
+    *,
+    embedding: bool,
 ) -> Summary:
     """Draw and write what `fit` says of a fitted model."""
     training, held_out, _ = rows
