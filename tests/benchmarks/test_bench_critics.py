@@ -24,12 +24,14 @@ def test_the_best_critic_of_a_strong_penalty_reports_the_distance():
     assert bench.optimum() == pytest.approx(1.2833, abs=1e-3)  # docs/adversarial.md
 
 
+@pytest.mark.slow
 def test_a_mixed_penalty_comes_near_its_best_critic():
     found = small()
     assert found["estimate"] == pytest.approx(bench.optimum(), rel=0.06)
     assert found["bound"] < 1.02 * bench.DISTANCE  # the noise of the sample
 
 
+@pytest.mark.slow
 def test_clipping_makes_a_critic_flat_or_steep_and_no_constraint_steeper_still():
     flat, steep, free = (
         small(penalty=0.0, clip=0.01),
