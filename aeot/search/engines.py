@@ -160,8 +160,8 @@ class Engine(Protocol):
             heights: Raised.
             block: The samples.
             radius: How far below the best score a listed site may be.
-            least: Double the radius, at most three times, where less is in reach: groups of
-                sixteen sites, or sites, as the engine counts.
+            least: Double the radius, at most `planes.WIDER` times, where less is in reach: groups
+                of sixteen sites, or sites, as the engine counts.
             longest: The most entries of a list; one that is full keeps the highest scores.
 
         Returns:
@@ -194,7 +194,7 @@ class Engine(Protocol):
         first: torch.Tensor,
         second: torch.Tensor,
         gap: torch.Tensor,
-        window: float,
+        window: torch.Tensor,
         near: float,
     ) -> Edges:
         """Collect the samples in the band along their facet.
@@ -204,7 +204,7 @@ class Engine(Protocol):
             first: (m,) int32, winners.
             second: (m,) int32, runners-up, -1 for none.
             gap: (m,) float32.
-            window: Width of the band.
+            window: (n,) float64, width of the band for the winners of each site.
             near: The band is at most this times the distance of the two sites.
 
         Returns:

@@ -42,6 +42,7 @@ LOW = np.float32(_planes.LOW)  # fastmath wants no infinities
 FIXED = _planes.FIXED
 LOWEST = np.float32(-3e38)  # below every height of any size
 WIDTH = _planes.WIDTH  # of a tile: sixteen times as many columns
+WIDER = _planes.WIDER
 _TILE = 1 << 18  # scores held at once by `top_k`; a constant, so that no setting changes a result
 
 
@@ -362,7 +363,7 @@ class _Lists(NamedTuple):
 
 @_compiled
 def _candidates(a, b, per_block, radius, least, out):  # noqa: ANN001, ANN202
-    # a, b and per_block as for `_winners`. The radius doubles (at most three times) for a sample
+    # a, b and per_block as for `_winners`. The radius doubles (at most WIDER times) for a sample
     # with fewer than `least` groups in reach; a list that is full keeps the highest scores.
     start, site, value, lead, bound = out
     m = b.shape[0] // (a.shape[0] // per_block)
@@ -384,7 +385,7 @@ def _candidates(a, b, per_block, radius, least, out):  # noqa: ANN001, ANN202
             _fold(groups, coarse)
             best = _highest(coarse)
             span = np.float32(radius)
-            for _ in range(3):
+            for _ in range(WIDER):
                 near = 0
                 for c in range(groups.size):
                     near += np.int32(groups[c] >= best - span)
@@ -589,14 +590,14 @@ def _close_pairs(first, second, gap, sites, window, near, out):  # noqa: ANN001,
     left, right, weight = out
     count = 0
     for k in range(first.size):
-        if gap[k] < window and second[k] >= 0:
-            i = first[k]
-            j = second[k]
+        i = first[k]
+        j = second[k]
+        if j >= 0 and gap[k] < window[i]:
             square = np.float32(0)
             for c in range(sites.shape[1]):
                 step = sites[i, c] - sites[j, c]
                 square += step * step
-            band = min(window, near * np.sqrt(square))
+            band = min(window[i], near * np.sqrt(square))
             if gap[k] < band:
                 left[count] = i
                 right[count] = j
@@ -610,13 +611,13 @@ def close_pairs(
     first: torch.Tensor,
     second: torch.Tensor,
     gap: torch.Tensor,
-    window: float,
+    window: torch.Tensor,
     near: float,
 ) -> Edges:
     """Collect the samples in the band along their facet."""
     m = first.shape[0]
     out = _Close(np.empty(m, np.int32), np.empty(m, np.int32), np.empty(m, np.float64))
     winner, runner = first.numpy(), second.numpy()
-    k = _close_pairs(winner, runner, gap.numpy(), sites.numpy(), window, near, out)
+    k = _close_pairs(winner, runner, gap.numpy(), sites.numpy(), window.numpy(), near, out)
     left, right, weight = (torch.from_numpy(x[:k].copy()) for x in out)
     return left, right, weight

@@ -15,6 +15,7 @@ import torch
 
 LOW = -1e30  # the height of padding columns
 WIDTH = 32  # groups of sixteen columns lie side by side in tiles of 16 * WIDTH
+WIDER = 12  # doublings of the radius of a list that is too short: far sites have wide gaps
 FIXED = 2.0**29  # one, in sums of whole numbers: a float32 near one keeps all its digits
 _TILE = 1 << 20  # numbers held at once; a constant, so that no setting changes a result
 

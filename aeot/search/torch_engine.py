@@ -14,6 +14,7 @@ import torch
 from aeot import _loop
 from aeot.search.planes import (
     LOW,
+    WIDER,
     WIDTH,
     Block,
     CandidateLists,
@@ -195,7 +196,7 @@ def lists_of(
     """
     lead = value[:, 0]
     span = torch.full_like(lead, radius)
-    for _ in range(3):
+    for _ in range(WIDER):
         span = torch.where((near >= (lead - span)[:, None]).sum(1) < least, 2 * span, span)
     value = value - lead[:, None]
     inside = value >= -span[:, None]
@@ -251,15 +252,16 @@ def close_pairs(
     first: torch.Tensor,
     second: torch.Tensor,
     gap: torch.Tensor,
-    window: float,
+    window: torch.Tensor,
     near: float,
 ) -> Edges:
     """Collect the samples in the band along their facet."""
-    close = (gap < window) & (second >= 0)
-    i, j, gap = first[close].long(), second[close].long(), gap[close]
+    widest = window[first.long()].to(gap)
+    close = (gap < widest) & (second >= 0)
+    i, j, gap, widest = first[close].long(), second[close].long(), gap[close], widest[close]
     pairs = zip(i.split(1 << 16), j.split(1 << 16), strict=True)
     apart = torch.cat([(sites[a] - sites[b]).norm(dim=1) for a, b in pairs])
-    band = (near * apart).clamp(max=window)
+    band = torch.minimum(near * apart, widest)
     close = gap < band
     weight = 0.5 / band[close].double()
     return i[close], j[close], weight

@@ -11,7 +11,7 @@ import torch
 
 from aeot import _ranks
 from aeot.search.planes import Edges, add_rows
-from aeot.solvers.oracles import NEAR, everyones
+from aeot.solvers.oracles import NEAR, everyones, widths
 from aeot.solvers.problem import times
 from aeot.solvers.scorer import Scorer
 
@@ -86,7 +86,7 @@ def tally(
     blocks: range,
     *,
     sums: torch.Tensor | None = None,
-    window: float | None = None,
+    window: torch.Tensor | float | None = None,
 ) -> Tally:
     """Count where the samples of some blocks belong, as `BrenierMap.cell` says.
 
@@ -100,9 +100,10 @@ def tally(
         blocks: Which blocks.
         sums: (n, d) int64, columns in the order of the scorer, to which every sample of this rank
             is added.
-        window: Collect the samples in a band of this width along the facets.
+        window: Collect the samples in a band of this width along the facets: one for all cells, or
+            (n,).
     """
-    n = heights.shape[0]
+    n, width = heights.shape[0], widths(window, heights)
     counts = torch.zeros(BATCHES, n, dtype=torch.int64, device=heights.device)
     # Samples of one group share half points, so a group goes to one batch as a whole.
     per_group = scorer.split**2 if scorer.split > 1 else 32
@@ -111,21 +112,21 @@ def tally(
     edges: list[Edges] = []
     again: list[Edges] = []  # of doubtful samples: how many wait together changes no order
     doubtful: list[_Doubtful] = []
-    found = scorer.winners(heights, stage, blocks, runners=window is not None, doubts=True)
+    found = scorer.winners(heights, stage, blocks, runners=width is not None, doubts=True)
     for index, won in zip(own, found, strict=True):
         scorer.engine.count(won.site, index * per_block, per_group, counts)
         if sums is not None:
             scorer.engine.add_points(won.block, won.site, sums)
-        if window is not None:
+        if width is not None:
             second = won.second.index_fill(0, won.unsure, -1)
-            near = won.site, second, won.gap, window, NEAR
+            near = won.site, second, won.gap, width, NEAR
             edges.append(scorer.engine.close_pairs(scorer.problem.sites, *near))
         if len(won.unsure):
             batch = (index * per_block + won.unsure // per_group) % BATCHES
             z, x = won.block.some(won.unsure), scorer.points(won.block, won.unsure)
             doubtful.append(_Doubtful(z, x, won.site[won.unsure].long(), batch))
         if doubtful and (index == own[-1] or sum(map(len, doubtful)) >= _AT_ONCE):
-            near_again = _settled(scorer, heights, doubtful, counts, sums, window)
+            near_again = _settled(scorer, heights, doubtful, counts, sums, width)
             again += [] if near_again is None else [near_again]
             doubtful = []
     _ranks.total(counts)
@@ -161,7 +162,7 @@ def _settled(
     doubtful: list[_Doubtful],
     counts: torch.Tensor,
     sums: torch.Tensor | None,
-    window: float | None,
+    window: torch.Tensor | None,
 ) -> Edges | None:
     """Decide doubtful samples as the caller would, put counts and sums right; return edges."""
     problem = scorer.problem
@@ -179,12 +180,12 @@ def _settled(
         z = torch.cat([d.z for d in doubtful])[moved]
         add_rows(sums, before, z, sign=-1)
         add_rows(sums, after, z)
-    if not two:
+    if not two or window is None:
         return None
     # The sites apart in float64: those of near-duplicates may be one in float32.
     y, factor = problem.given, problem.factor.to(found.device)
     apart = times(y[found[:, 0]] - y[found[:, 1]], factor).norm(dim=1) / problem.scale
-    band = (NEAR * apart).clamp(max=window)
+    band = torch.minimum(NEAR * apart, window[found[:, 0]])
     close = values[:, 0] - values[:, 1] < band
     return found[close, 0], found[close, 1], 0.5 / band[close]
 

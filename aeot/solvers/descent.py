@@ -14,7 +14,6 @@ import torch
 
 from aeot.search.heights import center
 from aeot.solvers.certificate import certificate_size
-from aeot.solvers.minimize import Trust
 from aeot.solvers.oracles import sampled
 from aeot.solvers.stages import GROW, Step, Task, check, coarse, measured, minimised, settle
 from aeot.solvers.state import State
@@ -30,7 +29,7 @@ def grow(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     radius, key = 3 * state.unit, f"grow {state.step}"
     scorer = task.scorer(state)
     bank = task.bank(scorer, state.heights, key, m, radius=radius, least=4, longest=16)
-    state, record = minimised(task, state, bank, Trust(state.unit, 0.6 * radius), 0.2, 200)
+    state, record = minimised(task, state, bank, 1.8, 0.2, 200)
     record.pop("chi2")
     heights = center(state.heights)
     state = replace(state, heights=heights, step=state.step + 1, weight=bank.n_samples)

@@ -27,6 +27,7 @@ from aeot.solvers.scorer import Scorer
 TIGHT = 0.03  # the extent of a group over its distance to all others, at most
 _NEAREST = 6  # neighbours, in a projection, among which the nearest sites are sought
 _FEW = 32  # members up to which scores are stored
+_CORES = 3  # nested cores that are solved one after the other; with more, tails are heavy
 _NEARLY_ALL = 0.99  # mass from which a group's cell is as good as the whole source
 _THIN = 3  # dimensions up to which flat sites are solved in their span
 _OFFSET = 4096  # points on which the mean height of a group is measured
@@ -83,6 +84,27 @@ def tight_groups(sites: np.ndarray) -> np.ndarray | None:
     for group in tight:  # the larger come later
         label[group] = min(group)
     return np.unique(label, return_inverse=True)[1].reshape(-1)
+
+
+def has_heavy_tails(sites: np.ndarray, labels: np.ndarray | None) -> bool:
+    """Whether groups are nothing but ever smaller cores, each with a few sites far around it.
+
+    Then no level is easier than the whole.
+
+    Args:
+        sites: (n, d) float64.
+        labels: (n,), from `tight_groups`.
+    """
+    for _ in range(_CORES):
+        if labels is None:
+            return False
+        size = np.bincount(labels)
+        main = int(size.argmax())
+        if size[main] < 0.9 * len(labels):
+            return False
+        sites = sites[labels == main]
+        labels = tight_groups(sites)
+    return labels is not None
 
 
 def _spanning(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

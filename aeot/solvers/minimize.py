@@ -40,13 +40,14 @@ class Trust:
     downward ones loosely.
 
     Attributes:
-        unit: Mean gap between the best score and the next: the natural unit of heights.
-        up: The most a height may rise.
+        unit: Mean gap between the best score and the next, the natural unit of heights: one for
+            all, or (n,).
+        up: The most a height may rise, the same.
         down: The most it may fall, as a multiple of `up`.
     """
 
-    unit: float
-    up: float
+    unit: float | torch.Tensor
+    up: float | torch.Tensor
     down: float = 6.0
 
 
@@ -118,8 +119,9 @@ def _damped_step(
     goal = moved + step
     goal = goal - goal.median()
     fall = target / degree.clamp(min=1e-300)
-    fall = fall.clamp(trust.up, trust.down * trust.up)
-    clipped = torch.minimum(torch.maximum(goal, -fall), torch.full_like(goal, trust.up))
+    up = torch.as_tensor(trust.up).to(goal).expand_as(goal)
+    fall = torch.minimum(torch.maximum(fall, up), trust.down * up)
+    clipped = torch.minimum(torch.maximum(goal, -fall), up)
     return clipped - moved, float((clipped != goal).double().mean())
 
 
@@ -284,7 +286,7 @@ def lbfgs(
     now = oracle(start, None)
     steps = 0
     # In these units a cell that has lost all its mass asks for a step of about one.
-    scale = trust.unit * start.shape[0]
+    scale = float(torch.as_tensor(trust.unit).min()) * start.shape[0]
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal now, steps
@@ -298,7 +300,8 @@ def lbfgs(
 
     if float(now.gradient.abs().sum()) / 2 <= stop:
         return start, now, {"steps": 0, "bound": 0.0}
-    low, high = -trust.down * trust.up / scale, trust.up / scale
+    high = (torch.as_tensor(trust.up).expand(start.shape) / scale).cpu().numpy()
+    low = -trust.down * high
     # Rounding ends the search, not SciPy's tolerances: the energy is flat where masses still move.
     options = {"maxfun": max_steps, "maxiter": max_steps, "ftol": 0.0, "gtol": 0.0}
     x = scipy.optimize.minimize(

@@ -25,6 +25,7 @@ T = TypeVar("T")
 # part of the change of the gap over one standard deviation of the source: without it the facet
 # of two near-duplicate sites is lost in the band and one of them swallows the other's mass.
 NEAR = 0.87
+_PRIOR = 4.0  # samples that the mean gap of all stands for in that of one cell
 _AT_ONCE = 1 << 28  # scores that are looked at together
 
 
@@ -46,24 +47,27 @@ class Bank:
     n_samples: int
     threads: int = 1
 
-    def evaluate(self, heights: torch.Tensor, window: float | None = None) -> Evaluation:
+    def evaluate(
+        self, heights: torch.Tensor, window: torch.Tensor | float | None = None
+    ) -> Evaluation:
         """Evaluate the energy, the masses and the Laplacian at `heights`.
 
         Args:
             heights: (n,) float64, standard coordinates.
             window: Width of the band along a facet, in units of the score, that stands for the
-                facet in the Laplacian; None leaves the Laplacian out.
+                facet in the Laplacian: one for all cells, or (n,). None leaves the Laplacian out.
         """
         n, m = self.problem.sites.shape[0], self.n_samples
         counts = torch.zeros(n, dtype=torch.int64, device=heights.device)
         values: list[float] = []
         edges: list[Edges] = []
+        width = widths(window, heights)
 
         def part(lists: CandidateLists) -> tuple[torch.Tensor, float, Edges | None]:
             winner, runner, gap, best = self.engine.relist(lists, heights)
             sites, near = self.problem.sites, None
-            if window is not None:
-                near = self.engine.close_pairs(sites, winner, runner, gap, window, NEAR)
+            if width is not None:
+                near = self.engine.close_pairs(sites, winner, runner, gap, width, NEAR)
             return torch.bincount(winner, minlength=n), lists.lead + best, near
 
         for count, best, near in self._map(part):
@@ -95,6 +99,28 @@ class Bank:
         # An exponential law has its quartile at 0.288 of its mean; long gaps may be cut off.
         return max(float(gaps.kthvalue(k).values) / 0.288, 1e-12)
 
+    def units(self, heights: torch.Tensor, unit: float) -> torch.Tensor:
+        """Return the unit of each height, (n,) float64.
+
+        It is the mean gap of all samples, but a quarter of the mean gap where the site wins if that
+        is more: heavy tails have scales of their own. Few samples count as part of all.
+        """
+        n, device = self.problem.sites.shape[0], heights.device
+        found = [self.engine.relist(lists, heights) for lists in self.lists]
+        none = (
+            torch.zeros(0, dtype=torch.int64, device=device),
+            torch.zeros(0, device=device, dtype=torch.float32),
+        )
+        site, gap = _ranks.joined(
+            torch.cat([none[0], *(winner.long() for winner, _, _, _ in found)]),
+            torch.cat([none[1], *(gap for _, _, gap, _ in found)]),
+        )
+        site, gap = site[gap < 1e29], gap[gap < 1e29].to(torch.float64)
+        total = torch.full((n,), _PRIOR * unit, dtype=torch.float64, device=device)
+        total.index_add_(0, site, gap)
+        count = torch.bincount(site, minlength=n) + _PRIOR
+        return (total / count / 4).clamp(min=unit)
+
     def absent(self) -> np.ndarray:
         """Return the sites that are in no list."""
         sites = self.problem.sites
@@ -121,6 +147,14 @@ def everyones(edges: list[Edges], engine: Engine, device: torch.device) -> list[
     parts = [torch.cat(part).to(part[0].dtype) for part in zip(none, *edges, strict=True)]
     i, j, weight = _ranks.joined(*parts)
     return [(i, j, weight)] if len(i) else []
+
+
+def widths(window: torch.Tensor | float | None, heights: torch.Tensor) -> torch.Tensor | None:
+    """Return the width of the bands of each cell, (n,) float64, of one for all or of one each."""
+    if window is None:
+        return None
+    width = torch.as_tensor(window, dtype=torch.float64, device=heights.device)
+    return width.expand(heights.shape).contiguous()
 
 
 def facet_laplacian(edges: list[Edges], n: int, m: int, engine: Engine) -> Laplacian:

@@ -28,14 +28,19 @@ from aeot.solvers.assignment import check_enough, is_few, solve_assignment, why_
 from aeot.solvers.certificate import certificate_size
 from aeot.solvers.descent import ADAM, LBFGS
 from aeot.solvers.exact import reject_duplicates, solve_exact
-from aeot.solvers.groups import flat, grouped_heights, tight_groups
+from aeot.solvers.groups import flat, grouped_heights, has_heavy_tails, tight_groups
 from aeot.solvers.line import LINE, at_quantiles, law, solve_line
 from aeot.solvers.oracles import sampled
 from aeot.solvers.problem import OutOfSamples, Problem, Supply, check_fits, standardise, times
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Outcome, Solution
 from aeot.solvers.stages import NEWTON, Step, Task, advance, check
-from aeot.solvers.starts import PICTURE_SITES, gaussian_heights, picture_heights
+from aeot.solvers.starts import (
+    PICTURE_SITES,
+    gaussian_heights,
+    picture_heights,
+    radial_heights,
+)
 from aeot.solvers.state import Parts, State, fingerprint, load, placed, save
 
 METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
@@ -393,6 +398,7 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None, begin: _Star
             else replace(first, phase="try", heights=given)
         )
     starts = [gaussian_heights(problem.sites, s) for s in (0.3, 0.6, 1.0)]
+    starts.append(radial_heights(problem.sites, problem.masses))
     found: list[torch.Tensor] = []  # they may be the solution
     if task.method == "newton":
         samples = int(min(1.5 * (n**0.5 / task.tol) ** 2 + 1024, 1 << 24))
@@ -433,7 +439,7 @@ def _composed(task: Task, scorer: Scorer, first: State, begin: _Start) -> torch.
         return problem.to_standard(heights)
     y = times(problem.caller_sites - problem.caller_sites.mean(0), problem.factor)
     labels = tight_groups(y.numpy())
-    if labels is None:
+    if labels is None or has_heavy_tails(y.numpy(), labels):
         return None
 
     def solved(part: Problem, mass: float) -> torch.Tensor:

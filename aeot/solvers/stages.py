@@ -41,6 +41,7 @@ from aeot.solvers.state import Drawn, State
 SETTLE, GROW = 8, 24  # samples per site; a loose tolerance grows less
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
 EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
+FAR = 0.15  # stiffness of heights with units of their own, in masses over units
 _LOOK_ON = 1 << 18  # samples that a certificate may take in any case to see light cells
 AHEAD = {"coarse": 4 * SETTLE + GROW, "settle": 2 * SETTLE + GROW, "grow": GROW}
 
@@ -200,7 +201,7 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     key, m = f"settle {state.returns}.{state.step}", max(SETTLE * task.n, 4096)
     options: dict[str, Any] = {"radius": 4 * state.unit, "least": 8, "longest": 32}
     bank = task.bank(task.scorer(state), state.heights, key, m, **options)
-    state, record = minimised(task, state, bank, Trust(state.unit, 2 * state.unit), 0.3, 8)
+    state, record = minimised(task, state, bank, 2.0, 0.3, 8)
     chi2, bound = record.pop("chi2"), record["bound"]
     state = replace(_judged(state, chi2), step=state.step + 1)
     absent = bank.absent()
@@ -219,12 +220,12 @@ def grow(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     key = f"grow {state.returns}.{state.step}"
     state = replace(state, lists=Drawn(key, state.heights, 3 * state.unit, state.split))
     state, bank = task.drawn(state)
-    state, record = minimised(task, state, bank, Trust(state.unit, 1.8 * state.unit), 0.2, 20)
+    state, record = minimised(task, state, bank, 1.8, 0.2, 20)
     chi2, bound = record.pop("chi2"), record["bound"]
     state = replace(_judged(state, chi2), step=state.step + 1)
     if (chi2 < 6 and bound < 0.03) or state.stalled >= 1 or state.step == 6:
         state = replace(state.entering("stream"), weight=bank.n_samples)
-        now = bank.evaluate(state.heights, BAND * state.unit)
+        now = bank.evaluate(state.heights, BAND * state.units)
         assert now.hessian is not None
         state = state.with_facets(now.hessian * bank.n_samples, bank.n_samples)
     return state, record
@@ -283,7 +284,8 @@ def measured(task: Task, state: State) -> State:
     """Return the state with the unit of heights measured on a few samples."""
     options: dict[str, Any] = {"radius": 1e20, "least": 1, "longest": 4}
     first = task.bank(task.scorer(state), state.heights, "unit", 1, **options)
-    return replace(state, unit=first.gap_scale(state.heights))
+    unit = first.gap_scale(state.heights)
+    return replace(state, unit=unit, local=first.units(state.heights, unit))
 
 
 def check(
@@ -305,7 +307,7 @@ def check(
     scorer, sums, nu = task.scorer(state), torch.zeros_like(state.sums), task.nu.numpy()
 
     def counted(blocks: range) -> Tally:
-        window = BAND * state.unit if edges else None
+        window = BAND * state.units if edges else None
         return tally(scorer, state.heights, key, blocks, sums=sums, window=window)
 
     blocks = scorer.blocks_left(m)
@@ -339,26 +341,28 @@ def check(
 
 
 def minimised(
-    task: Task, state: State, bank: Bank, trust: Trust, stop: float, max_steps: int
+    task: Task, state: State, bank: Bank, up: float, stop: float, max_steps: int
 ) -> tuple[State, dict[str, Any]]:
-    """Minimise on lists, down to `stop` times their sampling noise."""
+    """Minimise on lists, down to `stop` times their sampling noise; heights rise by `up` units."""
     fresh, m = bank.evaluate(state.heights), bank.n_samples
     # Cells that expect less than 8 samples weigh as if they did: they come by the sample.
     root = task.nu.clamp(min=8 / m).sqrt()
     chi2 = float((fresh.gradient.cpu().square() / root).sum() * m / (task.nu / root).sum())
     floor = 0.4 * task.root / m**0.5
     unit, target = bank.gap_scale(state.heights), task.nu.to(state.heights)
+    units = bank.units(state.heights, state.unit)
     heights, _, info = task.minimise(
         bank.evaluate,
         state.heights,
         target,
-        trust=trust,
+        trust=Trust(units, up * units),
         stop=stop * floor,
         max_steps=max_steps,
     )
     # What is left of the deviations when sampling noise is taken off.
     record = {"chi2": chi2, "error": floor * max(chi2 - 1, 0.0) ** 0.5, **info}
-    return replace(state, heights=heights, unit=unit), record
+    units = bank.units(state.heights, unit)
+    return replace(state, heights=heights, unit=unit, local=units), record
 
 
 def _judged(state: State, chi2: float) -> State:
@@ -381,7 +385,9 @@ def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     # A cell without an edge in the lists must not run away: its own mass is its stiffness.
     degree = torch.as_tensor(facets.diagonal())
     own = torch.where(degree > 0, torch.full_like(degree, 1e-6), 1.0)
-    ridge = 1e-6 * degree + own * task.nu.to(degree) / state.unit
+    # One with a scale of its own has few samples near its facets, which say little of them.
+    own = torch.where(state.units.to(degree) > 1.001 * state.unit, own.clamp(min=FAR), own)
+    ridge = 1e-6 * degree + own * task.nu.to(degree) / state.units.to(degree)
     sides = beside(facets, ridge), beside(facets, task.nu - c.cell_masses)
     x = conjugate_gradient(facets, *sides, tolerance=1e-3, max_steps=300)
     step = torch.as_tensor(x).cpu()
@@ -391,7 +397,8 @@ def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     curvature = change / max(float(x @ (facets @ x)), 1e-300)
     step = step / min(max(curvature, 0.5), 2.0)
     # From end to end of the support there are n^(1/d) cells, each of which may move by a unit.
-    reach = state.unit * max(3.0, task.n ** (1 / task.problem.sites.shape[1]))
+    reach = state.units.cpu() * max(3.0, task.n ** (1 / task.problem.sites.shape[1]))
+    step = step - step.median()  # a common rise is none, and must not be cut
     step = step.clamp(-reach, reach)
     worth = _worth(task, state, c)
     if worth < 0.7 * state.weight:

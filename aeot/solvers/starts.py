@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import scipy.stats
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
@@ -42,6 +43,30 @@ def gaussian_heights(sites: torch.Tensor, scale: float = 0.6) -> torch.Tensor:
         along = (y @ vectors).square()
     values = values.clamp(min=max(float(values[-1]) * 1e-6, 1e-300))
     return center(-scale / 2 * (along / values.sqrt()).sum(1))
+
+
+def radial_heights(sites: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
+    """Return the heights of the map from a standard Gaussian to sites as if these were round.
+
+    The plane of each site is the highest where the source has as much mass further in as the sites
+    have: a start for heavy tails, which no covariance tells of.
+
+    Args:
+        sites: (n, d), standard coordinates.
+        masses: (n,), of the sites.
+
+    Returns:
+        (n,) float64, mean zero.
+    """
+    y = sites.to("cpu", torch.float64)
+    radius, order = (y - y.median(0).values).norm(dim=1).sort()
+    nu = masses[order].to(torch.float64)
+    inside = (nu.cumsum(0) - nu / 2).numpy()
+    reach = torch.from_numpy(scipy.stats.chi.ppf(inside, y.shape[1]))
+    steps = reach * torch.diff(radius, prepend=radius.new_zeros(1))
+    heights = torch.empty_like(radius)
+    heights[order] = -steps.cumsum(0)
+    return center(heights).to(sites.device)
 
 
 def picture_heights(problem: Problem, samples: int) -> torch.Tensor | None:

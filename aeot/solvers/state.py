@@ -53,6 +53,7 @@ class State:
         counts: (n,) int64, how many they are.
         step: How many steps of this stage were made.
         unit: Mean gap between the best score and the next.
+        local: (n,), the unit of each height; see `Bank.units`.
         lowest: Least chi2 of this stage so far.
         stalled: Steps since `lowest` fell by a tenth.
         weight: Samples that the heights are worth.
@@ -77,6 +78,7 @@ class State:
     counts: torch.Tensor
     step: int = 0
     unit: float = 1.0
+    local: torch.Tensor | None = None
     lowest: float = 1e300
     stalled: int = 0
     weight: float = 0.0
@@ -91,6 +93,11 @@ class State:
     best: Certificate | None = None
     best_heights: torch.Tensor | None = None
     history: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+    @property
+    def units(self) -> torch.Tensor:
+        """The unit of each height, (n,) float64, where the heights are."""
+        return torch.full_like(self.heights, self.unit) if self.local is None else self.local
 
     def entering(self, phase: str) -> State:
         """Return the state before the first step of another stage."""
@@ -206,6 +213,7 @@ def placed(state: State, shape: Sequence[int], device: torch.device) -> State:
     """
     n, d = shape
     shapes = {"heights": (n,), "sums": (n, d), "counts": (n,), "best_heights": (n,)}
+    shapes["local"] = (n,)
     for name, wanted in shapes.items():
         got = getattr(state, name)
         if got is not None and got.shape != wanted:
@@ -223,6 +231,7 @@ def placed(state: State, shape: Sequence[int], device: torch.device) -> State:
     return replace(
         state,
         heights=state.heights.to(device),
+        local=None if state.local is None else state.local.to(device),
         sums=state.sums.to(device),
         facets=facets,
         lists=lists and replace(lists, heights=lists.heights.to(device)),

@@ -20,7 +20,6 @@ from aeot import _check, _ranks
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.search.nearest import nearest
-from aeot.solvers.minimize import Trust
 from aeot.solvers.oracles import best_gaps
 from aeot.solvers.problem import OutOfSamples, Problem, Supply, standardise
 from aeot.solvers.scorer import Scorer
@@ -193,6 +192,5 @@ def _corrected(task: Task, scorer: Scorer, heights: torch.Tensor, samples: int) 
     state = measured(task, state)
     how: dict[str, Any] = {"radius": 3 * state.unit, "least": 4, "longest": 16}
     bank = task.bank(scorer, heights, "update", samples, **how)
-    trust = Trust(state.unit, 1.8 * state.unit)
-    state, _ = minimised(task, state, bank, trust, 0.02, 30)
+    state, _ = minimised(task, state, bank, 1.8, 0.02, 30)
     return state.heights

@@ -82,6 +82,31 @@ def test_near_duplicates_get_a_narrow_band():
     assert facet == pytest.approx(wide, rel=0.05)
 
 
+def test_cells_with_wide_gaps_have_units_of_their_own():
+    # Two near sites and a far one in R^4: gaps are wide where the far one wins.
+    sites = torch.tensor([[0.0, 0, 0, 0], [0.5, 0, 0, 0], [0, 60.0, 0, 0]], dtype=torch.float64)
+    p, scorer, bank = bank_of(sites, m=1 << 14)
+    h = p.to_standard(torch.tensor([0.25, 0.0, -40.0], dtype=torch.float64))
+    unit = bank.gap_scale(h)
+    z = torch.cat([scorer.draw("t", k).points() for k in range(scorer.blocks_for(1 << 14))])
+    best = (z.double() @ p.sites.double().T + h).sort(1, descending=True)
+    gap = best.values[:, 0] - best.values[:, 1]
+    means = torch.stack([gap[best.indices[:, 0] == k].mean() for k in range(3)])
+    units = bank.units(h, unit)
+    assert units[:2].tolist() == [unit, unit]
+    assert float(means[2]) > 8 * unit
+    assert float(units[2]) == pytest.approx(float(means[2]) / 4, rel=0.01)
+
+
+def test_a_band_may_be_wider_for_one_cell_than_for_another():
+    sites = torch.tensor([[0.0, 0, 0, 0], [0.8, 0, 0, 0]], dtype=torch.float64)
+    p, _, bank = bank_of(sites)
+    h = p.to_standard(torch.tensor([0.2, -0.2], dtype=torch.float64))
+    widths = torch.tensor([0.2, 0.05], dtype=torch.float64)
+    matrix = bank.evaluate(h, widths).hessian.toarray() / p.scale
+    assert np.abs(matrix - np.array([[1, -1], [-1, 1]]) / 0.8).max() < 0.03 * 1.25
+
+
 def test_best_gaps_lift_a_site_to_its_share():
     sites = torch.randn(50, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p, scorer, _ = bank_of(sites, m=1)
@@ -95,6 +120,15 @@ def test_best_gaps_lift_a_site_to_its_share():
         lifted = h.clone()
         lifted[k] += float(gaps) + 1e-5
         assert 3 <= tally(scorer, lifted, "t", blocks).cell_counts[k] <= 5
+
+
+def test_far_sites_are_clusters_of_their_own():
+    g = torch.Generator().manual_seed(0)
+    sites = torch.randn(300, 5, generator=g)
+    assert len(set(cluster(sites, 10, seed=0).tolist())) <= 10  # no tails, no more than asked for
+    sites[[7, 90]] *= 1000
+    labels = cluster(sites, 10, seed=0)
+    assert (labels == labels[7]).sum() == (labels == labels[90]).sum() == 1
 
 
 def test_clusters_cover_and_correction_balances_them():

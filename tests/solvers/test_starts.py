@@ -5,6 +5,7 @@ from problems import mass_error, slabs
 
 from aeot.measures import Gaussian, Sampler
 from aeot.solvers.solve import solve_semidiscrete
+from aeot.solvers.starts import radial_heights
 
 
 def clumps(n, generator):
@@ -73,3 +74,20 @@ def test_picture_of_a_gaussian_gives_exact_heights():
     p = slabs(2, n=12, source="gaussian")
     s = solve_semidiscrete(p.source, p.sites, p.masses, tol=0.05)
     assert float((s.heights - p.heights).abs().max()) < 2e-3 * float(p.heights.std())
+
+
+def test_radial_heights_are_the_map_onto_round_sites():
+    # Of the standard Gaussian onto one of three times its size: phi(y) = |y|^2 / 6.
+    y = 3 * torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    h = radial_heights(y, torch.full((20_000,), 1 / 20_000))
+    exact = -y.square().sum(1) / 6
+    assert float((h - exact + exact.mean()).std() / exact.std()) < 0.02
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_heavy_tails_are_certified(seed):
+    y = torch.from_numpy(np.random.default_rng(seed).standard_cauchy(size=(200, 6)))
+    s = solve_semidiscrete(Gaussian(dim=6), y, tol=0.12, seed=seed)
+    assert s.converged, s.message
+    error, noise = mass_error(Gaussian(dim=6), y, s.heights, s.masses, m=1 << 17)
+    assert error < (s.mass_error_upper**2 + noise**2) ** 0.5 + 0.2 * noise
