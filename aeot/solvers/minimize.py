@@ -119,7 +119,7 @@ def _damped_step(
     goal = moved + step
     goal = goal - goal.median()
     fall = target / degree.clamp(min=1e-300)
-    up = torch.as_tensor(trust.up).to(goal).expand_as(goal)
+    up = torch.as_tensor(trust.up, dtype=goal.dtype, device=goal.device).expand_as(goal)
     fall = torch.minimum(torch.maximum(fall, up), trust.down * up)
     clipped = torch.minimum(torch.maximum(goal, -fall), up)
     return clipped - moved, float((clipped != goal).double().mean())
@@ -286,7 +286,7 @@ def lbfgs(
     now = oracle(start, None)
     steps = 0
     # In these units a cell that has lost all its mass asks for a step of about one.
-    scale = float(torch.as_tensor(trust.unit).min()) * start.shape[0]
+    scale = float(torch.as_tensor(trust.unit, dtype=torch.float64).min()) * start.shape[0]
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal now, steps
@@ -300,7 +300,7 @@ def lbfgs(
 
     if float(now.gradient.abs().sum()) / 2 <= stop:
         return start, now, {"steps": 0, "bound": 0.0}
-    high = (torch.as_tensor(trust.up).expand(start.shape) / scale).cpu().numpy()
+    high = torch.as_tensor(trust.up, dtype=torch.float64).cpu().expand(start.shape).numpy() / scale
     low = -trust.down * high
     # Rounding ends the search, not SciPy's tolerances: the energy is flat where masses still move.
     options = {"maxfun": max_steps, "maxiter": max_steps, "ftol": 0.0, "gtol": 0.0}

@@ -26,6 +26,7 @@ def test_every_field_of_a_checkpoint_comes_back(tmp_path):
         counts=torch.arange(5),
         step=3,
         unit=0.7,
+        local=draw(3, 5)[2],
         lowest=2.5,
         stalled=1,
         weight=9.5,
