@@ -37,7 +37,6 @@ def test_every_field_of_a_checkpoint_comes_back(tmp_path):
         facets=(draw(4), torch.arange(4).int(), torch.tensor([0, 1, 2, 3, 4, 4]).int()),
         edged=12.0,
         n_samples=5000,
-        seconds=1.5,
         best=c,
         best_heights=draw(2, 5)[1],
         history=({"stage": "grow", "error": None},),
