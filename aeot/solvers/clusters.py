@@ -124,7 +124,7 @@ def balanced(
     """
     m, k = scores.shape
 
-    def oracle(extra: torch.Tensor, window: float | None) -> Evaluation:
+    def oracle(extra: torch.Tensor, window: torch.Tensor | float | None) -> Evaluation:
         value, winner, second, runner = _best_two(scores, extra)
         gap = value - second
         masses = torch.bincount(winner, minlength=k).to("cpu", torch.float64) / m
@@ -133,7 +133,7 @@ def balanced(
         if window is not None:
             close = gap < window
             i, j = (x[close].cpu().numpy() for x in (winner, runner))
-            hessian = laplacian(i, j, np.full(i.size, 0.5 / window / m), k)
+            hessian = laplacian(i, j, np.full(i.size, 0.5 / float(window) / m), k)
         return Evaluation(energy, masses, masses - target, hessian)
 
     def gap_scale(extra: torch.Tensor) -> float:

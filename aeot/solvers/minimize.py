@@ -52,7 +52,7 @@ class Trust:
 
 
 def levenberg(
-    oracle: Callable[[torch.Tensor, float | None], Evaluation],
+    oracle: Callable[[torch.Tensor, torch.Tensor | float | None], Evaluation],
     start: torch.Tensor,
     target: torch.Tensor,
     *,
@@ -267,7 +267,7 @@ def newton_over_gaps(
 
 
 def lbfgs(
-    oracle: Callable[[torch.Tensor, float | None], Evaluation],
+    oracle: Callable[[torch.Tensor, torch.Tensor | float | None], Evaluation],
     start: torch.Tensor,
     target: torch.Tensor,
     *,
