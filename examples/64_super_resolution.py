@@ -1,0 +1,72 @@
+"""Super-resolution: the mean, the median, or one sharp answer
+===========================================================
+
+Many sharp images have the same blurred one. A network that lowers squared differences answers with
+their mean, one that lowers absolute differences with their median, and one that must also pass a
+critic of patches with something that looks like one of them. What is better depends on the
+question: squared differences win on the error by construction, and the critic on how much detail
+there is.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+import aeot
+from aeot.gan_diagnostics.frequency import error_split
+from aeot.metrics import frechet_distance
+from aeot.plotting.images import side_by_side
+
+OUT = Path("out")
+OUT.mkdir(exist_ok=True)
+quick = "--quick" in sys.argv  # fewer steps
+
+# %%
+# First where the answer is known. One input, two answers, 1 with probability 0.7 and -1 with 0.3:
+# the mean is 0.4, the median 1.
+answers = torch.where(torch.arange(1000) < 700, 1.0, -1.0)
+for name, loss in (("squared", torch.square), ("absolute", torch.abs)):
+    guess = torch.zeros(1, requires_grad=True)
+    mover = torch.optim.Adam([guess], lr=0.02)
+    for _ in range(500):
+        mover.zero_grad()
+        loss(guess - answers).mean().backward()
+        mover.step()
+    print(f"two-valued toy, {name} differences: the best answer is {float(guess.detach()):.2f}")
+
+# %%
+# Digits at a quarter of their resolution.
+digits = aeot.dataset("digits", size=16)
+order = torch.randperm(len(digits), generator=aeot.generator(0))
+train, test = digits.subset(order[:1000]), digits.subset(order[1000:])
+pairs = aeot.data.low_high(train, 4)
+low, high = (side[:] for side in (aeot.data.low_high(test, 4).a, test))
+same = {"generator": "resnet", "n_blocks": 2, "filters": 16, "n_layers": 1, "norm": "none"}
+same |= {"batch_size": 16, "enlarge": 1.0, "flip": False, "learning_rate": 1e-3, "device": "cpu"}
+steps = 3 if quick else 1500
+models = {
+    "L2": aeot.Pix2Pix(**same, difference="squared", l1=1e5),  # an adversary too weak to count
+    "L1": aeot.Pix2Pix(**same, l1=1e5),
+    "L1 and patches, non-saturating": aeot.Pix2Pix(**same, l1=10.0),
+    "L1 and patches, WGAN-GP": aeot.Pix2Pix(**same, l1=10.0, adversary="wasserstein"),
+}
+shown = {"seen": low[:12], "true": high[:12]}
+
+
+def told(name, images):
+    split = error_split(images, high)
+    psnr = 10 * math.log10(4 / split["total"])
+    distance = frechet_distance(images.flatten(1), high.flatten(1))
+    print(f"{name}: PSNR {psnr:.2f} dB, detail {split['texture_power']:.2f} of the true, ", end="")
+    print(f"Frechet distance of pixels {distance:.2f}")
+
+
+told("bicubic", low)
+for name, model in models.items():
+    model.fit(pairs, steps=steps)
+    made = model.translate(low, noise=False).cpu()
+    told(name, made)
+    shown[name] = made[:12]
+side_by_side(shown, columns=12, across=1, path=OUT / "64_super_resolution.png")
