@@ -77,6 +77,7 @@ def solve_assignment(
         G. Cohen, S. Gaubert, M. McGettrick, J.-P. Quadrat, "Numerical computation of spectral
         elements in max-plus algebra", IFAC Proc. 31 (1998): `_widest`.
     """
+    assert isinstance(source, Empirical)
     if init is not None:
         start = _counted(source, sites, masses, init.detach().to("cpu", torch.float64), tol)
         if start.converged:
