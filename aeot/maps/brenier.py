@@ -1,17 +1,17 @@
-"""The Brenier map of given heights: cells, potential, costs, the extended map, sampling."""
+"""The Brenier map of given heights: cells, potential, costs, the extended map."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 from torch import nn
 
-from aeot import _check, _io, _loop
+from aeot import _check, _io
 from aeot._check import ArrayLike
 from aeot._environment import plain_methods, resolve_device
 from aeot._estimator import Saved
@@ -20,8 +20,9 @@ from aeot._rng import generator as _generator
 from aeot.geometry.diagram import power_diagram
 from aeot.geometry.location import Location
 from aeot.geometry.tessellation import has_geometry, support
-from aeot.maps import extension, triangulation
-from aeot.maps.extension import Near, Sides
+from aeot.maps import drawing, extension, triangulation
+from aeot.maps.drawing import Draw
+from aeot.maps.extension import Cut, Near, sides_of
 from aeot.measures import Measure, check_source, restored, stored
 from aeot.search import heights as conversions
 from aeot.search.engines import ENGINES, cell, installed, top_k
@@ -33,59 +34,7 @@ if TYPE_CHECKING:
 
 METHODS = ("affine", "linear", "pair", "inverse-distance")
 _BLOCK = 8192  # points per block of a stream; part of its definition
-_DRAWN_AT_ONCE = 1 << 16  # points of the source
-_MAX_DRAWS = 64, 1 << 18  # points drawn for one code, and at least, before all are kept
 _FEW_SITES, _MANY_POINTS = 200, 1 << 14  # scored one by one, against all sites, sooner than located
-_MIN_ACCEPTED = 0.02  # of the points of a mode; with less of them its border points are kept, too
-_MIN_EXPECTED = 3  # points in a stratum
-
-
-class Cut(Protocol):
-    """What the extended map asks of a singular set; `SingularSet` answers it."""
-
-    @property
-    def components(self) -> torch.Tensor:
-        """The mode of every cell, (n,)."""
-        ...
-
-    def crosses(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Whether the map separates the cells of each pair."""
-        ...
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Generated codes and how they came about.
-
-    Attributes:
-        codes: (n, d).
-        points: The points of the source they are the images of, (n, d).
-        owners: The cells of those points, (n,).
-        n_drawn: Points drawn in all.
-        n_rejected: Points next to the singular set that were redrawn.
-        n_surplus: Points left out so that every mode, and every part of it, gets its share.
-        n_conceded: Points next to the singular set that were kept all the same, each on its owner's
-            side: where (nearly) all of a mode is next to it, redrawing would not end.
-        accepted: Share of the points of each mode that was not rejected, (modes,).
-        n_alone: Codes returned bare because their site is alone in its component.
-        labels: Of a conditional map, the number of each code's class (n,).
-    """
-
-    codes: torch.Tensor
-    points: torch.Tensor = field(repr=False)
-    owners: torch.Tensor = field(repr=False)
-    n_drawn: int
-    n_rejected: int
-    n_surplus: int
-    n_conceded: int
-    accepted: torch.Tensor = field(repr=False)
-    n_alone: int
-    labels: torch.Tensor | None = field(default=None, repr=False)
-
-    @property
-    def acceptance(self) -> float:
-        """Share of all drawn points that was not rejected."""
-        return 1 - self.n_rejected / max(self.n_drawn, 1)
 
 
 @dataclass(frozen=True)
@@ -504,7 +453,7 @@ class BrenierMap(Saved, nn.Module):
         if weight is not None:
             _check.real("weight", weight, minimum=0, maximum=1)
         points = _check.points("points", points, dim=self.dim, min_rows=0)
-        sides = _sides(self, singular)
+        sides = sides_of(singular, len(self.sites), self.sites.device)
         owner = self.cell(points)
         near = extension.around(owner, self.sites, sides, neighbours, engine=self.engine)
         centroids, _ = self._cells()
@@ -575,7 +524,7 @@ class BrenierMap(Saved, nn.Module):
         else:
             apart, _ = nearest(self.sites[owner], self.sites, 2, engine=self.engine)
             target = extension.NEWNESS * float(apart[:, 1].median())
-        sides = _sides(self, singular)
+        sides = sides_of(singular, len(self.sites), self.sites.device)
         near = extension.around(owner, self.sites, sides, neighbours, engine=self.engine)
         start, move = self._affine(x, near)
         components = int(sides.labels.max()) + 1
@@ -661,129 +610,8 @@ class BrenierMap(Saved, nn.Module):
         _check.flag("balance", balance)
         _check.choice("boundary", boundary, ("reject", "reassign"))
         _check.choice("method", method, METHODS)
-        sides = _sides(self, singular)
-        labels = sides.labels
-        pool = _Pool(self, sides if boundary == "reject" else Sides(labels, None), n, generator)
-        # Groups of cells and how many points of each are wanted: first of every stratum, then what
-        # is missing of every mode, then any.
-        if balance:
-            strata, quota = _shares(self, labels.cpu(), n, generator)
-            mode = torch.zeros_like(quota).scatter_(0, strata, labels.cpu())
-            pool.fill(strata.to(labels.device), quota, exempt=True)
-            pool.fill(labels, torch.zeros_like(pool.seen).index_add_(0, mode, quota), exempt=True)
-        pool.fill(torch.zeros_like(labels), torch.tensor([n]), exempt=False)
-        points, owners, border = (torch.cat(parts[1:] or parts) for parts in pool.kept)
-        if balance:  # the order of arrival favours the common modes; a shuffle forgets it
-            order = torch.randperm(n, generator=generator, device=device_of(generator))
-            order = order.to(points.device)
-            points, owners, border = points[order], owners[order], border[order]
-        return Draw(
-            codes=self.extend(points, singular, method, generator=generator),
-            points=points,
-            owners=owners,
-            n_drawn=pool.n_seen,
-            n_rejected=int(pool.refused.sum()),
-            n_surplus=pool.n_seen - int(pool.refused.sum()) - n,
-            n_conceded=int(border.sum()),
-            accepted=1 - pool.refused / pool.seen.clamp(min=1),
-            n_alone=int((torch.bincount(labels)[labels[owners]] == 1).sum()),
-        )
-
-
-def _sides(brenier: BrenierMap, singular: Cut | None) -> Sides:
-    if singular is None:
-        return Sides(torch.zeros_like(brenier.heights, dtype=torch.int64), None)
-    if not isinstance(getattr(singular, "components", None), torch.Tensor):
-        way_out = "find_singularities(brenier) makes one"
-        raise _check.fail("singular", "be a SingularSet or None", _check.shown(singular), way_out)
-    if len(singular.components) != len(brenier.sites):
-        got = f"one of {len(singular.components)}"
-        raise _check.fail("singular", f"be of a map of {len(brenier.sites)} sites", got)
-    return Sides(singular.components, singular.crosses)
-
-
-class _Pool:
-    """Points of the source that are drawn until every group of cells has what it shall get.
-
-    Args:
-        brenier: The map.
-        sides: Whose separated pairs have no point between them.
-        n: How many points are wanted in all.
-        generator: Source of all randomness.
-
-    Attributes:
-        seen: Points drawn in each mode (modes,), int64.
-        refused: Those of them next to the singular set that were drawn anew (modes,), int64.
-        kept: Blocks of points, of their cells, and of whether they lie next to the singular set;
-            the first of each is empty.
-    """
-
-    def __init__(
-        self, brenier: BrenierMap, sides: Sides, n: int, generator: torch.Generator | None
-    ) -> None:
-        self.brenier, self.sides, self.generator = brenier, sides, generator
-        self.most = max(_MAX_DRAWS[0] * n, _MAX_DRAWS[1])
-        self.seen = torch.zeros(int(sides.labels.max()) + 1, dtype=torch.int64)
-        self.refused = torch.zeros_like(self.seen)
-        none = sides.labels[:0]
-        self.kept: tuple[list[torch.Tensor], ...] = ([brenier.sites[:0]], [none], [none > 0])
-
-    @property
-    def n_seen(self) -> int:
-        return int(self.seen.sum())
-
-    def fill(self, group: torch.Tensor, quota: torch.Tensor, *, exempt: bool) -> None:
-        """Draw until each group of cells has its quota of points.
-
-        Args:
-            group: Group of every cell (n,).
-            quota: How many points of each group there shall be, those already kept included.
-            exempt: Whether a group whose cells hardly any usable point hits may get less, and all
-                of them once `most` points are drawn.
-        """
-        count, begun = len(quota), self.n_seen
-        share = torch.zeros(count, dtype=torch.float64)
-        share = share.index_add_(0, group.cpu(), self.brenier.masses.cpu())
-        want = quota.clone()
-        taken = torch.bincount(group[torch.cat(self.kept[1])].cpu(), minlength=count)
-        usable = torch.zeros(count, dtype=torch.int64)
-        while bool((taken < want).any()) and not (exempt and self.n_seen >= self.most):
-            _loop.beat()
-            # Enough for the group that lacks most at its rate so far.
-            drawn = self.n_seen - begun
-            need = float(((want - taken) * (drawn + count) / (usable + 1)).max())
-            x, owner, near, good = self._drawn(int(min(max(1024, 1.1 * need), _DRAWN_AT_ONCE)))
-            kind = group[owner[good]]
-            room = _rank_within(kind, count) + taken.to(kind.device)[kind]
-            room = room < want.to(kind.device)[kind]
-            chosen = good.nonzero()[:, 0][room]
-            taken += torch.bincount(kind[room].cpu(), minlength=count)
-            usable += torch.bincount(kind.cpu(), minlength=count)
-            for parts, part in zip(self.kept, (x, owner, near), strict=True):
-                parts.append(part[chosen])
-            if exempt:
-                expected = share * (self.n_seen - begun)
-                void = (expected > 30) & (usable < expected / 50)
-                want = torch.where(void, torch.minimum(want, taken), want)
-
-    def _drawn(self, n: int) -> tuple[torch.Tensor, ...]:
-        # Points, their cells, whether they lie next to the singular set, and which may be kept.
-        brenier, (labels, separated) = self.brenier, self.sides
-        # A mode that is nearly all border is served from its own side rather than never; and if
-        # most pairs of cells are separated, drawing anew would not end.
-        all_border = (self.seen >= 256) & (self.seen - self.refused < _MIN_ACCEPTED * self.seen)
-        all_border |= torch.tensor(self.n_seen >= self.most)
-        x = brenier.source.sample(n, generator=self.generator).to(brenier.sites.device)
-        _, best = brenier.top(x, min(2, len(brenier.sites)))
-        owner = best[:, 0]
-        label = labels[owner]
-        near = torch.zeros_like(owner, dtype=torch.bool)
-        if separated is not None:
-            near = separated(owner, best[:, -1])
-        good = ~near | all_border.to(label.device)[label]
-        self.seen += torch.bincount(label.cpu(), minlength=len(self.seen))
-        self.refused += torch.bincount(label[~good].cpu(), minlength=len(self.seen))
-        return x, owner, near, good
+        options: dict[str, Any] = {"singular": singular, "method": method, "boundary": boundary}
+        return drawing.draw(self, n, balance=balance, generator=generator, **options)
 
 
 def _hull(sites: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -809,52 +637,3 @@ def _filled(mean: torch.Tensor, hit: torch.Tensor, sites: torch.Tensor) -> torch
     design = torch.nn.functional.pad(sites.to(torch.float64), (0, 1), value=1.0)
     fit = torch.linalg.lstsq(design[hit].cpu(), mean[hit].cpu(), driver="gelsd").solution
     return torch.where(hit[:, None], mean, design @ fit.to(mean.device))
-
-
-def _shares(
-    brenier: BrenierMap, labels: torch.Tensor, n: int, generator: torch.Generator | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the stratum of every cell, and how many of n points each stratum shall get.
-
-    Strata are codes next to each other, of one mode, that n points hit at most six times.
-    Counts are those of systematic sampling: a stratum's share of n, rounded up or down such that it
-    is right on average, and so that of any strata in a row, modes for one.
-    """
-    codes, masses = brenier.sites.detach().cpu().double(), brenier.masses.cpu()
-    centred = codes - codes.mean(0)
-    codes = centred @ torch.linalg.eigh(centred.mT @ centred)[1]  # its spread along the axes
-    strata, count = torch.zeros_like(labels), 0
-    parts = [(labels == label).nonzero()[:, 0] for label in labels.unique().flip(0)]
-    while parts:
-        part = parts.pop()
-        middle = 0
-        if len(part) > 1 and n * float(masses[part].sum()) >= 2 * _MIN_EXPECTED:
-            values = codes[part]
-            part = part[values[:, values.var(0).argmax()].argsort(stable=True)]
-            below = n * masses[part].cumsum(0)
-            # Where halves are most equal with enough in either, if there is such a place.
-            may = (below >= _MIN_EXPECTED) & (below[-1] - below >= _MIN_EXPECTED)
-            may = may.nonzero()[:, 0]
-            if len(may):
-                middle = int(may[(below[may] - below[-1] / 2).abs().argmin()]) + 1
-        if middle:
-            parts += [part[middle:], part[:middle]]
-        else:
-            strata[part] = count
-            count += 1
-    device = device_of(generator)
-    start = torch.rand(1, generator=generator, device=device, dtype=torch.float64).cpu()
-    share = torch.zeros(count, dtype=torch.float64).index_add_(0, strata, masses)
-    ends = n * share.cumsum(0) / share.sum() + start
-    ends[-1] = n + start
-    return strata, ends.floor().diff(prepend=start.new_zeros(1)).long()
-
-
-def _rank_within(labels: torch.Tensor, count: int) -> torch.Tensor:
-    # 0, 1, 2, ... among the entries of the same label, in order.
-    order = labels.argsort(stable=True)
-    sizes = torch.bincount(labels, minlength=count)
-    starts = sizes.cumsum(0) - sizes
-    rank = torch.empty_like(labels)
-    rank[order] = torch.arange(labels.numel(), device=labels.device) - starts[labels[order]]
-    return rank

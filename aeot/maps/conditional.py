@@ -14,7 +14,9 @@ from aeot._check import ArrayLike
 from aeot._environment import plain_methods, resolve_device
 from aeot._estimator import Saved
 from aeot._rng import device_of
-from aeot.maps.brenier import BrenierMap, Cut, Draw
+from aeot.maps.brenier import BrenierMap
+from aeot.maps.drawing import Draw
+from aeot.maps.extension import Cut
 from aeot.measures import Measure, restored, stored
 
 if TYPE_CHECKING:

@@ -11,14 +11,28 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
+from aeot import _check
 from aeot.search.nearest import nearest
 
 # (i, j) -> whether the map separates the cells of each pair
 Separated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Cut(Protocol):
+    """What the extended map asks of a singular set; `SingularSet` answers it."""
+
+    @property
+    def components(self) -> torch.Tensor:
+        """The mode of every cell, (n,)."""
+        ...
+
+    def crosses(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Whether the map separates the cells of each pair."""
+        ...
 
 
 class Sides(NamedTuple):
@@ -31,6 +45,23 @@ class Sides(NamedTuple):
 
     labels: torch.Tensor
     separated: Separated | None
+
+
+def sides_of(singular: Cut | None, n: int, device: torch.device) -> Sides:
+    """Return which of n cells a singular set lets be mixed; all of them where nothing is cut.
+
+    Raises:
+        ValueError: If it is none, or of another map.
+    """
+    if singular is None:
+        return Sides(torch.zeros(n, dtype=torch.int64, device=device), None)
+    if not isinstance(getattr(singular, "components", None), torch.Tensor):
+        way_out = "find_singularities(brenier) makes one"
+        raise _check.fail("singular", "be a SingularSet or None", _check.shown(singular), way_out)
+    if len(singular.components) != n:
+        got = f"one of {len(singular.components)}"
+        raise _check.fail("singular", f"be of a map of {n} sites", got)
+    return Sides(singular.components, singular.crosses)
 
 
 class Near(NamedTuple):

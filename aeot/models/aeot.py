@@ -22,8 +22,9 @@ from aeot._estimator import positive
 from aeot._rng import generator
 from aeot.data import Dataset, distinct
 from aeot.data.arrays import domain, facts_of, rows_of
-from aeot.maps.brenier import METHODS, BrenierMap, Draw
+from aeot.maps.brenier import METHODS, BrenierMap
 from aeot.maps.conditional import ConditionalMap, Label, classes_of
+from aeot.maps.drawing import Draw
 from aeot.measures import Gaussian, Measure, UniformBall, UniformBox
 from aeot.models.autoencoder import Autoencoder, AutoencoderOptions, split
 from aeot.models.given import GivenAutoencoder, check_parts
