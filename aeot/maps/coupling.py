@@ -29,6 +29,8 @@ _GROUP_PAIRS = 1 << 14  # pairs of small epochs that are found together
 _ROUND_KEYS = 1 << 36
 _LEAST_MASS = 1 / 16  # share of its mass that a cell must have to be waited for
 _LAST = 1 << 32  # item of which a start may ask
+_LAW = 1 << 14  # points that tell the size of a source
+_HEAVY = 0.1  # degrees of freedom in a square, below which squares say nothing
 _SINGLES = 256  # pairs made together where they are handed out one by one
 
 
@@ -187,7 +189,9 @@ class Coupling(IterableDataset):
         self.share: tuple[int, int] | None = None
         self._stored: dict[str, torch.Tensor] | None = None
         self._round: _Round | None = None
-        self._law: tuple[torch.Tensor, float] | None = None
+        # Mean, mean square and degrees of freedom of the source; rows of noise and their squares
+        self._law: tuple[torch.Tensor, float, float] | None = None
+        self._seen = (0, 0.0)
         self._ready: dict[int, _Epoch] = {}  # some that follow each other, in no order
         self._current: tuple[int, _Epoch] | None = None
 
@@ -319,18 +323,22 @@ class Coupling(IterableDataset):
 
     # Stored pairs
 
-    def save_pairs(self, path: str | os.PathLike, *, epochs: int = 16) -> None:
+    def save_pairs(
+        self, path: str | os.PathLike, *, epochs: int = 16, overwrite: bool = False
+    ) -> None:
         """Write the pairs of the first epochs as keys and sites, 12 bytes a pair.
 
         Args:
-            path: Directory, new or with earlier pairs.
+            path: Directory, new or empty, or with earlier pairs that may be replaced.
             epochs: How many.
+            overwrite: Whether they may.
 
         Raises:
-            ValueError: If something else is there.
+            ValueError: If something else is there, or earlier pairs without `overwrite`.
         """
         epochs = _check.integer("epochs", epochs)
-        _io.check_writable(path, kind=_KIND)
+        _check.flag("overwrite", overwrite)
+        _io.check_writable(path, kind=_KIND, overwrite=overwrite)
         keys = torch.empty(epochs * self.epoch_size, dtype=torch.int64)
         index = torch.empty(len(keys), dtype=torch.int32)
         number = 0
@@ -341,7 +349,7 @@ class Coupling(IterableDataset):
                 keys[part], index[part] = pairs
             number += 1
         facts = {"seed": str(self.seed), "epoch_size": self.epoch_size, "map": self.digest()}
-        _io.save(path, {"keys": keys, "index": index}, facts, kind=_KIND)
+        _io.save(path, {"keys": keys, "index": index}, facts, kind=_KIND, overwrite=overwrite)
 
     def load_pairs(self, path: str | os.PathLike) -> Coupling:
         """Return the same data set with pairs of a file, which is mapped into memory.
@@ -441,20 +449,32 @@ class Coupling(IterableDataset):
         return x0, data, y0, None
 
     def _check_size(self, points: torch.Tensor) -> None:
-        # Refuse noise that cannot be of this source, going by its mean square.
-        source = self.brenier.source
+        # Refuse noise that cannot be of this source, going by the mean square of all that came.
         if self._law is None:
-            mean, covariance = getattr(source, "mean", None), getattr(source, "covariance", None)
-            if mean is None or covariance is None:
-                return
-            self._law = mean.detach().cpu().double(), float(covariance.double().trace())
-        mean, variance = self._law
-        square = float((points.detach().cpu().double() - mean).square().sum(1).mean())
-        # Eight standard deviations of a mean of squares, for the worst of Gaussians, and more.
-        if abs(np.log(max(square / variance, 1e-300))) > 0.4 + 8 * (2 / len(points)) ** 0.5:
-            got = f"{square:.3g} where {variance:.3g} is right"
-            must = f"be noise from {source!r}, with its mean square distance from the mean"
-            raise _check.fail("x0", must, got, "solve the transport from the law of your noise")
+            x = self.brenier.source.sample(_LAW, generator=generator(0, "law")).cpu().double()
+            square = (x - x.mean(0)).square().sum(1)
+            size = float(square.mean())
+            # A sum of squares with as many degrees of freedom has that spread.
+            self._law = x.mean(0), size, 2 * size**2 / max(float(square.var()), 1e-300)
+        mean, right, freedom = self._law
+        square = (points.detach().cpu().double() - mean).square().sum(1)
+        batch = len(points), float(square.sum())
+        self._seen = self._seen[0] + batch[0], self._seen[1] + batch[1]
+        if freedom < _HEAVY:
+            return
+        # All that came, and this alone, as there are many batches: far in the tails either way.
+        for (count, total), errors in ((self._seen, 5), (batch, 7)):
+            ratio = max(total / count / max(right, 1e-300), 1e-300)
+            # The cube root is nearly normal (E. B. Wilson, M. M. Hilferty, "The distribution of
+            # chi-square", 1931).
+            spread = 2 / (9 * count * freedom) + 2 / (9 * _LAW * freedom)
+            far = abs(ratio ** (1 / 3) - 1 + spread) > errors * spread**0.5
+            if far and abs(np.log(ratio)) > 0.1:
+                self._seen = 0, 0.0
+                must = f"be noise from {self.brenier.source!r}, with its mean square distance"
+                got = f"{total / count:.3g} from its mean where {right:.3g} is right"
+                way_out = "solve the transport from the law of your noise"
+                raise _check.fail("x0", must, got, way_out)
 
 
 class _Round:

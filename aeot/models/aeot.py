@@ -75,7 +75,7 @@ class AEOT(AutoencoderOptions):
         autoencoder: One of your own in the place of a trained one: (encoder, decoder), two modules,
             or an object with ``encode`` and ``decode``, such as diffusers' AutoencoderKL;
             `aeot.models.given.GivenAutoencoder` says how it is used. Its codes have their own
-            size, nothing is trained, and what is above does not matter.
+            size and nothing is trained, so that what is above has to be left out.
         tol: How wrong the transport may be: the share of the mass that goes to other codes than it
             should, measured on fresh samples. Half as much takes about four times as long. Its
             floor for N equal masses and m samples is about 0.4 sqrt(N / m).
@@ -242,11 +242,16 @@ class AEOT(AutoencoderOptions):
         return self._take(fitted, begun)
 
     def _given(self, shape: tuple[int, ...]) -> GivenAutoencoder:
-        """Return the caller's autoencoder for rows of this shape."""
+        """Return the given autoencoder for such rows; refuse arguments that it makes idle."""
         given = GivenAutoencoder(self.autoencoder, shape)
         if self.latent_dim not in (type(self).latent_dim, given.latent_dim):
             must = f"be {given.latent_dim}, as codes of the given autoencoder are"
             raise _check.fail("latent_dim", must, self.latent_dim, "leave it out")
+        for field in dataclasses.fields(AutoencoderOptions):
+            name, value = field.name, getattr(self, field.name)
+            if name not in ("latent_dim", "device", "seed") and value != field.default:
+                got = f"{value!r} beside {given.name}"
+                raise _check.fail(name, "be left out where an autoencoder is given", got)
         return given
 
     def _take(self, fitted: Autoencoder | GivenAutoencoder, begun: float) -> Self:

@@ -60,20 +60,36 @@ class GivenAutoencoder:
         self.losses_: dict[str, float] = {}
         self.history_: list[dict[str, Any]] = []
         probe = torch.zeros(2, *shape)
-        try:
-            with torch.inference_mode(), self._at_rest():
-                latent = _tensor(self._encode(self._placed(probe)))
-                back = _tensor(self._decode(latent))
-        except Exception as error:  # of whatever kind: it is the caller's code
-            got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise _check.fail("autoencoder", f"take rows of shape {self.shape_}", got) from error
-        if latent.ndim < 2 or len(latent) != 2 or back.shape != probe.shape:
-            must = f"give 2 codes of 2 rows, and of these rows of shape {self.shape_}"
-            got = f"shapes {tuple(latent.shape)} and {tuple(back.shape)}"
-            raise _check.fail("autoencoder", must, got)
+        with torch.inference_mode(), self._at_rest():
+            latent = self._tried(f"take rows of shape {self.shape_}", self._encode, probe)
+            if latent.ndim < 2 or len(latent) != 2:
+                must = "give a code for each row, (2, ...) for 2 rows"
+                raise _check.fail("autoencoder", must, f"shape {tuple(latent.shape)}")
+            took = f"take codes of shape {tuple(latent.shape[1:])}, as its encoder gives them,"
+            way_out = "of several things that an encoder returns the first is taken"
+            back = self._tried(f"{took} to be decoded", self._decode, latent, way_out)
+        if back.shape != probe.shape:
+            must = f"{took} back to rows of shape {self.shape_}"
+            raise _check.fail("autoencoder", must, f"shape {tuple(back.shape[1:])}")
         self.latent_shape_ = tuple(latent.shape[1:])
         self.latent_dim = math.prod(self.latent_shape_)
         self._block = max(1, min(256, 2**22 // math.prod(self.shape_)))  # rows at a time
+
+    def _tried(
+        self, must: str, part: Callable[..., Any], rows: torch.Tensor, way_out: str = ""
+    ) -> torch.Tensor:
+        """Return what a part makes of rows; say what went wrong, and where, if it makes none."""
+        try:
+            made = part(self._placed(rows))
+        except Exception as error:  # of whatever kind: it is the caller's code
+            got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise _check.fail("autoencoder", must, got, way_out) from error
+        try:
+            return _tensor(made)
+        except TypeError as error:
+            way_out = "wrap the module in one that returns the tensor"
+            must = f"{must} and return a tensor"
+            raise _check.fail("autoencoder", must, str(error), way_out) from error
 
     @property
     def compute_device(self) -> torch.device:
@@ -119,9 +135,10 @@ class GivenAutoencoder:
         rows = rows_of("data", data, self.shape_)
         if len(rows) == 0:
             raise _check.fail("data", "hold at least one row", "none")
+        few = max(self._block, min(1024, 2**24 // math.prod(self.shape_)))  # bounds the memory
         total = 0.0
-        for start in range(0, len(rows), 1024):
-            block = rows[start : start + 1024]
+        for start in range(0, len(rows), few):
+            block = rows[start : start + few]
             restored = self.decode(self.encode(block))
             total += float((restored - block.cpu()).double().square().sum())
         mean = total / (len(rows) * math.prod(self.shape_))

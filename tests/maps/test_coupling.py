@@ -202,6 +202,10 @@ def test_pairs_of_another_problem_or_damaged_ones_are_refused(solution, uneven, 
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(Damaged):
         pairs.load_pairs(tmp_path / "pairs")
+    with pytest.raises(ValueError, match="overwrite=True"):
+        pairs.save_pairs(tmp_path / "pairs", epochs=1)
+    pairs.save_pairs(tmp_path / "pairs", epochs=2, overwrite=True)
+    assert len(pairs.load_pairs(tmp_path / "pairs")._stored["keys"]) == 60
     with pytest.raises(ValueError, match="epochs must be a whole number"):
         pairs.save_pairs(tmp_path / "other", epochs=0)
 
@@ -302,6 +306,36 @@ def test_plans_send_the_noise_that_came_to_its_data(solution):
         pairs.sample_plan(4 * x0, x1)
     with pytest.raises(ValueError, match="x0 must have 3 columns, got 2"):
         pairs.sample_plan(x0[:, :2], x1)
+
+
+def uniform(n, generator):
+    return torch.rand(n, 3, generator=generator)
+
+
+NOISES = {  # sources, and what is mistaken for them
+    "normal for uniform": (aeot.UniformBox(dim=3), aeot.Gaussian(dim=3)),
+    "uniform for normal": (aeot.Gaussian(dim=8), aeot.UniformBox(dim=8)),
+    "another box": (aeot.UniformBox(dim=3), aeot.UniformBox([-0.5] * 3, [0.5] * 3)),
+    "half the variance": (aeot.Gaussian(dim=16), aeot.Gaussian(dim=16, cov=0.5 * torch.eye(16))),
+    "a function": (aeot.Sampler(uniform, dim=3), aeot.Gaussian(dim=3)),
+}
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_of_another_law_is_refused_from_the_first_32_rows_on(name):
+    source, other = NOISES[name]
+    pairs = aeot.coupling(aeot.BrenierMap(source, normal(40, source.dim), torch.zeros(40)))
+    draw = aeot.generator(5, name)
+
+    def plan(measure, rows):
+        pairs.sample_plan(measure.sample(rows, generator=draw), torch.zeros(rows, source.dim))
+
+    with pytest.raises(ValueError, match="x0 must be noise from .* is right"):
+        plan(other, 32)
+    for rows in [1, 2, 32] * 300:  # the right one never is
+        plan(source, rows)
+    with pytest.raises(ValueError, match="x0 must be noise from .* is right"):
+        plan(other, 32)
 
 
 @pytest.mark.parametrize(

@@ -126,14 +126,36 @@ def test_a_model_that_trained_its_own_takes_none(tmp_path):
         ((nn.Linear(2, 2),), "be two modules"),
         ("vae", "be two modules"),
         ((nn.Linear(2, 2), nn.Linear(2, 2)), r"take rows of shape \(1, 8, 8\), got RuntimeError"),
-        ((nn.Flatten(), nn.Identity()), r"of these rows of shape \(1, 8, 8\)"),
-        ((lambda x: {"z": x}, nn.Identity()), "no tensor in a dict"),
+        ((nn.Flatten(), nn.Identity()), r"take codes of shape \(64,\).* back to rows of shape"),
+        ((lambda x: {"z": x}, nn.Identity()), "return a tensor, got no tensor in a dict"),
+        ((lambda x: (), nn.Identity()), r"take rows .* return a tensor, got no tensor in a tuple"),
+        ((lambda x: x.sum(), nn.Identity()), r"a code for each row.*, got shape \(\)"),
+        # the mean and the logarithm of a variance, in the wrong order for the decoder
+        (
+            (lambda x: (x.flatten(1)[:, :3], x.flatten(1)), nn.Unflatten(1, (1, 8, 8))),
+            r"take codes of shape \(3,\).* decoded, got RuntimeError.*the first is taken",
+        ),
+        ((nn.Flatten(), lambda z: {"x": z}), r"take codes .*, got no tensor in a dict"),
         ((lambda x: x.flatten(1) / 0 * 0, lambda z: z.unflatten(1, (1, 8, 8))), "finite codes"),
     ],
 )
 def test_what_is_no_autoencoder_is_named_before_any_work(digits, parts, words):
     with pytest.raises(ValueError, match=f"autoencoder must .*{words}"):
         aeot.AEOT(autoencoder=parts).fit(digits)
+
+
+@pytest.mark.parametrize("fitted_by", ["fit", "fit_autoencoder", "fit_transport", "forecast"])
+@pytest.mark.parametrize(
+    "idle", [{"latent_dim": 8}, {"flips": True}, {"width": 16}, {"batch_size": 5}]
+)
+def test_arguments_of_a_training_that_does_not_take_place_are_refused(digits, idle, fitted_by):
+    model = aeot.AEOT(autoencoder=spatial(), **idle)
+    with pytest.raises(ValueError, match=f"{next(iter(idle))} must be (64|left out)"):
+        getattr(model, fitted_by)(digits)
+
+
+def test_the_size_that_given_codes_have_may_be_said(digits):
+    aeot.AEOT(autoencoder=spatial(), latent_dim=64, device="cpu", seed=3).fit_autoencoder(digits)
 
 
 def test_vectors_are_taken_too():
