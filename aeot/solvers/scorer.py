@@ -94,6 +94,7 @@ class Scorer:
         self.order = order if split > 1 else torch.arange(d)
         self.threads = threads or torch.get_num_threads()
         self._short = False  # of memory
+        self._kept: dict[tuple[str, int], Block] = {}
         self.planes = self.engine.arrange(
             problem.sites[:, self.order.to(problem.sites.device)],
             split=split,
@@ -107,8 +108,22 @@ class Scorer:
         engine = self.engine.NAME
         return Scorer(self.problem, engine=engine, memory=self.memory, threads=self.threads)
 
+    def keep(self, stage: str, blocks: range, *, share: float) -> None:
+        """Draw some blocks now, and keep them in place of those kept before.
+
+        Args:
+            stage: Key of the samples.
+            blocks: Which blocks.
+            share: Of the samples that are left, how many at most.
+        """
+        self.problem.supply.take(len(blocks) * self.block_samples, share=share)
+        self._kept = {}
+        self._kept = {(stage, block): self.draw(stage, block) for block in blocks}
+
     def draw(self, stage: str, block: int) -> Block:
-        """Draw one block, from (seed, stage, block) alone."""
+        """Draw one block, from (seed, stage, block) alone; or return the one that is kept."""
+        if (stage, block) in self._kept:
+            return self._kept[stage, block]
         key, x = (stage, self.split, block), None
         if self.problem.law == "sampler":
             x = self.problem.drawn(self.rows, *key)
@@ -173,7 +188,7 @@ class Scorer:
 
             return all_won(block, self._in_parts(of, block))
 
-        yield from self._each(work, blocks, _CERTIFIED if doubts else _PREPARED)
+        yield from self._each(work, stage, blocks, _CERTIFIED if doubts else _PREPARED)
 
     def _on_line(self, heights: torch.Tensor, stage: str, blocks: range) -> Iterator[Winners]:
         # By sorting, as for the caller; only the sites are told.
@@ -188,7 +203,7 @@ class Scorer:
             site = cells[torch.searchsorted(ends, x)].to(p.sites.device)
             return Winners(drawn, site, none, none, none, index)
 
-        yield from self._each(work, blocks, _CERTIFIED)
+        yield from self._each(work, stage, blocks, _CERTIFIED)
 
     def _slack(self, heights: torch.Tensor) -> Callable[[Block], torch.Tensor]:
         # How far the scores of the samples of each row may be from those that the caller's sites
@@ -250,7 +265,7 @@ class Scorer:
         waiting: list[Listed] = []
         some = -(-_LISTED // self.block_samples)  # blocks whose lists are kept together
         last = len(_ranks.part(blocks, some)) - 1
-        for count, piece in enumerate(self._each(work, blocks, unit=some)):
+        for count, piece in enumerate(self._each(work, stage, blocks, unit=some)):
             waiting.append(piece)
             if len(waiting) == some or count == last:
                 start, site, value, lead, bound = joined(waiting)
@@ -275,7 +290,7 @@ class Scorer:
             found = self._in_parts(of, self.draw(stage, index))
             return found[0] if len(found) == 1 else torch.cat(found)
 
-        yield from self._each(work, blocks)
+        yield from self._each(work, stage, blocks)
 
     def _in_parts(self, of: Callable[[Planes, Block, slice], T], block: Block) -> list[T]:
         """Have the engine work on a block, or on its parts once memory did not suffice."""
@@ -298,10 +313,16 @@ class Scorer:
                 self.planes, self._short = planes.shorter(fewer), True
 
     def _each(
-        self, work: Callable[[int], T], blocks: range, share: float = _PREPARED, unit: int = 1
+        self,
+        work: Callable[[int], T],
+        stage: str,
+        blocks: range,
+        share: float = _PREPARED,
+        unit: int = 1,
     ) -> Iterator[T]:
         # The account is of all ranks, the work of this one.
-        self.problem.supply.take(len(blocks) * self.block_samples, share=share)
+        fresh = sum((stage, block) not in self._kept for block in blocks)
+        self.problem.supply.take(fresh * self.block_samples, share=share)
         for done in self.engine.each(work, _ranks.part(blocks, unit), self.threads):
             _loop.beat()
             yield done

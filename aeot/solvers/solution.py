@@ -56,6 +56,7 @@ class Solution(Saved):
         cell_centroids: Mean of the source inside each cell, (n, d), or None if not estimated.
         cell_variance: Mean of |x - c(x)|^2 / d over the source, c(x) the centroid of the cell of
             x: its variance per axis inside a cell; None if not estimated.
+        tol: What `mass_error_upper` was to be at most; None of exact solvers.
     """
 
     source: Measure
@@ -73,6 +74,7 @@ class Solution(Saved):
     cell_masses: torch.Tensor | None = field(default=None, repr=False)
     cell_centroids: torch.Tensor | None = field(default=None, repr=False)
     cell_variance: float | None = field(default=None, repr=False)
+    tol: float | None = field(default=None, repr=False)  # saves of 0.2.0 have none
 
     @property
     def converged(self) -> bool:
@@ -157,8 +159,10 @@ class Solution(Saved):
                 raise _io.Damaged(f"{name} must be float64, got {value.dtype}")
         _check.masses(self.masses, n)
         _check.integer("n_samples", self.n_samples, minimum=0)
-        for name in ("mass_error", "mass_error_upper"):
-            _check.real(name, getattr(self, name), minimum=0, maximum=1)
+        for name in ("mass_error", "mass_error_upper", "tol"):
+            value = getattr(self, name)
+            if value is not None:
+                _check.real(name, value, minimum=0, maximum=1)
         if not all(_io.fits(record, dict[str, Any]) for record in self.history):
             raise _io.Damaged("history must be records by name")
 

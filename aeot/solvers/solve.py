@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,18 @@ _USUAL = 8  # times what an ordinary problem takes: enough is enough
 # gaps and cannot put whole groups right, so the start has to leave room for its certificate.
 _FINER = 0.75
 STEPS = {"newton": NEWTON, "lbfgs": LBFGS, "adam": ADAM}
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Passed as `init`: how a solve begins that knows more of its heights than what they are.
+
+    Attributes:
+        state: From the task, its scorer and the places (n,) of its sites among the caller's, to
+            the first state, or to heights (n,) in the caller's coordinates to start from.
+    """
+
+    state: Callable[[Task, Scorer, torch.Tensor], State | torch.Tensor]
 
 
 @plain_torch()
@@ -164,7 +176,7 @@ def solve_semidiscrete(
     if max_samples is not None:
         max_samples = _check.real("max_samples", max_samples, minimum=1)
     start = None
-    if init is not None:
+    if init is not None and not isinstance(init, Beginning):
         start = _check.array("init", init)
         if start.shape != (y.shape[0],):
             raise _check.fail("init", f"have shape ({y.shape[0]},)", f"shape {tuple(start.shape)}")
@@ -209,7 +221,7 @@ def solve_semidiscrete(
                 state, outcome = _run(task, found, keeper, on_step, loop)
             else:
                 begin = _Start(task, found, keeper, on_step, loop)
-                state = begin.run(start)
+                state = begin.run(init if isinstance(init, Beginning) else start, order)
                 if not begin.stopped:
                     state, outcome = _run(task, state, keeper, on_step, loop)
     except _loop.Stopped as stopped:
@@ -297,10 +309,17 @@ class _Start:
         self.stopped = self.unwritten = False
         self._numbers = [0]  # of the part in the making, and of those around it
 
-    def run(self, init: torch.Tensor | None) -> State:
-        """Return the first state of the whole."""
+    def run(self, init: torch.Tensor | Beginning | None, order: torch.Tensor) -> State:
+        """Return the first state of the whole, whose sites have these places (n,)."""
         try:
-            state = _started(self.task, self.task.first, init, self)
+            found: State | torch.Tensor | None
+            if isinstance(init, Beginning):
+                found = init.state(self.task, self.task.first, order)
+            else:
+                found = init
+            if not isinstance(found, State):
+                found = _started(self.task, self.task.first, found, self)
+            state = found
         except _loop.Stopped as stopped:
             if stopped.at_once:
                 raise
@@ -372,17 +391,22 @@ class _Start:
             self.unwritten = False
 
 
-def _started(task: Task, scorer: Scorer, init: torch.Tensor | None, begin: _Start) -> State:
-    """Take the start with the least energy on a small sample; the energy is convex."""
-    problem = task.problem
-    n, d = problem.sites.shape
-    first = State(
+def unsolved(task: Task, scorer: Scorer) -> State:
+    """Return the state of a solve before it has a start."""
+    device, (n, d) = task.problem.sites.device, task.problem.sites.shape
+    return State(
         phase="adam" if task.method == "adam" else "coarse",
-        heights=torch.zeros(n, dtype=torch.float64, device=problem.sites.device),
+        heights=torch.zeros(n, dtype=torch.float64, device=device),
         split=scorer.split,
-        sums=torch.zeros(n, d, dtype=torch.int64, device=problem.sites.device),
+        sums=torch.zeros(n, d, dtype=torch.int64, device=device),
         counts=torch.zeros(n, dtype=torch.int64),
     )
+
+
+def _started(task: Task, scorer: Scorer, init: torch.Tensor | None, begin: _Start) -> State:
+    """Take the start with the least energy on a small sample; the energy is convex."""
+    problem, first = task.problem, unsolved(task, scorer)
+    n, d = problem.sites.shape
     given = None if init is None else problem.to_standard(init).to(problem.sites.device)
     if given is None and task.method == "newton" and d > 1:
         heights = None
@@ -647,6 +671,7 @@ def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -
         cell_masses=c.cell_masses[place].to(sites.device),
         cell_centroids=centroids[place.to(centroids.device)].to(sites),
         cell_variance=spread,
+        tol=tol,
     )
 
 

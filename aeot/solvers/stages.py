@@ -31,7 +31,7 @@ from aeot import _ranks
 from aeot.search.heights import center
 from aeot.solvers.certificate import ENOUGH, Certificate, Tally, certificate_size, certify, tally
 from aeot.solvers.clusters import cluster, correct
-from aeot.solvers.laplacian import beside, conjugate_gradient
+from aeot.solvers.laplacian import Laplacian, beside, conjugate_gradient
 from aeot.solvers.minimize import Trust, lbfgs, levenberg
 from aeot.solvers.oracles import Bank, best_gaps, facet_laplacian
 from aeot.solvers.problem import Problem
@@ -118,13 +118,17 @@ class Task:
         m = len(blocks) * scorer.block_samples
         return Bank(self.problem, scorer.engine, lists, m, scorer.threads)
 
+    def hold(self, drawn: Drawn, bank: Bank) -> None:
+        """Keep lists at hand that were drawn so."""
+        self._held = drawn, bank
+
     def drawn(self, state: State) -> tuple[State, Bank]:
         """Return the lists in use, which are drawn again only if they are not at hand."""
         drawn = state.lists
         assert drawn is not None, "lists are asked for before they were chosen"
         if self._held is None or self._held[0] is not drawn:
             scorer = self.scorer(replace(state, split=drawn.split))
-            m = max(self.grow * self.n, 8192)
+            m = drawn.n_samples or max(self.grow * self.n, 8192)
             options: dict[str, Any] = {"radius": drawn.radius, "least": 4, "longest": 16}
             known = self.problem.supply.again() if drawn.n_samples else contextlib.nullcontext()
             with known:
@@ -378,17 +382,48 @@ def _worth(task: Task, state: State, c: Certificate) -> float:
 def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     """Average the heights with the Newton target of the counted masses."""
     state, bank = task.drawn(state)
-    heights = state.heights
-    now = bank.evaluate(heights)
     host = task.scorer(state).engine.HOST
-    facets = state.laplacian(host) / state.edged
+    heights, facets = state.heights, state.laplacian(host) / state.edged
+    missing = task.nu - c.cell_masses
+    step = newton_step(bank, heights, facets, task.nu, missing, state.unit, state.units)
+    worth = _worth(task, state, c)
+    if worth < 0.7 * state.weight:
+        # The last step fell short: near sites trade facets within it. Count them anew.
+        state = state.with_facets(state.laplacian(host) / 2, state.edged / 2)
+    weight = min(state.weight, worth) + m
+    heights = center(heights + (step * (m / weight)).to(heights))
+    return replace(state, weight=weight, heights=heights)
+
+
+def newton_step(
+    bank: Bank,
+    heights: torch.Tensor,
+    facets: Laplacian,
+    masses: torch.Tensor,
+    missing: torch.Tensor,
+    unit: float,
+    units: torch.Tensor,
+) -> torch.Tensor:
+    """Return the step (n,) that gives cells what they miss, on the CPU.
+
+    Args:
+        bank: Lists that know the curvature along the step.
+        heights: (n,), where it begins.
+        facets: Their Laplacian, for one sample.
+        masses: (n,), the target.
+        missing: (n,), what is to be added to the masses.
+        unit: Of the heights.
+        units: Of each of them (n,); see `Bank.units`.
+    """
+    now = bank.evaluate(heights)
     # A cell without an edge in the lists must not run away: its own mass is its stiffness.
     degree = torch.as_tensor(facets.diagonal())
     own = torch.where(degree > 0, torch.full_like(degree, 1e-6), 1.0)
     # One with a scale of its own has few samples near its facets, which say little of them.
-    own = torch.where(state.units.to(degree) > 1.001 * state.unit, own.clamp(min=FAR), own)
-    ridge = 1e-6 * degree + own * task.nu.to(degree) / state.units.to(degree)
-    sides = beside(facets, ridge), beside(facets, task.nu - c.cell_masses)
+    units = units.to(degree)
+    own = torch.where(units > 1.001 * unit, own.clamp(min=FAR), own)
+    ridge = 1e-6 * degree + own * masses.to(degree) / units
+    sides = beside(facets, ridge), beside(facets, missing)
     x = conjugate_gradient(facets, *sides, tolerance=1e-3, max_steps=300)
     step = torch.as_tensor(x).cpu()
     # The band along the facets blurs the Laplacian; the lists know the curvature exactly.
@@ -397,16 +432,10 @@ def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     curvature = change / max(float(x @ (facets @ x)), 1e-300)
     step = step / min(max(curvature, 0.5), 2.0)
     # From end to end of the support there are n^(1/d) cells, each of which may move by a unit.
-    reach = state.units.cpu() * max(3.0, task.n ** (1 / task.problem.sites.shape[1]))
+    n, d = bank.problem.sites.shape
+    reach = units.cpu() * max(3.0, n ** (1 / d))
     step = step - step.median()  # a common rise is none, and must not be cut
-    step = step.clamp(-reach, reach)
-    worth = _worth(task, state, c)
-    if worth < 0.7 * state.weight:
-        # The last step fell short: near sites trade facets within it. Count them anew.
-        state = state.with_facets(state.laplacian(host) / 2, state.edged / 2)
-    weight = min(state.weight, worth) + m
-    heights = center(heights + (step * (m / weight)).to(heights))
-    return replace(state, weight=weight, heights=heights)
+    return step.clamp(-reach, reach)
 
 
 def _lifted(task: Task, state: State, missing: np.ndarray, key: str) -> State:

@@ -44,7 +44,8 @@ def test_a_small_change_is_certified_like_the_solution(before, change):
     wanted = torch.full((len(sites),), 1 / len(sites)) if masses is None else masses
     assert torch.allclose(after.masses, wanted.double())
     assert after.converged
-    assert after.mass_error_upper <= before.mass_error_upper  # the default tolerance
+    assert after.mass_error_upper <= before.tol == 0.1  # the default tolerance
+    assert after.n_samples < before.n_samples / 3
     error, noise = counted(after)
     assert error <= after.mass_error_upper + 2 * noise
 
@@ -52,3 +53,59 @@ def test_a_small_change_is_certified_like_the_solution(before, change):
 def test_one_site_in_one_row_is_told_apart_from_a_column(before):
     with pytest.raises(ValueError, match=r"add must have shape .*add\[None\] makes one row$"):
         aeot.update_solution(before, add=torch.zeros(D))
+
+
+def test_no_sample_of_the_solution_is_seen_again():
+    seen = []
+
+    def drawn(n, generator):
+        x = torch.rand(n, D, generator=generator, dtype=torch.float64)
+        if n != 256:  # those tell one problem from another, and nothing else
+            seen.append(x[:, 0])
+        return x
+
+    solution = aeot.solve_semidiscrete(aeot.Sampler(drawn, dim=D), problem(200), tol=0.2, seed=3)
+    old = torch.cat(seen)
+    seen.clear()
+    for change in ({"remove": [5]}, {"add": problem(201)[200:]}, {"masses": solution.masses}):
+        solution = aeot.update_solution(solution, **change, seed=3)
+        assert solution.converged
+        new = torch.cat(seen)
+        assert not torch.isin(new, old).any()
+        old, _ = torch.cat([old, new]), seen.clear()
+
+
+@pytest.mark.parametrize("tol", [0.05, 0.3])
+def test_another_tolerance_is_certified_too(before, tol):
+    after = aeot.update_solution(before, remove=[0, 1], tol=tol)
+    assert after.converged
+    assert after.mass_error_upper <= after.tol == tol
+    error, noise = counted(after)
+    assert error <= after.mass_error_upper + 2 * noise
+
+
+def test_many_sites_may_change(before):
+    """More than the correction is made for: the heights are a start like any other."""
+    after = aeot.update_solution(before, add=problem(N + 200)[N:], remove=torch.arange(100))
+    assert after.converged
+    error, noise = counted(after)
+    assert error <= after.mass_error_upper + 2 * noise
+
+
+def test_a_chain_of_updates_keeps_its_promise(before):
+    solution, new = before, problem(N + 30)[N:]
+    for some in new.split(10):
+        solution = aeot.update_solution(solution, add=some, remove=torch.arange(10))
+        assert solution.converged
+    assert torch.equal(solution.sites, torch.cat([problem()[30:], new]))
+    error, noise = counted(solution)
+    assert error <= solution.mass_error_upper + 2 * noise
+
+
+def test_other_methods_go_on_from_the_old_heights_too(before):
+    for method in ("lbfgs", "adam"):
+        after = aeot.update_solution(before, remove=[3], tol=0.3, method=method)
+        assert after.converged
+        assert after.method == method
+    with pytest.raises(ValueError, match="init must be left out"):
+        aeot.update_solution(before, remove=[3], init=before.heights)
