@@ -295,7 +295,7 @@ def _kept(costs: Path) -> dict[str, Any]:
 
 def _digest(*sets: Dataset) -> str:
     """Return a hash of images and labels, to know them again."""
-    parts = {f"values {k}": data.values for k, data in enumerate(sets)}
+    parts = {f"values {k}": data.values[:] for k, data in enumerate(sets)}
     parts |= {f"labels {k}": data.labels for k, data in enumerate(sets) if data.labels is not None}
     return _io.digest(parts)[:16]
 

@@ -6,9 +6,12 @@ It holds ``config.yaml`` (the options, to be used again with ``--config``), ``en
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
 import statistics
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -22,11 +25,13 @@ from aeot._rng import generator
 from aeot.commands.directory import RunDirectory, passed_over
 from aeot.data import Dataset, dataset, images, tensors
 from aeot.data.named import NAMES
+from aeot.data.stored import StoredRows
 from aeot.models.aeot import AEOT
 from aeot.plotting.runs import draw_codes, draw_run
 
 _LOG = logging.getLogger(__name__)
 _DRAWN = 100  # samples of the finished model, for its pictures
+_HELD = 1 << 29  # bytes of images that are held in memory
 _TIMED = 10  # steps, after which it is said how long training will take
 
 
@@ -40,6 +45,7 @@ def open_data(
     strict: bool = False,
     white: float | None = None,
     max_pixels: int | None = None,
+    store: Path | None = None,
 ) -> Dataset:
     """Open what a user named: a published set, a folder of images or a NumPy file.
 
@@ -54,6 +60,7 @@ def open_data(
         strict: Let no file of a folder be skipped.
         white: What white is in a folder's floats and integers of 32 bits.
         max_pixels: Files of a folder with more are skipped.
+        store: A new file for the images of a folder that would take more than half a GiB of memory.
 
     Returns:
         The data.
@@ -74,12 +81,18 @@ def open_data(
     if path.is_dir():
         _check_unused(published, "a published set", data)
         given = {name: value for name, value in folder.items() if value is not None}
+        files = sum(len(names) for _, _, names in os.walk(path))
+        if 3 * files * (64 if size is None else size) ** 2 > _HELD:
+            given["store"] = store
         with _check.renamed("folder", "data"):
             return images(path, size=64 if size is None else size, **given)
     if path.is_file() and path.suffix == ".npy":
         _check_unused(published, "a published set", data)
         _check_unused(folder, "a folder of images", data)
         _check_unused({"size": size}, "a folder of images or a published set", data)
+        if path.stat().st_size > _HELD:
+            with contextlib.suppress(ValueError):  # what is no images is read whole
+                return Dataset(StoredRows(path), path.stem)
         with _check.renamed(path.stem, "data"):
             return tensors(_array("data", path), name=path.stem)
     names = ", ".join(NAMES)
@@ -217,12 +230,12 @@ def fit(
             if _ranks.size() > 1:
                 if download:
                     _ranks.pause()  # until it is there
-                chosen = rows_of_run(options, model.seed, **limits)
+                chosen = _read(path.absolute().parent, options, model.seed, **limits)
                 _learn(model, chosen, path / "checkpoint", None, steps)
             return Summary()
         with RunDirectory(path, kept, last="summary.json", overwrite=overwrite) as run:
             begun = time.perf_counter()
-            chosen = rows_of_run(options, model.seed, **limits)
+            chosen = _read(path.absolute().parent, options, model.seed, **limits)
             if download:
                 _ranks.pause()
             if overwrite:  # else its training would go on
@@ -358,8 +371,26 @@ def _split_told(training: Dataset, held_out: Dataset) -> str:
     return f"{len(training)} rows to learn from; {kept} are kept out, to measure with"
 
 
+def _read(
+    folder: Path,
+    options: dict[str, Any],
+    seed: int,
+    **how: Any,  # noqa: ANN401 - of `open_data`
+) -> tuple[Dataset, Dataset, torch.Tensor | None]:
+    """Return what `rows_of_run` does, what memory does not hold in an open file without a name."""
+    beside = folder if folder.is_dir() else None
+    with tempfile.TemporaryDirectory(
+        prefix=".images-", dir=beside, ignore_cleanup_errors=True
+    ) as place:
+        return rows_of_run(options, seed, store=Path(place) / "images.npy", **how)
+
+
 def rows_of_run(
-    options: dict[str, Any], seed: int, *, rows: int | None = None, **how: bool | float | None
+    options: dict[str, Any],
+    seed: int,
+    *,
+    rows: int | None = None,
+    **how: Any,  # noqa: ANN401 - of `open_data`
 ) -> tuple[Dataset, Dataset, torch.Tensor | None]:
     """Return what to fit to, what to keep from it, and the masses."""
     training, held_out, nu = _all_rows(options, seed, **how)
@@ -374,7 +405,9 @@ def rows_of_run(
 
 
 def _all_rows(
-    options: dict[str, Any], seed: int, **how: bool | float | None
+    options: dict[str, Any],
+    seed: int,
+    **how: Any,  # noqa: ANN401 - of `open_data`
 ) -> tuple[Dataset, Dataset, torch.Tensor | None]:
     where: dict[str, Any] = {"size": options["size"], "root": options["root"], **how}
     training = open_data(options["data"], **where)

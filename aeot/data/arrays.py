@@ -1,7 +1,8 @@
-"""The data set all models share: uint8 images or float vectors in memory, and endless batches."""
+"""The data set all models share: uint8 images or float vectors, and endless batches."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,17 +17,22 @@ from aeot import _check, _io
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot._rng import generator
+from aeot.data.stored import StoredRows
+
+_WIDE = 64  # bytes of a row, beyond which a digest stands for it
+_BLOCK = 1 << 24  # bytes that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images or vectors in memory; indexing gives what networks take.
+    """Images or vectors; indexing gives what networks take.
 
     ``data[i]`` and ``data[index]`` (slice, list or tensor) return float32: images in [-1, 1],
     vectors as they are. Build one with `tensors`, `images`, `dataset` or `toy`.
 
     Attributes:
-        values: Images (n, C, H, W), uint8 or float32 in [-1, 1], or vectors (n, d), float32.
+        values: Images (n, C, H, W), uint8 or float32 in [-1, 1], or vectors (n, d), float32; in
+            memory, mapped into it, or images in a file (`aeot.data.stored.StoredRows`).
         name: What it is called in reports.
         labels: Class of each row (n,), int64, or None.
         classes: What the labels mean, or empty.
@@ -34,7 +40,7 @@ class Dataset:
             ``files`` and ``skipped``.
     """
 
-    values: torch.Tensor
+    values: torch.Tensor | StoredRows
     name: str = "tensors"
     labels: torch.Tensor | None = None
     classes: tuple[str, ...] = ()
@@ -44,7 +50,9 @@ class Dataset:
         kind = "images" if len(self.shape) == 3 else "vectors"
         told = f"{self.name!r}: {len(self)} {kind} of shape {self.shape}, "
         told += str(self.values.dtype).removeprefix("torch.")
-        if len(self):
+        if isinstance(self.values, StoredRows):
+            told += f" in {self.values.path}"
+        elif len(self):
             low, high = self.values.aminmax()
             told += f" from {low:g} to {high:g}"
         if self.labels is not None:
@@ -70,7 +78,9 @@ class Dataset:
         """Return the rows `index` as a data set with the same name, classes and facts."""
         labels = None if self.labels is None else self.labels[index]
         info = {key: value for key, value in self.info.items() if key != "files"}
-        return replace(self, values=self.values[index], labels=labels, info=info)
+        values = self.values
+        some = values.only(index) if isinstance(values, StoredRows) else values[index]
+        return replace(self, values=some, labels=labels, info=info)
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same data set with its values and labels on `device`."""
@@ -542,8 +552,10 @@ def low_high(data: Dataset | ArrayLike, factor: int = 2) -> Domains:
 
 
 @plain_torch()
-def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distinct(rows: torch.Tensor | StoredRows) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the rows that are exactly equal.
+
+    Of wide rows digests of 16 bytes are compared, block by block, so that none is copied whole.
 
     Args:
         rows: (n, ...), of any dtype; compared number by number.
@@ -557,12 +569,24 @@ def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         >>> first.tolist(), kind.tolist()
         ([0, 1, 3], [0, 1, 0, 2, 2])
     """
-    flat = rows.detach().cpu().flatten(1)
-    flat = flat + 0.0 if flat.is_floating_point() else flat  # -0.0 equals 0.0
-    table = np.ascontiguousarray(flat.numpy())
+    width = math.prod(rows.shape[1:]) * rows.dtype.itemsize
+    few = max(1, _BLOCK // max(width, 1))
+    tables = [_table(rows[k : k + few], width) for k in range(0, max(len(rows), 1), few)]
+    table = np.concatenate(tables)
     keys = table.view(np.dtype((np.void, table.dtype.itemsize * table.shape[1])))[:, 0]
     _, first, kind = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return torch.from_numpy(first[order]), torch.from_numpy(rank[kind.reshape(-1)])
+
+
+def _table(rows: torch.Tensor, width: int) -> np.ndarray:
+    """Return numbers (m, k) that are equal where rows are: themselves, or digests of wide ones."""
+    flat = rows.detach().cpu().flatten(1)
+    flat = flat + 0.0 if flat.is_floating_point() else flat  # -0.0 equals 0.0
+    table = np.ascontiguousarray(flat.numpy())
+    if width <= _WIDE:
+        return table
+    digests = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in table)
+    return np.frombuffer(digests, np.uint64).reshape(-1, 2)

@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from aeot import _check
+from aeot import _check, _io
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.data import image_file
 from aeot.data.arrays import Dataset, Domains, domain, pairs, resize_one
+from aeot.data.stored import RowWriter, StoredRows
 
 # Images of formats that are not read: named, because their owner would miss them.
 _UNREAD = (
@@ -41,6 +43,7 @@ def images(
     white: float | None = None,
     max_pixels: int = image_file.MAX_PIXELS,
     strict: bool = False,
+    store: str | os.PathLike | None = None,
 ) -> Dataset:
     """Read every image in a folder and its subfolders.
 
@@ -68,6 +71,9 @@ def images(
         max_pixels: Files of more are skipped before they are decoded. All that is decoded at once
             has no more, either, at 10 to 20 bytes each: about a GiB by default.
         strict: Raise an error instead of skipping a file.
+        store: A new .npy file to keep the images in, for more of them than memory holds: they are
+            written as they are read, and whatever is fitted to the data set reads the rows that it
+            needs from there, with the same result. `numpy.load` reads it, too.
 
     Returns:
         The images in the order of their paths. ``info["files"]`` names them, ``info["skipped"]``
@@ -85,12 +91,22 @@ def images(
     if channels is not None and _check.integer("channels", channels) not in (1, 3):
         raise _check.fail("channels", "be 1, 3 or None", _check.shown(channels))
     white, room = _limits(white, max_pixels)
+    if store is not None:
+        store = _new_file(store)
     found = _find(root)
-    loaded = _read_all(found, lambda pixels: resize_one(pixels, size), white, room)
-    _tell(found, len(loaded), strict)
-    if channels is None:
-        channels = max(pixels.shape[0] for pixels in loaded.values())
-    values = torch.stack([_with_channels(pixels, channels) for pixels in loaded.values()])
+    values: torch.Tensor | StoredRows
+    loaded: dict[Path, Any]
+    if store is None:
+        loaded = _read_all(found, lambda _, pixels: resize_one(pixels, size), white, room)
+        _tell(found, len(loaded), strict)
+        if channels is None:
+            channels = max(pixels.shape[0] for pixels in loaded.values())
+        values = torch.stack([_with_channels(pixels, channels) for pixels in loaded.values()])
+    else:
+        with _io.replacing(store) as fresh:
+            loaded = _write_all(fresh, found, size, channels, white, room)
+            _tell(found, len(loaded), strict)
+        values = StoredRows(store)
     tops = [path.relative_to(root).parts for path in loaded]
     labels: torch.Tensor | None = None
     classes: tuple[str, ...] = ()
@@ -99,6 +115,43 @@ def images(
         number = {name: i for i, name in enumerate(classes)}
         labels = torch.tensor([number[parts[0]] for parts in tops])
     return Dataset(values, root.name, labels, classes, _info(root, found, list(loaded)))
+
+
+def _new_file(store: str | os.PathLike) -> Path:
+    path = _check.path("store", store).absolute()
+    if path.exists():
+        raise _check.fail("store", "be a new file", f"{path}, which exists", "delete it first")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        got = f"{path.parent}, which takes no file"
+        raise _check.fail("store", "lie in a folder that can be written", got)
+    return path
+
+
+def _write_all(
+    path: Path,
+    found: _Found,
+    size: int,
+    channels: int | None,
+    white: float | None,
+    room: image_file.Room,
+) -> dict[Path, int]:
+    """Read what was found into a file; return how many channels each has that could be read."""
+    wide = channels or 3
+    writer = RowWriter(path, len(found.files), (wide, size, size))
+    place = {file: k for k, file in enumerate(found.files)}
+
+    def finish(file: Path, pixels: torch.Tensor) -> int:
+        small = resize_one(pixels, size)
+        writer.put(place[file], _with_channels(small, wide))
+        return len(small)
+
+    loaded = _read_all(found, finish, white, room)
+    if writer.error is not None:  # else files would be skipped for it
+        raise writer.error
+    if channels is None:
+        channels = max(loaded.values(), default=1)
+    writer.close([place[file] for file in loaded], channels)
+    return loaded
 
 
 @plain_torch()
@@ -150,7 +203,7 @@ def paired(
         found, rows = _sides(root, size, white, room)
     else:
         found = _find(root)
-        halves = _read_all(found, lambda pixels: _halves(pixels, size), white, room)
+        halves = _read_all(found, lambda _, pixels: _halves(pixels, size), white, room)
         rows = {(path, path): row for path, row in halves.items()}
     _tell(found, len(rows), strict)
     channels = max(picture.shape[0] for row in rows.values() for picture in row)
@@ -175,7 +228,7 @@ def _sides(
         got = f"no partner for {', '.join(_shown(name) for name in alone[:5])}"
         raise _check.fail("folder", "hold the same names in a/ and b/", got)
     left, right = (
-        _read_all(side, lambda pixels: resize_one(pixels, size), white, room) for side in sides
+        _read_all(side, lambda _, pixels: resize_one(pixels, size), white, room) for side in sides
     )
     files = [(path, second[name]) for name, path in first.items()]
     rows = {(p, q): (left[p], right[q]) for p, q in files if p in left and q in right}
@@ -298,7 +351,7 @@ def _limits(white: float | None, max_pixels: int) -> tuple[float | None, image_f
 
 def _read_all(
     found: _Found,
-    finish: Callable[[torch.Tensor], _Read],
+    finish: Callable[[Path, torch.Tensor], _Read],
     white: float | None,
     room: image_file.Room,
 ) -> dict[Path, _Read]:
@@ -306,7 +359,7 @@ def _read_all(
 
     def read(path: Path, white: float | None) -> _Read | image_file.Unscaled | str:
         try:
-            return image_file.read(path, finish, white=white, room=room)
+            return image_file.read(path, partial(finish, path), white=white, room=room)
         except image_file.Unscaled as question:
             return question
         except Exception as error:  # noqa: BLE001 - a file can be damaged in any way

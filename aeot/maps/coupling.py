@@ -24,7 +24,7 @@ from aeot.measures import Empirical, Gaussian, Measure, UniformBall, UniformBox
 _KIND = "pairs"
 _BLOCK = 4096  # points of a source that can only be sampled; part of the definition of its keys
 _AT_ONCE = 1 << 22  # numbers in the points whose cells are found at a time
-_ROUND_EPOCHS, _ROUND_PAIRS = 16, 1 << 16  # a round has so many, and at least so many pairs
+_ROUND_EPOCHS, _ROUND_PAIRS = 64, 1 << 16  # a round has so many, and at least so many pairs
 _GROUP_PAIRS = 1 << 14  # pairs of small epochs that are found together
 _ROUND_KEYS = 1 << 36
 _LEAST_MASS = 1 / 16  # share of its mass that a cell must have to be waited for

@@ -305,9 +305,10 @@ class Autoencoder(AutoencoderOptions):
         data = rows_of("data", data, self.shape_)
         if len(data) == 0:
             raise _check.fail("data", "hold at least one row", "none")
+        few = max(_BLOCK, min(4096, 2**24 // math.prod(self.shape_)))  # bounds the memory
         total = 0.0
-        for start in range(0, len(data), 4096):
-            block = data[start : start + 4096]
+        for start in range(0, len(data), few):
+            block = data[start : start + few]
             restored = self.decode(self.encode(block))
             total += float((restored - block).double().square().sum())
         mean = total / (len(data) * math.prod(self.shape_))

@@ -121,7 +121,7 @@ class TransportTranslator(Estimator):
                 raise _check.fail(f"data.{name}", "hold at least 2 images", str(len(side)))
         if autoencoder is None:
             same = data.a.values.dtype == data.b.values.dtype
-            sides = [side.values if same else side[:] for side in (data.a, data.b)]
+            sides = [side.values[:] if same else side[:] for side in (data.a, data.b)]
             both = Dataset(torch.cat(sides), data.name)
             autoencoder = Autoencoder(
                 latent_dim=self.latent_dim, device=self.device, seed=self.seed

@@ -120,8 +120,9 @@ def nearest_rows(rows: torch.Tensor, data: Dataset) -> tuple[torch.Tensor, torch
     flat = rows.flatten(1)
     best = torch.full((len(rows),), torch.inf, dtype=torch.float64)
     index = torch.zeros(len(rows), dtype=torch.int64)
-    for start in range(0, len(data), 4096):
-        gaps, found = nearest(flat, data[start : start + 4096].flatten(1))
+    few = max(256, min(4096, 2**24 // flat.shape[1]))  # bounds the memory
+    for start in range(0, len(data), few):
+        gaps, found = nearest(flat, data[start : start + few].flatten(1))
         closer = gaps[:, 0] < best
         best = torch.where(closer, gaps[:, 0], best)
         index = torch.where(closer, found[:, 0] + start, index)

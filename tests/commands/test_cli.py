@@ -462,6 +462,14 @@ def test_a_folder_of_images_and_masses(tmp_path, capsys):
     model = aeot.AEOT.load(tmp_path / "run")
     assert model.brenier_.masses.tolist() == pytest.approx(masses.tolist())
     assert model.sample(2).shape == (2, 3, 8, 8)
+    # images that memory does not hold: the same model, and no file of them is left
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "_HELD", 0)
+        options[-1] = tmp_path / "stored" / "run"
+        assert cli.main(["fit", *map(str, options), *OPTIONS, "--size", "8"]) == 0
+    assert os.listdir(tmp_path / "stored") == ["run"]
+    other = aeot.AEOT.load(tmp_path / "stored" / "run")
+    assert torch.equal(other.sample(4, seed=1), model.sample(4, seed=1))
 
 
 def test_vectors_are_drawn_as_points(tmp_path):

@@ -315,8 +315,8 @@ def uniform(n, generator):
 NOISES = {  # sources, and what is mistaken for them
     "normal for uniform": (aeot.UniformBox(dim=3), aeot.Gaussian(dim=3)),
     "uniform for normal": (aeot.Gaussian(dim=8), aeot.UniformBox(dim=8)),
-    "another box": (aeot.UniformBox(dim=3), aeot.UniformBox([-0.5] * 3, [0.5] * 3)),
-    "half the variance": (aeot.Gaussian(dim=16), aeot.Gaussian(dim=16, cov=0.5 * torch.eye(16))),
+    "another box": (aeot.UniformBox(dim=3), aeot.UniformBox(low=[-0.5] * 3, high=[0.5] * 3)),
+    "half the variance": (aeot.Gaussian(dim=16), aeot.Gaussian(covariance=0.5 * torch.eye(16))),
     "a function": (aeot.Sampler(uniform, dim=3), aeot.Gaussian(dim=3)),
 }
 
