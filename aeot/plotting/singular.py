@@ -139,12 +139,12 @@ def crossing(
     breaks: list[float] | None = None,
     path: str | os.PathLike | None = None,
 ) -> Figure:
-    """Draw a path across the singular set: the cut map above, the naive blend of codes below.
+    """Draw a path through the source: images of the map above, blends of the end codes below.
 
     Args:
-        broken: Images of the cut map at even steps along the path, (k, C, H, W) in [-1, 1].
+        broken: Images of the map at even steps along the path, (k, C, H, W) in [-1, 1].
         blended: Images of the straight line between the end codes, (k, C, H, W).
-        breaks: Where along the path the map breaks, in (0, 1); marked above the first row.
+        breaks: Where along the path the map jumps, in (0, 1); marked above the first row.
         path: Where to write the figure.
 
     Returns:
@@ -153,7 +153,7 @@ def crossing(
     Raises:
         ValueError: If the rows differ in shape.
     """
-    rows = {"cut map": as_tiles("broken", broken), "blend": as_tiles("blended", blended)}
+    rows = {"map": as_tiles("broken", broken), "blend": as_tiles("blended", blended)}
     shapes = [tuple(row.shape) for row in rows.values()]
     if shapes[0] != shapes[1]:
         got = f"{shapes[1]} and {shapes[0]} in colour"

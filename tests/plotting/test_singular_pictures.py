@@ -54,6 +54,9 @@ def test_the_mark_stands_between_the_frames_around_the_break():
     figure = plots.crossing(frames, frames, breaks=[0.6])
     line = figure.axes[0].lines[0]
     assert line.get_xdata()[0] == 3 * 8 - 0.5  # 0.6 lies between frames 2 (0.5) and 3 (0.75)
+    for jumps in ([0.6], None):  # a map jumps between any two cells; the caller says if it is cut
+        axes = plots.crossing(frames, frames, breaks=jumps).axes
+        assert [ax.get_yticklabels()[0].get_text() for ax in axes] == ["map", "blend"]
     with pytest.raises(ValueError, match="blended must have the shape of broken"):
         plots.crossing(frames, frames[1:])
 
