@@ -85,7 +85,10 @@ class AEOT(AutoencoderOptions):
             many as `tol` takes. With the 100 of Lei et al. the floor is 0.04, and a transport that
             is not certified by then is returned with a warning.
         max_angle: Angle of adjacent planes, in radians, beyond which the map is cut (Lei et al.:
-            0.75, or 0.68 for CIFAR-10); None: found from the codes, whatever their scale.
+            0.75, or 0.68 for CIFAR-10), or the share of facets below it, such as "90%"; None: found
+            from the codes, whatever their scale.
+        level: Chance that the middle of two codes lies off the data from which on the map is cut
+            between them, where no ``max_angle`` is given; 1: only between separate groups.
         extension: How new codes come from the data's: "affine", "linear", "pair" or
             "inverse-distance"; see `BrenierMap.extend`.
         sharpen: Give decoded images the sharpness of the data where they are not flat.
@@ -133,7 +136,8 @@ class AEOT(AutoencoderOptions):
     tol: float = 0.05
     source: str = "cube"
     samples_per_site: float | None = None
-    max_angle: float | None = None
+    max_angle: float | str | None = None
+    level: float = 0.5
     extension: str = "affine"
     sharpen: bool = True
     engine: str = "auto"
@@ -152,7 +156,8 @@ class AEOT(AutoencoderOptions):
     _learned |= {"sharpening_": dict | None}  # saves of 0.2.0 and before have none
     _checks = AutoencoderOptions._checks | {
         "autoencoder": check_parts,
-        "max_angle": positive,
+        "max_angle": singular_set.check_angle,
+        "level": partial(_check.real, above=0, maximum=1),
         "source": partial(_check.choice, options=SOURCES),
         "samples_per_site": positive,
         "extension": partial(_check.choice, options=METHODS),
@@ -337,7 +342,8 @@ class AEOT(AutoencoderOptions):
         self.data_ = facts_of(data)
         brenier: Any = solution.map(engine=self.engine)
         self.brenier_ = brenier
-        find = partial(singular_set.find_singularities, max_angle=self.max_angle, seed=self.seed)
+        cut = {"max_angle": self.max_angle, "level": self.level, "seed": self.seed}
+        find = partial(singular_set.find_singularities, **cut)
         told = "converged mass_error mass_error_upper message n_samples method engine"
         self.certificate_ = {name: getattr(solution, name) for name in told.split()}
         self.classes_ = known
@@ -428,23 +434,29 @@ class AEOT(AutoencoderOptions):
         }
         return drawn
 
-    def interpolate(self, start: ArrayLike, end: ArrayLike, n: int = 9) -> torch.Tensor:
-        """Walk from one image to another on a straight line in the source of the transport.
+    def interpolate(
+        self, start: ArrayLike, end: ArrayLike, n: int = 9, *, along: str = "source"
+    ) -> torch.Tensor:
+        """Walk from one image to another, between the training codes nearest to both.
 
-        The line joins the centres of the cells of the training codes nearest to both images. Where
+        Along the "source" it is a straight line there, between the centres of the two cells. Where
         it crosses the singular set the generated image jumps; it does not pass through a blend.
+        Along the "codes" it is the way of `SingularSet.path` at even speed, from code to code in
+        small steps that keep off what lies between groups of codes.
 
         Args:
             start: An image (C, H, W), uint8 or in [-1, 1], or a vector (d,).
             end: Another one.
             n: Number of images, both ends included.
+            along: "source" or "codes".
 
         Returns:
             (n, C, H, W) or (n, d).
 
         Raises:
             ValueError: If a shape is not that of the training data, `n` is below 2, or the nearest
-                training codes are of two classes, between which there is no line.
+                training codes are of two classes, between which there is no line, or, along codes,
+                of two groups that no way joins.
 
         References:
             Lei et al., 2020, section 6.2 and figure 12.
@@ -452,10 +464,13 @@ class AEOT(AutoencoderOptions):
         self._check_fitted()
         shape = self.autoencoder_.shape_
         n = _check.rows("n", n, max(self._code_size, math.prod(shape)), minimum=2)
+        _check.choice("along", along, ("source", "codes"))
         rows = [_row(name, value, shape) for name, value in (("start", start), ("end", end))]
         codes = torch.cat([self.encode(row) for row in rows]).to(self.brenier_.sites)
         brenier, cut = self._near(codes)
         cells = nearest(codes, brenier.sites)[1][:, 0]
+        if along == "codes":
+            return self.decode(_evenly(brenier.sites[cut.path(*cells.tolist())], n))
         if brenier.centroids is None:
             brenier.estimate_moments()
         assert brenier.centroids is not None
@@ -719,6 +734,23 @@ def _check_cut(cut: singular_set.SingularSet, n: int) -> None:
             if getattr(held, name).shape != (len(held.pairs),):
                 got = _check.shown(getattr(held, name))
                 raise _check.fail(f"singular_.{name}", f"have shape ({len(held.pairs)},)", got)
+    if cut.chances is not None:
+        held, shape = cut.chances.directions, cut.brenier.sites.shape
+        if held.shape != shape or not held.is_floating_point():
+            must = f"be real numbers of shape {tuple(shape)}"
+            raise _check.fail("singular_.chances.directions", must, _check.shown(held))
+
+
+def _evenly(corners: torch.Tensor, n: int) -> torch.Tensor:
+    """Return n points at even distances along the polygon through corners (k, d), ends included."""
+    steps = (corners[1:] - corners[:-1]).norm(dim=1).double()
+    along = torch.nn.functional.pad(steps.cumsum(0), (1, 0))
+    at = torch.linspace(0, 1, n, dtype=torch.float64, device=along.device) * along[-1]
+    if len(corners) < 2:
+        return corners.expand(n, -1)
+    left = torch.searchsorted(along, at, right=True).clamp(1, len(steps)) - 1
+    share = ((at - along[left]) / steps[left].clamp(min=1e-300)).to(corners)[:, None]
+    return corners[left] + share * (corners[left + 1] - corners[left])
 
 
 def _row(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Dataset | torch.Tensor:

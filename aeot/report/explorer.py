@@ -43,8 +43,9 @@ def explorer(
 
     Returns:
         Plain values: ``points`` [x, y] in the unit square, ``labels``, ``modes``, ``classes``,
-        ``near`` (neighbours of each point) and ``apart`` (whether the cut separates them),
-        ``pairs`` (shown codes across the cut, ``across`` in all), ``anchors``,
+        ``near`` (neighbours of each point), ``apart`` (whether the cut separates them) and
+        ``scores`` (`SingularSet.score` of each), ``pairs`` (shown codes across the cut, ``across``
+        in all) and ``strength`` (their scores), ``anchors``,
         ``snap`` (anchor nearest to each point), ``jumps`` (per pair of anchors, the frames after
         which the cut path jumps across the singular set), ``largest`` (the frame after which it
         moves most), ``thumbs`` and ``frames`` (sprites; one row per pair of anchors, first the
@@ -59,7 +60,10 @@ def explorer(
     plane = _plane(codes, picture, seed)
     k = min(_NEIGHBOURS + 1, len(index))
     near = nearest(codes, codes, k)[1][:, 1:]
-    apart = model.singular_.crosses(index.repeat_interleave(k - 1), index[near.flatten()])
+    sides = index.repeat_interleave(k - 1), index[near.flatten()]
+    apart = model.singular_.crosses(*sides)
+    scores = model.singular_.score(*sides).cpu().reshape(near.shape)
+    strength = model.singular_.score(*index[drawn].T).cpu()
     chosen = _anchors(codes, labels, min(anchors, len(index)), seed)
     snap = nearest(codes, codes[chosen])[1][:, 0]
     frames, jumps, largest = _paths(model, index[chosen])
@@ -73,7 +77,9 @@ def explorer(
         "modes": model.singular_.components.cpu()[index].tolist(),
         "near": near.tolist(),
         "apart": apart.cpu().reshape(near.shape).int().tolist(),
+        "scores": _rounded(scores),
         "pairs": drawn.tolist(),
+        "strength": _rounded(strength),
         "across": len(pairs),
         "anchors": chosen.tolist(),
         "snap": snap.tolist(),
@@ -83,6 +89,10 @@ def explorer(
         "thumbs": sprite(images, 30),
         "frames": None if frames is None else sprite(frames, 2 * _FRAMES),
     }
+
+
+def _rounded(values: torch.Tensor) -> list:
+    return np.round(values.numpy(), 3).tolist()
 
 
 def _chosen(model: AEOT, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

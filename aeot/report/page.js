@@ -78,7 +78,7 @@
 
   // ---- latent explorers
   const explore = (host, given) => {
-    const { points, near, apart, pairs, anchors, thumbs, frames, steps } = given;
+    const { points, near, apart, scores, pairs, strength, anchors, thumbs, frames, steps } = given;
     const canvas = host.querySelector("canvas"), say = host.querySelector("[data-say]");
     const details = host.querySelector("[data-details]"), path = host.querySelector("[data-path]");
     const crossing = host.querySelector("[data-crossing]"), by = host.querySelector("[data-by]");
@@ -114,8 +114,10 @@
       g.scale(ratio, ratio);
       if (crossing.checked) {
         g.strokeStyle = colour("--alarm");
-        g.globalAlpha = 0.28;
-        for (const [i, j] of pairs) line(g, where(i), where(j));
+        pairs.forEach(([i, j], k) => {
+          g.globalAlpha = 0.05 + 0.3 * strength[k];
+          line(g, where(i), where(j));
+        });
         g.globalAlpha = 1;
       }
       for (let i = 0; i < points.length; i++) {
@@ -168,12 +170,12 @@
       const others = near[i].map((j, k) => make("button", {
         type: "button",
         class: apart[i][k] ? "apart" : "",
-        "aria-label": `nearest ${k + 1}: ${nameOf(j)}${apart[i][k] ? ", across the singular set" : ""}`,
+        "aria-label": `nearest ${k + 1}: ${nameOf(j)}, score ${scores[i][k].toFixed(2)}${apart[i][k] ? ", across the singular set" : ""}`,
         onclick: () => { select(j); canvas.focus(); },
-      }, tile(thumbs, j, 44)));
+      }, tile(thumbs, j, 44), make("small", {}, scores[i][k].toFixed(2))));
       details.replaceChildren(
         make("h3", {}, nameOf(i)), tile(thumbs, i, 112),
-        make("p", { class: "note" }, "its nearest codes" + (pairs.length ? "; a dashed frame lies across the singular set" : "")),
+        make("p", { class: "note" }, "its nearest codes, with the chance that what lies between is off the data" + (pairs.length ? "; a dashed frame lies across the singular set" : "")),
         make("div", { class: "near" }, ...others));
       if (announce) say.textContent = `code ${i + 1}: ${nameOf(i)}`;
       draw();

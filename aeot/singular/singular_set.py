@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from aeot.geometry.tessellation import has_geometry
 from aeot.maps.brenier import BrenierMap
 from aeot.singular import modes
 from aeot.singular.facets import find_facets
+from aeot.singular.scores import Chances, chances
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (angles, jumps) -> singular
 
@@ -57,9 +61,13 @@ class SingularSet:
             the modes, numbered by falling mass.
         links: Pairs that may be mixed, (r, 2): regular facets and, for the default rule, near
             codes. The components are those of this graph.
-        sheets: With the default rule, whether pairs of one component can be separated too.
+        sheets: With the default rule, whether distances along the data separate pairs of one
+            component, too: in few dimensions.
         max_angle: The angle that was asked for, or None.
         criterion: The function that was asked for, or None.
+        level: With the default rule and without sheets, the score from which on a pair of one
+            component is separated; 1: none is.
+        chances: What gives scores to pairs; None: they are learned when asked for.
     """
 
     brenier: BrenierMap = field(repr=False)
@@ -73,6 +81,77 @@ class SingularSet:
     sheets: bool
     max_angle: float | None = None
     criterion: Criterion | None = field(default=None, repr=False)
+    level: float = 1.0
+    chances: Chances | None = field(default=None, repr=False)
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """Score of every facet found, (k,) float64: `score` of `facets.pairs`."""
+        return self._score(*self.facets.pairs.T)
+
+    def score(self, first: ArrayLike, second: ArrayLike) -> torch.Tensor:
+        """Return the chance that the middle of two sites lies off the data, of each pair.
+
+        It is estimated from the sites alone: how often, for pairs whose neighbourhoods are as far
+        apart, the middle of these is lonelier than 95 % of all neighbourhoods are
+        (`aeot.singular.scores`). Pairs that the rule separates by modes or along sheets score 1.
+        Shift, rotation and unit of the sites do not matter.
+
+        Args:
+            first: Numbers of cells, any shape.
+            second: Of the same shape.
+
+        Returns:
+            float64 of that shape, in [0, 1].
+
+        Raises:
+            ValueError: If they are no numbers of cells, or of different shapes.
+
+        Example:
+            >>> import aeot
+            >>> sites = torch.randn(60, 12, generator=aeot.generator(0))
+            >>> sites[30:, 0] += 40
+            >>> brenier = BrenierMap(aeot.UniformBox(dim=12), sites, -(sites**2).sum(1) / 2)
+            >>> singular = find_singularities(brenier, n_points=500)
+            >>> singular.score([0, 0], [1, 31]).round(decimals=1).tolist()
+            [0.0, 1.0]
+        """
+        n = len(self.brenier.sites)
+        cells = []
+        for name, value in (("first", first), ("second", second)):
+            found = _check.tensor(name, value).to(self.components.device)
+            whole = found.dtype in (torch.int32, torch.int64)
+            if not whole or (found.numel() and not 0 <= int(found.min()) <= int(found.max()) < n):
+                raise _check.fail(name, f"be numbers of {n} cells", _check.shown(value))
+            cells.append(found.long())
+        if cells[0].shape != cells[1].shape:
+            got = f"{tuple(cells[1].shape)} and {tuple(cells[0].shape)}"
+            raise _check.fail("second", "have the shape of first", got)
+        return self._score(*cells)
+
+    def _score(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        apart = self.components[first] != self.components[second]
+        if self.sheets:
+            apart = apart | self._unlinked(first, second)
+        if len(self.brenier.sites) <= modes.LINKS:
+            return (first != second).to(torch.float64)
+        return torch.where(apart & (first != second), 1.0, self._chances.of(first, second))
+
+    @cached_property
+    def _chances(self) -> Chances:
+        if self.chances is not None:
+            return self.chances
+        codes, engine = self.brenier.sites.detach(), self.brenier.engine
+        return chances(codes, self.facets.pairs, seed=0, engine=engine)
+
+    def _unlinked(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        n = len(self.brenier.sites)
+        if not len(self.links):
+            return torch.ones_like(first, dtype=torch.bool)
+        known = self.links[:, 0] * n + self.links[:, 1]  # sorted
+        keys = torch.minimum(first, second) * n + torch.maximum(first, second)
+        slot = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+        return known[slot] != keys
 
     @property
     def n_components(self) -> int:
@@ -100,11 +179,9 @@ class SingularSet:
         elif self.max_angle is not None:
             broken = angle(sites, first, second) > self.max_angle
         elif self.sheets:
-            n = sites.shape[0]
-            known = self.links[:, 0] * n + self.links[:, 1]  # sorted
-            keys = torch.minimum(first, second) * n + torch.maximum(first, second)
-            slot = torch.searchsorted(known, keys).clamp(max=max(len(known) - 1, 0))
-            broken = known[slot] != keys if len(known) else torch.ones_like(apart)
+            broken = self._unlinked(first, second)
+        elif self.level < 1:
+            broken = self._chances.of(first, second) >= self.level
         else:
             return apart
         return apart | (broken & (first != second))
@@ -195,7 +272,8 @@ class SingularSet:
         """Return cells from `first` to `last`, each the regular neighbour of the one before.
 
         Interpolating between the sites of consecutive cells stays inside one mode. The path is
-        the shortest in squared jumps, so it prefers many small steps.
+        the shortest in squared jumps over the chance that their middles lie on the data, so it
+        prefers many small steps, and goes round what separates groups of codes.
 
         Args:
             first: A cell.
@@ -216,6 +294,8 @@ class SingularSet:
             raise _check.fail("first and last", "lie in one component", got)
         i, j = self.links.T
         length = jump(self.brenier.sites, i, j).square().clamp(min=1e-30)
+        if self.level < 1:
+            length = length / (1 - self._chances.of(i, j)).clamp(min=1e-6)
         graph = csr_matrix((length.cpu().numpy(), self.links.T.cpu().numpy()), shape=(n, n))
         _, before = dijkstra(graph, directed=False, indices=first, return_predecessors=True)
         path = [last]
@@ -227,32 +307,38 @@ class SingularSet:
 @plain_torch()
 def find_singularities(
     brenier: BrenierMap,
-    max_angle: float | Criterion | None = None,
+    max_angle: float | str | Criterion | None = None,
     n_points: int | None = None,
     seed: int = 0,
+    *,
+    level: float = 0.5,
 ) -> SingularSet:
     """Find the facets across which the map jumps too far to be continuous.
 
     The default rule is found from the data and has no scale: sites belong together when they can
     be reached over links between near sites, near in units of the local spacing; facets between
-    different components are singular. In intrinsic dimension up to 4 so are facets inside a
-    component whose sites lie far apart along the data though near in space (the turns of a roll).
+    different components are singular. Inside a component, so are those whose middle lies off the
+    data with a chance of at least `level`; in intrinsic dimension up to 4 those whose sites lie
+    far apart along the data though near in space (the turns of a roll) are instead.
     With fewer than nine sites there is no spacing to compare with, and every facet is singular.
 
     Args:
         brenier: The map.
         max_angle: Angle between the normals (y, -1) of two planes, in radians and in the caller's
-            units, above which their facet is singular (the paper: 0.75, for CIFAR-10 0.68); or a
-            function of (angles, jumps) that returns a mask; None: the default rule.
+            units, above which their facet is singular (the paper: 0.75, for CIFAR-10 0.68); a share
+            of the facets found that has smaller angles, such as "90%"; or a function of (angles,
+            jumps) that returns a mask; None: the default rule.
         n_points: Points walked to a facet; None: exact geometry in 2-D and 3-D where the source
             has it, else 200 per cell, fewer for many sites in many dimensions.
         seed: Which points.
+        level: Of the default rule, in (0, 1]: the least score (`SingularSet.score`) of a singular
+            facet inside a component. 1: cuts run between components only, as before 0.3.
 
     Returns:
         The singular set.
 
     Raises:
-        ValueError: For an angle that is not positive or a bad number of points.
+        ValueError: For an angle that is not positive, a bad number of points or a bad level.
 
     References:
         N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
@@ -276,7 +362,9 @@ def find_singularities(
     if criterion is not None:
         max_angle = None
     elif max_angle is not None:
-        max_angle = _check.real("max_angle", max_angle, above=0.0)
+        max_angle = check_angle("max_angle", max_angle)
+    share = float(max_angle[:-1]) / 100 if isinstance(max_angle, str) else None
+    level = _check.real("level", level, above=0.0, maximum=1.0)
     n = brenier.sites.shape[0]
     ruled = criterion is not None or max_angle is not None
     known, labels = None, None
@@ -285,7 +373,9 @@ def find_singularities(
         labels = modes.modes(known[0], brenier.masses.cpu().numpy())
     facets = find_facets(brenier, n_points, labels=labels, seed=seed)
     i, j = facets.pairs.T
-    sheets = False
+    if share is not None:
+        max_angle = float(facets.angles.quantile(share)) if len(i) else 1.0
+    sheets, learned = False, None
     if criterion is not None:
         cut = _check.array("max_angle(angles, jumps)", criterion(facets.angles, facets.jumps)) > 0
         if cut.shape != facets.angles.shape:
@@ -297,11 +387,28 @@ def find_singularities(
         links = facets.pairs[~cut]
     else:
         cut, links, sheets = _default(facets, n, known, labels)
+        if labels is not None and not sheets and level < 1:
+            codes, engine = brenier.sites.detach(), brenier.engine
+            learned = chances(codes, facets.pairs, seed=seed, engine=engine)
+            cut |= learned.of(*facets.pairs.T) >= level
     labels = modes.modes(_graph(links, n), brenier.masses.cpu().numpy())
     components = torch.from_numpy(labels).to(brenier.sites.device)
     links = links[(links[:, 0] * n + links[:, 1]).argsort()]
     parts = (facets.pairs[cut], facets.angles[cut], facets.jumps[cut], facets.mass[cut])
-    return SingularSet(brenier, *parts, facets, components, links, sheets, max_angle, criterion)
+    level = 1.0 if learned is None else level
+    rule = (sheets, max_angle, criterion, level, learned)
+    return SingularSet(brenier, *parts, facets, components, links, *rule)
+
+
+def check_angle(name: str, value: Any) -> float | str:  # noqa: ANN401
+    """Return an angle in radians > 0, or a share of the facets such as "90%"."""
+    if not isinstance(value, str):
+        return _check.real(name, value, above=0.0)
+    way_out = "write a share of the facets as '90%', or an angle in radians as a number"
+    if not re.fullmatch(r"[0-9]{1,2}([.][0-9]{1,9})?%", value) or not float(value[:-1]) > 0:
+        must = "be an angle, or a share between 0% and 100%"
+        raise _check.fail(name, must, _check.shown(value), way_out)
+    return value
 
 
 def _graph(links: torch.Tensor, n: int) -> csr_matrix:

@@ -10,6 +10,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import aeot
+from aeot.models import aeot as aeot_module
 from aeot.models.aeot import AEOT
 from aeot.models.autoencoder import Autoencoder
 from aeot.search import engines
@@ -74,6 +75,35 @@ def test_seeds_decide_everything(fitted, digits):
     assert torch.equal(again.brenier_.heights, fitted.brenier_.heights)
     assert torch.equal(again.singular_.pairs, fitted.singular_.pairs)
     assert torch.equal(again.sample(5, seed=7), fitted.sample(5, seed=7))
+
+
+def test_scores_are_saved_with_the_model(fitted, tmp_path):
+    fitted.save(tmp_path / "model")
+    again = AEOT.load(tmp_path / "model")
+    assert torch.equal(again.singular_.scores, fitted.singular_.scores)
+    assert again.singular_.level == fitted.singular_.level
+
+
+def test_the_way_along_codes_ends_where_it_should_and_takes_even_steps(fitted, digits):
+    cells = (fitted.singular_.components == 0).nonzero()[:, 0]
+    first, last = int(cells[0]), int(cells[-1])
+    ends = fitted.brenier_.sites[[first, last]]
+    images = fitted.autoencoder_.decode(ends)
+    path = fitted.interpolate(images[0], images[1], 6, along="codes")
+    assert path.shape == (6, *digits.shape)
+    codes = fitted.encode(images).to(ends)
+    near = torch.cdist(codes, fitted.brenier_.sites).argmin(1)
+    assert torch.allclose(path[[0, -1]], fitted.decode(fitted.brenier_.sites[near]), atol=1e-5)
+    with pytest.raises(ValueError, match="along must be one of"):
+        fitted.interpolate(images[0], images[1], 6, along="images")
+
+
+def test_points_along_a_polygon_are_evenly_spaced():
+    corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 1.0]])
+    points = aeot_module._evenly(corners, 5)
+    expected = [[0, 0], [1, 0], [2, 0], [3, 0], [3, 1]]
+    assert torch.allclose(points, torch.tensor(expected, dtype=torch.float32))
+    assert torch.equal(aeot_module._evenly(corners[:1], 3), corners[:1].expand(3, -1))
 
 
 @pytest.mark.slow  # tests/commands/test_cli.py has it for the command
@@ -192,6 +222,8 @@ def test_unfitted_models_say_so(digits, tmp_path):
         ({"latent_dim": 0}, "latent_dim must be a whole number >= 1"),
         ({"tol": 0.0}, "tol must be"),
         ({"max_angle": -1.0}, "max_angle must be"),
+        ({"max_angle": "high"}, "max_angle must be an angle, or a share"),
+        ({"level": 0}, "level must be"),
         ({"extension": "spline"}, "extension must be one of"),
         ({"engine": "gpu"}, "engine must be one of"),
         ({"seed": 1.5}, "seed must be a whole number"),
