@@ -87,8 +87,9 @@ class AEOT(AutoencoderOptions):
         max_angle: Angle of adjacent planes, in radians, beyond which the map is cut (Lei et al.:
             0.75, or 0.68 for CIFAR-10), or the share of facets below it, such as "90%"; None: found
             from the codes, whatever their scale.
-        level: Chance that the middle of two codes lies off the data from which on the map is cut
-            between them, where no ``max_angle`` is given; 1: only between separate groups.
+        level: Chance that what lies between two codes is off the data from which on the map is cut
+            there, where no ``max_angle`` is given; 1: only between separate groups. 0.5 leaves out
+            most of what lies between groups of one cloud, and redraws as many points.
         extension: How new codes come from the data's: "affine", "linear", "pair" or
             "inverse-distance"; see `BrenierMap.extend`.
         sharpen: Give decoded images the sharpness of the data where they are not flat.
@@ -137,7 +138,7 @@ class AEOT(AutoencoderOptions):
     source: str = "cube"
     samples_per_site: float | None = None
     max_angle: float | str | None = None
-    level: float = 0.5
+    level: float = 1.0
     extension: str = "affine"
     sharpen: bool = True
     engine: str = "auto"
