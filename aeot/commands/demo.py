@@ -77,7 +77,8 @@ def _letters(path: str | os.PathLike, seed: int) -> str:
     """Carry a rectangle onto four letters, draw where the map tears, and say so."""
     begun = time.perf_counter()
     source = UniformBox(low=[0.0, 0.0], high=[5.3, 1.25])
-    brenier = solve_exact(source, toy("letters", _LETTERS, seed=seed).values, tol=1e-6).map()
+    letters = toy("letters", _LETTERS, seed=seed).values[:]
+    brenier = solve_exact(source, letters, tol=1e-6).map()
     singular = find_singularities(brenier)
     plots.tears(singular, seed=seed, path=path)
     return (

@@ -165,5 +165,5 @@ def _collection(name: str, place: str, size: int, root: str | None, strict: bool
 def _colour(side: Dataset) -> Dataset:
     if side.shape[0] == 3:
         return side
-    values = side.values.expand(-1, 3, -1, -1).contiguous()
+    values = side.values[:].expand(-1, 3, -1, -1).contiguous()
     return Dataset(values, side.name, side.labels, side.classes, side.info)

@@ -139,7 +139,7 @@ class FlowMatching(GenerativeModel):
         return {"velocity_": self.velocity_}
 
     def _states(self) -> dict[str, Any]:
-        values = self._data.values
+        values = self._data.values[:]
         self.velocity_.mean.copy_(values.mean(0))
         self.velocity_.std.copy_((values - values.mean(0)).square().mean().sqrt().clamp(min=1e-12))
         self._mover = torch.optim.Adam(self.velocity_.parameters(), lr=self.learning_rate)

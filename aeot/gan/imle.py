@@ -115,7 +115,7 @@ class IMLE(GenerativeModel):
 
     def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
         epoch = step // max(1, self.n_rows_ // self.batch_size)
-        return {"mapping_misfit": _implicit_step(self, self._data.values, rows, epoch)}
+        return {"mapping_misfit": _implicit_step(self, self._data.values[:], rows, epoch)}
 
     def _generate(self, n: int, stream: torch.Generator) -> torch.Tensor:
         return self.mapping_(noise((n, self.noise_dim), stream, self.mapping_))

@@ -343,8 +343,11 @@ class AEOT(AutoencoderOptions):
         self.data_ = facts_of(data)
         brenier: Any = solution.map(engine=self.engine)
         self.brenier_ = brenier
-        cut = {"max_angle": self.max_angle, "level": self.level, "seed": self.seed}
-        find = partial(singular_set.find_singularities, **cut)
+        cut: dict[str, Any] = {"max_angle": self.max_angle, "level": self.level, "seed": self.seed}
+
+        def find(one: BrenierMap) -> singular_set.SingularSet:
+            return singular_set.find_singularities(one, **cut)
+
         told = "converged mass_error mass_error_upper message n_samples method engine"
         self.certificate_ = {name: getattr(solution, name) for name in told.split()}
         self.classes_ = known
@@ -476,8 +479,8 @@ class AEOT(AutoencoderOptions):
             brenier.estimate_moments()
         assert brenier.centroids is not None
         first, last = brenier.centroids[cells]
-        along = torch.linspace(0, 1, n).to(first)[:, None]
-        points = first + along * (last - first)
+        share = torch.linspace(0, 1, n).to(first)[:, None]
+        points = first + share * (last - first)
         codes = brenier.extend(points, cut, self.extension, generator=generator(self.seed, "path"))
         return self.decode(codes)
 
@@ -736,10 +739,10 @@ def _check_cut(cut: singular_set.SingularSet, n: int) -> None:
                 got = _check.shown(getattr(held, name))
                 raise _check.fail(f"singular_.{name}", f"have shape ({len(held.pairs)},)", got)
     if cut.chances is not None:
-        held, shape = cut.chances.directions, cut.brenier.sites.shape
-        if held.shape != shape or not held.is_floating_point():
-            must = f"be real numbers of shape {tuple(shape)}"
-            raise _check.fail("singular_.chances.directions", must, _check.shown(held))
+        directions, whole = cut.chances.directions, cut.brenier.sites.shape
+        if directions.shape != whole or not directions.is_floating_point():
+            must = f"be real numbers of shape {tuple(whole)}"
+            raise _check.fail("singular_.chances.directions", must, _check.shown(directions))
 
 
 def _evenly(corners: torch.Tensor, n: int) -> torch.Tensor:

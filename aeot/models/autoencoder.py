@@ -353,8 +353,8 @@ class Autoencoder(AutoencoderOptions):
         # Vectors come in any unit: one shift and one factor bring them to mean 0, variance 1.
         self.shift_, self.scale_ = 0.0, 1.0
         if len(data.shape) == 1:
-            self.shift_ = float(data.values.mean())
-            self.scale_ = float(data.values.std()) or 1.0
+            rows = data.values[:]
+            self.shift_, self.scale_ = float(rows.mean()), float(rows.std()) or 1.0
 
     def _scaled(self, rows: torch.Tensor) -> torch.Tensor:
         return rows if len(self.shape_) == 3 else (rows - self.shift_) / self.scale_

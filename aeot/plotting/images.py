@@ -15,7 +15,6 @@ import torch
 from matplotlib.figure import Figure
 from scipy.spatial import ConvexHull
 from sklearn.manifold import TSNE
-from torchvision.utils import make_grid
 
 from aeot import _check
 from aeot._check import ArrayLike
@@ -368,11 +367,16 @@ def as_tiles(name: str, images: ArrayLike) -> torch.Tensor:
 
 
 def mosaic(tiles: torch.Tensor, columns: int, gap: int = 1) -> np.ndarray:
-    """Lay tiles (B, 3, H, W) out row by row on white, `gap` pixels apart: (rows, columns, 3)."""
-    grid = make_grid(tiles, columns, padding=gap, pad_value=255)
-    if len(tiles) > 1 and gap:  # there is a margin all around, too
-        grid = grid[:, gap:-gap, gap:-gap]
-    return grid.permute(1, 2, 0).numpy()
+    """Lay tiles (B, C, H, W) out row by row on white, `gap` pixels apart: (rows, columns, C)."""
+    # Not by torchvision's make_grid: importing that takes longer than all of aeot.
+    count, channels, height, width = tiles.shape
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    grid = tiles.new_full((rows * columns, channels, height + gap, width + gap), 255)
+    grid[:count, :, :height, :width] = tiles
+    sheet = grid.view(rows, columns, channels, height + gap, width + gap).permute(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(rows * (height + gap), columns * (width + gap), channels)
+    return sheet[: len(sheet) - gap, : sheet.shape[1] - gap].cpu().numpy()
 
 
 def show_pixels(figure: Figure, block: np.ndarray, at: tuple[int, int], scale: int) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torchvision.utils import make_grid
 
 from aeot.comparison.result import told
 from aeot.data import to_uint8
+from aeot.plotting.images import mosaic
 from aeot.plotting.svg import svg
 
 
@@ -154,7 +154,7 @@ def sprite(images: torch.Tensor, columns: int) -> dict[str, Any]:
     images = images if images.dtype == torch.uint8 else to_uint8(images)
     count, channels, height, width = images.shape
     columns = max(1, min(columns, count))
-    sheet = make_grid(images.cpu(), columns, padding=0)[:channels].permute(1, 2, 0).numpy()
+    sheet = mosaic(images, columns, gap=0)
     buffer = io.BytesIO()
     Image.fromarray(sheet.squeeze(2) if channels == 1 else sheet).save(buffer, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

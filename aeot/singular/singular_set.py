@@ -359,14 +359,16 @@ def find_singularities(
         raise _check.fail("brenier", "be a BrenierMap", _check.shown(brenier), way_out)
     seed = _check.seed("seed", seed)
     criterion = max_angle if callable(max_angle) else None
-    if criterion is not None:
-        max_angle = None
-    elif max_angle is not None:
-        max_angle = check_angle("max_angle", max_angle)
-    share = float(max_angle[:-1]) / 100 if isinstance(max_angle, str) else None
+    angle, share = None, None
+    if criterion is None and max_angle is not None:
+        found = check_angle("max_angle", max_angle)
+        if isinstance(found, str):
+            share = float(found[:-1]) / 100
+        else:
+            angle = found
     level = _check.real("level", level, above=0.0, maximum=1.0)
     n = brenier.sites.shape[0]
-    ruled = criterion is not None or max_angle is not None
+    ruled = max_angle is not None
     known, labels = None, None
     if n > modes.LINKS and not (ruled and n_points is None and has_geometry(brenier.source)):
         known = modes.links(brenier.sites.detach(), engine=brenier.engine)
@@ -374,7 +376,7 @@ def find_singularities(
     facets = find_facets(brenier, n_points, labels=labels, seed=seed)
     i, j = facets.pairs.T
     if share is not None:
-        max_angle = float(facets.angles.quantile(share)) if len(i) else 1.0
+        angle = float(facets.angles.quantile(share)) if len(i) else 1.0
     sheets, learned = False, None
     if criterion is not None:
         cut = _check.array("max_angle(angles, jumps)", criterion(facets.angles, facets.jumps)) > 0
@@ -382,8 +384,8 @@ def find_singularities(
             got = f"shape {tuple(cut.shape)}"
             raise _check.fail("max_angle(angles, jumps)", f"have shape ({len(i)},)", got)
         links = facets.pairs[~cut]
-    elif max_angle is not None:
-        cut = facets.angles > max_angle
+    elif angle is not None:
+        cut = facets.angles > angle
         links = facets.pairs[~cut]
     else:
         cut, links, sheets = _default(facets, n, known, labels)
@@ -394,10 +396,18 @@ def find_singularities(
     labels = modes.modes(_graph(links, n), brenier.masses.cpu().numpy())
     components = torch.from_numpy(labels).to(brenier.sites.device)
     links = links[(links[:, 0] * n + links[:, 1]).argsort()]
-    parts = (facets.pairs[cut], facets.angles[cut], facets.jumps[cut], facets.mass[cut])
-    level = 1.0 if learned is None else level
-    rule = (sheets, max_angle, criterion, level, learned)
-    return SingularSet(brenier, *parts, facets, components, links, *rule)
+    return SingularSet(
+        brenier,
+        *(facets.pairs[cut], facets.angles[cut], facets.jumps[cut], facets.mass[cut]),
+        facets,
+        components,
+        links,
+        sheets,
+        angle,
+        criterion,
+        level=1.0 if learned is None else level,
+        chances=learned,
+    )
 
 
 def check_angle(name: str, value: Any) -> float | str:  # noqa: ANN401
