@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def test_an_interruption_is_no_damaged_file(tmp_path, monkeypatch):
 
     def interrupted(path, *_, **__):
         read.append(path)
+        time.sleep(0.01)  # as long as a file takes
         raise KeyboardInterrupt
 
     monkeypatch.setattr(image_file, "read", interrupted)

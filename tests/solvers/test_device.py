@@ -83,7 +83,7 @@ def test_no_more_than_vectors_of_the_sites_cross_to_the_host(monkeypatch):
     assert large <= {
         "solve.solve_semidiscrete",
         "solve._composed",
-        "arrays.distinct",
+        "arrays._table",
         "_io.digest",
         "clusters.<genexpr>",
         "certificate._between",

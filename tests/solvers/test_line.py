@@ -211,7 +211,9 @@ def test_squeezed_cells_keep_a_point():
             planes = x.astype(np.longdouble) * y + s.heights.numpy()
             assert (np.bincount(planes.argmax(1), minlength=n) > 0).all()
     with pytest.warns(ConvergenceWarning, match="more than a site shall get"):
-        assert not solve(Empirical(np.r_[x[: n // 2], x[: n // 2]]), y[:, None]).converged
+        assert not solve(Empirical(np.r_[x, np.repeat(x[:1], len(x), 0)]), y[:, None]).converged
+    with pytest.raises(ValueError, match="at least one point for each site, got 200 points at"):
+        solve(Empirical(np.r_[x[: n // 2], x[: n // 2]]), y[:, None])
 
 
 def test_exact_solutions_say_that_they_keep_no_checkpoint(tmp_path):
