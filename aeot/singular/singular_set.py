@@ -113,8 +113,8 @@ class SingularSet:
             >>> sites[30:, 0] += 40
             >>> brenier = BrenierMap(aeot.UniformBox(dim=12), sites, -(sites**2).sum(1) / 2)
             >>> singular = find_singularities(brenier, n_points=500)
-            >>> singular.score([0, 0], [1, 31]).round(decimals=1).tolist()
-            [0.0, 1.0]
+            >>> (singular.score([0, 0], [1, 31]) > 0.5).tolist()
+            [False, True]
         """
         n = len(self.brenier.sites)
         cells = []
