@@ -33,7 +33,7 @@ def parts(points):
     """Shares of samples left of the gap, inside it, and to the right of it."""
     x = points[:, 0].double()
     left, right = (x <= high[0, 0] + 0.1).double().mean(), (x >= low[1, 0] - 0.1).double().mean()
-    return float(left), 1 - float(left + right), float(right)
+    return tuple(round(float(x), 3) for x in (left, 1 - left - right, right))
 
 
 def outcome(history):
