@@ -116,7 +116,7 @@ def torchrun(*arguments):
 @pytest.mark.slow
 def test_torchrun_goes_on_where_a_killed_rank_left_the_solve(tmp_path):
     places = str(tmp_path / "state"), str(tmp_path / "answer")
-    torchrun("--max-restarts", "1", work_together.__file__, "torchrun", "-", "2", "killed", *places)
+    torchrun("--max-restarts", "3", work_together.__file__, "torchrun", "-", "2", "killed", *places)
     found, first, steps = json.loads((tmp_path / "answer").read_text())
     y = work_together.normal(400, 6)
     alone = work_together.told(aeot.solve_semidiscrete(aeot.UniformBox(dim=6), y, tol=0.04))

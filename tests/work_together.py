@@ -152,7 +152,7 @@ def trained_all(steps=100):
     for kind in ("GAN", "LSGAN", "DRAGAN", "BEGAN"):
         found[kind] = losses(getattr(aeot, kind)(**small).fit(ring, steps=steps))
     # Without the first rounds, of a hundred critic steps each.
-    found["WGAN"] = losses(aeot.WGAN(warm_up_steps=0, **small).fit(ring, steps=steps))
+    found["WGAN"] = losses(aeot.WGAN(warm_up_steps=5, **small).fit(ring, steps=steps))
     found["PacGAN"] = losses(
         aeot.PacGAN(hidden=8, latent_dim=2, batch_size=8).fit(ring, steps=steps)
     )

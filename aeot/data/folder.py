@@ -120,10 +120,14 @@ def images(
 def _new_file(store: str | os.PathLike) -> Path:
     path = _check.path("store", store).absolute()
     if path.exists():
-        raise _check.fail("store", "be a new file", f"{path}, which exists", "delete it first")
+        got = f"{path}, which is a folder" if path.is_dir() else f"{path}, which exists"
+        way_out = "choose another name; aeot.data.stored.StoredRows reads what was stored before"
+        raise _check.fail("store", "be a new file", got, way_out)
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        got = f"{path.parent}, which takes no file"
-        raise _check.fail("store", "lie in a folder that can be written", got)
+        there = "cannot be written" if path.parent.is_dir() else "does not exist"
+        way_out = "make it, or choose another name"
+        must = "lie in a folder that can be written"
+        raise _check.fail("store", must, f"{path.parent}, which {there}", way_out)
     return path
 
 

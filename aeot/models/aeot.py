@@ -81,9 +81,10 @@ class AEOT(AutoencoderOptions):
             floor for N equal masses and m samples is about 0.4 sqrt(N / m).
         source: What is transported: "cube", uniform on [0, 1]^d; "gaussian", standard normal; or
             "ball", uniform on the unit ball.
-        samples_per_site: Most source points that the transport may draw for each code; None: as
-            many as `tol` takes. With the 100 of Lei et al. the floor is 0.04, and a transport that
-            is not certified by then is returned with a warning.
+        samples_per_site: Most source points that the transport may draw for each code, but 16 384
+            and 64 a dimension in all whatever it is; None: as many as `tol` takes. A transport that
+            is not certified by then is returned with a warning: with the 100 of Lei et al., of many
+            codes, no `tol` below 0.04 can be.
         max_angle: Angle of adjacent planes, in radians, beyond which the map is cut (Lei et al.:
             0.75, or 0.68 for CIFAR-10), or the share of facets below it, such as "90%"; None: found
             from the codes, whatever their scale.

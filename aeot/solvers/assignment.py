@@ -35,7 +35,8 @@ def check_enough(source: Measure, n: int, *, per: str = "site") -> None:
     places = len(_places(source)[0]) if m < _PER_SITE * n else m
     if places < n:
         got = f"{m} points{f' at {places} places' if places < m else ''} for {n} sites"
-        raise _check.fail("source", f"have at least one point for each {per}", got)
+        way_out = "give more points or fewer sites; points at one place count once"
+        raise _check.fail("source", f"have at least one point for each {per}", got, way_out)
 
 
 def is_few(source: Measure, n: int) -> bool:
