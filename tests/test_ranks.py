@@ -39,7 +39,7 @@ def same_losses(found, alone):
     for name, (last, _) in alone.items():
         assert {rank[name][1] for rank in found} == {found[0][name][1]}, name
         wide = 1e-3 if name in NORMALISED or name == "bfloat16" else 1e-5
-        assert found[0][name][0] == pytest.approx(last, rel=wide, abs=1e-6), name
+        assert found[0][name][0] == pytest.approx(last, rel=wide, abs=5e-6), name
 
 
 def test_two_processes_find_the_heights_of_one_and_train_together():
@@ -102,6 +102,8 @@ def torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(Path(aeot.__file__).parents[1])
+    # Else the ranks that are started again find the addresses of those that died (torch 2.14).
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     done = subprocess.run(
         [*command, "--nproc-per-node", "2", *arguments],
         env=environment,
@@ -119,9 +121,11 @@ def test_torchrun_goes_on_where_a_killed_rank_left_the_solve(tmp_path):
     torchrun("--max-restarts", "3", work_together.__file__, "torchrun", "-", "2", "killed", *places)
     found, first, steps = json.loads((tmp_path / "answer").read_text())
     y = work_together.normal(400, 6)
-    alone = work_together.told(aeot.solve_semidiscrete(aeot.UniformBox(dim=6), y, tol=0.04))
+    seen = []
+    options = {"tol": 0.04, "on_step": lambda record: seen.append(record)}
+    alone = work_together.told(aeot.solve_semidiscrete(aeot.UniformBox(dim=6), y, **options))
     assert not first
-    assert steps > 0
+    assert 0 < steps < len(seen)  # it did not begin anew
     assert found == plain(alone)
 
 
