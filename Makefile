@@ -45,7 +45,7 @@ lint: venv
 examples: venv
 	for script in examples/[0-9]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
 
-ci: lint test test-keops docs  # the docs run every example
+ci: lint test test-keops docs  # the docs run the examples
 
 # Hours in all; each script says what it measures, and most take up where they were stopped.
 bench: venv

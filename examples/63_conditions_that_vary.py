@@ -5,6 +5,9 @@
 an image, another image. Samples under conditions between those of the training then interpolate,
 which is measured here: on points on a circle, some of whose angles are held out, and on digits
 under how bold they are drawn.
+
+This page is not run where the pages are built: a few steps train nothing, and the numbers and
+pictures of untrained networks say nothing. Run the script for them.
 """
 
 import math

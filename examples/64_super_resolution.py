@@ -6,6 +6,9 @@ their mean, one that lowers absolute differences with their median, and one that
 critic of patches with something that looks like one of them. What is better depends on the
 question: squared differences win on the error by construction, and the critic on how much detail
 there is.
+
+This page is not run where the pages are built: a few steps train nothing, and the numbers and
+pictures of untrained networks say nothing. Run the script for them.
 """
 
 import math

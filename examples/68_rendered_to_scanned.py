@@ -5,6 +5,9 @@ A classifier of scanned digits is to be trained without labels of scans: on digi
 fonts. Does it help to translate these into the style of scans first? And does the bound of domain
 adaptation say so: error on scans <= error on rendered digits + distance of the domains + what no
 classifier can do in both?
+
+This page is not run where the pages are built: a few steps train nothing, and the numbers and
+pictures of untrained networks say nothing. Run the script for them.
 """
 
 import sys
