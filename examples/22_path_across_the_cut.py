@@ -27,7 +27,7 @@ options = parser.parse_args()
 name = "digits" if options.quick else "fashion-mnist"
 data = aeot.dataset(name)
 if options.autoencoder is None:
-    model = aeot.Autoencoder(latent_dim=16 if options.quick else 64, seed=0)
+    model = aeot.Autoencoder(latent_dim=16 if options.quick else 128, seed=0)
     model.fit(data, steps=150 if options.quick else None)
 else:
     model = aeot.Autoencoder.load(options.autoencoder)
@@ -70,8 +70,9 @@ high = min(at + 0.05, float(after.min()) if len(after) else 1.0)
 half = min(at - low, high - at) * 0.999  # stay inside the two cells
 t = torch.linspace(0, 1, 12)
 points = start + (at - half + 2 * half * t)[:, None] * (end - start)
-jumped = model.decode(brenier.extend(points, singular))
-blended = model.decode(codes[i] + t[:, None] * (codes[j] - codes[i]))
+mapped = brenier.extend(points, singular)
+jumped = model.decode(mapped)
+blended = model.decode(mapped[0] + t[:, None] * (mapped[-1] - mapped[0]))
 crossed = singular.crossings(points[0], points[-1])
 breaks = crossed.positions[crossed.singular].tolist()
 path = OUT / "path_across_the_cut.png"

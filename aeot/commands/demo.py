@@ -42,7 +42,7 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
         ValueError: If `out` holds anything but an earlier demo.
     """
     # Of so few images the larger network learns more in the same time.
-    model = AEOT(latent_dim=16, architecture="infogan", batch_size=128, seed=seed)
+    model = AEOT(latent_dim=32, architecture="infogan", batch_size=128, seed=seed)
     options = {"data": "digits", "steps": _STEPS, "masses": None, "size": None, "root": None}
     kept = {**options, "out": str(_check.path("out", out)), **model.arguments()}
     del kept["autoencoder"]  # no option

@@ -191,8 +191,8 @@ def fit(
         data: What to learn: digits, mnist, fashion-mnist, cifar10, celeba, a folder of images, or a
             .npy file of images or of vectors (rows, numbers).
         out: The run directory; by default runs/ with a name that says data, latent size and seed.
-        steps: Training steps of the autoencoder in all; by default 24 passes over the data, at
-            least 2400 steps (12 and 1200 for other networks than "residual"). Fewer are quicker
+        steps: Training steps of the autoencoder in all; by default 48 passes over the data, at
+            least 2400 steps (24 and 1200 for other networks than "residual"). Fewer are quicker
             and blurrier.
         rows: Learn from so many rows, drawn by the seed, instead of all; the rest is not used.
         embedding: Draw the codes in the plane by t-SNE, too, in pictures/embedding.png; it takes

@@ -63,10 +63,9 @@ class AutoencoderOptions(Estimator):
     def planned_steps(self, n: int, shape: tuple[int, ...], *, stop: str = "steps") -> int:
         """Return the steps that `fit` chooses for n rows of a shape."""
         named = resolve_architecture(self.architecture, shape)
-        passes = 24 if named == "residual" else 12  # in the same time
-        if stop == "plateau":
-            passes = 400
-        return max(passes * math.ceil(n / min(self.batch_size, n)), 100 * passes)
+        share = 1.0 if named == "residual" else 0.5  # in the same time
+        passes, least = (48 * share, 2400 * share) if stop == "steps" else (400, 40_000)
+        return int(max(passes * math.ceil(n / min(self.batch_size, n)), least))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -144,7 +143,7 @@ class Autoencoder(AutoencoderOptions):
 
         Args:
             data: A data set, or anything `aeot.tensors` takes.
-            steps: Steps of both phases together, 2/3 of them in phase 1. None: 24 passes over the
+            steps: Steps of both phases together, 2/3 of them in phase 1. None: 48 passes over the
                 data, at least 2 400 steps; half as many with other networks than "residual", which
                 take twice the time; 400 passes, at least 40 000, where `stop` is "plateau".
             stop: "steps": the learning rate falls along a cosine over the steps of each phase.
