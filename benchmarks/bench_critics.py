@@ -5,7 +5,8 @@ penalty taken in several places, with leaky units, with clipped weights and with
 each the estimate of the distance, the steepest slope, and their quotient, which no critic brings
 above the distance, are written as means over seeds with their standard errors, beside what the
 best critic of the penalty would report. A second table has the Jensen-Shannon divergence between
-histograms of two samples of one law: how much of it is mere counting.
+histograms of two samples of one law: how much of it is mere counting. A third has it for parallel
+lines, one, three and five of them, beside the distance that a critic finds.
 
     python benchmarks/bench_critics.py --seeds 5
 """
@@ -92,6 +93,27 @@ def histograms(seeds):
     return rows
 
 
+def lines(seeds, *, steps=STEPS):
+    """Divergence, exact and found by a discriminator, and distance of moved parallel lines."""
+    rows = []
+    for count in (1, 3, 5):
+        for gap in (0.5, 1.0, 2.5):
+            first, second = critics.parallel_lines(gap, lines=count)
+            row = {"lines": count, "gap": gap, "js": [], "distance": []}
+            overlap = max(count - gap, 0) / count if gap == int(gap) else 0.0
+            row["exact_js"] = math.log(2) * (1 - overlap)
+            for seed in seeds:
+                g = aeot.generator(seed, "lines")
+                x, y = first(POINTS, g), second(POINTS, g)
+                same = {"steps": steps, "hidden": 64, "seed": seed, "rate": 3e-3}
+                judge = critics.fit_critic(first, second, objective="logistic", penalty=0.0, **same)
+                row["js"].append(critics.saturation(judge, x, y)["jensen_shannon"])
+                critic = critics.fit_critic(first, second, **same)
+                row["distance"].append(critics.corrected(critics.estimate(critic, x, y), 10.0))
+            rows.append(row)
+    return rows
+
+
 def told(values):
     mean = sum(values) / len(values)
     error = math.sqrt(sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1) / len(values))
@@ -108,16 +130,20 @@ def main():
     for name, options in VARIANTS.items():
         found[name] = [row(options, seed, steps=args.steps) for seed in range(args.seeds)]
         print(json.dumps({"critic": name, "rows": found[name]}), flush=True)
-    seconds = time.process_time() - begun
     js = histograms(range(args.seeds))
+    moved = lines(range(args.seeds), steps=args.steps)
+    seconds = time.process_time() - begun
     facts = {"distance": DISTANCE, "optimum": optimum(), "seeds": args.seeds, "steps": args.steps}
     facts |= {"seconds": seconds, "environment": environment("cpu")}
     write_text(
-        f"{args.out}.json", json.dumps(facts | {"critics": found, "histograms": js}, indent=1)
+        f"{args.out}.json",
+        json.dumps(facts | {"critics": found, "histograms": js, "lines": moved}, indent=1),
     )
-    lines = [
+    text = [
         f"Critics between N(0, 1) and N(1, 4), distance {DISTANCE}: mean ± standard error of",
-        f"{args.seeds} seeds, {args.steps} steps, {seconds:.0f} processor seconds in all.",
+        f"{args.seeds} seeds, {args.steps} steps of 64 units; {environment('cpu')['processor']}, "
+        f"{seconds:.0f} processor seconds for all tables",
+        f"(`python benchmarks/bench_critics.py --seeds {args.seeds}`).",
         f"The best critic of the mixed penalty reports {optimum():.4f}.",
         "",
         "| critic | estimate | steepest | estimate / steepest | mean slope between | its spread |",
@@ -125,19 +151,31 @@ def main():
     ]
     for name, rows in found.items():
         keys = ("estimate", "steepest", "bound", "slope", "slope_spread")
-        lines.append(f"| {name} | " + " | ".join(told([r[k] for r in rows]) for k in keys) + " |")
-    lines += [
+        text.append(f"| {name} | " + " | ".join(told([r[k] for r in rows]) for k in keys) + " |")
+    text += [
         "",
         "Jensen-Shannon divergence between histograms of two samples of N(0, 1) (of the law",
     ]
-    lines += ["itself: 0; log 2 = 0.693 where no bin holds both):", ""]
+    text += ["itself: 0; log 2 = 0.693 where no bin holds both):", ""]
     widths = sorted({r["bins"] for r in js})
-    lines += ["| samples | " + " | ".join(f"{b} bins" for b in widths) + " |"]
-    lines += ["|---" * (len(widths) + 1) + "|"]
+    text += ["| samples | " + " | ".join(f"{b} bins" for b in widths) + " |"]
+    text += ["|---" * (len(widths) + 1) + "|"]
     for n in sorted({r["samples"] for r in js}):
         values = [r["js"] for r in js if r["samples"] == n]
-        lines.append(f"| {n} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
-    write_text(f"{args.out}.md", "\n".join(lines) + "\n")
+        text.append(f"| {n} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
+    text += [
+        "",
+        "Parallel lines, one at each whole number, and the same moved by a gap, which is the",
+        "distance; the divergence is log 2 = 0.693 unless lines fall on lines. Found by a",
+        "discriminator, and by a critic under the penalty, its estimate corrected for it:",
+        "",
+        "| lines | gap | divergence | by a discriminator | distance by a critic |",
+        "|---|---|---|---|---|",
+    ]
+    for r in moved:
+        found_by = f"{told(r['js'])} | {told(r['distance'])}"
+        text.append(f"| {r['lines']} | {r['gap']:g} | {r['exact_js']:.3f} | {found_by} |")
+    write_text(f"{args.out}.md", "\n".join(text) + "\n")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     # Networks that a few steps do not train would fill the others' pages with noise.
-    "filename_pattern": r"/(?!63|64|65|68)\d\d_",
+    "filename_pattern": r"/(?!44|63|64|65|68)\d\d_",
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": (saved_pictures,),
     "reset_modules": (),

@@ -5,15 +5,26 @@ Eight groups on a ring, one of which has 2 % of the data. Is it still there in w
 makes, and how much of it? A plain WGAN-GP, one whose data are re-weighted, one whose penalty counts
 every group alike, and the transport, to which the share of each group is an argument.
 
-Then the same data lie with four clients of two groups each, and stay there: one critic per client,
-a generator that hears the mean of them, weighed by how much data each has. Beside it, transport
-from pooled codes, which needs them in one place.
+Then the same data lie with four clients of two groups each, and stay there. Federated averaging
+(McMahan et al., 2017) trains a whole WGAN-GP at every client for some steps and takes the mean of
+all weights, again and again: the mean of four generators of different things need not generate any
+of them. Or each client keeps a critic, and one generator hears the mean of what they say. Beside
+both, transport from pooled codes, which needs them in one place.
+
+At full size the script prints and draws this; below, it runs at its quick size:
+
+.. literalinclude:: ../../benchmarks/results/examples/67_minorities_and_clients.txt
+   :language: none
+
+.. image:: ../../benchmarks/results/examples/67_minorities_and_clients.png
 """
 
+import copy
 import sys
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 import aeot
 from aeot.gan import losses
@@ -43,11 +54,13 @@ def told(name, samples, rows):
     near = torch.cdist(samples.double(), modes).argmin(1)
     good = torch.cdist(samples.double(), modes).amin(1) < 3 * std
     share = float(((near == 7) & good).double().mean())
+    shown.setdefault(name, samples)  # of the first seed
     rows.setdefault(name, []).append((found["modes"], found["high_quality"], share))
 
 
 same = {"latent_dim": 2, "hidden": 64, "penalty": 0.1, "learning_rate": 1e-3, "batch_size": 128}
 rows: dict = {}
+shown: dict = {}
 for seed in range(1 if quick else 3):
     same["seed"] = seed
     kwargs = {"steps": steps}
@@ -84,46 +97,105 @@ for seed in range(1 if quick else 3):
         told(name, drawn, rows)
 
 # %%
-# Four clients, groups 0 and 1, 2 and 3, ... Their critics never see each other's data.
+# Four clients, groups 0 and 1, 2 and 3, ... Nobody sees another's data.
 owner = groups // 2
 
 
-def federated(weights, seed):
-    """A generator against the weighted mean of one critic per client."""
+def critic_update(generator, critic, mover, rows):
+    """One step of a critic on some of a client's rows."""
+    real = rows[torch.randint(len(rows), (128,))]
+    fake = generator(torch.randn(128, 2)).detach()
+    loss = losses.wasserstein_critic_loss(critic(real), critic(fake))
+    middle = losses.interpolate(real, fake)
+    loss = loss + losses.gradient_penalty(critic, middle, weight=0.1)[0]
+    mover.zero_grad()
+    loss.backward()
+    mover.step()
+
+
+def generator_update(generator, mover, score):
+    """One step of a generator towards larger scores."""
+    loss = -score(generator(torch.randn(128, 2)))
+    mover.zero_grad()
+    loss.backward()
+    mover.step()
+
+
+def average(networks, shares):
+    """Give all networks, of one shape, the mean of their weights by shares that sum to 1."""
+    with torch.no_grad():
+        for same in zip(*(network.parameters() for network in networks), strict=True):
+            mean = sum(share * weights for share, weights in zip(shares, same, strict=True))
+            for weights in same:
+                weights.copy_(mean)
+
+
+def adam(networks):
+    return [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.5, 0.9)) for net in networks]
+
+
+def started(seed):
     torch.manual_seed(seed)
-    generator = MLPGenerator(2, 2, hidden=64, layers=3, batch_norm=False)
-    clients = [MLPCritic(2, hidden=64) for _ in range(4)]
-    local = [points[owner == k] for k in range(4)]
-    options = {"lr": 1e-3, "betas": (0.5, 0.9)}
-    mover = torch.optim.Adam(generator.parameters(), **options)
-    movers = [torch.optim.Adam(critic.parameters(), **options) for critic in clients]
+    return MLPGenerator(2, 2, hidden=64, layers=3, batch_norm=False), MLPCritic(2, hidden=64)
+
+
+def local_critics(shares, seed):
+    """One generator against the weighted mean of one critic per client."""
+    generator, first = started(seed)
+    critics = [copy.deepcopy(first) for _ in shares]
+    (mover,), movers = adam([generator]), adam(critics)
     for _ in range(steps):
-        for critic, step, rows in zip(clients, movers, local, strict=True):
+        for k, critic in enumerate(critics):
             for _ in range(2):
-                real = rows[torch.randint(len(rows), (128,))]
-                fake = generator(torch.randn(128, 2)).detach()
-                middle = losses.interpolate(real, fake)
-                loss = losses.wasserstein_critic_loss(critic(real), critic(fake))
-                loss = loss + losses.gradient_penalty(critic, middle, weight=0.1)[0]
-                step.zero_grad()
-                loss.backward()
-                step.step()
-        fake = generator(torch.randn(128, 2))
+                critic_update(generator, critic, movers[k], points[owner == k])
+
         # The mean of critics asks each sample to please all clients at once.
-        scores = torch.stack([critic(fake).mean() for critic in clients])
-        loss = -(weights * scores).sum()
-        mover.zero_grad()
-        loss.backward()
-        mover.step()
+        def score(fake):
+            said = [critic(fake).mean() for critic in critics]
+            return sum(share * value for share, value in zip(shares, said, strict=True))
+
+        generator_update(generator, mover, score)
     with torch.no_grad():
         return generator(torch.randn(2500, 2))
 
 
+def federated(shares, seed, local):
+    """Federated averaging of whole models: `local` updates between two means."""
+    generator, critic = started(seed)
+    generators = [copy.deepcopy(generator) for _ in shares]
+    critics = [copy.deepcopy(critic) for _ in shares]
+    movers, critic_movers = adam(generators), adam(critics)
+    for step in range(steps):
+        for k, (one, judge) in enumerate(zip(generators, critics, strict=True)):
+            for _ in range(2):
+                critic_update(one, judge, critic_movers[k], points[owner == k])
+            generator_update(one, movers[k], lambda fake, judge=judge: judge(fake).mean())
+        if (step + 1) % local == 0:
+            average(generators, shares)
+            average(critics, shares)
+    average(generators, shares)
+    with torch.no_grad():
+        return generators[0](torch.randn(2500, 2))
+
+
+size = torch.bincount(owner).double()
+size = (size / size.sum()).tolist()
 for seed in range(1 if quick else 3):
-    size = torch.bincount(owner).double()
-    told("four local critics, by size", federated((size / size.sum()).float(), seed), rows)
-    told("four local critics, alike", federated(torch.full((4,), 0.25), seed), rows)
+    told("federated averaging, each step", federated(size, seed, 1), rows)
+    told("federated averaging, each 50th", federated(size, seed, 50), rows)
+    told("four local critics, by size", local_critics(size, seed), rows)
+    told("four local critics, alike", local_critics([0.25] * 4, seed), rows)
 print("modes of 8, share of samples inside one, share in the minority of 2 % (means over seeds)")
 for name, found in rows.items():
     found_modes, inside, minority = torch.tensor(found).mean(0).tolist()
     print(f"{name:35} {found_modes:4.1f}  {inside:6.1%}  {minority:6.2%}")
+
+# %%
+figure = Figure(figsize=(10, 4.6), layout="constrained")
+for axis, (name, samples) in zip(figure.subplots(2, 5).flat, shown.items(), strict=True):
+    axis.scatter(*samples.T, s=2, color="#0b62c4", alpha=0.3, lw=0)
+    axis.scatter(*modes[7], s=260, facecolors="none", edgecolors="#c81e3a", label="the minority")
+    axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
+    axis.set_title(name.replace(", ", ",\n"), fontsize=9)
+figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", frameon=False)
+figure.savefig(OUT / "67_minorities_and_clients.png", dpi=110)

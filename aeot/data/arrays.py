@@ -551,6 +551,42 @@ def low_high(data: Dataset | ArrayLike, factor: int = 2) -> Domains:
     return pairs(low, data)
 
 
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """Return the gray image of each in colour, (..., 3, H, W) to (..., 1, H, W), float32.
+
+    That is ITU-R 601 luma, as Pillow converts.
+    """
+    red, green, blue = images.float().split(1, -3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+@plain_torch()
+def gray_colour(data: Dataset | ArrayLike) -> Domains:
+    """Make pairs for colourisation: gray images beside the same in colour.
+
+    Args:
+        data: Images in colour, as a `Dataset` or anything `tensors` takes.
+
+    Returns:
+        Paired domains: ``a`` with one channel (ITU-R 601 luma), ``b`` as given.
+
+    Raises:
+        ValueError: If `data` holds no images in colour.
+
+    Example:
+        >>> gray, colour = gray_colour(torch.zeros(4, 3, 8, 8))[:]
+        >>> gray.shape, colour.shape
+        (torch.Size([4, 1, 8, 8]), torch.Size([4, 3, 8, 8]))
+    """
+    data = domain("data", data)
+    if len(data.shape) != 3 or data.shape[0] != 3:
+        must = "hold images in colour, (3, H, W)"
+        raise _check.fail("data", must, f"rows of shape {data.shape}")
+    parts = [luma(data[start : start + 1024]) for start in range(0, len(data), 1024)]
+    gray = Dataset(torch.cat(parts).clamp_(-1, 1), f"gray {data.name}", data.labels, data.classes)
+    return pairs(gray, data)
+
+
 @plain_torch()
 def distinct(rows: torch.Tensor | StoredRows) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the rows that are exactly equal.

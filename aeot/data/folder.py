@@ -18,7 +18,7 @@ from aeot import _check, _io
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.data import image_file
-from aeot.data.arrays import Dataset, Domains, domain, pairs, resize_one
+from aeot.data.arrays import Dataset, Domains, domain, luma, pairs, resize_one
 from aeot.data.stored import RowWriter, StoredRows
 
 # Images of formats that are not read: named, because their owner would miss them.
@@ -467,5 +467,4 @@ def _with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
         return pixels
     if channels == 3:
         return pixels.expand(3, -1, -1)
-    red, green, blue = pixels.float()  # ITU-R 601 luma, as Pillow converts
-    return (0.299 * red + 0.587 * green + 0.114 * blue).round().to(torch.uint8)[None]
+    return luma(pixels).round().to(torch.uint8)

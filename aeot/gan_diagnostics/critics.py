@@ -269,34 +269,39 @@ def saturation(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> dic
 
 
 @plain_torch()
-def parallel_lines(gap: float, dim: int = 2) -> tuple[Draw, Draw]:
-    """Two segments {0} x [0, 1] and {gap} x [0, 1]: disjoint for every gap, distance |gap|.
+def parallel_lines(gap: float, dim: int = 2, *, lines: int = 1) -> tuple[Draw, Draw]:
+    """Segments {k} x [0, 1], k < `lines`, and the same moved by `gap`: at distance |gap|.
+
+    Their Jensen-Shannon divergence is log 2 whatever the gap, unless lines fall on lines: at a
+    whole gap below `lines` it is |gap| / `lines` of that.
 
     Args:
-        gap: How far apart; the Jensen-Shannon divergence is log 2 for any but 0.
+        gap: How far the second set is moved along the first axis.
         dim: At least 2.
+        lines: Segments on each side, at distance 1 from each other.
 
     Returns:
-        Samplers of the two lines.
+        Samplers of the two sets.
 
     Raises:
-        ValueError: If `gap` is not finite or `dim` below 2.
+        ValueError: If `gap` is not finite, `dim` below 2 or `lines` below 1.
 
     References:
-        M. Arjovsky, S. Chintala, L. Bottou, "Wasserstein GAN", 2017, example 1.
+        M. Arjovsky, S. Chintala, L. Bottou, "Wasserstein GAN", 2017, example 1, for one line.
     """
     _check.real("gap", gap)
     _check.integer("dim", dim, minimum=2)
+    _check.integer("lines", lines)
 
-    def line(at: float) -> Draw:
+    def moved(by: float) -> Draw:
         def draw(n: int, stream: torch.Generator) -> torch.Tensor:
             points = torch.rand(n, dim, generator=stream)
-            points[:, 0] = at
+            points[:, 0] = (points[:, 0] * lines).long().clamp(max=lines - 1) + by
             return points
 
         return draw
 
-    return line(0.0), line(gap)
+    return moved(0.0), moved(gap)
 
 
 def _graph(n: int, edges: ArrayLike, lengths: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:

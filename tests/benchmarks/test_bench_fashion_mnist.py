@@ -97,7 +97,8 @@ class FakeAEOT(Fake):
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
     monkeypatch.setattr(aeot, "AEOT", FakeAEOT, raising=False)
-    for name in ("VAE", "GAN", "WGAN", "WGANGP", "GLO", "GLANN", "FlowMatching"):
+    kinds = ("VAE", "GAN", "LSGAN", "DRAGAN", "BEGAN", "WGAN", "WGANGP", "GLO", "GLANN")
+    for name in (*kinds, "FlowMatching"):
         monkeypatch.setattr(aeot, name, type(name, (Fake,), {}), raising=False)
     cut = FakeAEOT.fitted()["singular_"]
     monkeypatch.setattr(aeot, "find_singularities", lambda *a, **k: cut, raising=False)
@@ -148,3 +149,13 @@ def test_every_row_is_trained_once_measured_and_taken_up_again(bench, capsys):
     trained = len(Fake.trained)
     assert bench("--long", "0.5", "--rows", *rows) == full
     assert len(Fake.trained) == trained
+
+
+def test_every_published_column_is_a_row_and_two_of_one_class_are_two_models(bench, tmp_path):
+    """The minimax and the non-saturating GAN differ by an argument alone, which their folders say."""
+    published = {name.replace("*", "").replace("NS GAN", "NS-GAN") for name in module.COLUMNS}
+    assert published <= {*module.ROWS}
+    rows = ["NS-GAN", "MM GAN", "LSGAN", "DRAGAN", "BEGAN"]
+    assert [row["model"] for row in bench("--rows", *rows)["rows"][1:]] == rows
+    kept = {path.parent.name.split("-0.05s")[0] for path in tmp_path.rglob("rows.pt")}
+    assert kept == {"GAN", "GAN-minimax", "LSGAN", "DRAGAN", "BEGAN"}

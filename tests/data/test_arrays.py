@@ -9,7 +9,7 @@ from PIL import Image
 
 import aeot
 from aeot import data as data_module
-from aeot.data import distinct, indices, low_high, resize, tensors, toy
+from aeot.data import distinct, gray_colour, indices, low_high, resize, tensors, toy
 
 
 def take(batches, count):
@@ -467,3 +467,20 @@ def test_low_resolution_is_the_mean_of_blocks_and_interpolates_them():
     ]:
         with pytest.raises(ValueError, match=told):
             low_high(data, factor)
+
+
+def test_gray_images_are_those_of_pillow_and_their_pairs_keep_the_colour():
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (5, 3, 4, 6), generator=g, dtype=torch.uint8)
+    both = gray_colour(tensors(pixels, labels=[0, 1, 2, 0, 1]))
+    assert both.paired
+    assert torch.equal(both.b.values, pixels)
+    assert both.a.labels.tolist() == [0, 1, 2, 0, 1]
+    for image, gray in zip(pixels, both.a[:], strict=True):
+        wanted = np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
+        np.testing.assert_allclose((gray[0] + 1) * 127.5, wanted, atol=0.51)  # Pillow rounds
+    edges = gray_colour(torch.ones(2, 3, 4, 4) * torch.tensor([-1, 1])[:, None, None, None]).a[:]
+    assert edges.aminmax() == (-1, 1)  # the three weights add to one, up to rounding
+    for data in (torch.zeros(2, 1, 4, 4), torch.zeros(2, 3)):
+        with pytest.raises(ValueError, match="data must hold images in colour"):
+            gray_colour(data)

@@ -112,6 +112,22 @@ def test_jensen_shannon_is_log_two_on_parallel_lines_whatever_the_gap():
     assert critics.jensen_shannon(p, 7 * p) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("lines", [1, 3, 5])
+def test_several_parallel_lines_diverge_unless_they_fall_on_each_other(lines):
+    """Moved by t they are at distance t; only whole t below their number let them overlap."""
+    for gap in (0.5, 1.0, 2.0):
+        first, second = critics.parallel_lines(gap, lines=lines)
+        x, y = (
+            draw(60_000, torch.Generator().manual_seed(s)) for s, draw in ((0, first), (1, second))
+        )
+        assert aeot.metrics.wasserstein1(x[:, :1], y[:, :1]) == pytest.approx(gap, abs=0.05)
+        p, q = (torch.histc(2 * z[:, 0], 21, -0.5, 20.5) for z in (x, y))  # a bin for each half
+        shared = max(lines - gap, 0) / lines if gap == int(gap) else 0
+        wanted = math.log(2) * (1 - shared)
+        assert critics.jensen_shannon(p, q) == pytest.approx(wanted, abs=1e-3)
+        assert float(x[:, 1].mean()) == pytest.approx(0.5, abs=0.01)
+
+
 def test_discriminator_saturates_where_the_critic_reports_the_gap():
     stream = torch.Generator().manual_seed(1)
     estimates, slopes = [], []
@@ -239,6 +255,7 @@ def test_toys_refuse_what_their_docstrings_exclude():
     for call, message in [
         (lambda: critics.parallel_lines(math.nan), "gap must be a finite number"),
         (lambda: critics.parallel_lines(1.0, dim=1), "dim must be a whole number >= 2"),
+        (lambda: critics.parallel_lines(1.0, lines=0), "lines must be a whole number >= 1"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
