@@ -152,7 +152,7 @@ def test_every_row_is_trained_once_measured_and_taken_up_again(bench, capsys):
 
 
 def test_every_published_column_is_a_row_and_two_of_one_class_are_two_models(bench, tmp_path):
-    """The minimax and the non-saturating GAN differ by an argument alone, which their folders say."""
+    """The minimax and the non-saturating GAN differ by an argument, which their folders say."""
     published = {name.replace("*", "").replace("NS GAN", "NS-GAN") for name in module.COLUMNS}
     assert published <= {*module.ROWS}
     rows = ["NS-GAN", "MM GAN", "LSGAN", "DRAGAN", "BEGAN"]
