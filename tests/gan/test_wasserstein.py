@@ -217,6 +217,21 @@ def test_between_two_trained_conditions_samples_interpolate():
     assert float(off) < 0.5 < float(chance)
 
 
+def test_images_are_conditions_once_they_are_flat():
+    """Pictures of two halves, each of one brightness; a sample is to be these two numbers."""
+    g = generator(0, "halves")
+    bright = 2 * torch.rand(512, 2, generator=g) - 1
+    pictures = bright.repeat_interleave(2, 1)[:, None, :].expand(-1, 4, -1).flatten(1)  # 4 x 4
+    data = bright + 0.05 * torch.randn(bright.shape, generator=g)
+    model = ConditionalWGANGP(
+        latent_dim=2, hidden=32, penalty=0.1, learning_rate=5e-3, batch_size=64, critic_steps=2
+    )
+    model.fit(tensors(data), conditions=pictures, steps=100)
+    off = (model.sample(512, conditions=pictures) - bright).norm(dim=1).mean()
+    chance = (model.sample(512) - bright).norm(dim=1).mean()
+    assert float(off) < 0.5 * float(chance)
+
+
 def test_a_model_of_conditions_is_stored_and_draws_from_them(tmp_path):
     x, c = line_of_conditions()
     model = ConditionalWGANGP(**SMALL).fit(tensors(x), conditions=c, steps=2)
