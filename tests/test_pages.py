@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
@@ -39,6 +40,40 @@ def test_every_name_is_there(page, name):
         if not hasattr(found, part):
             importlib.import_module(f"{found.__name__}.{part}")
         found = getattr(found, part)
+
+
+TEXTS = (ROOT / "docs/paper.md").read_text()  # names stand there without aeot before them
+
+
+@pytest.mark.parametrize(
+    "code",
+    sorted(
+        code
+        for code in set(re.findall(r"`([^`\n]+)`", TEXTS))
+        if not ("/" in code or code.startswith(("aeot ", '"')) or code.endswith("_"))
+    ),
+)
+def test_every_name_and_argument_of_the_texts_is_there(code):
+    """`module.function`, `Class.method` or `Class(argument=...)`; no file, command or result."""
+    name, _, arguments = code.partition("(")
+    found = aeot
+    for part in name.removeprefix("aeot.").split("."):
+        if not hasattr(found, part):
+            importlib.import_module(f"{found.__name__}.{part}")
+        found = getattr(found, part)
+    for argument in re.findall(r"(\w+)=", arguments):
+        assert argument in inspect.signature(found).parameters
+
+
+@pytest.mark.parametrize(
+    "title", ["The paper's mathematics", "The paper's figures", "The other texts"]
+)
+def test_every_line_of_the_texts_names_a_test_a_page_or_a_result(title):
+    table = TEXTS.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(lines) >= 9
+    for line in lines:
+        assert re.search(r"`(tests|examples)/\w|\]\(\.\./benchmarks/results/", line), line
 
 
 def test_the_reference_has_every_public_name_once():
