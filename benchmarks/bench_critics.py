@@ -6,7 +6,8 @@ each the estimate of the distance, the steepest slope, and their quotient, which
 above the distance, are written as means over seeds with their standard errors, beside what the
 best critic of the penalty would report. A second table has the Jensen-Shannon divergence between
 histograms of two samples of one law: how much of it is mere counting. A third has it for parallel
-lines, one, three and five of them, beside the distance that a critic finds.
+lines, one, three and five of them, beside the distance that a critic finds. Rows that are there
+stay, so that a run that was stopped goes on.
 
     python benchmarks/bench_critics.py --seeds 5
 """
@@ -14,7 +15,6 @@ lines, one, three and five of them, beside the distance that a critic finds.
 import argparse
 import json
 import math
-import time
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ VARIANTS = {
     **{f"clip {c:g}": {"penalty": 0.0, "clip": c} for c in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)},
     "no constraint": {"penalty": 0.0},
 }
+LINES = [(count, gap) for count in (1, 3, 5) for gap in (0.5, 1.0)]
 
 
 def real(n, stream):
@@ -93,25 +94,21 @@ def histograms(seeds):
     return rows
 
 
-def lines(seeds, *, steps=STEPS):
+def lines(count, gap, seeds, *, steps=STEPS):
     """Divergence, exact and found by a discriminator, and distance of moved parallel lines."""
-    rows = []
-    for count in (1, 3, 5):
-        for gap in (0.5, 1.0, 2.5):
-            first, second = critics.parallel_lines(gap, lines=count)
-            row = {"lines": count, "gap": gap, "js": [], "distance": []}
-            overlap = max(count - gap, 0) / count if gap == int(gap) else 0.0
-            row["exact_js"] = math.log(2) * (1 - overlap)
-            for seed in seeds:
-                g = aeot.generator(seed, "lines")
-                x, y = first(POINTS, g), second(POINTS, g)
-                same = {"steps": steps, "hidden": 64, "seed": seed, "rate": 3e-3}
-                judge = critics.fit_critic(first, second, objective="logistic", penalty=0.0, **same)
-                row["js"].append(critics.saturation(judge, x, y)["jensen_shannon"])
-                critic = critics.fit_critic(first, second, **same)
-                row["distance"].append(critics.corrected(critics.estimate(critic, x, y), 10.0))
-            rows.append(row)
-    return rows
+    first, second = critics.parallel_lines(gap, lines=count)
+    overlap = max(count - gap, 0) / count if gap == int(gap) else 0.0
+    exact = math.log(2) * (1 - overlap)
+    row = {"lines": count, "gap": gap, "exact_js": exact, "js": [], "distance": []}
+    for seed in seeds:
+        g = aeot.generator(seed, "lines")
+        x, y = first(POINTS, g), second(POINTS, g)
+        same = {"steps": steps, "hidden": 64, "seed": seed, "rate": 3e-3}
+        judge = critics.fit_critic(first, second, objective="logistic", penalty=0.0, **same)
+        row["js"].append(critics.saturation(judge, x, y)["jensen_shannon"])
+        critic = critics.fit_critic(first, second, **same)
+        row["distance"].append(critics.corrected(critics.estimate(critic, x, y), 10.0))
+    return row
 
 
 def told(values):
@@ -126,24 +123,28 @@ def main():
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", default=str(HERE / "results" / "critics"))
     args = parser.parse_args()
-    found, begun = {}, time.process_time()
+    path, setting = Path(f"{args.out}.json"), {"seeds": args.seeds, "steps": args.steps}
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    if {key: facts.get(key) for key in setting} != setting:
+        facts = setting | {"critics": {}}
+    facts |= {"command": f"python benchmarks/bench_critics.py --seeds {args.seeds}"}
+    facts |= {"distance": DISTANCE, "optimum": optimum(), "environment": environment("cpu")}
+    found, seeds = facts["critics"], range(args.seeds)
     for name, options in VARIANTS.items():
-        found[name] = [row(options, seed, steps=args.steps) for seed in range(args.seeds)]
-        print(json.dumps({"critic": name, "rows": found[name]}), flush=True)
-    js = histograms(range(args.seeds))
-    moved = lines(range(args.seeds), steps=args.steps)
-    seconds = time.process_time() - begun
-    facts = {"distance": DISTANCE, "optimum": optimum(), "seeds": args.seeds, "steps": args.steps}
-    facts |= {"seconds": seconds, "environment": environment("cpu")}
-    write_text(
-        f"{args.out}.json",
-        json.dumps(facts | {"critics": found, "histograms": js, "lines": moved}, indent=1),
-    )
+        if name not in found:
+            found[name] = [row(options, seed, steps=args.steps) for seed in seeds]
+            write_text(path, json.dumps(facts, indent=1))
+            print(json.dumps({"critic": name, "rows": found[name]}), flush=True)
+    js = facts["histograms"] = histograms(seeds)
+    moved = facts.setdefault("lines", [])
+    for count, gap in LINES[len(moved) :]:
+        moved.append(lines(count, gap, seeds, steps=args.steps))
+        write_text(path, json.dumps(facts, indent=1))
+        print(json.dumps(moved[-1]), flush=True)
     text = [
         f"Critics between N(0, 1) and N(1, 4), distance {DISTANCE}: mean ± standard error of",
-        f"{args.seeds} seeds, {args.steps} steps of 64 units; {environment('cpu')['processor']}, "
-        f"{seconds:.0f} processor seconds for all tables",
-        f"(`python benchmarks/bench_critics.py --seeds {args.seeds}`).",
+        f"{args.seeds} seeds, {args.steps} steps of 64 units "
+        f"(`{facts['command']}`, {facts['environment']['processor']}).",
         f"The best critic of the mixed penalty reports {optimum():.4f}.",
         "",
         "| critic | estimate | steepest | estimate / steepest | mean slope between | its spread |",

@@ -72,7 +72,7 @@ some = torch.randperm(len(colour), generator=aeot.generator(0))[:12]
 shown = {"seen": gray[some].expand(-1, 3, -1, -1), "true": colour[some]}
 told("gray", gray.expand(-1, 3, -1, -1))
 for name, model in models.items():
-    model.fit(pairs, steps=3 if quick else 600)
+    model.fit(pairs, steps=3 if quick else 300)
     made = model.translate(gray, noise=False).cpu()
     told(name, made)
     shown[name] = made[some]

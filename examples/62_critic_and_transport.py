@@ -40,7 +40,7 @@ def drawn(x):
     return lambda n, s: x[torch.randint(len(x), (n,), generator=s)]
 
 
-critic = critics.fit_critic(drawn(ring), drawn(blob), steps=100 if quick else 3000)
+critic = critics.fit_critic(drawn(ring), drawn(blob), steps=100 if quick else 800)
 n = 300 if quick else 1000
 x, y = blob[:n], ring[:n]
 rows, columns = scipy.optimize.linear_sum_assignment(torch.cdist(x, y).numpy())
@@ -60,7 +60,7 @@ print(f"critic's estimate {value:.3f}, corrected {critics.corrected(value, 10.0)
 # %%
 # The score gap over training, and two distances to fresh data at the same marks.
 marks, held = [], aeot.data.toy("ring", 4000, seed=1)[:]
-steps = 100 if quick else 4000
+steps = 100 if quick else 1200
 model = aeot.WGANGP(latent_dim=2, hidden=64, penalty=0.1, learning_rate=1e-3, batch_size=256)
 
 

@@ -53,7 +53,7 @@ pairs = aeot.data.low_high(train, 4)
 low, high = (side[:] for side in (aeot.data.low_high(test, 4).a, test))
 same = {"generator": "resnet", "n_blocks": 2, "filters": 16, "n_layers": 1, "norm": "none"}
 same |= {"batch_size": 16, "enlarge": 1.0, "flip": False, "learning_rate": 1e-3, "device": "cpu"}
-steps = 3 if quick else 1500
+steps = 3 if quick else 300
 models = {
     "L2": aeot.Pix2Pix(**same, difference="squared", l1=1e5),  # an adversary too weak to count
     "L1": aeot.Pix2Pix(**same, l1=1e5),

@@ -66,14 +66,14 @@ def measured(images):
 # %%
 same = {"filters": 8, "n_blocks": 1, "n_layers": 1, "batch_size": 8, "enlarge": 1.0}
 same |= {"learning_rate": 1e-3, "flip": False, "device": "cpu"}
-steps = 3 if quick else 600
+steps = 3 if quick else 150
 choices = {
     "as published": {},
     "identity 0": {"identity": 0.0},
     "identity 5": {"identity": 5.0},
     "cycle 0": {"cycle": 0.0},
     "patches, WGAN-GP": {"adversary": "wasserstein"},
-    "Sinkhorn": {"adversary": "sinkhorn", "batch_size": 32},
+    "Sinkhorn": {"adversary": "sinkhorn", "batch_size": 16},
     "resize convolution": {"upsampling": "resize"},
 }
 shown = {"input": test[:10]}

@@ -30,11 +30,11 @@ quick = "--quick" in sys.argv  # fewer steps
 data, held = aeot.data.toy("ring", 8000), aeot.data.toy("ring", 8000, seed=1)[:]
 same = {"latent_dim": 2, "prior": "normal", "architecture": "mlp", "hidden": 128, "device": "cpu"}
 same |= {"learning_rate": 1e-3, "betas": (0.5, 0.9), "seed": 0}
-steps = 10 if quick else 1000
+steps = 10 if quick else 300
 models = {
-    "Sinkhorn, blur 0.2": aeot.GAN(**same, loss="sinkhorn", blur=0.2, batch_size=256),
-    "Sinkhorn, blur 0.05": aeot.GAN(**same, loss="sinkhorn", blur=0.05, batch_size=256),
-    "WGAN-GP": aeot.WGANGP(**same, penalty=0.1, batch_size=256),
+    "Sinkhorn, blur 0.2": aeot.GAN(**same, loss="sinkhorn", blur=0.2, batch_size=128),
+    "Sinkhorn, blur 0.05": aeot.GAN(**same, loss="sinkhorn", blur=0.05, batch_size=128),
+    "WGAN-GP": aeot.WGANGP(**same, penalty=0.1, batch_size=128),
 }
 figure = Figure(figsize=(10, 3.4), layout="constrained")
 for axis, (name, model) in zip(figure.subplots(1, 3), models.items(), strict=True):

@@ -35,7 +35,7 @@ from aeot.networks.generators import MLPGenerator
 OUT = Path("out")
 OUT.mkdir(exist_ok=True)
 quick = "--quick" in sys.argv  # fewer steps and one seed
-steps = 10 if quick else 2000
+steps = 10 if quick else 400
 
 # %%
 # The last group has 2 % of the rows, the others 14 % each.
@@ -58,7 +58,7 @@ def told(name, samples, rows):
     rows.setdefault(name, []).append((found["modes"], found["high_quality"], share))
 
 
-same = {"latent_dim": 2, "hidden": 64, "penalty": 0.1, "learning_rate": 1e-3, "batch_size": 128}
+same = {"latent_dim": 2, "hidden": 64, "penalty": 0.1, "learning_rate": 2e-3, "batch_size": 128}
 rows: dict = {}
 shown: dict = {}
 for seed in range(1 if quick else 3):
@@ -131,7 +131,7 @@ def average(networks, shares):
 
 
 def adam(networks):
-    return [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.5, 0.9)) for net in networks]
+    return [torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.5, 0.9)) for net in networks]
 
 
 def started(seed):

@@ -67,7 +67,7 @@ same |= {"learning_rate": 1e-3, "flip": False, "device": "cpu"}
 cycle = aeot.CycleGAN(**same, identity=0.0)
 free = aeot.CycleGAN(**same, identity=0.0, cycle=0.0)
 domains = aeot.unpaired(font, train)
-steps = 2 if quick else 1000
+steps = 2 if quick else 250
 shown = {"rendered": font[:12]}
 sources = {"rendered, as they are": font[:]}
 for name, model in (("translated, cycle 10", cycle), ("translated, cycle 0", free)):

@@ -147,7 +147,7 @@ def trained(critic, steps, seed=0):
 
 chance = (torch.rand(2000, len(UPPER[0])) < data.sum((1, 2)).mean() / (N * (N - 1))).float()
 found = {"data": data, "edges by chance": table(chance)}
-steps = 4 if quick else 1500
+steps = 4 if quick else 800
 torch.manual_seed(1)
 found["critic of graphs"] = trained(GraphCritic(), steps)
 found["critic of tables"] = trained(TableCritic(), steps)

@@ -54,10 +54,10 @@ def test_the_energy_of_exact_cells_has_the_gradient_it_says(exact_cells):
 
 def test_bfgs_is_superlinear_on_exact_cells_where_gradient_descent_is_linear(exact_cells):
     """The errors' ratios fall to zero; descent's is 1 - rate times the least curvature."""
-    errors = [e for e in exact_cells["path"]("BFGS") if e > 1e-9]
+    errors = [e for e in exact_cells["path"]("BFGS") if e > 1e-11]
     ratios = [after / before for before, after in itertools.pairwise(errors)]
     assert np.median(ratios[:4]) > 0.3
-    assert ratios[-1] < 0.1
+    assert np.median(ratios[-3:]) < 0.15, ratios
     square, sites, best = (exact_cells[key] for key in ("square", "sites", "best"))
     curvature = np.linalg.eigvalsh(aeot.power_diagram(square, sites, best).hessian.toarray())
     rate, lost = 1 / curvature[-1], []
@@ -152,14 +152,15 @@ def test_least_squares_bridge_the_gap_and_steps_thin_the_bridge(gap):
 
 def test_one_support_for_each_mode_reaches_all_modes_and_is_all_there_is():
     grid = aeot.data.toy("grid", 500)
-    first = [int((grid.labels == k).nonzero()[0]) for k in range(25)]
-    brenier = aeot.solve_exact(aeot.UniformBox(dim=2), grid[first]).map()
+    modes = grid.info["modes"]
+    inner = torch.cdist(modes, grid[:].double()).argmin(1)  # a point of each, none of them far out
+    brenier = aeot.solve_exact(aeot.UniformBox(dim=2), grid[inner]).map()
     noise = brenier.source.sample(2500, generator=aeot.generator(0))
-    found = mode_coverage(brenier(noise), grid.info["modes"], 0.05)
+    found = mode_coverage(brenier(noise), modes, 0.05)
     assert (found["modes"], found["high_quality"]) == (25, 1.0)
-    assert found["variance_ratio"] == pytest.approx(0, abs=1e-9)  # nothing of how wide a mode is
+    assert len(brenier(noise).unique(dim=0)) == 25  # nothing is learned of how wide a mode is
     # Where the map is extended between supports, samples lie between the modes.
-    assert mode_coverage(brenier.extend(noise), grid.info["modes"], 0.05)["high_quality"] < 0.5
+    assert mode_coverage(brenier.extend(noise), modes, 0.05)["high_quality"] < 0.5
 
 
 # 62
@@ -175,7 +176,7 @@ def circle(radius):
 
 def test_between_two_circles_the_critics_slope_is_radial():
     """The plan between circles of radius 1 and 2 is radial and costs 1, which is the distance."""
-    critic = critics.fit_critic(circle(2.0), circle(1.0), steps=300, hidden=64, rate=3e-3)
+    critic = critics.fit_critic(circle(2.0), circle(1.0), steps=200, hidden=32, rate=5e-3)
     x = circle(1.0)(500, aeot.generator(1))
     assert float(critics.alignment(critic, x, -x).median()) > 0.97
     assert float(critics.slopes(critic, x).norm(dim=1).mean()) == pytest.approx(1.05, abs=0.1)
@@ -185,22 +186,16 @@ def test_between_two_circles_the_critics_slope_is_radial():
     assert wasserstein1(x, y) == pytest.approx(1, abs=0.07)
 
 
-def test_the_score_gap_falls_with_the_distance_over_training():
-    """Far from the data a step of the generator lowers both; their ranks agree."""
-    g = aeot.generator(0)
-    data = torch.randn(1000, 2, generator=g) * 0.3 + torch.tensor([4.0, 0.0])
-    model = aeot.WGANGP(latent_dim=2, hidden=32, penalty=1.0, learning_rate=2e-3, batch_size=64)
-    marks = []
-
-    def mark(step, record):
-        if step % 10 == 0:
-            away = wasserstein1(model.sample(200, seed=1), data[:200])
-            marks.append((record["score_gap"], away))
-
-    model.fit(data, steps=120, on_step=mark)
-    gaps, away = zip(*marks, strict=True)
-    assert away[-1] < 0.5 * away[0]
-    assert spearmanr(gaps[2:], away[2:]).statistic > 0.6  # once the critic has begun
+def test_the_score_gap_of_a_trained_critic_ranks_distances():
+    """It is t (1 + t / 20) for lines moved by t: larger than the distance, and in its order."""
+    found = {}
+    for t in (0.3, 1.0, 3.0):
+        line, moved = critics.parallel_lines(t)
+        critic = critics.fit_critic(line, moved, steps=150, hidden=32, rate=5e-3)
+        stream = aeot.generator(1)
+        found[t] = critics.estimate(critic, line(1000, stream), moved(1000, stream))
+        assert found[t] == pytest.approx(t * (1 + t / 20), rel=0.1)
+    assert spearmanr([*found], [*found.values()]).statistic == 1
 
 
 # 63: see tests/gan/test_wasserstein.py. 64: means and medians, see tests/gan/test_translator.py.
@@ -245,11 +240,11 @@ def test_tint_edges_and_variety_are_measured_apart():
 def test_two_batches_of_one_law_are_apart_and_less_so_the_larger_they_are():
     g = aeot.generator(0)
     bias = {}
-    for n in (16, 64, 256):
+    for n in (16, 48, 144):
         batches = torch.randn(2, 6, n, 2, generator=g, dtype=torch.float64)
         found = [sinkhorn_divergence(x, y, blur=0.2) for x, y in zip(*batches, strict=True)]
         bias[n] = float(torch.stack(found).mean())
-    assert bias[16] > 2 * bias[64] > 4 * bias[256] > 0
+    assert bias[16] > 1.5 * bias[48] > 1.5**2 * bias[144] > 0
 
 
 def test_detail_below_the_blur_is_not_seen():
@@ -262,10 +257,10 @@ def test_detail_below_the_blur_is_not_seen():
 def test_a_computed_divergence_settles_where_a_trained_critic_circles():
     """One datum at 0 and one sample: descent on |t|^2 / 2 shrinks t by the rate each step."""
     at = torch.tensor([[1.0]], dtype=torch.float64, requires_grad=True)
-    for _ in range(50):
+    for _ in range(20):
         (slope,) = torch.autograd.grad(sinkhorn_divergence(at, 0 * at.detach(), blur=0.3), at)
         at = (at - 0.2 * slope).detach().requires_grad_()
-    assert float(at) == pytest.approx(0.8**50, rel=1e-3)
+    assert float(at.detach()) == pytest.approx(0.8**20, rel=1e-3)
     path = games.dirac_wgan_gp(0.1, 500)[:, 0]  # from 1, too
     assert float(path[-100:].abs().max()) > 0.3
 
@@ -302,9 +297,9 @@ def test_an_average_of_one_step_is_a_step_on_all_data_together():
 
 def test_the_transport_gives_a_minority_the_share_it_is_told():
     """Of its draws inside the modes, within four standard errors and the exact solver's error."""
-    ring = aeot.data.toy("ring", 400)
+    ring = aeot.data.toy("ring", 200)
     modes, kinds = ring.info["modes"], ring.labels
-    for wanted in (0.02, 0.125):
+    for wanted in (0.02, 0.3):
         shares = torch.full((8,), (1 - wanted) / 7, dtype=torch.float64)
         shares[7] = wanted
         masses = shares[kinds] / kinds.bincount()[kinds]
