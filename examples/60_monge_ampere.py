@@ -9,13 +9,6 @@ come out as f / g. Between two Gaussians everything is known: grad u is linear.
 Three things are measured: the equation's error against the number of sites; the share of triangles
 that the extension turns over, which a convex potential never does; and how fast the solvers
 converge on exact cells.
-
-At full size the script prints and draws this; below, it runs at its quick size:
-
-.. literalinclude:: ../../benchmarks/results/examples/60_monge_ampere.txt
-   :language: none
-
-.. image:: ../../benchmarks/results/examples/60_monge_ampere.png
 """
 
 import sys

@@ -9,13 +9,6 @@ mixture). Here the outcomes are sorted and counted over seeds.
 One thing holds for every network: from noise that is uniform on an interval of length 2, a network
 with slopes up to L that reaches both parts needs an interval of at least gap / L to cross from one
 to the other, and so puts at least gap / (2 L) of its samples between them.
-
-At full size the script prints and draws this; below, it runs at its quick size:
-
-.. literalinclude:: ../../benchmarks/results/examples/61_continuous_networks.txt
-   :language: none
-
-.. image:: ../../benchmarks/results/examples/61_continuous_networks.png
 """
 
 import collections

@@ -5,13 +5,6 @@ At its best the critic of WGAN-GP has slope 1, and its slope points where the tr
 linear cost sends a sample. Here its field is drawn beside the displacement of the optimal plan,
 and the angle between them is measured. Then the number that WGAN-GP reports while it trains, the
 gap between scores, is set beside a distance measured without the critic: do they fall together?
-
-At full size the script prints and draws this; below, it runs at its quick size:
-
-.. literalinclude:: ../../benchmarks/results/examples/62_critic_and_transport.txt
-   :language: none
-
-.. image:: ../../benchmarks/results/examples/62_critic_and_transport.png
 """
 
 import sys

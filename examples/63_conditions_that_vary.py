@@ -6,13 +6,8 @@ an image, another image. Samples under conditions between those of the training 
 which is measured here: on points on a circle, some of whose angles are held out, and on digits of
 8 x 8 pixels under how bold they are drawn.
 
-A few steps train nothing, so that the script is not run where the pages are built. At full size it
-prints and draws:
-
-.. literalinclude:: ../../benchmarks/results/examples/63_conditions_that_vary.txt
-   :language: none
-
-.. image:: ../../benchmarks/results/examples/63_bold.png
+This page is not run where the pages are built: a few steps train nothing, and the numbers and
+pictures of untrained networks say nothing. Run the script for them.
 """
 
 import math

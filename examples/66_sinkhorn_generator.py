@@ -4,13 +4,6 @@
 `GAN(loss="sinkhorn")` lowers the debiased Sinkhorn divergence between a batch of samples and a
 batch of data: computed, not trained, so nothing can circle. What it costs is bias: two batches of
 one law are not at distance zero, and detail below the blur is not seen.
-
-At full size the script prints and draws this; below, it runs at its quick size:
-
-.. literalinclude:: ../../benchmarks/results/examples/66_sinkhorn_generator.txt
-   :language: none
-
-.. image:: ../../benchmarks/results/examples/66_sinkhorn_generator.png
 """
 
 import sys

@@ -10,13 +10,6 @@ Then the same data lie with four clients of two groups each, and stay there. Fed
 all weights, again and again: the mean of four generators of different things need not generate any
 of them. Or each client keeps a critic, and one generator hears the mean of what they say. Beside
 both, transport from pooled codes, which needs them in one place.
-
-At full size the script prints and draws this; below, it runs at its quick size:
-
-.. literalinclude:: ../../benchmarks/results/examples/67_minorities_and_clients.txt
-   :language: none
-
-.. image:: ../../benchmarks/results/examples/67_minorities_and_clients.png
 """
 
 import copy

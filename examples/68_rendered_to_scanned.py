@@ -6,13 +6,8 @@ fonts. Does it help to translate these into the style of scans first? And does t
 adaptation say so: error on scans <= error on rendered digits + distance of the domains + what no
 classifier can do in both?
 
-A few steps train nothing, so that the script is not run where the pages are built. At full size it
-prints and draws:
-
-.. literalinclude:: ../../benchmarks/results/examples/68_rendered_to_scanned.txt
-   :language: none
-
-.. image:: ../../benchmarks/results/examples/68_rendered_to_scanned.png
+This page is not run where the pages are built: a few steps train nothing, and the numbers and
+pictures of untrained networks say nothing. Run the script for them.
 """
 
 import sys

@@ -6,13 +6,6 @@ nothing. A critic must not see that order, or the generator has to learn all ord
 this one sums over nodes and over paths, so that it is invariant by construction. It is held
 1-Lipschitz in the table by the gradient penalty. Two kinds of statistics tell whether graphs are
 right that no loss mentions: degrees, and triangles and squares.
-
-At full size the script prints and draws this; below, it runs at its quick size:
-
-.. literalinclude:: ../../benchmarks/results/examples/69_graphs.txt
-   :language: none
-
-.. image:: ../../benchmarks/results/examples/69_graphs.png
 """
 
 import sys
