@@ -82,6 +82,6 @@ for name, rule in rules.items():
     print(f"{name}: {cut.n_components} pieces, {large} of ten codes or more")
 
 # %%
-cut = aeot.find_singularities(model.brenier_, max_angle="90%")
+cut = aeot.find_singularities(model.brenier_, max_angle=0.75)
 figure = embedding(model.brenier_.sites, digits.labels, modes=cut.components, most=1000)
 figure.savefig(OUT / "28_settings_of_the_paper.png", dpi=110)

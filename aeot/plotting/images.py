@@ -338,7 +338,10 @@ def embedding(
                 axes.fill(*corners.T, fill=False, edgecolor=LINE, lw=0.8, zorder=0)
     if labels is not None and len(present) <= 20:
         told = [str(names[kind]) if names else str(kind) for kind in present]
-        add_legend(figure, dots, told, loc="outside lower center", columns=min(10, len(told)))
+        inches = 0.6 + 0.08 * max(map(len, told))  # of a dot and the longest name
+        fitting = max(1, int(figure.get_figwidth() / inches))
+        columns = math.ceil(len(told) / math.ceil(len(told) / fitting))  # lines of one length
+        add_legend(figure, dots, told, loc="outside lower center", columns=columns)
     return save(figure, path)
 
 

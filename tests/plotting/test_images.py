@@ -163,3 +163,15 @@ def test_an_embedding_keeps_clusters_apart_and_outlines_modes():
 def test_an_embedding_refuses_what_does_not_fit(options, told):
     with pytest.raises(ValueError, match=told):
         pictures.embedding(torch.randn(10, 3), **options)
+
+
+@pytest.mark.parametrize(
+    "names", [tuple("0123456789"), tuple(f"a longer name {k}" for k in range(10))]
+)
+def test_the_legend_of_an_embedding_stays_inside_the_figure(names):
+    figure = pictures.embedding(torch.randn(40, 2), torch.arange(40) % 10, names=names)
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
