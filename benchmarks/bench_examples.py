@@ -6,7 +6,7 @@
 The gallery is built with ``--quick``, which trains nothing. This runs the scripts whole, each in a
 process and a folder of its own, and keeps what was printed in ``results/examples/NAME.txt``, under
 the command, the versions, the machine and the processor seconds, and the pictures beside it; the
-pages show both. The seeds stand in the scripts.
+pages show what is there (`docs/conf.py`). The seeds stand in the scripts.
 """
 
 import argparse

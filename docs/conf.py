@@ -186,10 +186,28 @@ def _outside(app, docname, source):
     source[0] = re.sub(r"\]\((\.\./[\w/.-]+\.md)\)", r"](path:\1)", text)
 
 
+def _at_full_size(app, docname, source):
+    """Show what `benchmarks/bench_examples.py` has kept of a whole script on its page."""
+    kept = ROOT / "benchmarks" / "results" / "examples"
+    name = docname.removeprefix("gallery/")
+    if not docname.startswith("gallery/") or not (kept / f"{name}.txt").is_file():
+        return
+    shown = ["The whole script, with the command, the machine and its seconds:", ""]
+    shown += [f".. literalinclude:: /../benchmarks/results/examples/{name}.txt"]
+    shown += ["   :language: none", ""]
+    for picture in sorted(kept.glob(f"{name[:3]}*.png")):
+        shown += [f".. image:: /../benchmarks/results/examples/{picture.name}"]
+        shown += ["   :alt: what the whole script draws", ""]
+    marker = ".. GENERATED FROM PYTHON SOURCE LINES"  # of the first lines of code
+    text, found, code = source[0].partition(marker)
+    source[0] = "\n".join([text, *shown, found + code])
+
+
 def setup(app):
     """Hook the functions above into the build."""
     app.related = {}
     app.connect("source-read", _outside)
+    app.connect("source-read", _at_full_size)
     app.add_html_math_renderer(
         "mathml",
         inline_renderers=(lambda self, node: _mathml(self, node, False), None),

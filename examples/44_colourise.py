@@ -7,8 +7,7 @@ differences their median, which is a colour if most agree; and a critic of patch
 occurs, which is bright and may be wrong. Patches of a photograph, of which the left two thirds are
 learned from.
 
-This page is not run where the pages are built: a few steps train nothing, and the numbers and
-pictures of untrained networks say nothing. Run the script for them.
+A few steps train nothing, so that this script is not run where the pages are built.
 """
 
 import sys

@@ -6,8 +6,7 @@ an image, another image. Samples under conditions between those of the training 
 which is measured here: on points on a circle, some of whose angles are held out, and on digits of
 8 x 8 pixels under how bold they are drawn.
 
-This page is not run where the pages are built: a few steps train nothing, and the numbers and
-pictures of untrained networks say nothing. Run the script for them.
+A few steps train nothing, so that this script is not run where the pages are built.
 """
 
 import math

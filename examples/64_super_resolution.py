@@ -7,8 +7,7 @@ critic of patches with something that looks like one of them. What is better dep
 question: squared differences win on the error by construction, and the critic on how much detail
 there is.
 
-This page is not run where the pages are built: a few steps train nothing, and the numbers and
-pictures of untrained networks say nothing. Run the script for them.
+A few steps train nothing, so that this script is not run where the pages are built.
 """
 
 import math

@@ -6,8 +6,7 @@ the cycle, the adversary, the way of up-sampling. Disks and bars on a plain grou
 same pictures with a blue tint. Three numbers say what happened: the tint that is still missing, how
 far edges stayed where they were, and how much outputs still differ from each other.
 
-This page is not run where the pages are built: a few steps train nothing, and the numbers and
-pictures of untrained networks say nothing. Run the script for them.
+A few steps train nothing, so that this script is not run where the pages are built.
 """
 
 import sys

@@ -6,8 +6,7 @@ fonts. Does it help to translate these into the style of scans first? And does t
 adaptation say so: error on scans <= error on rendered digits + distance of the domains + what no
 classifier can do in both?
 
-This page is not run where the pages are built: a few steps train nothing, and the numbers and
-pictures of untrained networks say nothing. Run the script for them.
+A few steps train nothing, so that this script is not run where the pages are built.
 """
 
 import sys
