@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import inspect
 import math
 import os
 import re
 import reprlib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -100,6 +101,62 @@ def keywords(name: str, known: Iterable[str], given: Mapping[str, object]) -> No
         if word not in known:
             way_out = meant(word, known) or f"it takes {', '.join(known) or 'none'}"
             raise TypeError(f"{name} takes no argument {word!r}, got {shown(value)}; {way_out}")
+
+
+def arguments(
+    function: Callable[..., Any],
+) -> Callable[[tuple[Any, ...], Mapping[str, Any]], None]:
+    """Return a check of what a function, or a method, is called with: arguments by place, by name.
+
+    The check raises a TypeError for the first that the function does not take, or takes by its
+    name alone; it says what was meant, or what there is.
+    """
+    found = inspect.signature(function).parameters.values()
+    kinds = {p.kind for p in found}
+    places = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in found)
+    most = math.inf if inspect.Parameter.VAR_POSITIONAL in kinds else places
+    by_name = [p.name for p in found if p.kind is p.KEYWORD_ONLY]
+    names = (p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    known = dict.fromkeys(name for name in names if name not in ("self", "cls"))
+    any_name = inspect.Parameter.VAR_KEYWORD in kinds
+
+    def check(args: tuple[Any, ...], given: Mapping[str, Any]) -> None:
+        if len(args) > most:
+            way_out = f"it takes {', '.join(known) or 'none'}"
+            if by_name:
+                way_out = "write its name: " + ", ".join(f"{name}=" for name in by_name)
+            name, value = _called(function, args), shown(args[places])
+            raise TypeError(f"{name} takes no such argument without a name, got {value}; {way_out}")
+        if not any_name and not known.keys() >= given.keys():
+            keywords(_called(function, args), known, given)
+
+    return check
+
+
+def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """Return what a caller calls a function: a method by the class of the object, not its base."""
+    owner, _, name = function.__qualname__.rpartition(".")
+    kind = type(args[0]) if args and not isinstance(args[0], type) else (args or (None,))[0]
+    if owner and owner in {base.__qualname__ for base in getattr(kind, "__mro__", ())}:
+        owner = kind.__name__
+    return owner if name == "__init__" else ".".join(filter(None, (owner, name)))
+
+
+def unused(where: str, /, way_out: str = "", **given: tuple[object, object]) -> None:
+    """Refuse arguments that change nothing here, unless they have their defaults.
+
+    Args:
+        where: Why they change nothing, as in "for vectors".
+        way_out: What to do; by default that is said of any of them.
+        given: The value and the default of each, by its name.
+
+    Raises:
+        ValueError: For the first that differs from its default.
+    """
+    for name, (value, default) in given.items():
+        if value is not default and value != default:
+            told = way_out or "it would change nothing"
+            raise fail(name, f"be left out {where}", shown(value), told)
 
 
 def scalar(value: object) -> Any:  # noqa: ANN401

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import inspect
 import os
 import platform
 import sys
@@ -282,26 +281,15 @@ class _Plain(contextlib.ContextDecorator):
         return self._inside.__exit__(*error)
 
     def __call__(self, function: _Function) -> _Function:
-        known = _keywords(function)
+        check = _check.arguments(function)
 
         @functools.wraps(function)
         def inner(*args: Any, **given: Any) -> Any:  # noqa: ANN401
-            if known is not None and not known.keys() >= given.keys():
-                name = function.__qualname__.removesuffix(".__init__")
-                _check.keywords(name, known, given)
+            check(args, given)
             with _plain(self.grad):
                 return function(*args, **given)
 
         return cast(_Function, inner)
-
-
-def _keywords(function: Callable[..., Any]) -> dict[str, None] | None:
-    """Return what a function takes by name, in order; None if that may be anything."""
-    found = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in found):
-        return None
-    names = (p.name for p in found if p.kind is not p.VAR_POSITIONAL)
-    return dict.fromkeys(name for name in names if name not in ("self", "cls"))
 
 
 def plain_torch(*, grad: bool | None = None) -> _Plain:
@@ -309,8 +297,8 @@ def plain_torch(*, grad: bool | None = None) -> _Plain:
 
     Inside, tensors are float32 on the CPU where nothing else is said, products have all digits of
     their dtype (no autocast, no TF32 or bfloat16 in float32 products), small numbers are not
-    flushed to zero, there is no inference mode, and numpy warns where it would by default. Also
-    a decorator of functions, which tells of an argument that there is not what was meant; for
+    flushed to zero, there is no inference mode, and numpy warns where it would by default. As a
+    decorator it checks that a function takes what it is given (`_check.arguments`), too; for
     generators it changes no setting.
 
     Args:

@@ -275,6 +275,13 @@ class Estimator(Saved):
             if name in self._checks:
                 self._checks[name](name, value)
 
+    def _check_unused(self, where: str, *names: str, way_out: str = "") -> None:
+        """Raise a ValueError if one of these, which change nothing, differs from its default."""
+        for field in dataclasses.fields(self):
+            if field.name in names:
+                value = getattr(self, field.name)
+                _check.unused(where, way_out=way_out, **{field.name: (value, field.default)})
+
     def _check_fitted(self, attribute: str | None = None) -> None:
         if not hasattr(self, attribute or self._fitted_by):
             name = type(self).__name__

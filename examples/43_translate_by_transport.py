@@ -37,7 +37,8 @@ model = aeot.TransportTranslator(
     seed=0,
 )
 begun = time.process_time()
-model.fit(aeot.unpaired(a, b), autoencoder=fitted, steps=40 if options.quick else None)
+steps = 40 if options.quick and not fitted else None
+model.fit(aeot.unpaired(a, b), autoencoder=fitted, steps=steps)
 print(f"fitted in {time.process_time() - begun:.1f} seconds of processor time")
 for to, found in model.certificates_.items():
     print(f"to {to}: {found['message']}")

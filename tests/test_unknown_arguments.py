@@ -12,6 +12,7 @@ import aeot
 SITES = np.random.default_rng(0).normal(size=(8, 2))
 BOX = aeot.UniformBox(dim=2)
 MAP = aeot.BrenierMap(BOX, SITES, np.zeros(8))
+CUT = aeot.find_singularities(MAP)
 
 
 def public():
@@ -57,6 +58,41 @@ def test_what_was_meant_is_asked_for(call, words):
     with pytest.raises(TypeError) as caught:
         call()
     assert words in str(caught.value)
+
+
+class Named(aeot.GAN):
+    """A class of a caller's own."""
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: aeot.VAE().fit(SITES, 3),
+            "VAE.fit takes no such argument without a name, got 3; w",
+        ),
+        (lambda: Named().fit(SITES, step=3), "Named.fit takes no argument 'step', got 3; did you"),
+        (lambda: aeot.FlowMatching().fit(SITES, couplings=3), "mean 'coupling'?"),
+        (lambda: aeot.ConditionalWGANGP().fit(SITES, condition=3), "mean 'conditions'?"),
+        (
+            lambda: aeot.ConditionalWGANGP().fit(SITES, stepz=3),
+            "ConditionalWGANGP.fit takes no arg",
+        ),
+        (
+            lambda: aeot.UniformBox(3),
+            "UniformBox takes no such argument without a name, got 3; writ",
+        ),
+        (lambda: MAP.draw(3, CUT), "BrenierMap.draw takes no such argument without a name, got"),
+        (lambda: MAP.potential(SITES, 3), "got 3; it takes points"),
+        (lambda: aeot.find_singularities(MAP, None, 50, 0, 1.0), "got 1.0; write its name: level="),
+        (lambda: aeot.tensors(SITES, None, ["a"]), "write its name: classes=, value_range=, name="),
+    ],
+)
+def test_a_call_is_told_by_the_name_that_was_called(call, words):
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_signatures_are_those_of_the_arguments():

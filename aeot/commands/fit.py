@@ -72,24 +72,25 @@ def open_data(
         >>> open_data("digits").shape
         (1, 28, 28)
     """
-    published = {"root": root, "download": download or None}
-    folder: dict[str, Any] = {"strict": strict or None, "white": white, "max_pixels": max_pixels}
+    of_set, of_folder = "unless data is a published set", "unless data is a folder of images"
+    published = {"root": (root, None), "download": (download, False)}
+    folder = {"strict": (strict, False), "white": (white, None), "max_pixels": (max_pixels, None)}
     if data in NAMES:
-        _check_unused(folder, "a folder of images", data)
+        _check.unused(of_folder, **folder)
         return dataset(data, root, split=split, size=size, download=download)
     path = _check.path("data", data)
     if path.is_dir():
-        _check_unused(published, "a published set", data)
-        given = {name: value for name, value in folder.items() if value is not None}
+        _check.unused(of_set, **published)
+        given: dict[str, Any] = {k: v for k, (v, default) in folder.items() if v != default}
         files = sum(len(names) for _, _, names in os.walk(path))
         if 3 * files * (64 if size is None else size) ** 2 > _HELD:
             given["store"] = store
         with _check.renamed("folder", "data"):
             return images(path, size=64 if size is None else size, **given)
     if path.is_file() and path.suffix == ".npy":
-        _check_unused(published, "a published set", data)
-        _check_unused(folder, "a folder of images", data)
-        _check_unused({"size": size}, "a folder of images or a published set", data)
+        _check.unused(of_set, **published)
+        _check.unused(of_folder, **folder)
+        _check.unused(f"{of_folder} or a published set", size=(size, None))
         if path.stat().st_size > _HELD:
             with contextlib.suppress(ValueError):  # what is no images is read whole
                 return Dataset(StoredRows(path), path.stem)
@@ -100,14 +101,6 @@ def open_data(
     way_out = _check.meant(data, NAMES) or "aeot doctor lists the published sets found here"
     must = f"be one of {names}, a folder of images or a .npy file"
     raise _check.fail("data", must, got, way_out)
-
-
-def _check_unused(options: dict[str, Any], kind: str, data: str) -> None:
-    """Refuse options that change nothing for these data."""
-    for name, value in options.items():
-        if value is not None:
-            must = f"be left out unless data is {kind}"
-            raise _check.fail(name, must, f"{value} for {data}", "leave it out")
 
 
 class Summary(dict):

@@ -62,6 +62,8 @@ def report(
         sources[name] = source
         if rows is not None:
             training[name] = rows
+    if all(isinstance(source, Comparison) for source in sources.values()):
+        _check.unused("without a model", data=(data, None))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_page(sources, target, training=training, picture=picture, shown=shown)
     return f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"

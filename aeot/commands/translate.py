@@ -69,6 +69,11 @@ def translate(
     _check.integer("every", every)
     if _check.integer("size", size, minimum=4) % 4 and model.crop is None:
         raise _check.fail("size", "be a multiple of 4", size)
+    folders = [Path(place).is_dir() for place in (a, b)]
+    if all(folders):
+        _check.unused("beside folders of your own", root=(root, None))
+    if not any(folders):
+        _check.unused("unless a or b is a folder", strict=(strict, False))
     first, second = (
         _collection(name, place, size, root, strict) for name, place in (("a", a), ("b", b))
     )

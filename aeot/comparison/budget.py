@@ -110,6 +110,8 @@ def train(
     if "on_step" not in known or "steps" not in known:
         got = f"{type(model).__name__}.fit({', '.join(known)})"
         raise _check.fail("model", "have fit(data, steps=, on_step=)", got)
+    if images_seen is not None:
+        _check.unused("beside images_seen", processor=(processor, False))
     clock = time.process_time if processor else time.perf_counter
     fit_transport = getattr(model, "fit_transport", None)
     per_step = _images(model, data)

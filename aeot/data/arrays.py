@@ -139,7 +139,7 @@ def tensors(
         classes: Names of the classes, in the order of the numbers; None given, names among the
             labels are sorted.
         value_range: What black and white are in images that are neither uint8 nor bool; in uint8
-            images, too, if it is neither the default nor (0, 255).
+            images, too, if it is neither the default nor (0, 255). Vectors have none.
         name: What it is called in reports.
 
     Returns:
@@ -168,6 +168,8 @@ def tensors(
         requirement = "have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C)"
         raise _check.fail(argument, requirement, f"shape {tuple(values.shape)}")
     if values.ndim == 2:
+        way_out = "vectors are taken in their own units"
+        _check.unused("for vectors (n, d)", way_out, value_range=((black, white), (-1.0, 1.0)))
         given, values = values, values.to(torch.float32)
         if not bool(torch.isfinite(values).all()):
             largest = f"{float(given.abs().max()):g}"
@@ -286,6 +288,7 @@ def _labels(
     classes: tuple[str, ...],
 ) -> tuple[torch.Tensor | None, tuple[str, ...]]:
     if labels is None:
+        _check.unused("without labels", "pass labels, too", classes=(classes, ()))
         return None, classes
     requirement = f"be {n} whole numbers >= 0 or names, one per row"
     device = labels.device if isinstance(labels, torch.Tensor) else torch.device("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections import Counter
@@ -14,12 +15,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from aeot import _check, _io
+from aeot import __version__, _check, _io
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.data import image_file
 from aeot.data.arrays import Dataset, Domains, domain, luma, pairs, resize_one
-from aeot.data.stored import RowWriter, StoredRows
+from aeot.data.stored import RowWriter, StoredRows, read_record, write_record
 
 # Images of formats that are not read: named, because their owner would miss them.
 _UNREAD = (
@@ -71,9 +72,10 @@ def images(
         max_pixels: Files of more are skipped before they are decoded. All that is decoded at once
             has no more, either, at 10 to 20 bytes each: about a GiB by default.
         strict: Raise an error instead of skipping a file.
-        store: A new .npy file to keep the images in, for more of them than memory holds: they are
+        store: A .npy file to keep the images in, for more of them than memory holds: they are
             written as they are read, and whatever is fitted to the data set reads the rows that it
-            needs from there, with the same result. `numpy.load` reads it, too.
+            needs from there, with the same result. `numpy.load` reads it, too. One that the same
+            call made before is taken up again, if no file's name, size or time has changed.
 
     Returns:
         The images in the order of their paths. ``info["files"]`` names them, ``info["skipped"]``
@@ -82,7 +84,7 @@ def images(
 
     Raises:
         ValueError: If the folder is missing, holds no image, or none can be read; with `strict`
-            if one cannot.
+            if one cannot; if `store` is another file.
     """
     root = _folder(folder)
     way_out = "choose a smaller one"
@@ -92,10 +94,11 @@ def images(
         raise _check.fail("channels", "be 1, 3 or None", _check.shown(channels))
     white, room = _limits(white, max_pixels)
     if store is not None:
-        store = _new_file(store)
+        store = _store(store)
     found = _find(root)
     values: torch.Tensor | StoredRows
     loaded: dict[Path, Any]
+    made_of = {"size": size, "channels": channels, "white": white, "max_pixels": max_pixels}
     if store is None:
         loaded = _read_all(found, lambda _, pixels: resize_one(pixels, size), white, room)
         _tell(found, len(loaded), strict)
@@ -103,9 +106,15 @@ def images(
             channels = max(pixels.shape[0] for pixels in loaded.values())
         values = torch.stack([_with_channels(pixels, channels) for pixels in loaded.values()])
     else:
-        with _io.replacing(store) as fresh:
-            loaded = _write_all(fresh, found, size, channels, white, room)
+        made_of |= {"version of aeot": __version__, "set of files": _digest(root, found.files)}
+        if store.exists():
+            loaded = _taken_up(store, found, made_of)
             _tell(found, len(loaded), strict)
+        else:
+            with _io.replacing(store) as fresh:
+                loaded = _write_all(fresh, found, size, channels, white, room)
+                _tell(found, len(loaded), strict)
+                _note(fresh, found, made_of)
         values = StoredRows(store)
     tops = [path.relative_to(root).parts for path in loaded]
     labels: torch.Tensor | None = None
@@ -117,9 +126,10 @@ def images(
     return Dataset(values, root.name, labels, classes, _info(root, found, list(loaded)))
 
 
-def _new_file(store: str | os.PathLike) -> Path:
+def _store(store: str | os.PathLike) -> Path:
+    """Return the path of a file that is new, or was made by `images`."""
     path = _check.path("store", store).absolute()
-    if path.exists():
+    if path.exists() and (path.is_dir() or read_record(path) is None):
         got = f"{path}, which is a folder" if path.is_dir() else f"{path}, which exists"
         way_out = "choose another name; aeot.data.stored.StoredRows reads what was stored before"
         raise _check.fail("store", "be a new file", got, way_out)
@@ -129,6 +139,55 @@ def _new_file(store: str | os.PathLike) -> Path:
         must = "lie in a folder that can be written"
         raise _check.fail("store", must, f"{path.parent}, which {there}", way_out)
     return path
+
+
+def _digest(root: Path, files: list[Path]) -> str:
+    """Return a hash of the names, sizes and times of files."""
+    seen = hashlib.sha256()
+    for path in files:
+        told = path.stat() if path.exists() else None
+        size, time = (told.st_size, told.st_mtime_ns) if told else (-1, -1)
+        seen.update(os.fsencode(path.relative_to(root)) + f"\0{size} {time}\0".encode())
+    return seen.hexdigest()
+
+
+def _some(store: Path) -> str:
+    """Return a hash of some of the images in a file."""
+    rows = StoredRows(store)
+    some = torch.linspace(0, len(rows) - 1, min(len(rows), 256)).long()
+    return _io.digest({"rows": rows[some], "of": torch.tensor(len(rows))})
+
+
+def _note(store: Path, found: _Found, made_of: dict[str, Any]) -> None:
+    """Write behind the images what they were made of, and what was said of the others."""
+    place = {path: k for k, path in enumerate(found.files)}
+    reasons = {str(place[path]): why for path, why in found.skipped.items() if path in place}
+    told = {"reasons": reasons, "notes": found.notes, "rows": _some(store)}
+    write_record(store, {"made of": made_of, **told})
+
+
+def _taken_up(store: Path, found: _Found, made_of: dict[str, Any]) -> dict[Path, None]:
+    """Return which files the images in a store are of, and note what was said of the others.
+
+    Raises:
+        ValueError: If they are of other files, or were read in another way, or changed since.
+    """
+    known = read_record(store) or {}
+    before, reasons, notes = (known.get(name) for name in ("made of", "reasons", "notes"))
+    if not _io.fits(before, dict) or not _io.fits(reasons, dict[str, str]):
+        raise _check.fail("store", "be whole", f"{store}, which is damaged", "delete it")
+    if other := [name for name, value in made_of.items() if before.get(name) != value]:
+        way_out = "choose another name, or delete it to read the images anew"
+        must = "be new, or made of the same files in the same way"
+        got = f"{store}, made with another {', another '.join(other)}"
+        raise _check.fail("store", must, got, way_out)
+    if known.get("rows") != _some(store):
+        got, way_out = f"{store}, which has changed", "delete it to read the images anew"
+        raise _check.fail("store", "hold what was written there", got, way_out)
+    found.notes += notes if _io.fits(notes, list[str]) else []
+    failed = {path: reasons.get(str(k)) for k, path in enumerate(found.files)}
+    found.skipped |= {path: why for path, why in failed.items() if why is not None}
+    return {path: None for path, why in failed.items() if why is None}
 
 
 def _write_all(
@@ -174,7 +233,8 @@ def paired(
         a: A `Dataset` or anything `tensors` takes; or, without `b`, a folder: either with
             subfolders ``a`` and ``b`` that hold files of the same names (suffixes may differ), or
             with files that show a on their left half and b on their right half. Files are read as
-            by `images`; a pair of which one cannot be read is skipped and named.
+            by `images`; a pair of which one cannot be read is skipped and named. What follows is
+            of folders alone.
         b: As many rows, of the same height and width.
         size: Height and width to which files from a folder are brought.
         white: What white is in floats and integers of 32 bits, as in `images`; if None, each of
@@ -197,6 +257,9 @@ def paired(
     if not isinstance(a, (str, os.PathLike)):
         if b is None:
             raise _check.fail("b", "be given unless a is a folder", f"a as {type(a).__name__}")
+        given = {"size": (size, 256), "white": (white, None), "strict": (strict, False)}
+        given |= {"max_pixels": (max_pixels, image_file.MAX_PIXELS)}
+        _check.unused("unless a is a folder", **given)
         return pairs(domain("a", a), domain("b", b))
     if b is not None:
         raise _check.fail("b", "be left out beside a folder", type(b).__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -14,6 +16,14 @@ import torch
 from aeot import _check, _io
 
 _OFFSET = 128  # bytes of the header, for any number of images
+_LONGEST = 1 << 26  # bytes of a record
+
+
+class _Open(io.FileIO):
+    """A file that is closed when nobody is left who reads from it."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class StoredRows:
@@ -53,7 +63,7 @@ class StoredRows:
         device: str | torch.device = "cpu",
     ) -> None:
         self.path, self.device, self.dtype = Path(path), torch.device(device), torch.uint8
-        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - for as long as it lives
+        self._file = _Open(self.path)
         shape = _shape(self._file, self.path)
         self._last = len(shape) == 4 and shape[1] not in (1, 3)  # channels come last
         self._stored = shape[1:]
@@ -120,7 +130,7 @@ class StoredRows:
         return body
 
 
-def _shape(file: BinaryIO, path: Path) -> tuple[int, ...]:
+def _shape(file: BinaryIO | io.FileIO, path: Path) -> tuple[int, ...]:
     """Return the shape of the images in an open .npy file, and go to the first of them."""
     try:
         version = np.lib.format.read_magic(file)
@@ -134,6 +144,26 @@ def _shape(file: BinaryIO, path: Path) -> tuple[int, ...]:
         must = "hold images (n, H, W), (n, C, H, W) or (n, H, W, C) as bytes, C = 1 or 3"
         raise _check.fail("path", must, got)
     return shape
+
+
+def write_record(path: str | os.PathLike, record: dict[str, Any]) -> None:
+    """Write plain values behind the images in a file, as an array of its own: bytes of JSON."""
+    with open(path, "ab") as file:
+        np.save(file, np.frombuffer(json.dumps(record).encode(), np.uint8))
+
+
+def read_record(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Return the values that `write_record` wrote; None if there are none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(int(np.prod(_shape(file, Path(path)))), os.SEEK_CUR)
+            rest = io.BytesIO(file.read(_LONGEST))
+        if np.lib.format.read_magic(rest) != (1, 0):
+            return None
+        np.lib.format.read_array_header_1_0(rest)
+        return _io.parse_json(rest.read(), dict)
+    except (OSError, ValueError):
+        return None
 
 
 class RowWriter:
@@ -160,10 +190,15 @@ class RowWriter:
         try:
             with self._lock:
                 self._file.seek(_OFFSET + place * self._row)
-                self._file.write(pixels.contiguous().numpy().tobytes())
+                self._write(pixels.contiguous().numpy().tobytes())
         except OSError as error:
             self.error = error
             raise
+
+    def _write(self, body: bytes) -> None:
+        """Write all of it: a disk that is nearly full takes a part, and refuses the next."""
+        while body:
+            body = body[self._file.write(body) :]
 
     def close(self, places: Sequence[int], channels: int) -> None:
         """Move the images at these places, rising, to the front, and write the header.
@@ -178,7 +213,7 @@ class RowWriter:
                 self._file.seek(_OFFSET + place * self._row)
                 body = self._file.read(one)
                 self._file.seek(_OFFSET + row * one)
-                self._file.write(body)
+                self._write(body)
         self._file.truncate(_OFFSET + len(places) * one)
         self._file.seek(0)
         shape = (len(places), channels, *self.shape[1:])

@@ -117,7 +117,14 @@ class CycleGAN(Translator):
         if data.paired:
             way_out = "aeot.unpaired(data.a, data.b), or Pix2Pix for pairs"
             raise _check.fail("data", "be unpaired", "paired domains", way_out)
-        if self.adversary == "sinkhorn" and self.batch_size < 2:
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.adversary != "sinkhorn":
+            self._check_unused("unless adversary is 'sinkhorn'", "blur")
+            return
+        self._check_unused("with 'sinkhorn', which has no critic", "pool_size", "n_layers")
+        if self.batch_size < 2:
             way_out = "64 is a good size"
             raise _check.fail("batch_size", "be >= 2 for 'sinkhorn'", self.batch_size, way_out)
 

@@ -18,6 +18,7 @@ from aeot._environment import resolve_device
 from aeot._estimator import Check, Estimator
 from aeot._rng import forked, generator
 from aeot.data.arrays import Dataset, digest, domain, indices
+from aeot.networks.autoencoder import resolve_architecture
 from aeot.networks.blocks import count_parameters
 from aeot.networks.sharing import shared
 
@@ -161,6 +162,12 @@ class GenerativeModel(Trained):
 
     def _check_data(self, data: Dataset) -> None:
         """Raise a ValueError if the arguments do not fit the data or each other."""
+
+    def _check_width(self, data: Dataset) -> None:
+        """Refuse a width, which some have, where the networks chosen for the data have none."""
+        named = resolve_architecture(getattr(self, "architecture"), data.shape, published=True)  # noqa: B009
+        if named == "infogan":
+            self._check_unused("with the networks 'infogan', which have one width", "width")
 
     def _update(self, step: int, rows: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
         """Do step `step` on the rows of the data set numbered `rows`."""

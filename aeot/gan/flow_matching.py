@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,8 @@ class FlowMatching(GenerativeModel):
         Raises:
             ValueError: If an argument is out of range or does not fit the data.
         """
+        known = [*inspect.signature(super().fit).parameters, "coupling"]
+        _check.keywords(f"{type(self).__name__}.fit", known, options)
         self._coupling = coupling
         try:
             return super().fit(data, **options)

@@ -262,7 +262,7 @@ class Adversarial(GenerativeModel):
         return {"critic_loss": loss.item(), "score_gap": gap.item()}
 
 
-_OF_A_CRITIC = ("critic_steps", "simultaneous", "kernels", "spectral")
+_OF_A_CRITIC = ("critic_batch_norm", "critic_steps", "simultaneous", "kernels", "spectral")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -329,15 +329,12 @@ class GAN(Adversarial):
         # Without a critic there is no loss to take from the table; none is asked for then.
         return self._put_together(loss=losses.LOSSES.get(self.loss, losses.LOSSES["wasserstein"]))
 
-    def _check_data(self, data: Dataset) -> None:
-        super()._check_data(data)
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
         if self.loss != "sinkhorn":
+            self._check_unused("unless loss is 'sinkhorn'", "blur")
             return
-        for field in dataclasses.fields(type(self)):
-            value = getattr(self, field.name)
-            if field.name in _OF_A_CRITIC and value != field.default:
-                must = f"be {field.default} with loss 'sinkhorn', which has no critic"
-                raise _check.fail(field.name, must, _check.shown(value))
+        self._check_unused("with loss 'sinkhorn', which has no critic", *_OF_A_CRITIC)
         if self.packing != 1:
             raise _check.fail("packing", "be 1 with loss 'sinkhorn'", self.packing)
         if self.batch_size < 2:

@@ -79,6 +79,7 @@ class GLO(GenerativeModel):
         if len(data) < 2:
             way_out = "samples follow the covariance of their codes"
             raise _check.fail("data", "hold at least two rows", str(len(data)), way_out)
+        self._check_width(data)
 
     def _build(self) -> dict[str, nn.Module]:
         named = resolve_architecture(self.architecture, self.shape_, published=True)

@@ -140,9 +140,12 @@ class Pix2Pix(Translator):
         if self.diversity and not self.noise_channels:
             way_out = "8 is a good number"
             raise _check.fail("noise_channels", "be >= 1 with diversity", 0, way_out)
-        if self.upsampling != "transposed" and self.generator == "unet":
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.generator == "unet":
             way_out = "pass generator='resnet'"
-            raise _check.fail("upsampling", "be 'transposed' in a U-Net", self.upsampling, way_out)
+            self._check_unused("in a U-Net", "n_blocks", "upsampling", way_out=way_out)
 
     @property
     def _sides(self) -> int:  # type: ignore[override]
@@ -186,9 +189,11 @@ class Pix2Pix(Translator):
         losses = {"critic": self._critic_loss(judged, b, fake.detach(), mixed)}
         self._descend(losses["critic"], "critics")
         losses["adversary"] = ADVERSARIES[self.adversary][1](judged(fake).float())
-        away = l1_loss if self.difference == "absolute" else mse_loss
-        losses["l1"] = away(fake, b)
-        total = losses["adversary"] + self.l1 * losses["l1"]
+        if self.difference == "absolute":
+            losses["l1"] = away = l1_loss(fake, b)
+        else:
+            losses["l2"] = away = mse_loss(fake, b)
+        total = losses["adversary"] + self.l1 * away
         if self.diversity:
             other_z, other = draw()
             moved = (fake - other).float().abs().mean() / (z - other_z).abs().mean()

@@ -84,6 +84,18 @@ class Translator(Trained):
         **dict.fromkeys(("cycle", "identity", "cycle_noise", "l1", "diversity"), not_negative),
     }
 
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.crop is not None:
+            self._check_unused("beside crop, which takes images as they are", "enlarge")
+        if self._adversary != "wasserstein":
+            self._check_unused("unless adversary is 'wasserstein'", "penalty")
+
+    @property
+    def _adversary(self) -> str:
+        """The argument ``adversary``, of which subclasses have different ones."""
+        return getattr(self, "adversary")  # noqa: B009
+
     # What a subclass supplies.
     _sides: ClassVar[int] = 4  # heights and widths are multiples of this
 
@@ -129,9 +141,8 @@ class Translator(Trained):
 
         That critic is the mean over its patches, whose slope in the whole image is held at 1.
         """
-        adversary: str = getattr(self, "adversary")  # noqa: B009 - of the subclasses
-        loss = ADVERSARIES[adversary][0](critic(real).float(), critic(fake).float())
-        if adversary != "wasserstein":
+        loss = ADVERSARIES[self._adversary][0](critic(real).float(), critic(fake).float())
+        if self._adversary != "wasserstein":
             return loss
         points = losses.interpolate(real.float(), fake.float(), generator=stream)
         norms = losses.gradient_norms(lambda x: critic(x).flatten(1).mean(1), points)
@@ -199,7 +210,7 @@ class Translator(Trained):
         if self.crop is not None and self.crop > min(data.a.shape[1:]):
             must = f"be at most {min(data.a.shape[1:])}, the side of the images"
             raise _check.fail("crop", must, self.crop, "load them larger")
-        if getattr(self, "adversary", "") == "wasserstein" and self.norm == "batch":
+        if self._adversary == "wasserstein" and self.norm == "batch":
             way_out = "'instance', 'instance-affine' and 'none' judge images one by one"
             raise _check.fail("norm", "not be 'batch' with 'wasserstein'", self.norm, way_out)
         height, width = self._cropped(data.a.shape)[1:]
@@ -207,7 +218,8 @@ class Translator(Trained):
             name = "data" if self.crop is None else "crop"
             must = f"have sides that are multiples of {self._sides}"
             raise _check.fail(name, must, f"{height} x {width}", "resize it")
-        if PatchDiscriminator(1, self.n_layers, filters=1).output_size(min(height, width)) < 1:
+        judge = PatchDiscriminator(1, self.n_layers, filters=1)
+        if self._adversary != "sinkhorn" and judge.output_size(min(height, width)) < 1:
             got = f"{self.n_layers} for {height} x {width} images"
             raise _check.fail("n_layers", "leave the discriminator an output", got, "use fewer")
         if steps is None:

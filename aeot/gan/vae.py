@@ -76,6 +76,10 @@ class VAE(GenerativeModel):
     def _check_data(self, data: Dataset) -> None:
         if self.likelihood == "bernoulli" and len(data.shape) == 1:
             raise _check.fail("likelihood", "be 'gaussian' for vectors", "'bernoulli'")
+        if self.likelihood != "gaussian" and len(data.shape) == 3:
+            way_out = "pass likelihood='gaussian'"
+            self._check_unused("with the likelihood 'bernoulli'", "std", way_out=way_out)
+        self._check_width(data)
 
     def _build(self) -> dict[str, nn.Module]:
         named = resolve_architecture(self.architecture, self.shape_, published=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -224,6 +225,8 @@ class ConditionalWGANGP(SlopePenalised):
         Raises:
             ValueError: As `GAN.fit` does, or if conditions are not as many as rows.
         """
+        known = [*inspect.signature(super().fit).parameters, "conditions"]
+        _check.keywords(f"{type(self).__name__}.fit", known, options)
         data = domain("data", data)
         if conditions is not None:
             self._check_arguments()
@@ -257,7 +260,8 @@ class ConditionalWGANGP(SlopePenalised):
         super()._check_data(data)
         if self._conditions is not None:
             return
-        present = _labels(data).unique()
+        way_out = "pass labels to aeot.tensors, or conditions to fit"
+        present = _labels(data, way_out).unique()
         gaps = (present != torch.arange(len(present)).to(present)).nonzero()
         if len(gaps):  # its samples would come from a condition never trained
             must = f"hold a row of every label from 0 to {int(present[-1])}"
@@ -361,7 +365,7 @@ class ConditionalWGANGP(SlopePenalised):
         return one_hot(labels.long(), classes).float()
 
 
-def _labels(data: Dataset) -> torch.Tensor:
+def _labels(data: Dataset, way_out: str = "pass labels to aeot.tensors") -> torch.Tensor:
     if data.labels is None:
-        raise _check.fail("data", "have labels", "none", "pass labels to aeot.tensors")
+        raise _check.fail("data", "have labels", "none", way_out)
     return data.labels

@@ -452,6 +452,9 @@ class BrenierMap(Saved, nn.Module):
             _check.real("scale", scale)
         if weight is not None:
             _check.real("weight", weight, minimum=0, maximum=1)
+        for name, value, user in (("scale", scale, "affine"), ("weight", weight, "pair")):
+            if method != user:
+                _check.unused(f"unless method is {user!r}", **{name: (value, None)})
         points = _check.points("points", points, dim=self.dim, min_rows=0)
         sides = sides_of(singular, len(self.sites), self.sites.device)
         owner = self.cell(points)
@@ -550,7 +553,7 @@ class BrenierMap(Saved, nn.Module):
         self, n: int, weight: float | None, generator: torch.Generator | None
     ) -> torch.Tensor:
         if weight is not None:
-            return self.sites.new_full((n, 1), _check.real("weight", weight, minimum=0, maximum=1))
+            return self.sites.new_full((n, 1), weight)
         drawn = torch.rand(n, 1, generator=generator, device=device_of(generator))
         return drawn.to(self.sites)
 

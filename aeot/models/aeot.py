@@ -230,6 +230,10 @@ class AEOT(AutoencoderOptions):
         Of a given ``autoencoder`` the errors are measured.
         """
         self._check_arguments()
+        if self.autoencoder is not None:
+            given = {"steps": (steps, None), "stop": (stop, "steps")}
+            given |= {"log": (log, None), "on_step": (on_step, None)}
+            _check.unused("where an autoencoder is given, which is not trained", **given)
         begun = time.perf_counter()
         data = domain("data", data)
         self._unseen = split(data, held_out, self.seed)[1]
@@ -254,11 +258,9 @@ class AEOT(AutoencoderOptions):
         if self.latent_dim not in (type(self).latent_dim, given.latent_dim):
             must = f"be {given.latent_dim}, as codes of the given autoencoder are"
             raise _check.fail("latent_dim", must, self.latent_dim, "leave it out")
-        for field in dataclasses.fields(AutoencoderOptions):
-            name, value = field.name, getattr(self, field.name)
-            if name not in ("latent_dim", "device", "seed") and value != field.default:
-                got = f"{value!r} beside {given.name}"
-                raise _check.fail(name, "be left out where an autoencoder is given", got)
+        names = {field.name for field in dataclasses.fields(AutoencoderOptions)}
+        names -= {"latent_dim", "device", "seed"}
+        self._check_unused(f"where an autoencoder is given, {given.name}", *names)
         return given
 
     def _take(self, fitted: Autoencoder | GivenAutoencoder, begun: float) -> Self:
@@ -344,7 +346,8 @@ class AEOT(AutoencoderOptions):
         self.data_ = facts_of(data)
         brenier: Any = solution.map(engine=self.engine)
         self.brenier_ = brenier
-        cut: dict[str, Any] = {"max_angle": self.max_angle, "level": self.level, "seed": self.seed}
+        rule = "level" if self.max_angle is None else "max_angle"
+        cut: dict[str, Any] = {rule: getattr(self, rule), "seed": self.seed}
 
         def find(one: BrenierMap) -> singular_set.SingularSet:
             return singular_set.find_singularities(one, **cut)
@@ -521,6 +524,7 @@ class AEOT(AutoencoderOptions):
         data = domain("data", data)
         if self.autoencoder is None:
             return Autoencoder(**self._autoencoder_arguments()).forecast(data, steps=steps)
+        _check.unused("where an autoencoder is given, which is not trained", steps=(steps, None))
         some = data.subset(slice(0, 64))
         given = self._given(data.shape)
         begun = time.perf_counter()
@@ -632,6 +636,8 @@ class AEOT(AutoencoderOptions):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
+        if self.max_angle is not None:
+            self._check_unused("beside max_angle, which is another rule", "level")
         if self.engine != "auto":  # one that cannot be used is refused before training
             bind(self.engine, torch.empty(2, self.latent_dim, device=resolve_device(self.device)))
 

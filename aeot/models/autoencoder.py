@@ -179,6 +179,8 @@ class Autoencoder(AutoencoderOptions):
         if len(trained) < 2:
             raise _check.fail("data", "hold at least 2 rows to train on", str(len(trained)))
         self.architecture_ = resolve_architecture(self.architecture, data.shape)
+        if self.architecture_ == "infogan":
+            self._check_unused("with the networks 'infogan', which have one width", "width")
         if steps is None:
             steps = self.planned_steps(len(trained), data.shape, stop=stop)
         joint, refining = _phases(steps)

@@ -93,7 +93,7 @@ class TransportTranslator(Estimator):
         Args:
             data: `aeot.unpaired(a, b)`.
             steps: Of the autoencoder; None for its default.
-            autoencoder: A fitted one to use instead of training.
+            autoencoder: A fitted one to use; ``steps`` and ``on_step`` are of no training then.
             checkpoint: Directory for checkpoints, of the training and of both transports; a fit
                 that was stopped goes on from those it finds.
             on_step: Called by the autoencoder's training.
@@ -111,6 +111,8 @@ class TransportTranslator(Estimator):
             _check.integer("steps", steps, minimum=2)
         if autoencoder is not None:
             _check.instance("autoencoder", autoencoder, Autoencoder)
+            where = "where an autoencoder is given"
+            _check.unused(where, steps=(steps, None), on_step=(on_step, None))
         training.check_options(checkpoint=checkpoint, on_step=on_step, progress=progress)
         if not isinstance(data, Domains):
             raise _check.fail("data", "be made by aeot.unpaired(a, b)", type(data).__name__)

@@ -314,6 +314,8 @@ def embedding(
     kinds = torch.zeros(n, dtype=torch.int64) if labels is None else _whole("labels", labels, n)
     groups = None if modes is None else _whole("modes", modes, n)
     most, seed = _check.integer("most", most, minimum=4), _check.seed("seed", seed)
+    if labels is None:
+        _check.unused("without labels", "pass labels, too", names=(tuple(names), ()))
     if names and int(kinds.max()) >= len(names):
         must = f"name every class from 0 to {int(kinds.max())}"
         raise _check.fail("names", must, f"{len(names)} names")

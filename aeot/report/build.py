@@ -45,14 +45,18 @@ def write_page(
     training = {} if training is None else training
     training = _check.mapping("training", training, "data sets", empty=True)
     for name, rows in training.items():
+        if name not in sources:
+            raise _check.fail("training", f"be of {', '.join(sources)}", _check.shown(name))
         _check.instance(f"training[{name!r}]", rows, Dataset, "aeot.tensors makes one")
     if title is not None:
         _check.text("title", title)
     _check.choice("picture", picture, ("tsne", "pca"))
     _check.integer("shown", shown)
     path = _check.path("path", path)
-    built = Page(title or " · ".join(sources), "quality, costs, transport and latent space")
     models = {name: source for name, source in sources.items() if isinstance(source, AEOT)}
+    if not models:
+        _check.unused("without a model", picture=(picture, "tsne"), shown=(shown, 900))
+    built = Page(title or " · ".join(sources), "quality, costs, transport and latent space")
     if len(models) > 1:
         built.add("side by side", side_by_side(models))
     for name, source in sources.items():

@@ -291,7 +291,8 @@ class SingularSet:
         if bool(self.components[first] != self.components[last]):
             got = f"cells {first} and {last} in modes {int(self.components[first])} and "
             got += str(int(self.components[last]))
-            raise _check.fail("first and last", "lie in one component", got)
+            way_out = "choose both where singular.components is the same, or cut less"
+            raise _check.fail("first and last", "lie in one component", got, way_out)
         i, j = self.links.T
         length = jump(self.brenier.sites, i, j).square().clamp(min=1e-30)
         if self.level < 1:
@@ -311,7 +312,7 @@ def find_singularities(
     n_points: int | None = None,
     seed: int = 0,
     *,
-    level: float = 0.5,
+    level: float | None = None,
 ) -> SingularSet:
     """Find the facets across which the map jumps too far to be continuous.
 
@@ -332,13 +333,15 @@ def find_singularities(
             has it, else 200 per cell, fewer for many sites in many dimensions.
         seed: Which points.
         level: Of the default rule, in (0, 1]: the least score (`SingularSet.score`) of a singular
-            facet inside a component. 1: cuts run between components only, as before 0.3.
+            facet inside a component. 1: cuts run between components only, as before 0.3. None:
+            0.5. Not beside `max_angle`, which is another rule.
 
     Returns:
         The singular set.
 
     Raises:
-        ValueError: For an angle that is not positive, a bad number of points or a bad level.
+        ValueError: For an angle that is not positive, a bad number of points or a bad level, or
+            both rules at once.
 
     References:
         N. Lei et al., "A geometric understanding of deep learning", Engineering 6 (2020),
@@ -366,9 +369,12 @@ def find_singularities(
             share = float(found[:-1]) / 100
         else:
             angle = found
-    level = _check.real("level", level, above=0.0, maximum=1.0)
-    n = brenier.sites.shape[0]
     ruled = max_angle is not None
+    if ruled:
+        way_out = "max_angle cuts by an angle, level by a chance; choose one"
+        _check.unused("beside max_angle", way_out, level=(level, None))
+    level = _check.real("level", 0.5 if level is None else level, above=0.0, maximum=1.0)
+    n = brenier.sites.shape[0]
     known, labels = None, None
     if n > modes.LINKS and not (ruled and n_points is None and has_geometry(brenier.source)):
         known = modes.links(brenier.sites.detach(), engine=brenier.engine)

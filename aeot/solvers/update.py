@@ -13,6 +13,7 @@ average over all samples they enter the streaming stage, with a certificate firs
 from __future__ import annotations
 
 import contextlib
+import inspect
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from aeot import _check, _io, _ranks
 from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot._rng import stream_seed
+from aeot.data.arrays import distinct
 from aeot.search.heights import center
 from aeot.search.nearest import nearest
 from aeot.solvers.oracles import Bank, best_gaps
@@ -98,6 +100,7 @@ def update_solution(
     if add is not None:
         new = _check.points("add", add, dim=source.dim).detach().to(old)
     sites = torch.cat([old[kept.to(old.device)], new])
+    _check_new(sites, kept)
     if not len(sites):
         raise _check.fail("remove", "leave a site", f"all {len(old)} of them")
     before = solution.masses.cpu()
@@ -113,6 +116,9 @@ def update_solution(
     if "init" in options:
         must = "be left out: a solve of changed sites begins with the old heights"
         raise _check.fail("init", must, _check.shown(options["init"]))
+    known = ["add", "remove", *inspect.signature(solve_semidiscrete).parameters]
+    known = [name for name in known if name not in ("source", "sites", "init")]
+    _check.keywords("update_solution", known, options)
     # The samples of the old solve are no test of heights that were fitted to them.
     stream = stream_seed(_check.seed("seed", seed), _KEY, _io.digest({"heights": solution.heights}))
     options |= {"tol": tol, "engine": engine, "seed": stream, "memory": memory}
@@ -133,9 +139,27 @@ def _kept(remove: ArrayLike | None, n: int) -> torch.Tensor:
             gone = gone.to(torch.int64)
         whole = not gone.is_floating_point() and gone.dtype != torch.bool and gone.ndim == 1
         if not whole or bool(((gone < 0) | (gone >= n)).any()):
-            raise _check.fail("remove", must, _check.shown(remove))
+            way_out = ""
+            if gone.ndim == 0:
+                way_out = f"write [{gone.item()}]"
+            elif whole and bool((gone < 0).any()):
+                first = int(gone[gone < 0][0])
+                way_out = f"sites are counted from 0: write {n + first} for {first}"
+            raise _check.fail("remove", must, _check.shown(remove), way_out)
         stay[gone.long()] = False
     return stay.nonzero()[:, 0]
+
+
+def _check_new(sites: torch.Tensor, kept: torch.Tensor) -> None:
+    """Raise a ValueError if a new site, after those that stay, equals another one."""
+    first, kind = distinct(sites)
+    if len(first) == len(sites):
+        return
+    copy = int((first[kind] != torch.arange(len(sites))).nonzero()[0])
+    other, stay = int(first[kind[copy]]), len(kept)
+    twin = f"row {other - stay} of it" if other >= stay else f"site {int(kept[other])}"
+    got, way_out = f"row {copy - stay}, which equals {twin}", "leave it out; masses= can be changed"
+    raise _check.fail("add", "hold other sites, each once", got, way_out)
 
 
 def _begun(

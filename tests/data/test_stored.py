@@ -1,7 +1,10 @@
 """Images in a file: what memory would hold, read a few rows at a time."""
 
 import copy
+import gc
+import os
 import pickle
+import warnings
 
 import hostile_images as hostile
 import numpy as np
@@ -82,7 +85,7 @@ def filled(folder, kinds):
         place = folder / "ab"[k % 2]
         place.mkdir(parents=True, exist_ok=True)
         if kind == "damaged":
-            (place / f"{k}.png").write_bytes(hostile.saved("PNG")[:60])
+            (place / f"{k}.png").write_bytes(hostile.saved("PNG")[:40])
         elif kind == "float":
             deep = np.linspace(0, 1, 99, dtype=np.float32).reshape(9, 11)
             Image.fromarray(deep).save(place / f"{k}.tif")
@@ -111,10 +114,116 @@ def test_a_stored_folder_is_the_one_in_memory(tmp_path, name, channels):
     assert (kept.classes, kept.info, kept.shape) == (held.classes, held.info, held.shape)
     assert np.array_equal(np.load(tmp_path / "x.npy"), held.values.numpy())
     assert "x.npy" in repr(kept)
-    with pytest.raises(ValueError, match="store must be a new file, got .*x.npy, which exists"):
-        aeot.images(folder, size=8, store=tmp_path / "x.npy")
+    np.save(tmp_path / "own.npy", held.values.numpy())
+    with pytest.raises(ValueError, match="store must be a new file, got .*own.npy, which exists"):
+        aeot.images(folder, size=8, store=tmp_path / "own.npy")
     with pytest.raises(ValueError, match="store must lie in a folder that can be written"):
         aeot.images(folder, size=8, store=tmp_path / "none" / "x.npy")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_same_call_takes_up_what_it_stored(tmp_path, name, monkeypatch, recwarn):
+    folder, place = filled(tmp_path / "folder", KINDS[name]), tmp_path / "x.npy"
+    first = aeot.images(folder, size=8, store=place)
+    told = [str(warning.message) for warning in recwarn]
+    before = place.stat()
+    recwarn.clear()
+    monkeypatch.setattr("aeot.data.folder._read_all", None)  # no image is read again
+    again = aeot.images(folder, size=8, store=place)
+    assert [str(warning.message) for warning in recwarn] == told
+    assert (place.stat().st_ino, place.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert torch.equal(again[:], first[:])
+    assert torch.equal(again.labels, first.labels)
+    assert (again.classes, again.info, again.shape) == (first.classes, first.info, first.shape)
+    if "damaged" in KINDS[name]:
+        with pytest.raises(ValueError, match="folder must hold no other images if strict"):
+            aeot.images(folder, size=8, store=place, strict=True)
+
+
+def rewritten(folder):
+    Image.new("L", (5, 5), 9).save(folder / "a" / "0.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "told"),
+    [
+        (None, {"size": 9}, "another size"),
+        (None, {"channels": 3}, "another channels"),
+        (None, {"white": 2.0, "max_pixels": 9}, "another white, another max_pixels"),
+        (rewritten, {}, "another set of files"),
+        (
+            lambda folder: (folder / "a" / "0.png").rename(folder / "a" / "7.png"),
+            {},
+            "set of files",
+        ),
+        (lambda folder: (folder / "b" / "1.png").unlink(), {}, "another set of files"),
+        (lambda folder: os.utime(folder / "a" / "0.png", (1, 1)), {}, "another set of files"),
+    ],
+)
+def test_a_store_of_other_images_is_refused(tmp_path, change, options, told):
+    folder, place = filled(tmp_path / "folder", ["colour"] * 3), tmp_path / "x.npy"
+    aeot.images(folder, size=8, store=place)
+    if change is not None:
+        change(folder)
+    with pytest.raises(ValueError, match=rf"store must be new, or .*x.npy, made with .*{told}; "):
+        aeot.images(folder, **{"size": 8, "store": place, **options})
+    assert len(StoredRows(place)) == 3
+
+
+def test_a_store_of_another_version_is_refused(tmp_path, monkeypatch):
+    folder, place = filled(tmp_path / "folder", ["gray"]), tmp_path / "x.npy"
+    aeot.images(folder, size=8, store=place)
+    monkeypatch.setattr("aeot.data.folder.__version__", "9.9")
+    with pytest.raises(ValueError, match="made with another version of aeot"):
+        aeot.images(folder, size=8, store=place)
+
+
+def test_a_store_that_was_changed_is_refused(tmp_path):
+    folder, place = filled(tmp_path / "folder", ["gray"] * 4), tmp_path / "x.npy"
+    aeot.images(folder, size=8, store=place)
+    body = bytearray(place.read_bytes())
+    for wrong, told in ((300, "which has changed; delete it"), (len(body) - 1, "which exists")):
+        damaged = bytearray(body)
+        damaged[wrong] ^= 1
+        place.write_bytes(damaged)
+        with pytest.raises(ValueError, match=told):
+            aeot.images(folder, size=8, store=place)
+    place.write_bytes(body[:-30])
+    with pytest.raises(ValueError, match="store must be a new file, got .*which exists"):
+        aeot.images(folder, size=8, store=place)
+
+
+def test_a_file_is_closed_when_nobody_reads_from_it(stored):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        part = stored.only([1, 2])
+        wanted, held = part[:], stored._file
+        vars(stored).clear()
+        gc.collect()
+        assert torch.equal(part[:], wanted)
+        assert not held.closed
+        del part, held
+        gc.collect()
+    assert not seen
+
+
+def test_a_disk_that_takes_a_part_of_a_row_gets_the_rest(tmp_path):
+    writer = RowWriter(tmp_path / "x.npy", 2, (1, 6, 6))
+    file = writer._file
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+        def write(self, body):
+            return file.write(body[:10])
+
+    writer._file = Slow()
+    for k, row in enumerate(torch.from_numpy(table(2, (1, 6, 6)))):
+        writer.put(k, row)
+    writer._file = file
+    writer.close([0, 1], 1)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), table(2, (1, 6, 6)))
 
 
 def test_a_full_disk_is_told_and_skips_no_file(tmp_path, monkeypatch):

@@ -387,8 +387,8 @@ def test_the_sinkhorn_loss_moves_a_generator_onto_shifted_data():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"critic_steps": 2}, "critic_steps must be 1 with loss 'sinkhorn'"),
-        ({"spectral": True}, "spectral must be False with loss 'sinkhorn'"),
+        ({"critic_steps": 2}, "critic_steps must be left out with loss 'sinkhorn'"),
+        ({"spectral": True}, "spectral must be left out with loss 'sinkhorn'"),
         ({"packing": 2}, "packing must be 1 with loss 'sinkhorn'"),
         ({"batch_size": 1}, "batch_size must be >= 2"),
         ({"blur": 0}, "blur must be a finite number > 0"),

@@ -509,7 +509,7 @@ def test_images_loaded_larger_are_cropped_without_resizing(kind):
 
 def test_up_sampling_by_resizing_is_the_resnets_alone():
     both = paired(pictures(), pictures(seed=1))
-    with pytest.raises(ValueError, match="upsampling must be 'transposed' in a U-Net"):
+    with pytest.raises(ValueError, match="upsampling must be left out in a U-Net"):
         Pix2Pix(**SMALL, upsampling="resize").fit(both, steps=1)
     options = {"generator": "resnet", "n_blocks": 1}
     plain, other = (

@@ -109,3 +109,33 @@ def test_other_methods_go_on_from_the_old_heights_too(before):
         assert after.method == method
     with pytest.raises(ValueError, match="init must be left out"):
         aeot.update_solution(before, remove=[3], init=before.heights)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"remove": [1], "tolerance": 0.1},
+            "takes no argument 'tolerance', got 0.1; it takes add,",
+        ),
+        ({"remove": [1], "threds": 2}, "argument 'threds', got 2; did you mean 'threads'"),
+        ({"remove": [1], "sites": 3}, "update_solution takes no argument 'sites', got 3; it takes"),
+        ({"add": problem()[[7]]}, "add must hold other sites, each once, got row 0, .* site 7;"),
+        ({"add": problem()[[7]], "remove": [3]}, "got row 0, which equals site 7;"),
+        ({"add": torch.ones(3, D)}, "got row 1, which equals row 0 of it;"),
+        ({"remove": 3}, r"got 3; write \[3\]$"),
+        ({"remove": [4, -1]}, r"got \[4, -1\]; sites are counted from 0: write 499 for -1$"),
+        ({"remove": [0.5]}, "remove must be numbers of sites from 0 to 499, or a mask"),
+    ],
+)
+def test_a_wrong_change_is_told_in_terms_of_the_change(before, change, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        aeot.update_solution(before, **change)
+
+
+def test_a_change_without_a_name_is_told_its_name(before):
+    told = (
+        "update_solution takes no such argument without a name, got .*; write its name: add=, rem"
+    )
+    with pytest.raises(TypeError, match=told):
+        aeot.update_solution(before, [[0.5] * D])
