@@ -59,10 +59,6 @@ CALLS = {
         lambda: aeot.CycleGAN(adversary="sinkhorn", batch_size=2, pool_size=3).fit(UNPAIRED),
         "pool_size",
     ),
-    "depth of no critics": (
-        lambda: aeot.CycleGAN(adversary="sinkhorn", batch_size=2, n_layers=1).fit(UNPAIRED),
-        "n_layers",
-    ),
     "blocks of a U-Net": (lambda: aeot.Pix2Pix(n_blocks=3).fit(PAIRED), "n_blocks"),
     "upsampling of a U-Net": (lambda: aeot.Pix2Pix(upsampling="resize").fit(PAIRED), "upsampling"),
     "crop and enlarge": (lambda: aeot.CycleGAN(crop=8, enlarge=1.0).fit(UNPAIRED), "enlarge"),

@@ -123,7 +123,7 @@ class CycleGAN(Translator):
         if self.adversary != "sinkhorn":
             self._check_unused("unless adversary is 'sinkhorn'", "blur")
             return
-        self._check_unused("with 'sinkhorn', which has no critic", "pool_size", "n_layers")
+        self._check_unused("with 'sinkhorn', which has no critic", "pool_size")
         if self.batch_size < 2:
             way_out = "64 is a good size"
             raise _check.fail("batch_size", "be >= 2 for 'sinkhorn'", self.batch_size, way_out)
