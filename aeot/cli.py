@@ -229,6 +229,12 @@ def _check_config(given: str) -> None:
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST_CONFIG:
                 raise ValueError(f"its values are nested more than {_DEEPEST_CONFIG} deep")
+        options = yaml.compose(text.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+        options = options.value if isinstance(options, yaml.MappingNode) else []
+        names = [str(key.value) for key, _ in options]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"it says {name} twice")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         told = error.reason if isinstance(error, UnicodeDecodeError) else error
         told = "it is not UTF-8 text: " + str(told) if told is not error else str(told)

@@ -41,6 +41,7 @@ def demo(*, out: str = "runs/demo", seed: int = 0) -> Summary:
     Raises:
         ValueError: If `out` holds anything but an earlier demo.
     """
+    _check.seed("seed", seed)
     # Of so few images the larger network learns more in the same time.
     model = AEOT(latent_dim=32, architecture="infogan", batch_size=128, seed=seed)
     options = {"data": "digits", "steps": _STEPS, "masses": None, "size": None, "root": None}

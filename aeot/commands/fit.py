@@ -209,7 +209,8 @@ def fit(
     Raises:
         ValueError: If anything given is unusable; then nothing was written.
     """
-    path = Path(out or f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}")
+    usual = f"runs/{Path(data).stem}-z{model.latent_dim}-seed{model.seed}"
+    path = _check.path("out", usual if out is None else out)
     options = {"data": data, "steps": steps, "masses": masses, "size": size, "root": root}
     limits: dict[str, Any] = {"white": white, "max_pixels": max_pixels}
     if rows is not None:
@@ -282,6 +283,7 @@ def _learn(
     """
     training, held_out, nu = rows
     beside = held_out if len(held_out) else 0.0
+    model._classes(training, None)  # what has no classes is refused before training, not after it
     if run is None:
         model.fit_autoencoder(training, steps=steps, held_out=beside, checkpoint=place)
         model.fit_transport(training, nu, checkpoint=place / "transport")

@@ -94,6 +94,8 @@ def _read(path: Path, data: str | None) -> tuple[AEOT | Comparison, Dataset | No
             return model, rows_of_run(where, model.seed, rows=options.get("rows"), **known)[0]
         rows = open_data(name, size=options.get("size"), root=options.get("root"), **known)
     except ValueError as error:
+        if data is not None:
+            raise
         _LOG.warning("without the training data of %s: %s", path, error)
         return model, None
     return model, rows

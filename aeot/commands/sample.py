@@ -47,8 +47,9 @@ def sample(
     _check.seed("seed", seed)
     model = load_model("run", AEOT, run, device)
     which = "" if label is None else re.sub(r"[^\w-]+", "_", label) + "-"
-    path = check_new(out or Path(run) / f"samples-{which}{seed}")
-    rows = model.sample(n, seed=seed, labels=label)
+    path = check_new(Path(run) / f"samples-{which}{seed}" if out is None else out)
+    with _check.renamed("labels", "label"):
+        rows = model.sample(n, seed=seed, labels=label)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _io.replacing(path, folder=True) as fresh:  # all of them, or none
         if rows.ndim == 4:

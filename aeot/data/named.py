@@ -76,9 +76,9 @@ def dataset(
     size = None if size is None else _check.integer("size", size, minimum=4)
     download = _check.flag("download", download)
     root = None if root is None else _check.path("root", root)
+    roots = _roots(root)
     if name == "digits":
         return _digits(split, 28 if size is None else size)
-    roots = _roots(root)
     if name in ("mnist", "fashion-mnist"):
         images, labels = _idx_set(name, roots, split, download)
         classes = _FASHION if name == "fashion-mnist" else _DIGITS

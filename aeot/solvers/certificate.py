@@ -304,17 +304,21 @@ def _between(counts: torch.Tensor, masses: np.ndarray) -> tuple[np.ndarray, np.n
     """Compare batches: products of their scaled deviations (BATCHES, BATCHES), and their mean (n,).
 
     Also the variance of the mean of their masses. On a GPU they are made there: the counts are
-    many vectors of n.
+    many vectors of n, as large as all else that a check needs, so at most two more are held.
     """
-    a: Any = counts.to(torch.float64)
-    nu: Any = torch.from_numpy(masses).to(a.device)
-    if a.device.type == "cpu":
-        a, nu = a.numpy(), nu.numpy()
-    share = a / a.sum(1)[:, None].clip(1)
+    share: Any = counts.to(torch.float64)
+    nu: Any = torch.from_numpy(masses).to(share.device)
+    if share.device.type == "cpu":
+        share, nu = share.numpy(), nu.numpy()
+    share /= share.sum(1)[:, None].clip(1)
+    away = share - share.mean(0)
+    away *= away
+    noise = away.sum(0) / (len(share) - 1)
+    del away
     root = nu**0.5
-    scaled = (share - nu) * (root.sum() / root) ** 0.5
-    noise = ((share - share.mean(0)) ** 2).sum(0) / (len(share) - 1)
-    products, mean = (torch.as_tensor(x).cpu().numpy() for x in (scaled @ scaled.T, scaled.mean(0)))
+    share -= nu
+    share *= (root.sum() / root) ** 0.5
+    products, mean = (torch.as_tensor(x).cpu().numpy() for x in (share @ share.T, share.mean(0)))
     return products, mean, float(noise.sum()) / len(share)
 
 

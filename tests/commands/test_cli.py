@@ -155,6 +155,9 @@ def test_a_word_before_the_options_of_fit_is_its_data(typed, read):
         ("compare AEOT --data digits --n-samples 999", "pass --n_samples 355 or less"),
         ("fit mnist --root folder", "pass --root FOLDER, or --download"),
         ("report folder", "aeot runs lists those that are there"),
+        ("fit vectors.npy --conditional true", "data must have labels for a conditional model"),
+        ("fit digits --root nowhere", "root must be a folder, got nowhere"),
+        ("demo --seed -1", "seed must be a whole number >= 0, got -1"),
     ],
 )
 def test_what_is_typed_is_refused_as_it_is_typed(typed, message, tmp_path, monkeypatch, capsys):
@@ -586,3 +589,11 @@ def test_a_number_of_rows_is_learned_from_and_drawn_in_the_plane(blobs, tmp_path
     assert len(chosen) == 40
     assert cli.main([*words[:2], *OPTIONS, "--rows", "100000", "--out", str(path) + "2"]) == 2
     assert "rows must be at most" in capsys.readouterr().err
+
+
+def test_an_option_that_a_config_says_twice_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    assert cli.main(["fit", "digits", "--config", "twice.yaml"]) == 2
+    assert "twice.yaml: it says seed twice" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["twice.yaml"]

@@ -1,6 +1,7 @@
 """The certificate speaks of the caller's sites and the heights he gets, in float64."""
 
 import functools
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -15,6 +16,7 @@ from aeot.search.planes import FIXED
 from aeot.solvers.certificate import (
     BATCHES,
     Tally,
+    _between,
     certificate_size,
     certify,
     quantile,
@@ -356,3 +358,22 @@ def test_unseen_cells_are_looked_for_until_they_are_seen_or_empty():
     s = aeot.solve_semidiscrete(aeot.Gaussian(dim=d), sites, tol=0.25, seed=2)
     assert s.converged
     assert bool((s.cell_masses > 0).all())
+
+
+def test_comparing_batches_holds_two_copies_of_the_counts_and_keeps_its_bits():
+    n = 40_000
+    rng = np.random.default_rng(0)
+    counts = torch.from_numpy(rng.poisson(20, (BATCHES, n)))
+    masses = rng.uniform(1, 2, n) / (1.5 * n)
+    tracemalloc.start()
+    products, mean, noise = _between(counts, masses)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    share = counts.double().numpy()
+    share = share / share.sum(1)[:, None]
+    scaled = (share - masses) * (np.sqrt(masses).sum() / np.sqrt(masses)) ** 0.5
+    assert np.array_equal(products, scaled @ scaled.T)
+    assert np.array_equal(mean, scaled.mean(0))
+    assert noise == (((share - share.mean(0)) ** 2).sum(0) / 31).sum() / len(share)
+    # NumPy's part: torch made the copy of the counts.
+    assert peak < 1.2 * share.nbytes
