@@ -262,9 +262,12 @@ def train(options, kind, arguments, seconds, seed, folder, training, cache):
     if kind != "AEOT" and beside(base).is_file():  # no rival has less time than we took
         took = json.loads(beside(base).read_text())
         seconds = max(seconds, took["cpu_seconds" if options.processor else "train_seconds"])
-    if kind not in ("AEOT", "FlowMatching"):  # the one does by default, the other is tiny
-        arguments = {"precision": resolve_precision("auto", training.values.device), **arguments}
-    model = cls(**{"latent_dim": options.latent_dim, "seed": seed, **arguments})
+    if kind != "FlowMatching":  # which is tiny, and takes the width of its data
+        arguments = {"latent_dim": options.latent_dim, **arguments}
+        if kind != "AEOT":  # which does by default
+            precision = resolve_precision("auto", training.values.device)
+            arguments = {"precision": precision, **arguments}
+    model = cls(**{"seed": seed, **arguments})
     data = training
     if kind == "FlowMatching":  # on the codes of the same autoencoder, whose time it pays for, too
         spent += coder.seconds_["encoding"]

@@ -107,7 +107,7 @@ def compare(
         limit = {"images_seen": _check.integer("images_seen", images_seen)}
     plan = _planned(models)
     if not any(isinstance(thing, type) for thing in plan.values()):
-        idle = {"seconds": (seconds, None), "images_seen": (images_seen, None)}
+        idle: dict[str, Any] = {"seconds": (seconds, None), "images_seen": (images_seen, None)}
         idle |= {"seeds": (seeds, 1), "latent_dim": (latent_dim, 128)}
         _check.unused("where no class is named to be trained", **idle)
     training, reference = _data(data, size, root, seed, strict)

@@ -73,8 +73,9 @@ def open_data(
         (1, 28, 28)
     """
     of_set, of_folder = "unless data is a published set", "unless data is a folder of images"
-    published = {"root": (root, None), "download": (download, False)}
-    folder = {"strict": (strict, False), "white": (white, None), "max_pixels": (max_pixels, None)}
+    published: dict[str, Any] = {"root": (root, None), "download": (download, False)}
+    folder: dict[str, Any] = {"strict": (strict, False), "white": (white, None)}
+    folder["max_pixels"] = max_pixels, None
     if data in NAMES:
         _check.unused(of_folder, **folder)
         return dataset(data, root, split=split, size=size, download=download)

@@ -98,7 +98,12 @@ def images(
     found = _find(root)
     values: torch.Tensor | StoredRows
     loaded: dict[Path, Any]
-    made_of = {"size": size, "channels": channels, "white": white, "max_pixels": max_pixels}
+    made_of: dict[str, Any] = {
+        "size": size,
+        "channels": channels,
+        "white": white,
+        "max_pixels": max_pixels,
+    }
     if store is None:
         loaded = _read_all(found, lambda _, pixels: resize_one(pixels, size), white, room)
         _tell(found, len(loaded), strict)
@@ -173,7 +178,9 @@ def _taken_up(store: Path, found: _Found, made_of: dict[str, Any]) -> dict[Path,
         ValueError: If they are of other files, or were read in another way, or changed since.
     """
     known = read_record(store) or {}
-    before, reasons, notes = (known.get(name) for name in ("made of", "reasons", "notes"))
+    before: Any = known.get("made of")
+    reasons: Any = known.get("reasons")
+    notes: Any = known.get("notes")
     if not _io.fits(before, dict) or not _io.fits(reasons, dict[str, str]):
         raise _check.fail("store", "be whole", f"{store}, which is damaged", "delete it")
     if other := [name for name, value in made_of.items() if before.get(name) != value]:
@@ -257,7 +264,11 @@ def paired(
     if not isinstance(a, (str, os.PathLike)):
         if b is None:
             raise _check.fail("b", "be given unless a is a folder", f"a as {type(a).__name__}")
-        given = {"size": (size, 256), "white": (white, None), "strict": (strict, False)}
+        given: dict[str, Any] = {
+            "size": (size, 256),
+            "white": (white, None),
+            "strict": (strict, False),
+        }
         given |= {"max_pixels": (max_pixels, image_file.MAX_PIXELS)}
         _check.unused("unless a is a folder", **given)
         return pairs(domain("a", a), domain("b", b))

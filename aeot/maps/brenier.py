@@ -454,7 +454,8 @@ class BrenierMap(Saved, nn.Module):
             _check.real("weight", weight, minimum=0, maximum=1)
         for name, value, user in (("scale", scale, "affine"), ("weight", weight, "pair")):
             if method != user:
-                _check.unused(f"unless method is {user!r}", **{name: (value, None)})
+                idle: dict[str, Any] = {name: (value, None)}
+                _check.unused(f"unless method is {user!r}", **idle)
         points = _check.points("points", points, dim=self.dim, min_rows=0)
         sides = sides_of(singular, len(self.sites), self.sites.device)
         owner = self.cell(points)

@@ -231,9 +231,9 @@ class AEOT(AutoencoderOptions):
         """
         self._check_arguments()
         if self.autoencoder is not None:
-            given = {"steps": (steps, None), "stop": (stop, "steps")}
-            given |= {"log": (log, None), "on_step": (on_step, None)}
-            _check.unused("where an autoencoder is given, which is not trained", **given)
+            idle: dict[str, Any] = {"steps": (steps, None), "stop": (stop, "steps")}
+            idle |= {"log": (log, None), "on_step": (on_step, None)}
+            _check.unused("where an autoencoder is given, which is not trained", **idle)
         begun = time.perf_counter()
         data = domain("data", data)
         self._unseen = split(data, held_out, self.seed)[1]
