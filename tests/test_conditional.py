@@ -362,7 +362,7 @@ def test_the_command_draws_a_class(model, tmp_path):
     rows = np.load(tmp_path / "run" / "samples-dog-1" / "samples.npy")
     assert np.array_equal(rows, fitted.sample(5, seed=1, labels="dog").numpy())
     told = error_of(lambda: sample(str(tmp_path / "run"), n=5, label="cow", device="cpu"))
-    assert "labels must be among the classes 'cat', 'dog', 'emu', got 'cow'" in told
+    assert "label must be among the classes 'cat', 'dog', 'emu', got 'cow'" in told
 
 
 def test_folders_are_classes(tmp_path):

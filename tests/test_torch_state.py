@@ -49,7 +49,8 @@ def the_map():
     drawn = found.draw(30, generator=aeot.generator(1))
     return [
         *(found.cell(POINTS), found(POINTS), found.potential(POINTS), found.c_transform(POINTS)),
-        *(found.extend(POINTS, method=m, weight=0.3) for m in ("linear", "pair", "affine")),
+        *(found.extend(POINTS, method=m) for m in ("linear", "affine")),
+        found.extend(POINTS, method="pair", weight=0.3),
         *(drawn.codes, found.costs(500), found.match_scale(held_out=POINTS)),
     ]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from aeot._estimator import not_negative, positive
 from aeot._rng import generator
 from aeot.data.arrays import Dataset, domain
 from aeot.gan import losses
+from aeot.gan.estimator import OnStep
 from aeot.gan.gan import Adversarial, Game
 
 if TYPE_CHECKING:
@@ -210,14 +211,22 @@ class ConditionalWGANGP(SlopePenalised):
         data: Dataset | ArrayLike,
         *,
         conditions: ArrayLike | None = None,
-        **options: Any,  # noqa: ANN401 - those of every other class
+        steps: int = 20_000,
+        checkpoint: str | os.PathLike | None = None,
+        on_step: OnStep | None = None,
+        log: str | os.PathLike | None = None,
+        progress: bool | None = None,
     ) -> Self:
         """Train on labelled data, or on rows with a condition each.
 
         Args:
             data: With labels, unless there are conditions.
             conditions: (n, k), numbers of about unit size; None: the labels of the data.
-            options: ``steps``, ``checkpoint``, ``on_step``, ``log`` and ``progress`` of `GAN.fit`.
+            steps: As in `GAN.fit`, and so are the others.
+            checkpoint: See there.
+            on_step: See there.
+            log: See there.
+            progress: See there.
 
         Returns:
             Itself.
@@ -225,8 +234,7 @@ class ConditionalWGANGP(SlopePenalised):
         Raises:
             ValueError: As `GAN.fit` does, or if conditions are not as many as rows.
         """
-        known = [*inspect.signature(super().fit).parameters, "conditions"]
-        _check.keywords(f"{type(self).__name__}.fit", known, options)
+        options: dict[str, Any] = {"steps": steps, "checkpoint": checkpoint, "on_step": on_step}
         data = domain("data", data)
         if conditions is not None:
             self._check_arguments()
@@ -235,7 +243,7 @@ class ConditionalWGANGP(SlopePenalised):
                 raise _check.fail("conditions", f"have {len(data)} rows like data", len(given))
             self._given = given.to(resolve_device(self.device))
         try:
-            return super().fit(data, **options)
+            return super().fit(data, log=log, progress=progress, **options)
         finally:
             vars(self).pop("_given", None)
 

@@ -49,8 +49,8 @@ def test_a_folder_is_compared_and_everything_is_kept(place, capsys):
     assert [row["model"] for row in body["rows"]] == ["real training images", "mine"]
     assert body["protocol"]["n_samples"] == 200
     assert "| mine |" in capsys.readouterr().out
-    assert run(place, "--seconds", "5") == 2  # not the same comparison
-    assert "made with another seconds" in capsys.readouterr().err
+    assert run(place, "--seed", "5") == 2  # not the same comparison
+    assert "made with another seed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

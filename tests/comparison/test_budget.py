@@ -1,3 +1,4 @@
+import inspect
 import mmap
 import re
 import types
@@ -173,9 +174,23 @@ def test_a_model_that_cannot_be_stopped_is_refused():
         budget.train(Deaf(), DATA, seconds=1)
 
 
+def test_every_estimator_that_draws_can_be_stopped():
+    for name in aeot.__all__:
+        cls = getattr(aeot, name)
+        if hasattr(cls, "fit") and hasattr(cls, "sample") and name != "SemiDiscreteOT":
+            fit = getattr(cls, "fit_autoencoder", cls.fit)
+            assert {"steps", "on_step"} <= inspect.signature(fit).parameters.keys(), name
+
+
+def test_flow_matching_trains_for_a_budget():
+    model = aeot.FlowMatching(hidden=8, layers=1, batch_size=8)
+    facts = budget.train(model, aeot.tensors(torch.randn(40, 2)), images_seen=80)
+    assert facts["steps"] == 10
+
+
 def test_two_phases_share_the_steps_that_fit():
     digits = aeot.dataset("digits")
-    model = aeot.GLANN(latent_dim=4, width=4, batch_size=100)
+    model = aeot.GLANN(latent_dim=4, batch_size=100)
     facts = budget.train(model, digits, images_seen=1000)
     assert facts["steps"] == 10
     # 7 steps of reconstruction, 3 of the mapping, which alone records its misfit
