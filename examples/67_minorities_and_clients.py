@@ -76,7 +76,7 @@ for seed in range(1 if quick else 3):
         aeot.ConditionalWGANGP(**same).fit(data, **kwargs).sample(2500),
         rows,
     )
-    some = torch.randperm(4000, generator=aeot.generator(seed))[: 200 if quick else 1000]
+    some = torch.randperm(4000, generator=aeot.generator(seed))[:1000]
     sites, kinds = points[some], groups[some]
     square = aeot.UniformBox(dim=2)
     for name, masses in (
