@@ -3,6 +3,9 @@
 import ast
 import itertools
 import math
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,19 @@ def functions(name, **given):
     body = [node for node in ast.parse(path.read_text()).body if isinstance(node, defined)]
     exec(compile(ast.Module(body, []), str(path), "exec"), given)
     return given
+
+
+UNRUN = re.search(r"\(\?!([\d|]+)\)", (ROOT / "docs/conf.py").read_text())[1].split("|")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", UNRUN)
+def test_examples_that_the_docs_leave_out_run(page, tmp_path, monkeypatch):
+    (path,) = ROOT.glob(f"examples/{page}_*.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(path), "--quick"])
+    runpy.run_path(str(path))
+    assert list(tmp_path.glob(f"out/{page}_*.png"))
 
 
 # 60: the equation itself is tested in tests/maps/test_triangulation.py.
