@@ -4,7 +4,8 @@
 Warm pictures into cold ones, by CycleGANs that differ in one term: the weight of the identity loss,
 the cycle, the adversary, the way of up-sampling. Disks and bars on a plain ground; domain B is the
 same pictures with a blue tint. Three numbers say what happened: the tint that is still missing, how
-far edges stayed where they were, and how much outputs still differ from each other.
+far edges stayed where they were, and how much outputs still differ from each other. One seed and
+few steps: a choice that looks bad may only be slower.
 
 A few steps train nothing, so that this script is not run where the pages are built.
 """

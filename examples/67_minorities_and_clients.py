@@ -9,7 +9,8 @@ Then the same data lie with four clients of two groups each, and stay there. Fed
 (McMahan et al., 2017) trains a whole WGAN-GP at every client for some steps and takes the mean of
 all weights, again and again: the mean of four generators of different things need not generate any
 of them. Or each client keeps a critic, and one generator hears the mean of what they say. Beside
-both, transport from pooled codes, which needs them in one place.
+both, transport from pooled codes, which needs them in one place. In these few steps no federated
+generator gets near the ring: what it would lose of the minority later is not answered here.
 """
 
 import copy
