@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -39,7 +40,7 @@ _MOST = 6  # tensors in one exchange
 _TEXT = 400  # bytes of what a rank says of its failure
 _FAILED = -1  # of a rank; else the number of the signal that reached it, or 0
 # What is exchanged. Ranks that are at different places of the program do not agree on it.
-_BEGIN, _END, _PAUSE, _TOTAL, _JOINED = range(5)
+_BEGIN, _END, _PAUSE, _TOTAL, _JOINED, _EXCHANGED = range(6)
 
 
 class _Call:
@@ -135,6 +136,18 @@ class _Call:
         except RuntimeError as error:
             raise self.lost(error) from error
         return here.to(x.device)
+
+    def exchanged(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Give every rank its part, of one dimension each; return what the ranks gave this one."""
+        sent = [len(part) for part in parts]
+        come = self.gathered(torch.tensor(sent))[:, self.rank].tolist()
+        here = torch.cat(parts).to(self.device)
+        found = here.new_empty(sum(come))
+        try:
+            distributed.all_to_all_single(found, here, come, sent, group=self.group)
+        except RuntimeError as error:
+            raise self.lost(error) from error
+        return list(found.to(parts[0].device).split(come))
 
     def lost(self, error: RuntimeError) -> ConnectionError:
         """Return what is raised where another rank is gone."""
@@ -318,11 +331,25 @@ def is_writer() -> bool:
     return distributed.get_rank() == 0 if _several() else processes()[0] == 0
 
 
-def part(items: range, unit: int = 1) -> range:
-    """Return this rank's part of some items: contiguous, of whole units but for the last one."""
+def parts(items: range, unit: int = 1) -> list[range]:
+    """Return the ranks' parts of some items: contiguous, of whole units but for the last one."""
     units = -(-len(items) // unit)
-    first, last = (units * k // size() * unit for k in (rank(), rank() + 1))
-    return items[first:last]
+    ends = [units * k // size() * unit for k in range(size() + 1)]
+    return [items[first:last] for first, last in itertools.pairwise(ends)]
+
+
+def part(items: range, unit: int = 1) -> range:
+    """Return this rank's part of some items; see `parts`."""
+    return parts(items, unit)[rank()]
+
+
+def exchanged(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Give every rank its part, of one dimension each; return what the ranks gave this one."""
+    call = _thread.call
+    if call is None or call.size == 1:
+        return parts
+    call.meet(_EXCHANGED)
+    return call.exchanged(parts)
 
 
 def total(*tensors: torch.Tensor) -> None:

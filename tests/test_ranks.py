@@ -58,6 +58,26 @@ def test_any_number_of_processes_find_the_heights_of_one_and_train_together(size
         assert rank == alone
 
 
+def same_where_sites_are_shared(size):
+    alone, held = plain(work_together.shared())
+    found = work_together.run(size, "shared")
+    for rank, _ in found:
+        assert rank == alone
+    for here in zip(held, *(parts for _, parts in found), strict=True):
+        assert sum(here[1:]) == here[0]  # each site is held once
+        assert max(here[1:]) < here[0]
+
+
+def test_two_processes_that_hold_half_of_the_sites_each_find_the_same():
+    same_where_sites_are_shared(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [3, 4])
+def test_any_number_of_processes_that_share_the_sites_find_the_same(size):
+    same_where_sites_are_shared(size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_model_is_trained_together(size):

@@ -12,12 +12,17 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import aeot
+from aeot import _ranks
+from aeot.search.planes import Block
+from aeot.solvers.problem import standardise
+from aeot.solvers.scorer import Scorer
 
 
 def start(size, what, *arguments):
@@ -87,6 +92,60 @@ def few():
     found["twins"] = told(solve(aeot.Sampler(clumps, dim=5), near, tol=0.12))
     found["trained"] = trained()
     return found
+
+
+def whole_numbers(block, d):
+    """Return samples of whole numbers: their scores are exact, and many are equal."""
+    rng = aeot.generator(7, block)
+    rows = torch.randint(-2, 3, (256, d), generator=rng).float()
+    return Block(rows, rows.new_zeros(1, 0), 256)
+
+
+def everything(parts, columns):
+    """Return a mark of what all ranks found, of tuples of so many tensors; a rank may have none."""
+    raw = [torch.cat(x).view(-1).view(torch.uint8) for x in zip(*parts, strict=True)]
+    return digest(*_ranks.joined(*(raw or [torch.zeros(0, dtype=torch.uint8)] * columns)))
+
+
+def shared():
+    """Return what is found where each rank holds some of the sites, and how many those are."""
+    rng, found, held = aeot.generator(3), {}, []
+    sites = {
+        "ties": torch.randint(-2, 3, (2500, 9), generator=rng).double(),
+        "few": torch.randn(1537, 4, generator=rng).double(),
+        "halves": torch.randn(2100, 12, generator=rng).double(),
+    }
+    for name, y in sites.items():
+        n, d = y.shape
+        problem = standardise(aeot.UniformBox(dim=d), y, torch.full((n,), 1 / n).double(), 0)
+        h = torch.randint(-2, 3, (n,), generator=rng).double() / 4
+        with _ranks.together("shared"):
+            split = 8 if name == "halves" else 1
+            scorer = Scorer(problem, engine="numba", split=split, memory=1 << 14, threads=1)
+            held.append(len(scorer.planes.sites))
+            if name == "ties":
+                scorer.problem = replace(problem, sites=y.float())
+                scorer.planes = scorer.engine.arrange(
+                    y.float()[scorer.own], split=1, rows=256, memory=1 << 14
+                )
+                scorer.draw = lambda stage, block, d=d: whole_numbers(block, d)
+                scorer.rows = scorer.block_samples = 256
+            for runners, doubts in ((False, False), (True, False), (True, True)):
+                won = scorer.winners(h, "won", range(7), runners=runners, doubts=doubts)
+                parts = [(w.site, w.value, w.second, w.gap, w.unsure) for w in won]
+                found[f"{name}: {runners}, {doubts}"] = everything(parts, 5)
+            for least, longest, radius in ((4, 16, 0.5), (8, 32, 1e-3), (1, 4, 1e20)):
+                options = {"radius": radius, "least": least, "longest": longest}
+                lists = scorer.candidates(h, "lists", range(5), **options)
+                parts = [(x.start.diff(), x.site, x.value, x.bound) for x in lists]
+                found[f"{name}: {options}"] = everything(parts, 4)
+            if split == 1:
+                edges = np.array([0, 3, 500, 1100, n])
+                maxima = scorer.cluster_maxima(h, edges, "maxima", range(5))
+                found[f"{name}: clusters"] = everything([(x,) for x in maxima], 1)
+    box, y = aeot.UniformBox(dim=200), normal(1100, 200)
+    found["solve"] = told(aeot.solve_semidiscrete(box, y, tol=0.3, memory=1 << 20))
+    return found, held
 
 
 def many():

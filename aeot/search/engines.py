@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -120,7 +120,7 @@ class Engine(Protocol):
     def raised(self, planes: Planes, heights: torch.Tensor) -> Any:  # noqa: ANN401
         """Prepare heights (n,) for the passes over blocks that follow."""
 
-    def each(self, work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
+    def each(self, work: Callable[[int], T], blocks: Sequence[int], threads: int) -> Iterator[T]:
         """Yield ``work(block)`` for every block in turn, the same bits for any `threads`."""
 
     def winners(
@@ -223,6 +223,54 @@ class Engine(Protocol):
 
     def add_points(self, block: Block, site: torch.Tensor, sums: torch.Tensor) -> None:
         """Add every sample of a block to the row of its cell in `sums` (n, d) int64: `add_rows`."""
+
+
+class PartsEngine(Engine, Protocol):
+    """An engine that finds among parts of the sites what it finds among all: numba's."""
+
+    def part_winners(
+        self,
+        planes: Planes,
+        heights: Any,  # noqa: ANN401
+        block: Block,
+        first: int,
+    ) -> torch.Tensor:
+        """Find what `won` has to know of the sites from `first` on."""
+
+    def won(
+        self,
+        block: Block,
+        parts: list[torch.Tensor],
+        columns: int,
+        runners: bool,
+        slack: torch.Tensor | None,
+    ) -> Winners:
+        """Return `winners` of a block from the `part_winners` of all parts, in their order."""
+
+    def part_candidates(
+        self,
+        planes: Planes,
+        heights: Any,  # noqa: ANN401
+        block: Block,
+        first: int,
+        *,
+        radius: float,
+        least: int,
+        longest: int,
+    ) -> list[torch.Tensor]:
+        """Find what `listed` has to know of the sites from `first` on, one behind the other."""
+
+    def listed(
+        self,
+        m: int,
+        parts: list[torch.Tensor],
+        columns: int,
+        *,
+        radius: float,
+        least: int,
+        longest: int,
+    ) -> Listed:
+        """Return `candidates` of m samples from the `part_candidates` of all parts."""
 
 
 def bind(engine: str, sites: torch.Tensor) -> Engine:

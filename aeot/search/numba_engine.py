@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -51,7 +51,7 @@ def _threads() -> ThreadpoolController:
     return ThreadpoolController()  # finding the libraries takes milliseconds: once
 
 
-def each(work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
+def each(work: Callable[[int], T], blocks: Sequence[int], threads: int) -> Iterator[T]:
     """Yield ``work(block)`` for every block in turn, worked on by several threads."""
     # One thread per block with single-threaded products: no barriers, and the same bits for any
     # number of threads.
@@ -281,7 +281,7 @@ class _Won(NamedTuple):
     site: np.ndarray  # int32
     value: np.ndarray  # float32, its score
     second: np.ndarray  # int32, the runner-up
-    gap: np.ndarray  # float32, how far it is behind
+    other: np.ndarray  # float32, its score
     unsure: np.ndarray  # bool, whether any other is within the slack
 
 
@@ -290,7 +290,7 @@ def _winners(a, b, per_block, slack, out):  # noqa: ANN001, ANN202
     # a (rows, columns) float32, columns a multiple of 16 * WIDTH; b (groups * m, columns): row k of
     # `a` meets the m rows of group k // per_block, an even number if there are several; slack
     # (rows,), not looked at where no `unsure` is wanted.
-    site, value, second, gap, unsure = out
+    site, value, second, runner, unsure = out
     m = b.shape[0] // (a.shape[0] // per_block)
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
     coarse = np.empty(WIDTH, np.float32)
@@ -325,7 +325,7 @@ def _winners(a, b, per_block, slack, out):  # noqa: ANN001, ANN202
                 column, tile, near, _ = _find(other, np.float32(0), coarse, groups, a[k], rows[r])
                 base = tile * 16 * WIDTH + column
             second[k * m + r] = base + near * WIDTH
-            gap[k * m + r] = best - max(own, other)
+            runner[k * m + r] = max(own, other)
 
 
 def winners(
@@ -337,6 +337,18 @@ def winners(
     slack: torch.Tensor | None = None,
 ) -> Winners:
     """Find the best site of every sample of a block."""
+    site, value, second, other, unsure = _won(planes, heights, block, runners, slack)
+    return Winners(block, site, value, second, value[: len(other)] - other, unsure.nonzero()[:, 0])
+
+
+def _won(
+    planes: Planes,
+    heights: np.ndarray,
+    block: Block,
+    runners: bool,
+    slack: torch.Tensor | None,
+) -> list[torch.Tensor]:
+    # The arrays of `_Won`.
     m = block.split
     whole = block.left.shape[0] * m
     lengths = whole, whole, whole * runners, whole * runners, whole * (slack is not None)
@@ -347,8 +359,7 @@ def winners(
         part = slice(rows.start * m, rows.stop * m)
         out = _Won(*(x.numpy()[part] for x in found))
         _winners(a, b, group, near[rows], out)
-    site, value, second, gap, unsure = found
-    return Winners(block, site, value, second, gap, unsure.nonzero()[:, 0])
+    return found
 
 
 class _Lists(NamedTuple):
@@ -359,13 +370,44 @@ class _Lists(NamedTuple):
     value: np.ndarray  # the same length, float32: score minus the best score, <= 0
     lead: np.ndarray  # (m,) float32, the best score
     bound: np.ndarray  # (m,) float32: no site outside the list scores above lead + bound
+    # (m, any) float32, the highest maxima of groups in reach. Where there are any the sites are
+    # some of all: scores are not made relative, for the best of all is not known yet.
+    tops: np.ndarray
+
+
+@_compiled
+def _keep(sites, values, count, longest, threshold, site, value):  # noqa: ANN001, ANN202
+    # Moves the `longest` highest of `count` values and their sites to `site` and `value`, in
+    # order; of equal ones the first. Returns how many, and the highest that is not among them.
+    for c in range(min(count, longest)):
+        site[c] = sites[c]
+        value[c] = values[c]
+    outside = threshold
+    weakest = 0
+    for c in range(longest, count):
+        if c == longest:
+            for e in range(longest):
+                weakest = e if value[e] <= value[weakest] else weakest
+        score = values[c]
+        low = value[weakest]
+        outside = max(outside, min(low, score))
+        if score > low:
+            for e in range(weakest, longest - 1):
+                site[e] = site[e + 1]
+                value[e] = value[e + 1]
+            site[longest - 1] = sites[c]
+            value[longest - 1] = score
+            weakest = 0
+            for e in range(longest):
+                weakest = e if value[e] <= value[weakest] else weakest
+    return min(count, longest), outside
 
 
 @_compiled
 def _candidates(a, b, per_block, radius, least, out):  # noqa: ANN001, ANN202
     # a, b and per_block as for `_winners`. The radius doubles (at most WIDER times) for a sample
     # with fewer than `least` groups in reach; a list that is full keeps the highest scores.
-    start, site, value, lead, bound = out
+    start, site, value, lead, bound, tops = out
     m = b.shape[0] // (a.shape[0] // per_block)
     longest = site.size // (a.shape[0] * m)
     pair = np.empty((2, m, a.shape[1] // 16), np.float32)
@@ -416,28 +458,25 @@ def _candidates(a, b, per_block, radius, least, out):  # noqa: ANN001, ANN202
                     values[more] = score
                     more += score >= threshold
                 count += more
-            first = start[k * m + r]
-            outside = threshold - best
-            weakest = 0
-            for c in range(min(count, longest)):
-                site[first + c] = near_site[c]
-                value[first + c] = near_value[c] - best
-            for c in range(longest, count):
-                if c == longest:
-                    for e in range(longest):
-                        weakest = e if value[first + e] < value[first + weakest] else weakest
-                score = near_value[c] - best
-                low = value[first + weakest]
-                outside = max(outside, min(low, score))
-                if score > low:
-                    site[first + weakest] = near_site[c]
-                    value[first + weakest] = score
-                    for e in range(longest):
-                        weakest = e if value[first + e] < value[first + weakest] else weakest
-            count = min(count, longest)
-            start[k * m + r + 1] = first + count
-            lead[k * m + r] = best
-            bound[k * m + r] = outside
+            row, first = k * m + r, start[k * m + r]
+            own_site, own_value = site[first:], value[first:]
+            count, outside = _keep(
+                near_site, near_value, count, longest, threshold, own_site, own_value
+            )
+            start[row + 1] = first + count
+            lead[row] = best
+            if tops.shape[1] == 0:
+                for e in range(count):
+                    own_value[e] -= best
+                bound[row] = outside - best
+                continue
+            top = tops[row]
+            top[:] = LOWEST
+            for f in range(found):
+                score = groups[reach[f]]
+                for e in range(top.size):
+                    if score > top[e]:
+                        score, top[e] = top[e], score
 
 
 def candidates(
@@ -450,6 +489,24 @@ def candidates(
     longest: int,
 ) -> list[Listed]:
     """List, for every sample of a block, the sites within a radius of the best."""
+    parts = _listed(planes, heights, block, radius, least, longest, 0)
+    found = []
+    for out in parts:
+        start, site, value, lead, bound = map(torch.from_numpy, out[:5])
+        found.append((start, site, value, lead, bound))
+    return found
+
+
+def _listed(
+    planes: Planes,
+    heights: np.ndarray,
+    block: Block,
+    radius: float,
+    least: int,
+    longest: int,
+    tops: int,
+) -> list[_Lists]:
+    # The lists of the slices of a block, with so many maxima of groups.
     parts = []
     for a, b, group, _ in _scores(planes, heights, block):
         m = a.shape[0] * block.split
@@ -459,13 +516,189 @@ def candidates(
             np.empty(m * longest, np.float32),
             np.empty(m, np.float32),
             np.empty(m, np.float32),
+            np.empty((m, tops), np.float32),
         )
         _candidates(a, b, group, radius, least, out)
         used = out.start[-1]
-        out = out._replace(site=out.site[:used].copy(), value=out.value[:used].copy())
-        start, site, value, lead, bound = (torch.from_numpy(x) for x in out)
-        parts.append((start, site, value, lead, bound))
+        parts.append(out._replace(site=out.site[:used].copy(), value=out.value[:used].copy()))
     return parts
+
+
+# Where ranks share the sites, each looks among its own, whole tiles of them, for what may count
+# among all, and sends it to the rank whose block it is. That one makes of it what it would have
+# found among all sites; of equal scores it takes the one which would have been taken there.
+
+
+def part_winners(planes: Planes, heights: np.ndarray, block: Block, first: int) -> torch.Tensor:
+    """Find winners and runners-up among the sites from `first` on: (m, 4) int32, for `won`."""
+    site, value, second, other, _ = _won(planes, heights, block, True, None)
+    return torch.stack(
+        [site + first, value.view(site.dtype), second + first, other.view(site.dtype)], 1
+    )
+
+
+@_compiled
+def _order(site, tiles):  # noqa: ANN001, ANN202
+    # Of equal scores `_find` takes the last column of tiles, there the last tile, the last slot.
+    return ((site % WIDTH) * tiles + site // (16 * WIDTH)) * 16 + site // WIDTH % 16
+
+
+@_compiled
+def _best_of_parts(sites, scores, tiles, out):  # noqa: ANN001, ANN202
+    # sites, scores (parts, m, 4) int32 and float32, of the same bytes: `part_winners`.
+    site, value, second, runner = out
+    for r in range(site.size):
+        k = 0
+        for e in range(1, sites.shape[0]):
+            ahead = scores[e, r, 1] > scores[k, r, 1]
+            same = scores[e, r, 1] == scores[k, r, 1]
+            if ahead or (same and _order(sites[e, r, 0], tiles) > _order(sites[k, r, 0], tiles)):
+                k = e
+        i, j, other = sites[k, r, 0], sites[k, r, 2], scores[k, r, 3]
+        # A runner-up in the group of the winner comes before equal ones.
+        beside = i % WIDTH == j % WIDTH and i // (16 * WIDTH) == j // (16 * WIDTH)
+        for e in range(sites.shape[0]):
+            score, s = scores[e, r, 1], sites[e, r, 0]
+            same = score == other and not beside and _order(s, tiles) > _order(j, tiles)
+            if e != k and (score > other or same):
+                j, other, beside = s, score, False
+        site[r], value[r], second[r], runner[r] = i, scores[k, r, 1], j, other
+
+
+def won(
+    block: Block,
+    parts: list[torch.Tensor],
+    columns: int,
+    runners: bool,
+    slack: torch.Tensor | None,
+) -> Winners:
+    """Return the `winners` of a block where those of all parts of the sites are known."""
+    whole = torch.stack(parts)
+    kinds = torch.int32, torch.float32, torch.int32, torch.float32
+    found = [torch.empty(whole.shape[1], dtype=kind) for kind in kinds]
+    out = tuple(x.numpy() for x in found)
+    _best_of_parts(whole.numpy(), whole.view(torch.float32).numpy(), columns // (16 * WIDTH), out)
+    site, value, second, other = found
+    unsure = torch.zeros(0, dtype=torch.int64)
+    if slack is not None:
+        unsure = (other >= value - slack.repeat_interleave(block.split)).nonzero()[:, 0]
+    gap = value - other
+    if not runners:
+        second, gap = second[:0], gap[:0]
+    return Winners(block, site, value, second, gap, unsure)
+
+
+def part_candidates(
+    planes: Planes,
+    heights: np.ndarray,
+    block: Block,
+    first: int,
+    *,
+    radius: float,
+    least: int,
+    longest: int,
+) -> list[torch.Tensor]:
+    """List the sites from `first` on that may be in the lists of all sites: for `listed`.
+
+    Of every sample how many; the highest maxima of `least` groups; sites; scores; all as int32.
+    """
+    # One more than fit, in as many groups: there are no higher ones among these sites.
+    parts = _listed(planes, heights, block, radius, longest + 1, longest + 1, least)
+    found = [[np.diff(out.start), out.tops, out.site + first, out.value] for out in parts]
+    flat = [np.concatenate(x).ravel() for x in zip(*found, strict=True)]
+    whole = [x.astype(np.int32) if x.dtype == np.int64 else x.view(np.int32) for x in flat]
+    return [torch.from_numpy(x) for x in whole]
+
+
+@_compiled
+def _lists_of_parts(begin, end, sites, scores, tops, tiles, radius, least, out):  # noqa: ANN001, ANN202
+    # begin, end (parts, m): where in `sites` and `scores` the lists of the parts stand; tops
+    # (parts, m, least).
+    start, site, value, lead, bound, _ = out
+    parts, m = begin.shape
+    longest = site.size // m
+    near_site = np.empty(int((end - begin).sum(0).max()) + 1, np.int32)
+    near_value = np.empty(near_site.size, np.float32)
+    head = np.empty(parts, np.int64)
+    start[0] = 0
+    for r in range(m):
+        best = LOW
+        for k in range(parts):
+            for e in range(begin[k, r], end[k, r]):
+                best = scores[e] if scores[e] > best else best
+        span = np.float32(radius)
+        for _ in range(WIDER):
+            near = 0
+            for k in range(parts):
+                for top in tops[k, r]:
+                    near += np.int32(top >= best - span)
+            if near >= least:
+                break
+            span = span + span
+        threshold = best - span
+        count = 0
+        head[:] = begin[:, r]
+        while True:  # in the order in which `_candidates` meets them
+            first, own = np.int64(-1), 0
+            for k in range(parts):
+                if head[k] < end[k, r]:
+                    order = _order(sites[head[k]], tiles)
+                    if first < 0 or order < first:
+                        first, own = order, k
+            if first < 0:
+                break
+            near_site[count] = sites[head[own]]
+            near_value[count] = scores[head[own]]
+            count += scores[head[own]] >= threshold
+            head[own] += 1
+        own_site, own_value = site[start[r] :], value[start[r] :]
+        count, outside = _keep(
+            near_site, near_value, count, longest, threshold, own_site, own_value
+        )
+        for e in range(count):
+            own_value[e] -= best
+        start[r + 1] = start[r] + count
+        lead[r] = best
+        bound[r] = outside - best
+
+
+def listed(
+    m: int,
+    parts: list[torch.Tensor],
+    columns: int,
+    *,
+    radius: float,
+    least: int,
+    longest: int,
+) -> Listed:
+    """Return the `candidates` of m samples where those of all parts of the sites are known."""
+    begin, end = np.empty((2, len(parts), m), np.int64)
+    tops, sites, scores, offset = [], [], [], 0
+    for k, part in enumerate(parts):
+        count, top, rest = np.split(part.numpy(), [m, m + m * least])
+        end[k] = offset + np.cumsum(count, dtype=np.int64)
+        begin[k] = end[k] - count
+        offset += len(rest) // 2
+        tops.append(top.view(np.float32).reshape(m, least))
+        sites.append(rest[: len(rest) // 2])
+        scores.append(rest[len(rest) // 2 :].view(np.float32))
+    out = _Lists(
+        np.empty(m + 1, np.int64),
+        np.empty(m * longest, np.int32),
+        np.empty(m * longest, np.float32),
+        np.empty(m, np.float32),
+        np.empty(m, np.float32),
+        np.empty((m, 0), np.float32),
+    )
+    flat, tiles = (
+        (np.concatenate(sites), np.concatenate(scores), np.stack(tops)),
+        columns // (16 * WIDTH),
+    )
+    _lists_of_parts(begin, end, *flat, tiles, radius, least, out)
+    used = out.start[-1]
+    found = out._replace(site=out.site[:used].copy(), value=out.value[:used].copy())[:5]
+    start, site, value, lead, bound = map(torch.from_numpy, found)
+    return start, site, value, lead, bound
 
 
 @_compiled

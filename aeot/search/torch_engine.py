@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -98,7 +98,7 @@ def raised(planes: Planes, heights: torch.Tensor) -> torch.Tensor:
     return planes.padded(heights)
 
 
-def each(work: Callable[[int], T], blocks: range, threads: int) -> Iterator[T]:
+def each(work: Callable[[int], T], blocks: Sequence[int], threads: int) -> Iterator[T]:
     """Yield ``work(block)`` for every block in turn; torch's operations have their own threads."""
     del threads
     return map(work, blocks)

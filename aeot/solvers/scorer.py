@@ -10,17 +10,19 @@ group share the two lengths of one point.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
 from aeot import _loop, _ranks
 from aeot._environment import is_out_of_memory
-from aeot.search.engines import bind
+from aeot.search.engines import Engine, PartsEngine, bind
 from aeot.search.line import envelope
 from aeot.search.planes import (
+    WIDTH,
     Block,
     CandidateLists,
     Listed,
@@ -50,6 +52,15 @@ def _longest(rows: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).max())
 
 
+def _parts(engine: Engine, sites: torch.Tensor, memory: int) -> PartsEngine | None:
+    # The engine where ranks share the sites: each holds its tiles, and scores all blocks.
+    columns = padded_columns(len(sites))
+    if engine.NAME != "numba" or not 1 < _ranks.size() <= columns // (16 * WIDTH):
+        return None
+    wish = 4 * columns * sites.shape[1] > memory
+    return cast("PartsEngine", engine) if any(_ranks.everyones(wish)) else None
+
+
 class Scorer:
     """Scores keyed blocks of source samples against all sites of a problem.
 
@@ -59,13 +70,16 @@ class Scorer:
         split: m, how many first halves meet how many second halves; 1 for independent samples,
             as always where the engine saves nothing by it.
         memory: Bytes that the scores in flight may take; rounding aside, it changes no result.
-            None: `default_memory`.
+            None: `default_memory`. Several ranks whose sites take more hold a part of them each.
         threads: Worker threads; torch's setting if left out. It changes no result.
 
     Attributes:
         engine: The module of the engine, `aeot.search.engines.Engine`.
         block_samples: Samples in one block.
         order: (d,) int64, the order of the coordinates in blocks.
+        columns: Number of sites, filled up to whole tiles.
+        own: Which sites this rank holds: all, or whole tiles of them where ranks share the sites.
+        parts: The engine, where they do.
     """
 
     def __init__(
@@ -95,8 +109,13 @@ class Scorer:
         self.threads = threads or torch.get_num_threads()
         self._short = False  # of memory
         self._kept: dict[tuple[str, int], Block] = {}
+        self.own, self.columns = slice(0, n), padded_columns(n)
+        self.parts = _parts(self.engine, problem.sites, memory)
+        if self.parts is not None:
+            some = _ranks.part(range(self.columns), 16 * WIDTH)
+            self.own = slice(some.start, min(some.stop, n))
         self.planes = self.engine.arrange(
-            problem.sites[:, self.order.to(problem.sites.device)],
+            problem.sites[self.own][:, self.order.to(problem.sites.device)],
             split=split,
             rows=self.rows,
             memory=memory,
@@ -175,8 +194,20 @@ class Scorer:
         if doubts and self.problem.sites.shape[1] == 1:
             yield from self._on_line(heights, stage, blocks)
             return
-        h = self.engine.raised(self.planes, heights)
+        h = self.engine.raised(self.planes, heights[self.own])
         slack_of = self._slack(heights) if doubts else lambda block: None
+        share, parts = _CERTIFIED if doubts else _PREPARED, self.parts
+        if parts is not None:
+
+            def part_of(planes: Planes, part: Block, rows: slice) -> list[torch.Tensor]:  # noqa: ARG001
+                return [parts.part_winners(planes, h, part, self.own.start).view(-1)]
+
+            def won(block: Block, told: list[torch.Tensor]) -> Winners:
+                each = [part.view(-1, 4) for part in told]
+                return parts.won(block, each, self.columns, runners, slack_of(block))
+
+            yield from self._rounds(part_of, won, stage, blocks, share=share)
+            return
 
         def work(index: int) -> Winners:
             block = self.draw(stage, index)
@@ -188,7 +219,7 @@ class Scorer:
 
             return all_won(block, self._in_parts(of, block))
 
-        yield from self._each(work, stage, blocks, _CERTIFIED if doubts else _PREPARED)
+        yield from self._each(work, stage, blocks, share)
 
     def _on_line(self, heights: torch.Tensor, stage: str, blocks: range) -> Iterator[Winners]:
         # By sorting, as for the caller; only the sites are told.
@@ -249,15 +280,15 @@ class Scorer:
             least: See there.
             longest: See there.
         """
-        h = self.engine.raised(self.planes, heights)
+        h = self.engine.raised(self.planes, heights[self.own])
         longest = min(longest, self.problem.sites.shape[0])
+        limits: dict[str, Any] = {"radius": radius, "least": least, "longest": longest}
+        parts = self.parts
+
+        def of(planes: Planes, part: Block, rows: slice) -> list[Listed]:  # noqa: ARG001
+            return self.engine.candidates(planes, h, part, **limits)
 
         def work(index: int) -> Listed:
-            limits: dict[str, Any] = {"radius": radius, "least": least, "longest": longest}
-
-            def of(planes: Planes, part: Block, rows: slice) -> list[Listed]:  # noqa: ARG001
-                return self.engine.candidates(planes, h, part, **limits)
-
             found = self._in_parts(of, self.draw(stage, index))
             return joined([lists for part in found for lists in part])
 
@@ -265,7 +296,17 @@ class Scorer:
         waiting: list[Listed] = []
         some = -(-_LISTED // self.block_samples)  # blocks whose lists are kept together
         last = len(_ranks.part(blocks, some)) - 1
-        for count, piece in enumerate(self._each(work, stage, blocks, unit=some)):
+        pieces = self._each(work, stage, blocks, unit=some)
+        if parts is not None:
+
+            def part_of(planes: Planes, part: Block, rows: slice) -> list[torch.Tensor]:  # noqa: ARG001
+                return parts.part_candidates(planes, h, part, self.own.start, **limits)
+
+            def listed(block: Block, told: list[torch.Tensor]) -> Listed:  # noqa: ARG001
+                return parts.listed(self.block_samples, told, self.columns, **limits)
+
+            pieces = self._rounds(part_of, listed, stage, blocks, unit=some)
+        for count, piece in enumerate(pieces):
             waiting.append(piece)
             if len(waiting) == some or count == last:
                 start, site, value, lead, bound = joined(waiting)
@@ -281,7 +322,8 @@ class Scorer:
 
         (rows, clusters) each; sites edges[g] to edges[g + 1] form cluster g; `split` must be 1.
         """
-        h = self.engine.raised(self.planes, heights)
+        h = self.engine.raised(self.planes, heights[self.own])
+        edges = np.clip(edges, self.own.start, self.own.stop) - self.own.start
 
         def of(planes: Planes, part: Block, rows: slice) -> torch.Tensor:  # noqa: ARG001
             return self.engine.cluster_maxima(planes, h, part, edges)
@@ -290,7 +332,17 @@ class Scorer:
             found = self._in_parts(of, self.draw(stage, index))
             return found[0] if len(found) == 1 else torch.cat(found)
 
-        yield from self._each(work, stage, blocks)
+        if self.parts is None:
+            yield from self._each(work, stage, blocks)
+            return
+
+        def part_of(planes: Planes, part: Block, rows: slice) -> list[torch.Tensor]:
+            return [of(planes, part, rows).view(-1)]
+
+        def highest(block: Block, told: list[torch.Tensor]) -> torch.Tensor:
+            return torch.stack(told).amax(0).view(len(block.left), -1)
+
+        yield from self._rounds(part_of, highest, stage, blocks)
 
     def _in_parts(self, of: Callable[[Planes, Block, slice], T], block: Block) -> list[T]:
         """Have the engine work on a block, or on its parts once memory did not suffice."""
@@ -320,21 +372,66 @@ class Scorer:
         share: float = _PREPARED,
         unit: int = 1,
     ) -> Iterator[T]:
-        # The account is of all ranks, the work of this one.
-        fresh = sum((stage, block) not in self._kept for block in blocks)
-        self.problem.supply.take(fresh * self.block_samples, share=share)
+        self._take(stage, blocks, share)
         for done in self.engine.each(work, _ranks.part(blocks, unit), self.threads):
             _loop.beat()
             yield done
 
+    def _rounds(
+        self,
+        part_of: Callable[[Planes, Block, slice], list[torch.Tensor]],
+        whole: Callable[[Block, list[torch.Tensor]], T],
+        stage: str,
+        blocks: range,
+        *,
+        share: float = _PREPARED,
+        unit: int = 1,
+    ) -> Iterator[T]:
+        """Yield for each block of this rank's part what is found among the sites of all ranks.
+
+        Every rank works on all blocks, in rounds of one of each rank, with the sites that it holds.
+
+        Args:
+            part_of: Finds what `whole` has to know: tensors, told one behind the other.
+            whole: From a block of this rank and what every rank told of it.
+            stage: Key of the samples.
+            blocks: Which blocks, of all ranks.
+            share: Of the samples that are left, how many at most.
+            unit: Of the parts of the ranks.
+        """
+        self._take(stage, blocks, share)
+
+        def work(index: int) -> tuple[Block, torch.Tensor]:
+            block = self.draw(stage, index)
+            found = zip(*self._in_parts(part_of, block), strict=True)
+            return block, torch.cat([x for some in found for x in some])
+
+        turns = list(itertools.zip_longest(*_ranks.parts(blocks, unit)))
+        order = [index for turn in turns for index in turn if index is not None]
+        done = self.engine.each(work, order, self.threads)
+        for turn in turns:
+            found = [None if index is None else next(done) for index in turn]
+            own = found[_ranks.rank()]
+            some = next(part[1] for part in found if part is not None)
+            told = _ranks.exchanged([some[:0] if part is None else part[1] for part in found])
+            _loop.beat()
+            if own is not None:
+                yield whole(own[0], told)
+
+    def _take(self, stage: str, blocks: range, share: float) -> None:
+        # The account is of all ranks, the work of this one.
+        fresh = sum((stage, block) not in self._kept for block in blocks)
+        self.problem.supply.take(fresh * self.block_samples, share=share)
+
     def scores_of(self, block: Block, heights: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
         """Return the scores of chosen sites at the samples of a block, (samples, k)."""
         index = torch.from_numpy(chosen).to(heights.device)
-        m, left, right = self.split, self.planes.left, self.planes.right
-        a, h = block.left @ left[:, index], heights[index].to(left)
+        m, cut, order = self.split, self.planes.left.shape[0], self.order.to(heights.device)
+        planes = self.problem.sites[index].T[order].contiguous()
+        a, h = block.left @ planes[:cut], heights[index].to(planes)
         if m == 1:
             return a + h
-        b = h + block.right @ right[:, index]
+        b = h + block.right @ planes[cut:]
         return (a.view(-1, m, 1, chosen.size) + b.view(-1, 1, m, chosen.size)).flatten(0, 2)
 
     def blocks_for(self, samples: float) -> int:
