@@ -144,7 +144,8 @@ def shared():
                 maxima = scorer.cluster_maxima(h, edges, "maxima", range(5))
                 found[f"{name}: clusters"] = everything([(x,) for x in maxima], 1)
     box, y = aeot.UniformBox(dim=200), normal(1100, 200)
-    found["solve"] = told(aeot.solve_semidiscrete(box, y, tol=0.3, memory=1 << 20))
+    options = {"tol": 0.3, "memory": 1 << 20, "max_samples": 1e5}
+    found["solve"] = told(aeot.solve_semidiscrete(box, y, **options))
     return found, held
 
 

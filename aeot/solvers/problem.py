@@ -27,6 +27,8 @@ from aeot.measures import Gaussian, Measure, Radial, UniformBall, UniformBox
 from aeot.search.engines import top_k
 from aeot.search.heights import center
 
+_AT_ONCE = 1 << 24  # coordinates of sites that points are decided among together
+
 
 class OutOfSamples(Exception):
     """A step would draw more points of the source than are left."""
@@ -171,10 +173,17 @@ class Problem:
         Returns:
             Scores in units of standard coordinates (m, k) float64, and sites (m, k) int64.
         """
-        h = self.from_standard(heights.cpu())[self.place].to(points.device)
-        sites = self.given[self.place.to(points.device)]
-        values, found = top_k(points, sites, h, k, engine=engine)
-        return values / self.scale, self.place.to(points.device)[found]
+        h, parts = self.from_standard(heights.cpu()).to(points.device), []
+        # Some sites at a time: products in float64 ask for copies of them.
+        for some in self.place.to(points.device).split(max(k, _AT_ONCE // points.shape[1])):
+            near = min(k, len(some))
+            values, found = top_k(points, self.given[some], h[some], near, engine=engine)
+            parts.append((values, some[found]))
+        values, found = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+        if len(parts) > 1:
+            values, best = values.topk(k, 1)
+            found = found.gather(1, best)
+        return values / self.scale, found
 
     def drawn(self, rows: int, *key: int | str) -> torch.Tensor:
         """Draw x (rows, d) from the source, for a law that is known by its samples only."""

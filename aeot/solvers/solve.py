@@ -127,7 +127,8 @@ def solve_semidiscrete(
             the heights are worth. By default the solve ends after the step that exceeds
             eight times what an ordinary problem takes.
         memory: Bytes for blocks of scores; rounding aside it changes no result. None: 256 MiB, on a
-            GPU a quarter of what is free; halved where even that does not fit.
+            GPU a quarter of what is free; halved where even that does not fit. Several processes
+            whose sites take more hold a part of them each, to score by.
         threads: Worker threads on a CPU; torch's number if left out. They change no result.
         checkpoint: Directory where the state is saved and from which a solve of the same problem
             goes on, to the same heights: after every step, as long as that costs 2 % of the time

@@ -377,3 +377,22 @@ def test_comparing_batches_holds_two_copies_of_the_counts_and_keeps_its_bits():
     assert noise == (((share - share.mean(0)) ** 2).sum(0) / 31).sum() / len(share)
     # NumPy's part: torch made the copy of the counts.
     assert peak < 1.2 * share.nbytes
+
+
+def test_points_are_decided_alike_among_some_sites_at_a_time(monkeypatch):
+    rng = generator(5)
+    y, x = (torch.randn(m, 3, generator=rng, dtype=torch.float64) for m in (203, 500))
+    nu = torch.full((203,), 1 / 203, dtype=torch.float64)
+    place = torch.randperm(203, generator=rng)
+    p = standardise(Gaussian(dim=3), y[place.argsort()], nu, 0, place)
+    h = torch.randn(203, generator=rng, dtype=torch.float64) / 4
+    whole = p.decide(x, h, 2)
+    monkeypatch.setattr(
+        "aeot.solvers.problem._AT_ONCE", 150
+    )  # four parts of fifty, and three sites more
+    found = p.decide(x, h, 2)
+    assert torch.equal(found[0], whole[0])
+    assert torch.equal(found[1], whole[1])
+    given = p.from_standard(h)  # in the order of `caller_sites`
+    scores = x @ p.caller_sites.T + given
+    assert torch.equal(scores.topk(2, 1).indices, found[1])
