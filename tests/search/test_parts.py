@@ -24,7 +24,11 @@ def problem(kind, n, d, split):
     block = Block(draw(64, d), torch.zeros(64, 0)[:1], 64)
     if split > 1:
         block = Block(draw(64, cut), draw(64, d - cut), split)
-    return block, draw(n, d), draw(n).double() / 4
+    sites, heights = draw(n, d), draw(n).double() / 4
+    if kind == TIED:  # with a runner-up beside each winner, in its group of sixteen
+        odd = (torch.arange(n) // 32 % 2 == 1).nonzero()[:, 0]
+        sites[odd], heights[odd] = sites[odd - 32], heights[odd - 32] - 0.25
+    return block, sites, heights
 
 
 def arranged(sites, heights, split):
