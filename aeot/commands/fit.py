@@ -139,7 +139,7 @@ class Summary(dict):
             "error": "; ".join(errors) + " (mean squared; before -> after refining the decoder)",
             **({"sharpening": _sharpened(self["sharpening"])} if self.get("sharpening") else {}),
             "transport": f"{state}: {certificate['message']}",
-            "singular set": f"{self['singular_facets']} facets cut, {self['modes']} modes left",
+            "singular set": f"{self['singular_facets']} facets cut, {_modes(self['modes'])}",
             "acceptance": f"{drawn['acceptance']:.1%} of the points drawn for {_DRAWN} samples",
             "nearest": f"{far} (RMS distance of the samples to the training data)",
             "seconds": f"{sum(seconds.values()):.0f}: {parts}",
@@ -151,6 +151,10 @@ class Summary(dict):
             lines["jump"] = self["jump"]
             lines["report"] = f"{self['report']}: open it in a browser"
         return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
+
+
+def _modes(count: int) -> str:
+    return f"{count} mode{'s' * (count != 1)} left"
 
 
 def _sharpened(did: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -158,6 +159,9 @@ def tensors(
     """
     name, classes = _check.text("name", name), _classes(classes)
     argument = "array" if name == "tensors" else name  # as the caller spells it
+    if isinstance(array, (str, os.PathLike)):
+        way_out = "aeot.images(folder), numpy.load(file) or aeot.dataset(name) read it"
+        raise _check.fail(argument, "be rows, not where they lie", _check.shown(array), way_out)
     black, white = _edges(value_range)
     values = _check.tensor(argument, array).detach()
     if values.dtype not in (torch.uint8, torch.bool):

@@ -153,6 +153,11 @@ class SingularSet:
         slot = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
         return known[slot] != keys
 
+    def __repr__(self) -> str:
+        found, modes = len(self.facets.pairs), self.n_components
+        told = f"{len(self.pairs)} of {found} facets cut, {modes} mode{'s' * (modes != 1)}"
+        return f"SingularSet({told}, {len(self.components)} sites)"
+
     @property
     def n_components(self) -> int:
         """How many modes."""

@@ -76,6 +76,10 @@ class Solution(Saved):
     cell_variance: float | None = field(default=None, repr=False)
     tol: float | None = field(default=None, repr=False)  # saves of 0.2.0 have none
 
+    def __repr__(self) -> str:
+        n, d = self.sites.shape
+        return f"Solution({n} sites in {d} dimensions, {self.message})"
+
     @property
     def converged(self) -> bool:
         """Whether the promise of the solver holds.

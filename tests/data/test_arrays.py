@@ -1,5 +1,6 @@
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -166,7 +167,7 @@ def test_classes_name_every_label():
         (torch.zeros(4, 2, 8, 8), "channels"),
         (torch.zeros(0, 8, 8), "shape"),
         (torch.full((2, 3), torch.nan), "NaN"),
-        ("text", "numeric"),
+        ("text", "rows, not where they lie"),
     ],
 )
 def test_bad_arrays_are_named(array, words):
@@ -484,3 +485,10 @@ def test_gray_images_are_those_of_pillow_and_their_pairs_keep_the_colour():
     for data in (torch.zeros(2, 1, 4, 4), torch.zeros(2, 3)):
         with pytest.raises(ValueError, match="data must hold images in colour"):
             gray_colour(data)
+
+
+@pytest.mark.parametrize("place", ["faces/", Path("faces")])
+def test_a_path_in_place_of_rows_is_told_what_reads_it(place):
+    for call in (aeot.tensors, aeot.AEOT().fit):
+        with pytest.raises(ValueError, match=r"rows, not where they lie, .*aeot\.images\(folder\)"):
+            call(place)

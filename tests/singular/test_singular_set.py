@@ -386,3 +386,11 @@ def test_a_map_without_facets_inside_a_component_is_no_error():
     singular = find_singularities(brenier, n_points=500)
     i, j = singular.facets.pairs.T
     assert not (singular.components[i] == singular.components[j]).any()
+
+
+def test_what_is_printed_of_a_map_says_how_good_it_is_and_whether_it_tears():
+    sites = torch.tensor([[0.1, 0.1], [0.9, 0.9]])
+    solution = aeot.solve_exact(aeot.UniformBox(dim=2), sites)
+    assert repr(solution) == f"Solution(2 sites in 2 dimensions, {solution.message})"
+    singular = aeot.find_singularities(solution.map())
+    assert repr(singular) == "SingularSet(1 of 1 facets cut, 2 modes, 2 sites)"
