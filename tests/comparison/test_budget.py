@@ -186,6 +186,9 @@ def test_flow_matching_trains_for_a_budget():
     model = aeot.FlowMatching(hidden=8, layers=1, batch_size=8)
     facts = budget.train(model, aeot.tensors(torch.randn(40, 2)), images_seen=80)
     assert facts["steps"] == 10
+    seen = []
+    model.fit(torch.randn(40, 2), steps=9, on_step=lambda step, _: seen.append(step) or step == 4)
+    assert seen == [1, 2, 3, 4]
 
 
 def test_two_phases_share_the_steps_that_fit():
