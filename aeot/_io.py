@@ -148,6 +148,8 @@ def replacing(path: str | os.PathLike, *, folder: bool = False) -> Iterator[Path
         OSError: If the disk refuses; it names `path`.
     """
     path = Path(path)
+    if not folder and path.exists() and not path.is_file():  # a device, which would be replaced
+        raise FileExistsError(errno.EEXIST, "it is there and no regular file", str(path))
     with _named(path), _scratch(path, folder=folder) as fresh:
         yield fresh
         _sync(fresh)

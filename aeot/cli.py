@@ -160,11 +160,13 @@ def _stopped(error: KeyboardInterrupt, argv: list[str]) -> int:
     """Say in one line where a command was stopped and what becomes of it; return the status."""
     number, where = int(getattr(error, "number", signal.SIGINT)), getattr(error, "where", "")
     told = f"stopped by {signal.Signals(number).name}" + (f" at {where}" if where else "")
-    way_out = "the same command starts anew"
-    if argv[0] in _GOING_ON:
-        bare = all(word.partition("=")[0] != "--overwrite" for word in argv)
-        way_out = f"the same command {'' if bare else 'without --overwrite '}goes on"
-    way_out = getattr(error, "way_out", "") or way_out
+    way_out = getattr(error, "way_out", "")  # of a run directory, which knows what is in it
+    if not way_out:
+        way_out = "the same command starts anew"
+        if argv[0] in _GOING_ON:
+            way_out = "the same command goes on with what was saved, if anything was"
+    elif any(word.partition("=")[0] == "--overwrite" for word in argv):
+        way_out = way_out.replace("command goes on", "command without --overwrite goes on")
     print(f"aeot: {told}; {way_out}", file=sys.stderr)
     return 128 + number
 
@@ -185,11 +187,18 @@ def _run(command: str, argv: list[str]) -> None:
     theirs = [parser.add_function_arguments(e, as_group=False) for e in estimators]
     for k, word in enumerate(argv):
         if word == "--config":
-            _check_config(argv[k + 1] if k + 1 < len(argv) else "")
+            _check_config(command, argv[k + 1] if k + 1 < len(argv) else "")
         elif word.startswith("--config="):
-            _check_config(word.partition("=")[2])
+            _check_config(command, word.partition("=")[2])
+    words = _gathered(function, _flagged(function, argv))
+    for word, after in zip(words, [*words[1:], "-"], strict=True):
+        option, equals, value = word.partition("=")
+        if option.startswith("--") and not (value if equals else after):
+            # jsonargparse would read it as null, which is the default of many options.
+            told = f"{option} must have a value, got ''; leave {option} out to have its default"
+            raise _Refused(told)
     try:
-        chosen = parser.parse_args(_gathered(function, _flagged(function, argv)))
+        chosen = parser.parse_args(words)
     except jsonargparse.ArgumentError as error:
         meant = _meant(str(error), [*own, *(name for names in theirs for name in names)])
         raise _Refused(f"{_typed(error, command)}; {meant}see aeot {command} --help") from error
@@ -206,7 +215,7 @@ def _run(command: str, argv: list[str]) -> None:
         print(told)
 
 
-def _check_config(given: str) -> None:
+def _check_config(command: str, given: str) -> None:
     """Refuse a file of options that is no plain YAML, before anything is made of it.
 
     What an alias stands for is copied wherever it comes, so a few lines can fill any memory.
@@ -214,17 +223,24 @@ def _check_config(given: str) -> None:
     import yaml  # type: ignore[import-untyped]
 
     try:
-        if not os.path.isfile(given):
-            text = given.encode()
-        else:
-            with open(given, "rb") as file:
-                text = file.read(_LONGEST_CONFIG + 1)
+        if not os.path.exists(given) or os.path.isdir(given):
+            what = "is a folder" if os.path.isdir(given) else "does not exist"
+            got = f"{given[:200]!r}, which {what}" if given else "none"
+            way_out = f"aeot {command} --print_config > options.yaml writes one"
+            raise _Refused(f"--config must be a YAML file, got {got}; {way_out}")
+        if not os.path.isfile(given):  # a pipe is read once, by jsonargparse
+            return
+        with open(given, "rb") as file:
+            text = file.read(_LONGEST_CONFIG + 1)
         if len(text) > _LONGEST_CONFIG:
             raise ValueError("it is longer than 1 MB")
         depth = 0
         for event in yaml.parse(text.decode("utf-8-sig"), Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"it has an alias, *{event.anchor}; write the value out")
+            if tag := getattr(event, "tag", None):
+                short = tag.replace("tag:yaml.org,2002:", "!!")[:60]
+                raise ValueError(f"it has a tag, {short}; write the value without it")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST_CONFIG:

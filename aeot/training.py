@@ -382,6 +382,8 @@ class _Keeper:
         """Return what a run that was stopped leaves behind, and how to go on."""
         if self.directory is None:
             return "nothing is kept of it without a checkpoint"
+        if self.snapshot is None or self.snapshot[0] == 0:
+            return "nothing is kept, and the same call begins anew"
         return f"{self.directory} holds it, and the same call goes on"
 
 

@@ -290,6 +290,21 @@ def test_generators_go_on_only_as_they_began(tmp_path):
         aeot.Autoencoder(latent_dim=1).fit(points, steps=6, checkpoint=tmp_path / "ae")
 
 
+def test_a_run_stopped_before_its_first_step_says_that_nothing_is_kept(tmp_path):
+    problem = Problem()
+
+    def batches(step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return problem.batches(step)
+
+    told = "step 0 of 9 of training: nothing is kept, and the same call begins anew"
+    with pytest.raises(KeyboardInterrupt, match=told):
+        training.run(
+            problem.update, batches, steps=9, state=problem.state, checkpoint=tmp_path / "c"
+        )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", [13, 20])  # in the middle of a record, and at its end
 def test_a_signal_loses_no_step(tmp_path, number, at):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import inspect
 import json
 import logging
 import shutil
@@ -108,7 +109,9 @@ def compare(
     plan = _planned(models)
     if not any(isinstance(thing, type) for thing in plan.values()):
         idle: dict[str, Any] = {"seconds": (seconds, None), "images_seen": (images_seen, None)}
-        idle |= {"seeds": (seeds, 1), "latent_dim": (latent_dim, 128)}
+        usual = inspect.signature(compare).parameters
+        trained = {"seeds": seeds, "latent_dim": latent_dim}
+        idle |= {name: (value, usual[name].default) for name, value in trained.items()}
         _check.unused("where no class is named to be trained", **idle)
     training, reference = _data(data, size, root, seed, strict)
     if n_samples is not None and _check.integer("n_samples", n_samples) > len(reference):

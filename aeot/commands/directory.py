@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -81,7 +82,13 @@ class RunDirectory:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt) and not getattr(error, "way_out", ""):
+            # Of a run that is to be replaced, and is not yet, nothing is gone on with.
+            mine = self._begun or self._resumed
+            saved = mine and next(self.path.rglob("manifest.json"), None) is not None
+            left = "goes on" if saved else "starts anew: nothing was saved yet"
+            vars(error)["way_out"] = f"the same command {left}"
         self._held.close()
 
     def _check(self) -> None:
@@ -155,9 +162,14 @@ class RunDirectory:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other runs out of a folder, which is made, until the block or this process ends."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / _LOCK
-    handle = _taken(file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _taken(file)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise _unwritable(folder, f"it takes no new file ({error.strerror})") from error
     try:
         yield
     finally:
@@ -259,6 +271,27 @@ def check_new(out: str | os.PathLike) -> Path:
     try:  # trying is the only sure test: permissions say nothing to root or of a read-only disk
         tempfile.TemporaryDirectory(prefix=".aeot-", dir=parent).cleanup()
     except OSError as error:
-        reason = f"{parent} takes no new folder ({error.strerror})"
-        raise _check.fail("out", "be writable", str(path), reason) from error
+        raise _unwritable(path, f"{parent} takes no new folder ({error.strerror})") from error
     return path
+
+
+def check_page(out: str | os.PathLike) -> Path:
+    """Check, before any work, that the file `out` can be written; return its path.
+
+    Raises:
+        ValueError: If it is a folder, or none can be made there.
+    """
+    path = _check.path("out", out)
+    folder = path.absolute().parent
+    if (path.exists() and not path.is_file()) or not folder.is_dir():
+        way_out = "name a .html file in a folder that is there"
+        raise _check.fail("out", "be a file in a folder that exists", str(path), way_out)
+    try:
+        tempfile.TemporaryFile(prefix=".aeot-", dir=folder).close()
+    except OSError as error:
+        raise _unwritable(path, f"{folder} takes no new file ({error.strerror})") from error
+    return path
+
+
+def _unwritable(path: Path, why: str) -> ValueError:
+    return _check.fail("out", "be writable", str(path), f"{why}: choose another out")

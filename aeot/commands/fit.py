@@ -32,6 +32,8 @@ from aeot.plotting.runs import draw_codes, draw_run
 _LOG = logging.getLogger(__name__)
 _DRAWN = 100  # samples of the finished model, for its pictures
 _HELD = 1 << 29  # bytes of images that are held in memory
+_MEASURED = 2000  # rows that their variance is measured on
+_UNTRAINED = 0.5  # of the variance: an error of more is said to be one
 _TIMED = 10  # steps, after which it is said how long training will take
 
 
@@ -137,6 +139,7 @@ class Summary(dict):
             "latent size": str(self["latent_dim"]),
             "duplicates": f"{merged['images']} equal rows, {merged['codes']} equal codes merged",
             "error": "; ".join(errors) + " (mean squared; before -> after refining the decoder)",
+            **({"warning": told} if (told := _untrained(losses, self.get("variance"))) else {}),
             **({"sharpening": _sharpened(self["sharpening"])} if self.get("sharpening") else {}),
             "transport": f"{state}: {certificate['message']}",
             "singular set": f"{self['singular_facets']} facets cut, {_modes(self['modes'])}",
@@ -151,6 +154,22 @@ class Summary(dict):
             lines["jump"] = self["jump"]
             lines["report"] = f"{self['report']}: open it in a browser"
         return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
+
+
+def _untrained(losses: dict[str, float], variance: float | None) -> str:
+    """Say that codes tell little of the rows, where the error is near their variance."""
+    share = losses.get("held_out", losses["train"]) / variance if variance else 0.0
+    if share < _UNTRAINED:
+        return ""
+    told = f"the error is {share:.0%} of the data's variance, that of one answer for all rows"
+    return f"{told}: train longer (--steps) or with a larger --latent_dim"
+
+
+def _variance(data: Dataset, seed: int) -> float:
+    """Return the mean squared error of the mean row, for images in [0, 1] units."""
+    some = torch.randperm(len(data), generator=generator(seed, "variance"))[:_MEASURED]
+    rows = data.subset(some.sort().values)[:].double()
+    return float((rows - rows.mean(0)).square().mean()) * (0.25 if rows.ndim == 4 else 1.0)
 
 
 def _modes(count: int) -> str:
@@ -352,6 +371,7 @@ def _written(
     summary |= {"held_out_rows": len(held_out), "shape": list(training.shape)}
     summary |= passed_over(training)
     summary |= {"latent_dim": model.latent_dim, **model.summary()}
+    summary["variance"] = _variance(training, model.seed)
     summary["seconds"] = {"reading": read, **summary["seconds"], "sampling": sampled}
     summary["seconds"]["pictures"] = time.perf_counter() - begun - sampled
     summary |= {"nearest": near, "peak_memory_gib": _environment.peak_memory()}

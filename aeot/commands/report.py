@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
 
 from aeot import _check
-from aeot.commands.directory import read_options
+from aeot.commands.directory import check_page, read_options
 from aeot.commands.fit import open_data, rows_of_run
 from aeot.comparison.result import Comparison
 from aeot.data import Dataset
@@ -50,10 +51,7 @@ def report(
         saved = (folder / "manifest.json").exists()  # which holds nothing else
         target = (Path("runs") if saved else folder) / "report.html"
     else:
-        target = _check.path("out", out)
-        if target.is_dir() or not target.absolute().parent.is_dir():
-            way_out = "name a .html file in a folder that is there"
-            raise _check.fail("out", "be a file in a folder that exists", str(target), way_out)
+        target = check_page(out)
     sources: dict[str, AEOT | Comparison] = {}
     training: dict[str, Dataset] = {}
     for run in runs:
@@ -64,7 +62,10 @@ def report(
             training[name] = rows
     if all(isinstance(source, Comparison) for source in sources.values()):
         _check.unused("without a model", data=(data, None))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if out is None:
+        with contextlib.suppress(OSError):  # said below
+            target.parent.mkdir(parents=True, exist_ok=True)
+        check_page(target)
     write_page(sources, target, training=training, picture=picture, shown=shown)
     return f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"
 

@@ -77,7 +77,7 @@ def _row(run: Path) -> tuple[str, ...]:
         number("reconstruction", "held_out", form=".4f"),
         number("certificate", "mass_error_upper", form=".3f") + ("" if converged else "*"),
         number("modes"),
-        number("sampled", "acceptance", form=".0%"),
+        number("sampled", "acceptance", form=".1%"),
         ratio,
         f"{seconds:.0f}",
     )

@@ -352,13 +352,10 @@ class AEOT(AutoencoderOptions):
         def find(one: BrenierMap) -> singular_set.SingularSet:
             return singular_set.find_singularities(one, **cut)
 
-        told = "converged mass_error mass_error_upper message n_samples method engine"
-        self.certificate_ = {name: getattr(solution, name) for name in told.split()}
+        self.certificate_ = solution.certificate
         self.classes_ = known
         if isinstance(solution, ConditionalSolution):
             self.singular_: Any = tuple(find(one) for one in brenier.maps)
-            named = zip(solution.classes, solution.solutions, strict=True)
-            self.certificate_["classes"] = {str(c): s.mass_error_upper for c, s in named}
         else:
             self.singular_ = find(brenier)
         self.history_ = {**getattr(self, "history_", {}), "transport": solution.history}

@@ -18,7 +18,7 @@ from aeot.maps.conditional import ConditionalMap, Label, class_numbers, classes_
 from aeot.measures import Measure, check_source, stored
 from aeot.solvers.assignment import check_enough
 from aeot.solvers.exact import reject_duplicates
-from aeot.solvers.solution import Solution
+from aeot.solvers.solution import Solution, promised
 from aeot.solvers.solve import is_exact, solve_semidiscrete
 
 if TYPE_CHECKING:
@@ -107,6 +107,12 @@ class ConditionalSolution(Saved):
         return f"{len(missed)} of {len(self.classes)} classes are not certified: {told}"
 
     @property
+    def certificate(self) -> dict[str, Any]:
+        """What the solver promises, as of a `Solution`, and ``classes``, the bound of each."""
+        named = zip(self.classes, self.solutions, strict=True)
+        return promised(self) | {"classes": {str(c): s.mass_error_upper for c, s in named}}
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """The records of all classes, one after the other, each with its ``class``."""
         named = zip(self.classes, self.solutions, strict=True)
@@ -170,8 +176,6 @@ class ConditionalSolution(Saved):
     def _page(self) -> dict[str, dict[str, Any]]:
         first = self.solutions[0]
         data = {"sites": len(self.labels), "dimension": first.sites.shape[1]}
-        names = "converged mass_error mass_error_upper message n_samples method engine"
-        certificate = {name: getattr(self, name) for name in names.split()}
         named = zip(self.classes, self.solutions, strict=True)
         classes = {
             str(label): f"{len(s.sites)} sites, bound {s.mass_error_upper:.3g}"
@@ -179,7 +183,7 @@ class ConditionalSolution(Saved):
         }
         return {
             "Data": {**data, "source": self.source},
-            "Certificate": certificate,
+            "Certificate": promised(self),
             "Classes": classes,
         }
 
@@ -294,7 +298,8 @@ def solve_conditional(
             except _loop.Stopped as error:
                 where = f"class {label!r}, {k + 1} of {len(classes)}"
                 kept = "the same call begins anew"
-                if folder is not None:
+                places = [] if checkpoint is None else Path(checkpoint).glob("class-*")
+                if any(map(_io.holds_save, places)):
                     kept = f"{checkpoint} holds what was done, and the same call goes on"
                 raise _loop.Stopped(error.number, where, kept) from None
             solutions.append(found)

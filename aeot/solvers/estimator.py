@@ -65,6 +65,9 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     Attributes:
         solution_: The `Solution`, on the distinct sites; a `ConditionalSolution` if conditional.
+        certificate_: What the solver promises: ``converged``, ``mass_error``,
+            ``mass_error_upper``, ``message``, ``n_samples``, ``method``, ``engine``; if conditional
+            also ``classes``, the bound of each.
         brenier_: The `BrenierMap`; a `ConditionalMap` if conditional.
         sites_: (k, d) distinct sites in lexicographic order, whatever the order of the rows of X;
             class by class if conditional.
@@ -163,7 +166,7 @@ class SemiDiscreteOT(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _learn(self, solution: Solution | ConditionalSolution) -> Self:
         """Take over a solution on the distinct sites."""
         # Whatever the device of the solve, rows and answers are NumPy's: the map works beside them.
-        self.solution_ = solution
+        self.solution_, self.certificate_ = solution, solution.certificate
         brenier: Any = solution.map(engine=self._host_engine()).to("cpu")
         self.brenier_ = brenier
         self.sites_, self.masses_ = brenier.sites.numpy(), brenier.masses.numpy()

@@ -31,6 +31,7 @@ _CORES = 3  # nested cores that are solved one after the other; with more, tails
 _NEARLY_ALL = 0.99  # mass from which a group's cell is as good as the whole source
 _THIN = 3  # dimensions up to which flat sites are solved in their span
 _OFFSET = 4096  # points on which the mean height of a group is measured
+_AT_ONCE = 1 << 14  # edges whose lengths are found together
 _POOL = 64  # points of the source per site that groups are told apart on, at least
 
 # From a part of a problem, and the mass that it holds, to its heights in standard coordinates.
@@ -135,7 +136,9 @@ def _graph(y: np.ndarray, first: np.ndarray, second: np.ndarray) -> scipy.sparse
     low, high = np.minimum(first, second), np.maximum(first, second)
     pair = np.unique(low.astype(np.int64) * len(y) + high)
     i, j = pair // len(y), pair % len(y)
-    length = np.maximum(np.linalg.norm(y[i] - y[j], axis=1), 1e-300)
+    parts = (slice(k, k + _AT_ONCE) for k in range(0, len(i), _AT_ONCE))
+    apart = [np.linalg.norm(y[i[part]] - y[j[part]], axis=1) for part in parts]
+    length = np.maximum(np.concatenate([*apart, np.zeros(0)]), 1e-300)
     keep = i != j
     shape = len(y), len(y)
     return scipy.sparse.csr_matrix((length[keep], (i[keep], j[keep])), shape=shape)

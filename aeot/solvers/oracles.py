@@ -26,7 +26,6 @@ T = TypeVar("T")
 # of two near-duplicate sites is lost in the band and one of them swallows the other's mass.
 NEAR = 0.87
 _PRIOR = 4.0  # samples that the mean gap of all stands for in that of one cell
-_AT_ONCE = 1 << 28  # scores that are looked at together
 
 
 @dataclass(frozen=True)
@@ -217,8 +216,9 @@ def best_gaps(
     """
     shape = 8, chosen.size
     nearest = torch.full(shape, torch.inf, dtype=torch.float32, device=heights.device)
-    # A GPU's blocks are large: some of the sites at a time.
-    some = max(1, _AT_ONCE // scorer.block_samples)
+    # Some of the sites at a time, as many whatever the memory: a product's shape is in its bits.
+    most = 1 << (28 if heights.device.type == "cuda" else 21)
+    some = max(1, most // scorer.block_samples)
     for won in scorer.winners(heights, stage, blocks):
         for first in range(0, chosen.size, some):
             columns = slice(first, first + some)

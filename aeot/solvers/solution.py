@@ -28,6 +28,12 @@ class Outcome(Enum):
     OUT_OF_SAMPLES = "out of samples: raise max_samples or tol"
 
 
+def promised(solution: object) -> dict[str, Any]:
+    """Return what a solution, of one problem or of several, says of itself, by name."""
+    names = "converged mass_error mass_error_upper message n_samples method engine"
+    return {name: getattr(solution, name) for name in names.split()}
+
+
 @plain_methods
 @dataclass(frozen=True)
 class Solution(Saved):
@@ -88,6 +94,11 @@ class Solution(Saved):
         relative cell error at most `tol` (or 1e-14 absolute).
         """
         return self.outcome is Outcome.CONVERGED
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """What the solver promises, as plain values; estimators keep it as ``certificate_``."""
+        return promised(self)
 
     def map(self, *, engine: str = "auto") -> BrenierMap:
         """Return the transport map, an nn.Module that holds sites, heights and source.
@@ -174,8 +185,4 @@ class Solution(Saved):
         n, d = self.sites.shape
         data = {"sites": n, "dimension": d, "dtype": str(self.sites.dtype), "source": self.source}
         data["hash_of_sites"] = _io.digest({"sites": self.sites})[:16]
-        return {"Data": data, "Certificate": self._certificate()}
-
-    def _certificate(self) -> dict[str, Any]:
-        names = "converged mass_error mass_error_upper message n_samples method engine"
-        return {name: getattr(self, name) for name in names.split()}
+        return {"Data": data, "Certificate": self.certificate}

@@ -559,7 +559,9 @@ class _Keeper:
         """Return what is raised where a signal stops the solve."""
         left = "its heights are the best so far, to be passed as init"
         if self.path is not None:
-            left = f"{self.path} holds it, and the same call goes on"
+            left = "nothing is kept, and the same call begins anew"
+            if state.history:
+                left = f"{self.path} holds it, and the same call goes on"
         done = f"step {len(state.history)} of the transport ({state.n_samples} samples)"
         stopped = _loop.Stopped(number, done, left)
         best = state.heights if state.best_heights is None else state.best_heights

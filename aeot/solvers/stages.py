@@ -129,6 +129,7 @@ class Task:
         if self._held is None or self._held[0] is not drawn:
             scorer = self.scorer(replace(state, split=drawn.split))
             m = drawn.n_samples or max(self.grow * self.n, 8192)
+            self._held = None  # two at a time would be the most that a solve holds
             options: dict[str, Any] = {"radius": drawn.radius, "least": 4, "longest": 16}
             known = self.problem.supply.again() if drawn.n_samples else contextlib.nullcontext()
             with known:
@@ -210,6 +211,7 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     state = replace(_judged(state, chi2), step=state.step + 1)
     absent = bank.absent()
     absent = absent[task.nu.numpy()[absent] * bank.n_samples >= 1]
+    del bank  # not held beside the scores of the absent sites
     record["empty"] = int(absent.size)
     if 0 < absent.size < 0.1 * task.n:
         state = _lifted(task, state, absent, f"lift {state.returns}.{state.step}")

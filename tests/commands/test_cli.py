@@ -549,13 +549,17 @@ BOMB = "a: &a0 [x, x]\n" + "".join(
         (b"out: a\0b\n", "must be plain YAML"),
         (b"out: [a\n", "must be plain YAML"),
         (b"\x80\x04\x95", "it is not UTF-8 text"),
-        (b"out: !!python/object/apply:os.system [echo hello]\n", ""),
+        (b"out: !!python/object/apply:os.system [echo hello]\n", "a tag, !!python/object/apply:os"),
+        (b"out: !mine a\n", "it has a tag, !mine; write the value without it"),
+        (b"seed: !!int '3'\n", "it has a tag, !!int; write"),
+        (b"out: !!binary aGVsbG8=\n", "it has a tag, !!binary; write"),
+        (b"!!map {out: a}\n", "it has a tag, !!map; write"),
         (b"- a\n- b\n", ""),
         (b"latent_dim: .nan\n", "latent_dim"),
         (b"no_such: 1\n", "no_such"),
         (b"latent_dim: {a: 1}\n", "latent_dim"),
     ],
-    ids=range(15),
+    ids=range(19),
 )
 @pytest.mark.parametrize("joined", [False, True])
 def test_a_config_that_is_none_is_one_line_at_once(tmp_path, capsys, body, told, joined):
@@ -597,3 +601,134 @@ def test_an_option_that_a_config_says_twice_is_refused(tmp_path, monkeypatch, ca
     assert cli.main(["fit", "digits", "--config", "twice.yaml"]) == 2
     assert "twice.yaml: it says seed twice" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["twice.yaml"]
+
+
+@pytest.mark.parametrize("given", ["nowhere.yaml", "folder", "", "{seed: 3}"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_config_that_is_no_file_is_named(given, joined, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert cli.main(["fit", *([f"--config={given}"] if joined else ["--config", given])]) == 2
+    err = capsys.readouterr().err
+    what = {"folder": "'folder', which is a folder", "": "none"}
+    got = what.get(given, f"{given!r}, which does not exist")
+    way_out = "aeot fit --print_config > options.yaml writes one"
+    assert err == f"aeot: error: --config must be a YAML file, got {got}; {way_out}\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["fit", "--out", ""],
+        ["fit", "--out="],
+        ["fit", "digits", "--root", ""],
+        ["fit", ""],
+        ["sample", "run", "--label", ""],
+        ["compare", "VAE", "--features", ""],
+        ["report", "run", "--data="],
+        ["demo", "--out", ""],
+        ["translate", "a", "b", "--out", ""],
+    ],
+)
+def test_an_empty_value_is_not_taken_for_the_default(typed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(typed) == 2
+    told = r"aeot: error: (--\w+) must have a value, got ''; leave \1 out to have its default\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("label", ["a=", "=", "null", "~", "3", "1e3", "yes", "[a]", "a b", "#1"])
+def test_a_label_arrives_as_typed(label, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "_load", lambda place: lambda **options: seen.append(options))
+    assert cli.main(["sample", "run", f"--label={label}"]) == 0
+    assert seen[0]["label"] == label
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(
+    finished, tmp_path, monkeypatch, capsys
+):
+    def work(*_):
+        raise AssertionError("read before the place was looked at")
+
+    os.mkfifo(tmp_path / "pipe")  # which would be replaced
+    with monkeypatch.context() as patch:
+        patch.setattr("aeot.commands.report._read", work)
+        for out in ("/proc/page.html", "/proc/none/page.html", tmp_path / "pipe", tmp_path):
+            assert cli.main(["report", str(finished), "--out", str(out)]) == 2
+            err = capsys.readouterr().err
+            assert err.startswith("aeot: error: out must be ")
+            assert str(out) in err
+            assert err.count("\n") == 1
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(FileExistsError, match="no regular file"):
+        aeot._io.write_text(tmp_path / "pipe", "text")
+
+    def refused(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    before = sorted(finished.rglob("*"))
+    monkeypatch.setattr("aeot.commands.directory.tempfile.TemporaryFile", refused)
+    assert cli.main(["report", str(finished), "--picture", "pca"]) == 2
+    told = capsys.readouterr().err
+    assert f"{finished} takes no new file (Read-only file system): choose another out" in told
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_a_report_takes_the_data_that_it_is_given(finished, blobs, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    argv = ["report", str(finished / "model"), "--out", str(page), "--picture", "pca"]
+    assert cli.main(argv) == 0
+    assert "does not say what it was fitted to; pass --data for real images" in (
+        capsys.readouterr().err
+    )
+    without = page.stat().st_size
+    assert cli.main([*argv, "--data", str(blobs)]) == 0
+    assert not capsys.readouterr().err
+    assert page.stat().st_size > without
+    page.unlink()
+    assert cli.main([*argv, "--data", "nowhere"]) == 2
+    assert "data must be one of" in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_images_of_a_class_are_drawn_from_a_run_that_has_classes(finished, tmp_path, capsys):
+    draw = np.random.default_rng(0)
+    for k in range(16):
+        place = tmp_path / "pets" / "cd"[k % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        spot = draw.integers(0, 120, (8, 8)) + 120 * (k % 2)
+        Image.fromarray(spot.astype(np.uint8)).save(place / f"{k}.png")
+    run = tmp_path / "run"
+    argv = ["fit", str(tmp_path / "pets"), "--size", "8", "--conditional", "true", *OPTIONS]
+    assert cli.main([*argv, "--out", str(run)]) == 0
+    assert cli.main(["sample", str(run), "--n", "3", "--label", "d"]) == 0
+    expected = aeot.to_uint8(aeot.AEOT.load(run).sample(3, seed=0, labels="d"))
+    for k, image in enumerate(expected):
+        with Image.open(run / "samples-d-0" / f"{k:06d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), image[0].numpy())
+    capsys.readouterr()
+    for place, label in ((run, "e"), (finished, "d")):
+        assert cli.main(["sample", str(place), "--label", label]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("aeot: error: label")
+        assert repr(label) in err
+        assert not list(place.glob(f"samples-{label}*/*e*"))
+
+
+def test_an_error_near_the_variance_of_the_data_is_said(finished, blobs):
+    summary = json.loads((finished / "summary.json").read_text())
+    pixels = np.load(blobs) / 255
+    assert summary["variance"] == pytest.approx(np.var(pixels, axis=0).mean(), rel=0.1)
+    points = np.random.default_rng(0).normal(size=(50, 4)) * 30
+    spread = fit._variance(aeot.tensors(points), 0)
+    assert spread == pytest.approx(np.var(points, axis=0).mean(), rel=1e-5)
+    for share, said in ((0.1, False), (0.45, False), (0.62, True), (1.3, True)):
+        summary["reconstruction"]["held_out"] = share * summary["variance"]
+        told = str(fit.Summary(summary, finished))
+        assert (f"warning      the error is {share:.0%} of the data's variance" in told) == said
+        assert ("warning" in told) == said
+    del summary["variance"]  # of a run before
+    assert "warning" not in str(fit.Summary(summary, finished))

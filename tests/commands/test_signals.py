@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from aeot import _loop, cli
+from aeot.commands import fit
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 FIT = ["--steps", "24", "--tol", "0.2", "--precision", "float32", "--architecture", "mlp"]
@@ -129,6 +130,36 @@ def test_fit_goes_on_where_it_was_stopped(
         (r["name"], r["step"]) for r in map(json.loads, whole)
     ]
     assert not (path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_a_run_stopped_before_anything_was_saved_says_so(
+    number, folders, tmp_path, monkeypatch, capsys
+):
+    argv = fit_command(folders, tmp_path / "run", 2)
+
+    def stopped_while_it_reads(argv):
+        with monkeypatch.context() as patch:
+            patch.setattr(fit, "_read", lambda *_, **__: os.kill(os.getpid(), number))
+            assert cli.main(argv) == STATUS[number]
+        return capsys.readouterr().err
+
+    anew = "; the same command starts anew: nothing was saved yet\n"
+    assert stopped_while_it_reads(argv).endswith(anew)
+    with monkeypatch.context() as patch:
+        Strike(patch, "joint", 5, number)
+        assert cli.main(argv) == STATUS[number]
+    assert capsys.readouterr().err.endswith("; the same command goes on\n")
+    assert stopped_while_it_reads(argv).endswith("; the same command goes on\n")
+    # what is to be replaced is not what is gone on with
+    assert stopped_while_it_reads([*argv, "--overwrite"]).endswith(anew)
+    assert cli.main(argv) == 0
+    # outside of the run's folder nobody knows
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_load", lambda _: os.kill(os.getpid(), number))
+        assert cli.main(argv) == STATUS[number]
+    told = capsys.readouterr().err
+    assert told.endswith("; the same command goes on with what was saved, if anything was\n")
 
 
 def test_a_stopped_run_that_replaces_another_says_so(folders, tmp_path, monkeypatch, capsys):

@@ -39,6 +39,23 @@ def test_duplicates_are_merged_and_their_masses_added():
     assert weights[2].tolist() == [0, -1, 0, 1, 0]
 
 
+def test_the_certificate_is_that_of_the_solution_as_of_every_estimator(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 4))
+    model = SemiDiscreteOT(tol=0.1).fit(x)
+    assert model.certificate_ == model.solution_.certificate
+    assert model.certificate_["mass_error_upper"] == -model.score(x) <= 0.1
+    model.save(tmp_path / "model")
+    assert SemiDiscreteOT.load(tmp_path / "model").certificate_ == model.certificate_
+    rows = aeot.tensors(x)
+    other = aeot.AEOT(latent_dim=2, tol=0.3, precision="float32").fit(rows, steps=2)
+    assert list(other.certificate_) == list(model.certificate_)
+    classes = SemiDiscreteOT(tol=0.1, conditional=True).fit(x, ["a", "b"] * 20)
+    bounds = classes.certificate_.pop("classes")
+    assert bounds == {c: classes.solution_.of(c).mass_error_upper for c in "ab"}
+    assert list(classes.certificate_) == list(model.certificate_)
+    assert classes.certificate_["mass_error_upper"] == max(bounds.values())
+
+
 def test_predict_gives_every_site_its_share_of_the_source():
     x = np.random.default_rng(0).normal(size=(20, 5))
     model = SemiDiscreteOT(source="gaussian", tol=0.05, random_state=3).fit(x)

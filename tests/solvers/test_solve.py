@@ -285,6 +285,24 @@ def test_a_solve_that_is_stopped_before_its_first_step_says_so(monkeypatch):
         solve(UniformBox(dim=8), codes())
 
 
+def test_a_solve_that_is_stopped_in_its_first_step_says_that_nothing_is_kept(
+    tmp_path, monkeypatch
+):
+    def stopped(*_):
+        raise _loop.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("aeot.solvers.solve.advance", stopped)
+    told = r"step 0 of the transport .*: nothing is kept, and the same call begins anew"
+    with pytest.raises(KeyboardInterrupt, match=told):
+        solve(UniformBox(dim=8), codes(), checkpoint=tmp_path / "solve")
+    labels = ["a"] * 200 + ["b"] * (len(codes()) - 200)
+    with pytest.raises(KeyboardInterrupt, match="class 'a', 1 of 2: the same call begins anew"):
+        aeot.solve_conditional(
+            UniformBox(dim=8), codes(), labels, tol=0.2, checkpoint=tmp_path / "classes"
+        )
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
 @pytest.mark.parametrize("with_checkpoint", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_solve_and_loses_no_step(tmp_path, reference, number, with_checkpoint):
