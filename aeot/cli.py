@@ -191,18 +191,14 @@ def _run(command: str, argv: list[str]) -> None:
         elif word.startswith("--config="):
             _check_config(command, word.partition("=")[2])
     words = _gathered(function, _flagged(function, argv))
-    for word, after in zip(words, [*words[1:], "-"], strict=True):
-        option, equals, value = word.partition("=")
-        if option.startswith("--") and not (value if equals else after):
-            # jsonargparse would read it as null, which is the default of many options.
-            told = f"{option} must have a value, got ''; leave {option} out to have its default"
-            raise _Refused(told)
+    texts = _texts(words, _offered(command))
     try:
         chosen = parser.parse_args(words)
     except jsonargparse.ArgumentError as error:
         meant = _meant(str(error), [*own, *(name for names in theirs for name in names)])
         raise _Refused(f"{_typed(error, command)}; {meant}see aeot {command} --help") from error
     plain = chosen.as_dict()
+    plain |= {name: text for name, text in texts.items() if plain[name] is None}
     arguments = {name: plain[name] for name in own}
     run, *kinds = map(_load, places)
     from aeot import _ranks  # torch is loaded by now
@@ -213,6 +209,26 @@ def _run(command: str, argv: list[str]) -> None:
         arguments["model"] = kind(**{name: plain[name] for name in names})
     if told := str(run(**arguments) or ""):
         print(told)
+
+
+def _texts(words: list[str], offered: dict[str, inspect.Parameter]) -> dict[str, str]:
+    """Return what was typed for options that are a text or nothing; refuse an empty value of any.
+
+    jsonargparse reads some texts as null: null, ~, #1.
+    """
+    found = {}
+    for word, after in zip(words, [*words[1:], "-"], strict=True):
+        option, equals, value = word.partition("=")
+        if not option.startswith("--"):
+            continue
+        value = value if equals else after
+        if not value:
+            told = f"{option} must have a value, got ''; leave {option} out to have its default"
+            raise _Refused(told)
+        known = offered.get(option[2:])
+        if known is not None and str(known.annotation) == "str | None":
+            found[option[2:]] = value
+    return found
 
 
 def _check_config(command: str, given: str) -> None:

@@ -1,3 +1,4 @@
+import ctypes
 import importlib.metadata
 import inspect
 import json
@@ -644,7 +645,9 @@ def test_a_label_arrives_as_typed(label, monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "_load", lambda place: lambda **options: seen.append(options))
     assert cli.main(["sample", "run", f"--label={label}"]) == 0
-    assert seen[0]["label"] == label
+    assert cli.main(["sample", "run", "--label", label, "--out", label]) == 0
+    assert [got["label"] for got in seen] == [label] * 2
+    assert (seen[0]["out"], seen[1]["out"]) == (None, label)
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_any_work(
@@ -732,3 +735,52 @@ def test_an_error_near_the_variance_of_the_data_is_said(finished, blobs):
         assert ("warning" in told) == said
     del summary["variance"]  # of a run before
     assert "warning" not in str(fit.Summary(summary, finished))
+
+
+READ_ONLY = """
+import os, sys
+from aeot import cli
+run, data = sys.argv[1:]
+fit = ["fit", data, "--latent_dim", "3", "--steps", "6", "--tol", "0.2", "--precision", "float32"]
+compare = ["compare", "VAE", "--data", data, "--images_seen", "64", "--latent_dim", "2"]
+translate = ["translate", "digits:1", "digits:2", "--size", "8"]
+for argv in (
+    ["report", run, "--picture", "pca"],
+    ["report", run, "--out", f"{run}/page.html"],
+    ["sample", run, "--n", "2"],
+    [*fit, "--out", f"{run}/new"],
+    [*fit, "--out", run, "--overwrite"],
+    [*compare, "--out", f"{run}/new"],
+    [*translate, "--out", f"{run}/new"],
+    ["demo", "--out", f"{run}/new"],
+    ["runs", os.path.dirname(run)],
+):
+    print(cli.main(argv), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="drops a right of root as Linux does")
+def test_a_folder_that_may_not_be_written_is_named_by_every_command(finished, blobs, tmp_path):
+    run = tmp_path / "runs" / "run"
+    shutil.copytree(finished, run)
+    before = sorted(run.rglob("*"))
+    for place in (run, *(p for p in before if p.is_dir())):
+        place.chmod(0o555)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, run, blobs],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        # CAP_DAC_OVERRIDE, by which root writes everywhere.
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) if os.getuid() == 0 else None,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("aeot: error: ")]
+    statuses = [line for line in done.stdout.splitlines() if line in ("0", "2")]
+    assert statuses == ["2"] * 8 + ["0"]
+    assert len(told) == 8
+    for line in told:
+        assert re.search(r"out must be writable, got .*/run.*; .*\(Permission denied\): choose", line)
+    assert sorted(run.rglob("*")) == before
+    for place in (run, *(p for p in before if p.is_dir())):
+        place.chmod(0o755)
