@@ -780,7 +780,9 @@ def test_a_folder_that_may_not_be_written_is_named_by_every_command(finished, bl
     assert statuses == ["2"] * 8 + ["0"]
     assert len(told) == 8
     for line in told:
-        assert re.search(r"out must be writable, got .*/run.*; .*\(Permission denied\): choose", line)
+        assert re.search(
+            r"out must be writable, got .*/run.*; .*\(Permission denied\): choose", line
+        )
     assert sorted(run.rglob("*")) == before
     for place in (run, *(p for p in before if p.is_dir())):
         place.chmod(0o755)

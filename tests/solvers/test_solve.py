@@ -285,9 +285,7 @@ def test_a_solve_that_is_stopped_before_its_first_step_says_so(monkeypatch):
         solve(UniformBox(dim=8), codes())
 
 
-def test_a_solve_that_is_stopped_in_its_first_step_says_that_nothing_is_kept(
-    tmp_path, monkeypatch
-):
+def test_a_solve_that_is_stopped_in_its_first_step_keeps_nothing_and_says_so(tmp_path, monkeypatch):
     def stopped(*_):
         raise _loop.Stopped(signal.SIGTERM)
 
