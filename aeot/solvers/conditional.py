@@ -298,8 +298,7 @@ def solve_conditional(
             except _loop.Stopped as error:
                 where = f"class {label!r}, {k + 1} of {len(classes)}"
                 kept = "the same call begins anew"
-                places = [] if checkpoint is None else Path(checkpoint).glob("class-*")
-                if any(map(_io.holds_save, places)):
+                if folder is not None and any(map(_io.holds_save, folder.parent.glob("class-*"))):
                     kept = f"{checkpoint} holds what was done, and the same call goes on"
                 raise _loop.Stopped(error.number, where, kept) from None
             solutions.append(found)
