@@ -104,7 +104,7 @@ def solve_semidiscrete(
     as many where recombined half points are used, and those of the early stages. Memory, in
     bytes: `memory` for scores, 4 n d for sites, about 24 n (70 + 8 k) for the lists, k <= 16
     entries each, and what is found on them, 8 n d for the cells' means, 800 n for counts,
-    and 20 MB; of 60 000 sites up to 1.4 times that was measured (docs/reliability.md).
+    20 MB, and for a checkpoint, while it is written, 16 n (d + 60) (docs/reliability.md).
 
     Args:
         source: The source measure.

@@ -759,6 +759,7 @@ for argv in (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="drops a right of root as Linux does")
 def test_a_folder_that_may_not_be_written_is_named_by_every_command(finished, blobs, tmp_path):
     run = tmp_path / "runs" / "run"
