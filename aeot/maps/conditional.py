@@ -199,7 +199,12 @@ class ConditionalMap(Saved, nn.Module):
             labels: One class for all points, or (m,), one for each.
         """
         points = _check.points("points", points, dim=self.dim, min_rows=0)
-        numbers = class_numbers("labels", labels, self.classes, len(points)).to(points.device)
+        numbers = class_numbers("labels", labels, self.classes, len(points))
+        return self.cell_by_number(points, numbers)
+
+    def cell_by_number(self, points: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """Return what `cell` does, for the numbers (m,) of the classes."""
+        numbers = numbers.to(points.device)
         out = torch.empty(len(points), dtype=torch.int64, device=self.labels.device)
         for k in numbers.unique().tolist():
             chosen = numbers == k

@@ -19,6 +19,7 @@ from aeot._environment import plain_methods, plain_torch, processes
 from aeot._rng import forked, generator, stream_seed
 from aeot.data.arrays import Dataset, tensors
 from aeot.maps.brenier import BrenierMap
+from aeot.maps.conditional import ConditionalMap
 from aeot.measures import Empirical, Gaussian, Measure, UniformBall, UniformBox
 
 _KIND = "pairs"
@@ -35,9 +36,9 @@ _SINGLES = 256  # pairs made together where they are handed out one by one
 
 
 class Solved(Protocol):
-    """What has a map to offer: a `Solution`."""
+    """What has a map to offer: a `Solution`, or a `ConditionalSolution`."""
 
-    def map(self) -> BrenierMap:
+    def map(self) -> BrenierMap | ConditionalMap:
         """Return it."""
         ...
 
@@ -65,7 +66,7 @@ class Pairs(NamedTuple):
 
 @plain_torch()
 def coupling(
-    transport: Solved | BrenierMap,
+    transport: Solved | BrenierMap | ConditionalMap,
     data: Rows | None = None,
     *,
     labels: ArrayLike | None = None,
@@ -86,12 +87,17 @@ def coupling(
     is changed, and given its datum the noise of a pair has the law of the source inside the cell.
     So the noise of an epoch differs from the source by the map's error in total variation, no more.
 
+    Where each class has a map of its own that holds for each class: noise is independent of the
+    class, which comes as often as its mass says, and goes to a datum of it by its map.
+
     Args:
-        transport: A `Solution` or a `BrenierMap`; `SemiDiscreteOT` holds one as ``solution_``.
+        transport: A `Solution` or a `BrenierMap`, or those of classes, `ConditionalSolution` or
+            `ConditionalMap`; `SemiDiscreteOT` holds one as ``solution_``.
         data: What belongs to each site, in the order of the sites: an array (n, ...), a `Dataset`,
             a torch map-style data set (of rows, or of rows with labels), or a function of the
             site's number. Bytes of images go to [-1, 1]; the sites themselves if left out.
-        labels: Class of each row (n,), int64; those of the data set if it has some.
+        labels: Class of each row (n,), int64; those of the data set if it has some, else, where
+            classes have maps of their own, these, or their numbers if they are texts.
         transform: Applied to every row; random ones draw from torch's generator, which is seeded
             for each pair.
         flips: The map has 2 n sites for n rows of data: site n + i is row i with its last axis
@@ -127,19 +133,25 @@ def coupling(
         >>> torch.cat([pairs.batch(0).index, pairs.batch(1).index]).bincount().unique()
         tensor([1])
     """
-    if not isinstance(transport, BrenierMap) and not callable(getattr(transport, "map", None)):
+    maps = BrenierMap, ConditionalMap
+    brenier: Any = transport
+    if not isinstance(transport, maps) and callable(getattr(transport, "map", None)):
+        brenier = transport.map()
+    if not isinstance(brenier, maps):
         way_out = "a fitted SemiDiscreteOT has one in solution_, of the rows sites_"
-        must = "be a Solution or a BrenierMap"
+        must = "be a Solution or a BrenierMap, or those of classes"
         raise _check.fail("transport", must, _check.shown(transport), way_out)
-    brenier = transport if isinstance(transport, BrenierMap) else transport.map()
     _check_solution(transport)
     n = len(brenier.sites)
     if _check.flag("flips", flips) and n % 2:
         must = "have two sites for each row of data, the second half for flipped rows"
         raise _check.fail("transport", must, f"{n} sites", "solve for both, or pass flips=False")
-    found, known = _rows(data, brenier, n // 2 if flips else n)
+    rows = n // 2 if flips else n
+    found, known = _rows(data, brenier, rows)
     _check.callback("transform", transform)
-    pairs = Coupling(brenier, found, _labels(labels, known, n // 2 if flips else n))
+    if known is None and isinstance(brenier, ConditionalMap):
+        known = _class_labels(brenier)[:rows]
+    pairs = Coupling(brenier, found, _labels(labels, known, rows))
     pairs.transform, pairs.flips = transform, bool(flips)
     pairs.batch_size = None if batch_size is None else _check.integer("batch_size", batch_size)
     if epoch_size is not None:
@@ -177,7 +189,7 @@ class Coupling(IterableDataset):
 
     def __init__(
         self,
-        brenier: BrenierMap,
+        brenier: BrenierMap | ConditionalMap,
         data: torch.Tensor | Dataset | Callable[[int], Any],
         labels: torch.Tensor | None,
     ) -> None:
@@ -185,19 +197,19 @@ class Coupling(IterableDataset):
         self.transform: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.flips, self.seed, self.start = False, 0, 0
         self.batch_size: int | None = None
-        self.epoch_size = len(brenier.sites)
+        self.epoch_size = self._n = len(brenier.sites)
         self.share: tuple[int, int] | None = None
         self._stored: dict[str, torch.Tensor] | None = None
         self._round: _Round | None = None
         # Mean, mean square and degrees of freedom of the source; rows of noise and their squares
         self._law: tuple[torch.Tensor, float, float] | None = None
+        self._known: dict[int, int] | None = None  # number of the class of each label
         self._seen = (0, 0.0)
         self._ready: dict[int, _Epoch] = {}  # some that follow each other, in no order
         self._current: tuple[int, _Epoch] | None = None
 
     def __repr__(self) -> str:
-        n = len(self.brenier.sites)
-        return f"Coupling({self.brenier.source!r}, {n} sites, seed={self.seed})"
+        return f"Coupling({self.brenier.source!r}, {self._n} sites, seed={self.seed})"
 
     def __iter__(self) -> Iterator[Pairs]:
         rank, world_size = self.share or processes()
@@ -234,7 +246,10 @@ class Coupling(IterableDataset):
 
     def digest(self) -> str:
         """Return what tells these pairs from those of another map, source or seed."""
-        parts = {key: getattr(self.brenier, key) for key in ("sites", "heights", "masses")}
+        keys = ["sites", "heights", "masses"]
+        if isinstance(self.brenier, ConditionalMap):
+            keys += ["labels"]
+        parts = {key: getattr(self.brenier, key) for key in keys}
         return _io.digest(parts | {"noise": self.noise(torch.arange(64))})
 
     def epoch(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -303,7 +318,7 @@ class Coupling(IterableDataset):
 
     def _lookup(self, sites: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # The rows of data of these sites, before `transform`, and their labels.
-        half = len(self.brenier.sites) // 2
+        half = self._n // 2
         row = sites % half if self.flips else sites
         label = torch.full_like(row, -1) if self.labels is None else self.labels[row]
         if isinstance(self.data, (torch.Tensor, Dataset)):
@@ -379,7 +394,7 @@ class Coupling(IterableDataset):
                 or len(keys) % size
                 or int(keys.min()) < 0
                 or int(index.min()) < 0
-                or int(index.max()) >= len(self.brenier.sites)
+                or int(index.max()) >= self._n
             ):
                 raise _io.Damaged("it must hold keys and sites of whole epochs")
         other = copy.copy(self)
@@ -427,17 +442,21 @@ class Coupling(IterableDataset):
             x0: As in `sample_plan`.
             x1: As in `sample_plan`.
             y0: Labels of the noise, returned.
-            y1: Labels of `x1`; only their dtype and device are looked at.
+            y1: Labels of `x1`; only their dtype and device are looked at. Where classes have maps
+                of their own, they say which map each point of `x0` takes, and so are the labels of
+                the data that come back.
             replace: Not used.
 
         Raises:
-            ValueError: As in `sample_plan`, or if `y1` is given and the coupling has no labels.
+            ValueError: As in `sample_plan`, or if `y1` is given and the coupling has no labels, or
+                not given where classes have maps of their own.
         """
         del replace
         x0, x1 = _check.array("x0", x0), _check.tensor("x1", x1)
         points = _check.points("x0", x0.flatten(1) if x0.ndim > 1 else x0, dim=self.brenier.dim)
         self._check_size(points)
-        data, label = self._lookup(self.brenier.cell(points.to(self.brenier.sites.device)).cpu())
+        numbers = self._classes_of(y1, len(points))
+        data, label = self._lookup(_cells(self.brenier, points, numbers))
         if self.transform is not None:
             data = torch.stack([torch.as_tensor(self.transform(row)) for row in data])
         data = data.to(x1) if x1.is_floating_point() else data.to(x1.device)
@@ -447,6 +466,28 @@ class Coupling(IterableDataset):
             got = "labels in a loop whose coupling has none"
             raise _check.fail("y1", "be None", got, "pass labels= to aeot.coupling")
         return x0, data, y0, None
+
+    def _classes_of(self, y1: torch.Tensor | None, count: int) -> torch.Tensor | None:
+        # The numbers of the classes that labels mean; None where there is one map for all.
+        if not isinstance(self.brenier, ConditionalMap):
+            return None
+        if y1 is None:
+            way_out = "guided_sample_location_and_conditional_flow(x0, x1, y1=y1) passes them"
+            must = "say the class of each row: every class has a map of its own"
+            raise _check.fail("y1", must, "None", way_out)
+        wanted = _check.tensor("y1", y1)
+        if self._known is None:
+            assert self.labels is not None
+            owners = self.brenier.labels[: len(self.labels)].tolist()
+            both = {*zip(self.labels.tolist(), owners, strict=True)}
+            if len(both) > len({label for label, _ in both}):
+                must = "differ from class to class, for a batch to be told whose maps it takes"
+                raise _check.fail("labels", must, "one that two classes share", "leave them out")
+            self._known = dict(both)
+        if wanted.shape != (count,) or not {*wanted.tolist()} <= self._known.keys():
+            must = f"be {count} labels among {_check.shown(sorted(self._known))}"
+            raise _check.fail("y1", must, _check.shown(y1))
+        return torch.tensor([self._known[label] for label in wanted.tolist()])
 
     def _check_size(self, points: torch.Tensor) -> None:
         # Refuse noise that cannot be of this source, going by the mean square of all that came.
@@ -491,7 +532,9 @@ class _Round:
         next: The first epoch that `take` returns next.
     """
 
-    def __init__(self, brenier: BrenierMap, seed: int, at: int, length: int, size: int) -> None:
+    def __init__(
+        self, brenier: BrenierMap | ConditionalMap, seed: int, at: int, length: int, size: int
+    ) -> None:
         self.brenier, self.seed, self.at, self.size = brenier, seed, at, size
         self.next, self.last = at * length, (at + 1) * length
         self.drawn = 0
@@ -540,10 +583,25 @@ class _Round:
         count = -(-count // _BLOCK) * _BLOCK
         keys = self.at * _ROUND_KEYS + self.drawn + torch.arange(count)
         points = _noise(self.brenier.source, self.seed, keys)
-        cells = self.brenier.cell(points.to(self.brenier.sites.device)).cpu()
+        numbers: torch.Tensor | None = None
+        if isinstance(self.brenier, ConditionalMap):  # each key has a class, by the shares of these
+            share = _uniform(stream_seed(self.seed, "coupling classes"), keys.numpy(), 1)[:, 0]
+            ends = self.brenier.shares.cpu().cumsum(0)[:-1]
+            numbers = torch.searchsorted(ends, torch.from_numpy(share), right=True)
+        cells = _cells(self.brenier, points, numbers)
         # Together, so that a signal leaves a round that can go on.
         both = torch.cat([self.keys, keys]), torch.cat([self.cells, cells])
         (self.keys, self.cells), self.drawn = both, self.drawn + count
+
+
+def _cells(
+    brenier: BrenierMap | ConditionalMap, points: torch.Tensor, numbers: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the cells of points (m, d), each in the map of its class if there are classes."""
+    if isinstance(brenier, ConditionalMap):
+        assert numbers is not None
+        return brenier.cell_by_number(points.to(brenier.labels.device), numbers).cpu()
+    return brenier.cell(points.to(brenier.sites.device)).cpu()
 
 
 def _parts(kind: torch.Tensor, count: int) -> list[torch.Tensor]:
@@ -625,10 +683,13 @@ def _uniform(seed: int, keys: np.ndarray, width: int) -> np.ndarray:
 
 def _check_solution(transport: Any) -> None:  # noqa: ANN401 - a Solution, or a map
     """Refuse a solution with empty cells, and warn of one without a certificate."""
-    masses = getattr(transport, "cell_masses", None)
-    if masses is not None and bool((masses <= 0).any()):
-        got = f"no mass for site {int((masses <= 0).nonzero()[0])}"
-        raise _check.fail("transport", "give every site a cell", got, "solve for a smaller tol")
+    classes: Any = getattr(transport, "classes", (None,))
+    for label, part in zip(classes, getattr(transport, "solutions", (transport,)), strict=False):
+        masses = getattr(part, "cell_masses", None)
+        if masses is not None and bool((masses <= 0).any()):
+            got = f"no mass for site {int((masses <= 0).nonzero()[0])}"
+            got += "" if label is None else f" of class {label!r}"
+            raise _check.fail("transport", "give every site a cell", got, "solve for a smaller tol")
     if getattr(transport, "converged", True) is False:
         error = float(getattr(transport, "mass_error", float("nan")))
         told = "the noise of an epoch differs from the source by that in total variation"
@@ -637,7 +698,7 @@ def _check_solution(transport: Any) -> None:  # noqa: ANN401 - a Solution, or a 
 
 def _rows(
     data: Any,  # noqa: ANN401 - Rows or None
-    brenier: BrenierMap,
+    brenier: BrenierMap | ConditionalMap,
     n: int,
 ) -> tuple[torch.Tensor | Dataset | Callable[[int], Any], torch.Tensor | None]:
     """What gives the rows of data by their number, and the labels that came with them."""
@@ -677,6 +738,14 @@ def _is_shuffled(data: torch.Tensor, sites: torch.Tensor) -> bool:
         return False
     rows, known = (part.cpu().to(sites.dtype).double().sum(1) for part in (data, sites))
     return not torch.equal(rows, known) and torch.equal(rows.sort()[0], known.sort()[0])
+
+
+def _class_labels(brenier: ConditionalMap) -> torch.Tensor:
+    """Return the class of each site (n,), int64: itself where classes are numbers >= 0."""
+    numbers = brenier.labels.cpu()
+    if all(isinstance(name, int) and name >= 0 for name in brenier.classes):
+        return torch.tensor([int(name) for name in brenier.classes])[numbers]
+    return numbers
 
 
 def _labels(labels: ArrayLike | None, known: torch.Tensor | None, n: int) -> torch.Tensor | None:

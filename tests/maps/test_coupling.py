@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from sklearn.datasets import make_moons
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import aeot
 from aeot import _io
 from aeot._io import Damaged
 from aeot.maps.coupling import Pairs
+from aeot.metrics import sliced_wasserstein
 
 
 def normal(n, d, *keys):
@@ -361,6 +363,121 @@ def test_loops_of_torchcfm_take_it_for_their_sampler(solution, shape, labels):
     assert torch.allclose(xt, (1 - time) * x0 + time * data[cells], atol=1e-6)
 
 
+def test_their_example_learns_with_one_line_changed():
+    """Eight Gaussians to moons. Needs the extra "torchcfm"."""
+    matching = pytest.importorskip("torchcfm.conditional_flow_matching")
+    models = pytest.importorskip("torchcfm.models.models")
+    moons = torch.from_numpy(make_moons(400, noise=0.2, random_state=0)[0]).float() * 3 - 1
+
+    def gaussians(n, generator=None):
+        angle = torch.randint(8, (n,), generator=generator) * (torch.pi / 4)
+        centre = 5 * torch.stack([angle.cos(), angle.sin()], 1)
+        return centre + 0.1**0.5 * torch.randn(n, 2, generator=generator)
+
+    source = aeot.Sampler(gaussians, dim=2)
+    solution = aeot.solve_semidiscrete(source, moons, tol=0.1, method="newton")
+
+    def trained(sampler):
+        with aeot._rng.forked(0):
+            model = models.MLP(dim=2, time_varying=True, w=32)
+            optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+            FM = matching.ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)  # noqa: N806
+            FM.ot_sampler = sampler or FM.ot_sampler  # the one line
+            losses = []
+            for _ in range(150):
+                optimizer.zero_grad()
+                x0, x1 = gaussians(128), moons[torch.randint(400, (128,))]
+                t, xt, ut = FM.sample_location_and_conditional_flow(x0, x1)
+                vt = model(torch.cat([xt, t[:, None]], dim=-1))
+                loss = torch.mean((vt - ut) ** 2)
+                loss.backward()
+                optimizer.step()
+                losses.append(float(loss.detach()))
+            with torch.no_grad():
+                x0 = gaussians(400)
+                end = x0 + model(torch.cat([x0, torch.zeros(400, 1)], 1))
+        return np.mean(losses[-50:]), sliced_wasserstein(end, moons)
+
+    ours, theirs = trained(aeot.coupling(solution, moons)), trained(None)
+    assert ours[0] < theirs[0]  # what the noise does not say of its datum
+    assert ours[1] < theirs[1]  # after a single step
+
+
+def by_class(found, labels, noise, wanted):
+    """The cells among the sites of a class, by all scores, numbered among all sites."""
+    cells = torch.empty(len(noise), dtype=torch.int64)
+    for label in found.classes:
+        own, part = (labels == label).nonzero()[:, 0], found.of(label)
+        scores = noise.double() @ part.sites.double().T + part.heights
+        cells = torch.where(wanted == label, own[scores.argmax(1)], cells)
+    return cells
+
+
+@pytest.fixture(scope="module")
+def of_classes():
+    labels = torch.tensor([7, 3, 7, 7, 3] * 8)
+    source = aeot.Gaussian(dim=3)
+    return labels, aeot.solve_conditional(source, normal(40, 3), labels, tol=0.03)
+
+
+def test_classes_with_maps_of_their_own_are_coupled_each_by_its_map(of_classes, tmp_path):
+    labels, found = of_classes
+    pairs = aeot.coupling(found, batch_size=20, seed=4)
+    assert same(pairs.batch(3), aeot.coupling(found.map(), batch_size=20, seed=4).batch(3))
+    noise, index, data, label = joined([pairs.batch(k) for k in range(80)])  # 40 epochs
+    for epoch in index.split(40):
+        assert epoch.bincount().tolist() == [1] * 40
+    assert torch.equal(label, labels[index])
+    assert torch.equal(data, normal(40, 3)[index])
+    assert torch.equal(by_class(found, labels, noise, label), index)
+    for name in (3, 7):  # noise of a class is the source's, up to the map's error and chance
+        own = noise[label == name]
+        assert float(own.mean(0).abs().max()) < 0.03 * 3 + 4 / len(own) ** 0.5
+        assert float((own.square().mean(0) - 1).abs().max()) < 0.03 * 9 + 4 * (2 / len(own)) ** 0.5
+    pairs.save_pairs(tmp_path / "pairs", epochs=2)
+    assert same(pairs.load_pairs(tmp_path / "pairs").batch(1), pairs.batch(1))
+    other = aeot.solve_semidiscrete(found.source, normal(40, 3), tol=0.1)
+    with pytest.raises(ValueError, match="path must hold pairs of this map"):
+        aeot.coupling(other, seed=4).load_pairs(tmp_path / "pairs")
+    named = aeot.solve_conditional(found.source, normal(40, 3), ["b", "a"] * 20, tol=0.1)
+    assert aeot.coupling(named).labels.tolist() == [1, 0] * 20
+    told = aeot.coupling(found, torch.arange(40.0), labels=torch.arange(40))
+    assert torch.equal(told.labels, torch.arange(40))
+
+
+def test_a_plan_for_labels_takes_the_maps_of_their_classes(of_classes):
+    labels, found = of_classes
+    x0, x1, y1 = normal(64, 3, "noise"), torch.zeros(64, 3), labels[torch.arange(64) % 40]
+    pairs = aeot.coupling(found)
+    noise, data, _, label = pairs.sample_plan_with_labels(x0, x1, None, y1.int())
+    assert noise is x0
+    assert torch.equal(label, y1.int())
+    assert torch.equal(data, normal(40, 3)[by_class(found, labels, x0, y1)])
+    finer = aeot.coupling(found, labels=torch.arange(40))
+    assert torch.equal(finer.sample_plan_with_labels(x0, x1, None, torch.arange(64) % 40)[1], data)
+    with pytest.raises(ValueError, match="y1 must say the class of each row.*guided_sample"):
+        pairs.sample_plan(x0, x1)
+    with pytest.raises(ValueError, match=r"y1 must be 64 labels among \[3, 7\]"):
+        pairs.sample_plan_with_labels(x0, x1, None, y1 + 1)
+    coarse = aeot.coupling(found, labels=torch.zeros(40, dtype=torch.int64))
+    with pytest.raises(ValueError, match="labels must differ from class to class"):
+        coarse.sample_plan_with_labels(x0, x1, None, 0 * y1)
+
+
+def test_guided_loops_of_torchcfm_keep_the_classes(of_classes):
+    """Needs the extra "torchcfm"."""
+    matching = pytest.importorskip("torchcfm.conditional_flow_matching")
+    labels, found = of_classes
+    flow = matching.ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)
+    flow.ot_sampler = aeot.coupling(found)  # the one line
+    x0, y1 = normal(40, 3, "cfm"), labels.flip(0)
+    _, _, ut, _, label = flow.guided_sample_location_and_conditional_flow(
+        x0, torch.zeros(40, 3), y1=y1
+    )
+    assert torch.equal(label, y1)
+    assert torch.allclose(ut, normal(40, 3)[by_class(found, labels, x0, y1)] - x0)
+
+
 class Endless(IterableDataset):
     def __iter__(self):
         return iter([])
@@ -369,7 +486,10 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"transport": "map"}, "transport must be a Solution or a BrenierMap, got 'map'"),
+        (
+            {"transport": "map"},
+            "transport must be a Solution or a BrenierMap, or those of classes, got 'map'",
+        ),
         ({"data": torch.zeros(29, 3)}, "data must hold 30 rows, got 29; one for each site"),
         ({"data": 3.0}, "data must hold 30 rows, got"),
         ({"data": normal(30, 3).flip(0)}, "data must have the order of the sites, got the sites"),

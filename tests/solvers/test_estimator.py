@@ -1,5 +1,6 @@
 import warnings
 
+import joblib
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -138,6 +139,42 @@ def test_a_grid_search_over_tol_finds_the_least_error():
     assert search.best_params_ == {"tol": 0.02}
     assert -0.02 <= search.best_score_ < 0
     assert search.best_estimator_.score(x) == -search.best_estimator_.solution_.mass_error_upper
+    steps = make_pipeline(StandardScaler(), SemiDiscreteOT())
+    grid = {"semidiscreteot__tol": [0.3, 0.02]}
+    at_once = GridSearchCV(steps, grid, cv=2, n_jobs=2)
+    with joblib.parallel_backend("threading"):
+        at_once.fit(x)
+    assert at_once.best_params_ == {"semidiscreteot__tol": 0.02}
+    alone = GridSearchCV(steps, grid, cv=2).fit(x)
+    for name in ("mean_test_score", "std_test_score"):
+        assert np.array_equal(at_once.cv_results_[name], alone.cv_results_[name])
+    assert np.array_equal(at_once.transform(x), alone.transform(x))
+
+
+@pytest.mark.slow
+def test_processes_of_joblib_find_the_same_scores():
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    searches = [
+        GridSearchCV(SemiDiscreteOT(tol=0.3), {"source": ["box", "ball"]}, cv=2, n_jobs=jobs).fit(x)
+        for jobs in (None, 2)
+    ]
+    scores = [search.cv_results_["mean_test_score"] for search in searches]
+    assert np.array_equal(*scores)
+
+
+def test_clones_and_copies_of_joblib_are_the_same_model(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    model = SemiDiscreteOT(source="gaussian", tol=0.3, random_state=7).fit(x)
+    again = clone(model)
+    assert again.get_params() == model.get_params()
+    assert not hasattr(again, "solution_")
+    assert np.array_equal(again.fit(x).heights_, model.heights_)
+    joblib.dump(model, tmp_path / "model")
+    back = joblib.load(tmp_path / "model")
+    points = np.random.default_rng(1).normal(size=(50, 4))
+    assert np.array_equal(back.predict(points), model.predict(points))
+    assert np.array_equal(back.transform(x), model.transform(x))
+    assert np.array_equal(back.sample(9, 3), model.sample(9, 3))
 
 
 def test_tables_keep_names_and_index():
