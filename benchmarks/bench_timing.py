@@ -1,11 +1,12 @@
-"""How long it takes: transport by sites and dimensions, training by images, sampling.
+"""How long it takes by cores: transports by sites and dimensions, training by images, sampling.
 
 One JSON line per case: seconds by the clock and of processor time. The first case of each kind is
-run once before, so that loops are compiled.
+run once before, so that loops are compiled. Rows by cores mean something on a quiet machine only.
 
-    python benchmarks/bench_timing.py                        # all, on one thread; some minutes
-    python benchmarks/bench_timing.py --threads 2 --kinds transport
-    python benchmarks/bench_timing.py --out benchmarks/results/timing.jsonl      # appends
+    python benchmarks/bench_timing.py --threads 1 2 --out benchmarks/results/timing.jsonl --table
+    python benchmarks/bench_timing.py --kinds transport --most 5000              # a part of it
+
+`--table` prints the table of docs/timing.md at the end, from all rows of `--out`.
 """
 
 import argparse
@@ -29,6 +30,7 @@ TRANSPORT = [  # (n, d, tol)
     (5_000, 64, 0.1),
     (5_000, 64, 0.025),
 ]
+EXACT = [(10_000, 2), (100_000, 2), (10_000, 3), (50_000, 3)]  # (n, d)
 IMAGES = [(1, 28), (1, 64), (3, 64)]  # (channels, side)
 STEPS, BATCH = 9, 64
 
@@ -43,7 +45,7 @@ def timed(function):
 
 
 def transport(n, d, tol, threads):
-    """Sites as codes are: ten clusters of a Gaussian mixture."""
+    """Sites as codes are: ten clusters of a Gaussian mixture. Then the search for the tears."""
     g = aeot.generator(0, n, d)
     centres = 2 * torch.randn(10, d, generator=g)
     sites = centres[torch.randint(10, (n,), generator=g)] + torch.randn(n, d, generator=g)
@@ -53,11 +55,19 @@ def transport(n, d, tol, threads):
     )
     _, searched = timed(lambda: aeot.find_singularities(solution.map()))
     told = {"upper": solution.mass_error_upper, "converged": solution.converged}
-    told["singular_cpu_seconds"] = searched["cpu_seconds"]
+    told |= {f"singular_{key}": value for key, value in searched.items()}
     return {"n": n, "d": d, "tol": tol, **spent, **told}
 
 
-def images(channels, side):
+def exact(n, d, _):
+    """Gaussian sites in a box, as bench_exact.py has them, on torch's number of threads."""
+    sites = torch.randn(n, d, dtype=torch.float64, generator=aeot.generator(0, n, d))
+    source = aeot.UniformBox(dim=d)
+    solution, spent = timed(lambda: aeot.solve_exact(source, sites))
+    return {"n": n, "d": d, **spent, "converged": solution.converged}
+
+
+def images(channels, side, _):
     """Steps of the autoencoder with its default network, and images drawn by the decoder."""
     g = aeot.generator(0)
     data = aeot.tensors(torch.rand(2 * BATCH, channels, side, side, generator=g) * 2 - 1)
@@ -65,36 +75,68 @@ def images(channels, side):
     _, spent = timed(lambda: model.fit(data, steps=STEPS, held_out=0.0, progress=False))
     codes = model.encode(data)
     _, drawn = timed(lambda: model.decode(codes))
-    return {
-        "channels": channels,
-        "side": side,
-        "batch": BATCH,
-        "ms_per_image_and_step": 1000 * spent["cpu_seconds"] / (STEPS * BATCH),
-        "ms_per_decoded_image": 1000 * drawn["cpu_seconds"] / len(data),
-    }
+    row = {"channels": channels, "side": side, "batch": BATCH}
+    for key, unit in (("seconds", "ms"), ("cpu_seconds", "cpu_ms")):
+        row[f"{unit}_per_image_and_step"] = round(1000 * spent[key] / (STEPS * BATCH), 3)
+        row[f"{unit}_per_decoded_image"] = round(1000 * drawn[key] / len(data), 3)
+    return row
+
+
+CASES = {"exact": (exact, EXACT), "transport": (transport, TRANSPORT), "images": (images, IMAGES)}
+
+
+def named(row):
+    """What a row measured, in words, and its seconds by the clock."""
+    if row["kind"] == "images":
+        what = f"1 000 images of {row['channels']} x {row['side']} x {row['side']}"
+        yield f"{what}, learned from once", row["ms_per_image_and_step"]
+        yield f"{what}, drawn", row["ms_per_decoded_image"]
+        return
+    what = f"{row['n']:,} sites, d = {row['d']}".replace(",", " ", 1)
+    if row["kind"] == "exact":
+        yield f"{what}, exact", row["seconds"]
+    else:
+        yield f"{what}, `tol` {row['tol']}", row["seconds"]
+        yield f"{what}, `tol` {row['tol']}: its tears", row["singular_seconds"]
+
+
+def table(rows):
+    """The table of docs/timing.md: a line per case, a column per number of threads."""
+    threads = sorted({row["threads"] for row in rows})
+    found = {(what, row["threads"]): seconds for row in rows for what, seconds in named(row)}
+    heads = ["seconds by the clock", *(f"{k} thread" + "s" * (k > 1) for k in threads)]
+    lines = [heads, ["---"] * len(heads)]
+    for what in dict.fromkeys(what for what, _ in found):
+        cells = [found.get((what, k)) for k in threads]
+        lines.append([what, *("" if s is None else f"{float(f'{s:.2g}'):g}" for s in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--kinds", nargs="+", default=["transport", "images"])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="1 2: each in turn")
+    parser.add_argument("--kinds", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--most", type=int, default=10**9, help="largest number of sites")
     parser.add_argument("--out", type=Path, help="append the lines there, too")
+    parser.add_argument("--table", action="store_true", help="print all rows as a table")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    cases = [("transport", (*c, options.threads)) for c in TRANSPORT if c[0] <= options.most]
-    cases += [("images", case) for case in IMAGES]
-    run = {"transport": transport, "images": images}
-    warm = set()
-    for kind, case in cases:
-        if kind not in options.kinds:
-            continue
-        if (kind, case[1]) not in warm:
-            run[kind](*case)
-            warm.add((kind, case[1]))
-        row = {"kind": kind, "threads": options.threads, "seed": 0, **run[kind](*case)}
-        line = json.dumps(row | {"environment": environment("cpu")})
-        print(line, flush=True)
-        if options.out:
-            with options.out.open("a") as file:
-                file.write(line + "\n")
+    rows, warm = [], set()
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for kind in options.kinds:
+            run, cases = CASES[kind]
+            for case in cases:
+                if kind != "images" and case[0] > options.most:
+                    continue
+                if (kind, case[1]) not in warm:
+                    run(*case, threads)
+                    warm.add((kind, case[1]))
+                rows.append({"kind": kind, "threads": threads, "seed": 0, **run(*case, threads)})
+                line = json.dumps(rows[-1] | {"environment": environment("cpu")})
+                print(line, flush=True)
+                if options.out:
+                    with options.out.open("a") as file:
+                        file.write(line + "\n")
+    if options.table:
+        kept = options.out.read_text().splitlines() if options.out else []
+        print(table([json.loads(line) for line in kept] or rows))
