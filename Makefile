@@ -81,4 +81,4 @@ wheel: venv
 	rm -rf build/empty
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info docs/api docs/gallery docs/sg_execution_times.rst examples/out
+	rm -rf $(VENV) build dist *.egg-info docs/api docs/gallery examples/out

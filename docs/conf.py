@@ -32,7 +32,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["sg_execution_times.rst", "api/uses/*"]
+exclude_patterns = ["api/uses/*"]
 suppress_warnings = ["config.cache"]  # functions in the gallery's settings cannot be pickled
 templates_path = ["templates"]
 html_theme = "furo"
@@ -106,6 +106,7 @@ sphinx_gallery_conf = {
     "doc_module": ("aeot",),
     "remove_config_comments": True,
     "show_memory": False,
+    "write_computation_times": False,
     "download_all_examples": False,
     "default_thumb_file": str(HERE / "images" / "grid_of_modes.png"),
 }
@@ -186,6 +187,25 @@ def _outside(app, docname, source):
     source[0] = re.sub(r"\]\((\.\./[\w/.-]+\.md)\)", r"](path:\1)", text)
 
 
+def _whole_numbers(app, doctree, docname):
+    """Groups of digits stay on one line, except in code, which is copied."""
+    for text in list(doctree.findall(nodes.Text)):
+        if not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.math):
+            whole = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "\N{NO-BREAK SPACE}", text.astext())
+            if whole != text.astext():
+                text.parent.replace(text, nodes.Text(whole))
+
+
+def _breakable_names(app, pagename, templatename, context, doctree):
+    """Long names and paths may end a line behind a dot, a slash, a bracket or an underscore."""
+    if "body" in context:
+        context["body"] = re.sub(
+            r'(?<=<span class="pre">)[^<]+',
+            lambda name: re.sub(r"(?<=\w)([/._(=])(?=[\w\"&])", r"\1<wbr>", name[0]),
+            context["body"],
+        )
+
+
 def _at_full_size(app, docname, source):
     """Show what `benchmarks/bench_examples.py` has kept of a whole script on its page."""
     kept = ROOT / "benchmarks" / "results" / "examples"
@@ -208,6 +228,8 @@ def setup(app):
     app.related = {}
     app.connect("source-read", _outside)
     app.connect("source-read", _at_full_size)
+    app.connect("doctree-resolved", _whole_numbers)
+    app.connect("html-page-context", _breakable_names)
     app.add_html_math_renderer(
         "mathml",
         inline_renderers=(lambda self, node: _mathml(self, node, False), None),

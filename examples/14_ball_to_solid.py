@@ -89,7 +89,7 @@ for k, t in enumerate((0.0, 1 / 3, 2 / 3, 1.0)):
     ax = figure.add_subplot(1, 4, k + 1, projection="3d", computed_zorder=True)
     points = ((1 - t) * diagram.centroids + t * sites).numpy()
     front = points[:, 1] < 0.25 if t == 0 else slice(None)
-    ax.scatter(*points[front].T, c=colours[front], s=11, linewidths=0, depthshade=True)
+    ax.scatter(*points[front].T, c=colours[front], s=24 if options.quick else 11, linewidths=0, depthshade=True)
     for name in "xyz":
         getattr(ax, f"set_{name}lim")(-1.15, 1.15)
     ax.set_box_aspect((1, 1, 1), zoom=1.45)
