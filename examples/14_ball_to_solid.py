@@ -83,13 +83,14 @@ torn = torch.zeros(len(sites), dtype=torch.bool)
 torn[diagram.facets.pairs[singular].flatten()] = True
 colours = colour_sites(lattice[inside][:, [0, 2]], lightness=0.74)
 colours[torn.numpy()] = np.array([int(SINGULAR[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+size = 24 if options.quick else 11
 figure = Figure(figsize=(13, 3.9))
 figure.subplots_adjust(left=0, right=1, bottom=0, top=0.92, wspace=0)
 for k, t in enumerate((0.0, 1 / 3, 2 / 3, 1.0)):
     ax = figure.add_subplot(1, 4, k + 1, projection="3d", computed_zorder=True)
     points = ((1 - t) * diagram.centroids + t * sites).numpy()
     front = points[:, 1] < 0.25 if t == 0 else slice(None)
-    ax.scatter(*points[front].T, c=colours[front], s=24 if options.quick else 11, linewidths=0, depthshade=True)
+    ax.scatter(*points[front].T, c=colours[front], s=size, linewidths=0, depthshade=True)
     for name in "xyz":
         getattr(ax, f"set_{name}lim")(-1.15, 1.15)
     ax.set_box_aspect((1, 1, 1), zoom=1.45)
