@@ -188,22 +188,27 @@ def _outside(app, docname, source):
 
 
 def _whole_numbers(app, doctree, docname):
-    """Groups of digits stay on one line, except in code, which is copied."""
+    """The digits of a number, its error and its % stay on one line; code is left as it is."""
+    gaps = re.compile(r"(?<=\d) (?=\d{3}(?!\d)|[%±])|(?<=±) (?=\d)")
     for text in list(doctree.findall(nodes.Text)):
         if not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.math):
-            whole = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "\N{NO-BREAK SPACE}", text.astext())
+            whole = gaps.sub("\N{NO-BREAK SPACE}", text.astext())
             if whole != text.astext():
                 text.parent.replace(text, nodes.Text(whole))
 
 
 def _breakable_names(app, pagename, templatename, context, doctree):
-    """Long names and paths may end a line behind a dot, a slash, a bracket or an underscore."""
-    if "body" in context:
-        context["body"] = re.sub(
+    """Names and paths in tables may end a line behind a dot, slash, underscore or bracket."""
+
+    def broken(cell):
+        return re.sub(
             r'(?<=<span class="pre">)[^<]+',
             lambda name: re.sub(r"(?<=\w)([/._(=])(?=[\w\"&])", r"\1<wbr>", name[0]),
-            context["body"],
+            cell[0],
         )
+
+    if "body" in context:
+        context["body"] = re.sub(r"<td\b.*?</td>", broken, context["body"], flags=re.DOTALL)
 
 
 def _at_full_size(app, docname, source):

@@ -13,7 +13,7 @@ from typing import Any
 import aeot
 from aeot import _check, _io, _loop
 from aeot.commands.directory import RunDirectory, load_model, passed_over, read_options
-from aeot.commands.fit import open_data
+from aeot.commands.fit import open_data, split_rows
 from aeot.comparison import budget
 from aeot.comparison.compare import compare as _compare
 from aeot.comparison.compare import default_features
@@ -73,7 +73,8 @@ def compare(
             directories, saved models or folders of images; label=thing names it, where a label has
             no "=" in it.
         data: What to train on and compare with, as in aeot fit. The reference is the test part
-            of a published set; of other data a fifth is kept out.
+            of a published set; of other data what the runs named here have kept out, and without
+            such runs a fifth.
         seconds: Wall-clock budget of each training; 120 if neither it nor images_seen is given.
             In all it takes classes x seeds x seconds, and some minutes of measuring.
         images_seen: Budget in training images instead: the same result on any machine.
@@ -113,7 +114,7 @@ def compare(
         trained = {"seeds": seeds, "latent_dim": latent_dim}
         idle |= {name: (value, usual[name].default) for name, value in trained.items()}
         _check.unused("where no class is named to be trained", **idle)
-    training, reference = _data(data, size, root, seed, strict)
+    training, reference = _data(data, size, root, seed, strict, plan)
     if n_samples is not None and _check.integer("n_samples", n_samples) > len(reference):
         must = f"keep {n_samples} images apart to compare with"
         way_out = f"pass n_samples={len(reference)} or less"
@@ -229,8 +230,9 @@ def _planned(models: list[str]) -> dict[str, Any]:
 
 
 def _data(
-    data: str, size: int | None, root: str | None, seed: int, strict: bool
+    data: str, size: int | None, root: str | None, seed: int, strict: bool, plan: dict[str, Any]
 ) -> tuple[Dataset, Dataset]:
+    """Return what to train on and what to measure on, which no run named has learned from."""
     every = open_data(data, size=size, root=root, strict=strict)
     if len(every.shape) != 3:
         got, way_out = f"rows of shape {every.shape}", "aeot fit takes vectors, too"
@@ -239,9 +241,42 @@ def _data(
         return every, open_data(data, split="test", size=size, root=root)
     if len(every) < 10:
         raise _check.fail("data", "hold at least 10 images", str(len(every)))
+    seeds = _seeds_of_runs(plan, data, len(every))
+    if len(seeds) > 1:
+        got = ", ".join(f"{run} of seed {its}" for its, run in seeds.items())
+        way_out = "fit them with one --seed, or pass --data that none of them has seen"
+        raise _check.fail("models", f"have kept the same images of {data}", got, way_out)
+    if seeds:
+        kept, apart = split_rows(len(every), next(iter(seeds)))
+        return every.subset(kept), every.subset(apart)
     order = aeot.data.indices(len(every), len(every), seed=seed, key="reference")
     rows, cut = next(order), len(every) // 5
     return every.subset(rows[cut:]), every.subset(rows[:cut])
+
+
+def _seeds_of_runs(plan: dict[str, Any], data: str, n: int) -> dict[int, str]:
+    """Return the seeds by which runs in the plan kept some of these n images out, and the runs.
+
+    A model or samples inside a run are of that run.
+    """
+    seeds = {}
+    for path in (Path(thing).absolute() for thing in plan.values() if not isinstance(thing, type)):
+        run = path if (path / "config.yaml").is_file() else path.parent
+        options = read_options(run / "config.yaml") or {}
+        used, seed = options.get("data"), options.get("seed")
+        if not (isinstance(used, str) and _io.fits(seed, int)):
+            continue
+        here = _check.path("data", used)
+        if not here.exists() or not here.samefile(_check.path("data", data)):
+            continue
+        summary = read_options(run / "summary.json") or {}
+        counts = [summary.get("rows"), summary.get("held_out_rows")]
+        if options.get("rows") is None and _io.fits(counts, list[int]) and sum(counts) != n:
+            must = f"be the {sum(counts)} images that {run.name} was fitted to"
+            way_out = "fit it anew, or pass data that it has not seen"
+            raise _check.fail("data", must, str(n), way_out)
+        seeds[seed] = run.name
+    return seeds
 
 
 def _rehearse(

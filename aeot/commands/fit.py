@@ -384,11 +384,8 @@ def _split_told(training: Dataset, held_out: Dataset) -> str:
     """Say which rows are kept from training, and what for."""
     if not len(held_out):
         return f"{len(training)} rows to learn from; none are kept out, there are too few"
-    if training.name in NAMES:
-        kept = f"the {len(held_out)} of its test part"
-    else:
-        kept = f"{len(held_out)} more, drawn by the seed,"
-    return f"{len(training)} rows to learn from; {kept} are kept out, to measure with"
+    kept = f"{len(held_out)} others are kept out, to measure with"
+    return f"{len(training)} rows to learn from; {kept}"
 
 
 def _read(
@@ -438,12 +435,17 @@ def _all_rows(
         return training, open_data(options["data"], split="test", **where), nu
     if len(training) < 2:
         raise _check.fail("data", "hold at least 2 rows", str(len(training)))
-    count = min(len(training) // 10, 2000)
-    order = torch.randperm(len(training), generator=generator(seed, "held out rows"))
-    kept = order[count:].sort().values
+    kept, apart = split_rows(len(training), seed)
     if nu is not None:
         nu = nu[kept] / nu[kept].sum()
-    return training.subset(kept), training.subset(order[:count]), nu
+    return training.subset(kept), training.subset(apart), nu
+
+
+def split_rows(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which of n rows of one's own data a run learns from, and which it keeps out."""
+    count = min(n // 10, 2000)
+    order = torch.randperm(n, generator=generator(seed, "held out rows"))
+    return order[count:].sort().values, order[:count]
 
 
 def _array(name: str, path: Path) -> np.ndarray:

@@ -210,7 +210,7 @@ def test_a_fit_says_what_it_keeps_apart_how_long_it_takes_and_what_is_next(blobs
     options = ["--latent_dim", "2", "--steps", "40", "--tol", "0.5", "--out", str(tmp_path / "r")]
     assert cli.main(["fit", str(blobs), *options]) == 0
     out, error = capsys.readouterr()
-    assert "aeot: blobs: 56 rows to learn from; 6 more, drawn by the seed, are kept out" in error
+    assert "aeot: blobs: 56 rows to learn from; 6 others are kept out" in error
     assert re.search(r"aeot: training: 40 steps, about \d+:\d\d; then the transport", error)
     assert f"aeot report {tmp_path / 'r'}" in out
     assert cli.main(["report", str(tmp_path / "r"), "--picture", "pca"]) == 0

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 import aeot
@@ -245,3 +246,39 @@ def test_other_images_under_the_same_path_are_another_comparison(place, capsys, 
     Image.new("L", (8, 8), 255).save(pictures / "0.png")
     assert cli.main(command) == 2
     assert "made with another images" in capsys.readouterr().err
+
+
+def test_a_run_is_not_measured_on_images_that_it_learned_from(place, capsys, tmp_path, monkeypatch):
+    """What `aeot fit` kept out of a folder is what `aeot compare` measures its run on."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()  # a folder, although a published set has that name
+    for k in range(100):
+        Image.fromarray(aeot.dataset("digits").values[k, 0].numpy()).save(f"digits/{k:03d}.png")
+    fit = ["fit", "--data", "digits/", "--size", "8", "--steps", "2", "--latent_dim", "2"]
+    fit += ["--architecture", "mlp", "--tol", "0.5"]
+    assert cli.main([*fit, "--out", "runs/a", "--seed", "3"]) == 0
+    told = capsys.readouterr().err
+    assert "90 rows to learn from; 10 others are kept out" in told
+    learned = aeot.AEOT.load("runs/a").brenier_.sites
+    seen = []
+    monkeypatch.setattr(compare, "_digest", lambda *sets: seen.append(sets) or "images")
+    command = ["compare", "runs/a", "--data", str(tmp_path / "digits"), "--size", "8"]
+    command += ["--metrics", "sliced", "--out"]
+    assert cli.main([*command, "out"]) == 0  # of another seed than the run, and by another path
+    training, reference = seen[-1]
+    assert (len(training), len(reference)) == (90, 10)
+    codes = aeot.AEOT.load("runs/a").encode(training)
+    assert torch.equal(codes.sort(0).values, learned.sort(0).values)
+    both = torch.cat([training.values, reference.values]).flatten(1)
+    assert len(both.unique(dim=0)) == len(aeot.images("digits", size=8).values.unique(dim=0))
+    command[1] = "runs/a/model"
+    assert cli.main([*command, "model"]) == 0
+    assert torch.equal(seen[-1][1].values, reference.values)
+    assert cli.main([*fit, "--out", "runs/b"]) == 0
+    assert cli.main([*command, "other", "runs/b"]) == 2
+    assert "models must have kept the same images of" in capsys.readouterr().err
+    Image.new("L", (8, 8), 7).save("digits/100.png")
+    assert cli.main([*command, "other"]) == 2
+    message = capsys.readouterr().err
+    assert "data must be the 100 images that a was fitted to, got 101" in message
+    assert not (tmp_path / "other").exists()
