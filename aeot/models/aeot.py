@@ -96,8 +96,8 @@ class AEOT(AutoencoderOptions):
         sharpen: Give decoded images the sharpness of the data where they are not flat.
         conditional: Solve one transport for each class of the data's labels, so that `sample` can
             be asked for a class; `fit` and `fit_transport` do so, too, where they get ``labels``.
-        engine: What assigns points to cells: "auto", "numba", "torch", "keops" or "kdtree", all
-            with the same result; see `solve_semidiscrete`.
+        engine: What assigns points to cells: "auto", "numba", "triton", "torch", "keops" or
+            "kdtree", all with the same result; see `solve_semidiscrete`.
         device: Where to compute, such as "cpu" or "cuda:1"; None: the first GPU, else the CPU.
         seed: Of everything random: the same seed, options and machine give the same result.
 

@@ -56,8 +56,8 @@ class Solution(Saved):
         history: One plain dict per iteration or stage, the same keys each time.
         n_samples: Source points drawn in all; 0 for exact geometry.
         method: The method used: "exact", "newton", "lbfgs" or "adam".
-        engine: What scored samples against sites: "numba", "torch", "keops" or "kdtree"; "geometry"
-            for exact cells.
+        engine: What scored samples against sites: "numba", "triton", "torch", "keops" or "kdtree";
+            "geometry" for exact cells.
         cell_masses: What the heights give each site, (n,), as measured by the certificate.
         cell_centroids: Mean of the source inside each cell, (n, d), or None if not estimated.
         cell_variance: Mean of |x - c(x)|^2 / d over the source, c(x) the centroid of the cell of
