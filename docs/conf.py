@@ -167,14 +167,15 @@ def _see_also(app, what, name, obj, options, lines):
 def _named_types(app, what, name, obj, options, signature, returns):
     """An alias beside another type, as in `ArrayLike | None`, by its name alone.
 
-    What an estimator is made with are its fields, not what its `__new__` looks at.
+    What an estimator is made with are its fields, not what its `__new__` looks at. A default
+    that is made anew for each is "...", which sphinx can read.
     """
     if what == "class" and "**given" in (signature or ""):
         made = sphinx_signature(obj.__init__, bound_method=True)
         signature, returns = stringify_signature(made, unqualified_typehints=True), None
         signature = signature.removesuffix(" -> None")
     return tuple(
-        text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
+        text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text).replace("<factory>", "...")
         for text in (signature, returns)
     )
 
