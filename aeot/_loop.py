@@ -311,7 +311,7 @@ class Loop:
         left = self.left()
         if left is not None:
             parts.append(f"{duration(left)} left")
-        return f"{self.name}: {', '.join(parts)}" if parts else self.name
+        return f"{self.name}: {', '.join(parts) or 'begun'}"
 
 
 class _Display:
@@ -326,6 +326,8 @@ class _Display:
     def show(self, loops: list[Loop]) -> None:
         """Show the loops, the outermost first, if the last time is long enough ago."""
         if (now := self.clock()) < self.next or any(loop.progress is False for loop in loops):
+            return
+        if not any(loop.name for loop in loops):  # between two: there is nothing to tell
             return
         if self.terminal:
             self.next, self.drawn = now + _BAR_SECONDS, True

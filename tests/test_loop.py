@@ -192,6 +192,17 @@ def test_short_loops_are_silent_in_a_file_and_share_its_minutes():
     assert shown == ["aeot: b: step 20 of 40", "aeot: c: step 40 of 40"]
 
 
+def test_between_two_loops_and_at_their_beginning_no_line_is_empty():
+    out, clock = io.StringIO(), Clock()
+    with _loop.Loop("", stream=out, clock=clock, stops=False):
+        clock.now += 61
+        _loop.beat()  # as other work between two loops does
+        assert out.getvalue() == ""
+        with _loop.Loop("transport", clock=clock):
+            _loop.beat()
+    assert out.getvalue() == "aeot: transport: begun\n"
+
+
 def test_a_terminal_gets_one_line_that_is_rewritten():
     out, clock = Terminal(), Clock()
     with _loop.Loop("short", 5, stream=out, clock=clock) as loop:

@@ -366,7 +366,8 @@ def _fitted(
     costs = _costs(place)
     if costs.is_file():
         return _kept(costs)
-    _LOG.info("training %s, %s", place.name, limit)
+    told = ", ".join(f"{value:g} {name.replace('_', ' ')}" for name, value in limit.items())
+    _LOG.info("training %s: %s", place.name, told)
     unfinished = place.with_name(f"{place.name}.checkpoint")
     cost = budget.train(model, training, checkpoint=unfinished, **limit)
     place.parent.mkdir(parents=True, exist_ok=True)
