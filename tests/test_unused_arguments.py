@@ -61,6 +61,10 @@ CALLS = {
     ),
     "blocks of a U-Net": (lambda: aeot.Pix2Pix(n_blocks=3).fit(PAIRED), "n_blocks"),
     "upsampling of a U-Net": (lambda: aeot.Pix2Pix(upsampling="resize").fit(PAIRED), "upsampling"),
+    "depth of no discriminator": (
+        lambda: aeot.Pix2Pix(adversary="none", n_layers=1).fit(PAIRED),
+        "n_layers",
+    ),
     "crop and enlarge": (lambda: aeot.CycleGAN(crop=8, enlarge=1.0).fit(UNPAIRED), "enlarge"),
     "deviation of Bernoulli": (lambda: aeot.VAE(std=0.1).fit(IMAGES), "std"),
     "width of infogan": (

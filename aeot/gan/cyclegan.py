@@ -133,20 +133,20 @@ class CycleGAN(Translator):
         self.to_b_: nn.Module = self._resnet(channels, channels)
         self.to_a_: nn.Module = self._resnet(channels, channels)
         networks = {"to_b_": self.to_b_, "to_a_": self.to_a_}
-        if self.adversary != "sinkhorn":
+        if self._has_critic:
             networks |= {name: self._critic(channels) for name in ("critic_a_", "critic_b_")}
         return networks
 
     def _movers(self) -> dict[str, list[str]]:
         generators = {"generators": ["to_b", "to_a"]}
-        if self.adversary == "sinkhorn":
+        if not self._has_critic:
             return generators
         return generators | {"critics": ["critic_a", "critic_b"]}
 
     def _states(self) -> dict[str, Any]:
         self._pools = {name: ImagePool(self.pool_size) for name in "ab"}
         pools = {f"pool_{name}": pool for name, pool in self._pools.items()}
-        return super()._states() | (pools if self.adversary != "sinkhorn" else {})
+        return super()._states() | (pools if self._has_critic else {})
 
     def _update(self, step: int, a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
         fake_b, fake_a = self.to_b_(a), self.to_a_(b)
@@ -166,7 +166,7 @@ class CycleGAN(Translator):
             same = losses["identity_a"] + losses["identity_b"]
             total = total + self.cycle * self.identity * same
         self._descend(total, "generators")
-        if self.adversary != "sinkhorn":
+        if self._has_critic:
             stream = generator(self.seed, "pool", step)
             mixed = generator(self.seed, "penalty", step)
             for name, real, fake in (("a", a, fake_a), ("b", b, fake_b)):

@@ -40,7 +40,8 @@ class Pix2Pix(Translator):
         norm: "instance-affine" is what the published batch norm does at `batch_size=1`, in
             training and in use; "batch" for larger batches, "instance" or "none".
         adversary: "non-saturating", "least-squares", or "wasserstein": a critic with a gradient
-            penalty, which sees the mean over patches.
+            penalty, which sees the mean over patches. "none": no discriminator; the generator
+            lowers the difference alone, in about half of the time.
         l1: Weight of the difference from the partner.
         difference: "absolute", whose mean is least at the median of all partners that an input
             might have, or "squared", least at their mean: more blurred.
@@ -89,7 +90,7 @@ class Pix2Pix(Translator):
 
     _checks = Translator._checks | {
         "generator": partial(_check.choice, options=("unet", "resnet")),
-        "adversary": partial(_check.choice, options=ADVERSARIES),
+        "adversary": partial(_check.choice, options=(*ADVERSARIES, "none")),
         "dropout": partial(_check.real, minimum=0, maximum=0.999),
         "difference": partial(_check.choice, options=("absolute", "squared")),
         "noise_channels": natural,
@@ -146,6 +147,10 @@ class Pix2Pix(Translator):
         if self.generator == "unet":
             way_out = "pass generator='resnet'"
             self._check_unused("in a U-Net", "n_blocks", "upsampling", way_out=way_out)
+        if not self._has_critic:
+            self._check_unused("with adversary 'none', which has no critic", "n_layers")
+            if not self.l1:
+                raise _check.fail("l1", "be above 0 with adversary 'none'", self.l1)
 
     @property
     def _sides(self) -> int:  # type: ignore[override]
@@ -167,11 +172,14 @@ class Pix2Pix(Translator):
             )
         else:
             self.to_b_ = self._resnet(inside, outside, self.dropout)
+        if not self._has_critic:
+            return {"to_b_": self.to_b_}
         self.critic_: nn.Module = self._critic(channels + outside)
         return {"to_b_": self.to_b_, "critic_": self.critic_}
 
     def _movers(self) -> dict[str, list[str]]:
-        return {"generators": ["to_b"], "critics": ["critic"]}
+        generators = {"generators": ["to_b"]}
+        return generators | {"critics": ["critic"]} if self._has_critic else generators
 
     def _update(self, step: int, a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
         stream = generator(self.seed, "noise", step)
@@ -180,20 +188,21 @@ class Pix2Pix(Translator):
             z = torch.randn(len(a), self.noise_channels, generator=stream).to(a)
             return z, self.to_b_(with_noise(a, z) if self.noise_channels else a)
 
-        z, fake = draw()
-        mixed = generator(self.seed, "penalty", step)
-
         def judged(image: torch.Tensor) -> torch.Tensor:  # the input stands beside it
             return self.critic_(torch.cat([a, image], 1))
 
-        losses = {"critic": self._critic_loss(judged, b, fake.detach(), mixed)}
-        self._descend(losses["critic"], "critics")
-        losses["adversary"] = ADVERSARIES[self.adversary][1](judged(fake).float())
+        z, fake = draw()
+        losses: dict[str, torch.Tensor] = {}
+        if self._has_critic:
+            mixed = generator(self.seed, "penalty", step)
+            losses["critic"] = self._critic_loss(judged, b, fake.detach(), mixed)
+            self._descend(losses["critic"], "critics")
+            losses["adversary"] = ADVERSARIES[self.adversary][1](judged(fake).float())
         if self.difference == "absolute":
             losses["l1"] = away = l1_loss(fake, b)
         else:
             losses["l2"] = away = mse_loss(fake, b)
-        total = losses["adversary"] + self.l1 * away
+        total = losses.get("adversary", 0) + self.l1 * away
         if self.diversity:
             other_z, other = draw()
             moved = (fake - other).float().abs().mean() / (z - other_z).abs().mean()

@@ -24,7 +24,7 @@ from aeot.gan import losses
 from aeot.gan.estimator import OnStep, Trained, natural, set_gradient
 from aeot.networks import blocks
 from aeot.networks.discriminators import PatchDiscriminator
-from aeot.networks.generators import UPSAMPLING, ResNetGenerator
+from aeot.networks.generators import UPSAMPLING, ResNetGenerator, init_translator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -96,6 +96,10 @@ class Translator(Trained):
         """The argument ``adversary``, of which subclasses have different ones."""
         return getattr(self, "adversary")  # noqa: B009
 
+    @property
+    def _has_critic(self) -> bool:
+        return self._adversary in ADVERSARIES
+
     # What a subclass supplies.
     _sides: ClassVar[int] = 4  # heights and widths are multiples of this
 
@@ -159,7 +163,7 @@ class Translator(Trained):
     def _build(self) -> dict[str, nn.Module]:
         networks = self._networks()
         for network in networks.values():
-            blocks.init_normal(network)
+            init_translator(network, self.norm)
         return networks
 
     @_ranks.together("fit")
@@ -219,7 +223,7 @@ class Translator(Trained):
             must = f"have sides that are multiples of {self._sides}"
             raise _check.fail(name, must, f"{height} x {width}", "resize it")
         judge = PatchDiscriminator(1, self.n_layers, filters=1)
-        if self._adversary != "sinkhorn" and judge.output_size(min(height, width)) < 1:
+        if self._has_critic and judge.output_size(min(height, width)) < 1:
             got = f"{self.n_layers} for {height} x {width} images"
             raise _check.fail("n_layers", "leave the discriminator an output", got, "use fewer")
         if steps is None:

@@ -28,12 +28,26 @@ def init_normal(module: nn.Module, std: float = 0.02) -> None:
 
 
 def init_he(module: nn.Module) -> None:
-    """Draw linear weights for ReLU: He's uniform law, Glorot's in the last layer; biases 0."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    """Draw weights for ReLU: He's uniform law, Glorot's in the last linear layer; biases 0.
+
+    Of a transposed convolution each output sees as many inputs as its kernel has over its stride.
+    """
+    layers = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
+    ]
     for layer in layers:
-        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-    nn.init.xavier_uniform_(layers[-1].weight)
+        if isinstance(layer, nn.ConvTranspose2d):
+            seen = layer.weight[:, 0].numel() / math.prod(layer.stride)
+            bound = math.sqrt(6 / seen)
+            nn.init.uniform_(layer.weight, -bound, bound)
+        else:
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    if isinstance(layers[-1], nn.Linear):
+        nn.init.xavier_uniform_(layers[-1].weight)
 
 
 def _grid(shape: Sequence[int], factor: int, name: str) -> tuple[int, int, int]:

@@ -34,6 +34,34 @@ class _Residual(nn.Module):
         return x + self.body(x)
 
 
+def init_translator(network: nn.Module, norm: str) -> None:
+    """Draw the first weights of an image-to-image network or of a judge of patches.
+
+    Those published, N(0, 0.02^2), rely on normalisation, which brings every layer's output back to
+    unit size. Without it they shrink what goes through a small network by an order of magnitude
+    a layer, until nothing of the input is left to learn from: He's law keeps its size. Residual
+    blocks begin as the identity then, and the last layer small, before a tanh that saturates.
+
+    Args:
+        network: Whose weights are drawn.
+        norm: One of `aeot.networks.blocks.NORMS`, which the network was made with.
+    """
+    if norm != "none":
+        init_normal(network)
+        return
+    init_he(network)
+    with torch.no_grad():
+        for block in network.modules():
+            if isinstance(block, _Residual):
+                _convolutions(block)[-1].weight.zero_()
+        _convolutions(network)[-1].weight.mul_(0.1)
+
+
+def _convolutions(network: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+    kinds = nn.Conv2d, nn.ConvTranspose2d
+    return [layer for layer in network.modules() if isinstance(layer, kinds)]
+
+
 class ResNetGenerator(nn.Module):
     """The image-to-image network of CycleGAN: two strides down, residual blocks, two up.
 

@@ -288,10 +288,16 @@ def test_sample_grids_while_training():
     assert model.to_b_.training is False
 
 
-def test_pix2pix_learns_to_invert():
+@pytest.mark.parametrize("generator", ["unet", "resnet"])
+@pytest.mark.parametrize("norm", ["instance-affine", "none"])
+def test_pix2pix_learns_to_invert(generator, norm):
+    """Also without a norm that would bring back to size what small first weights shrink."""
     x = pictures(16, size=16)
     x = torch.nn.functional.interpolate(x[..., ::4, ::4], size=16, mode="nearest")
-    model = Pix2Pix(filters=8, n_layers=1, enlarge=1, dropout=0.0, learning_rate=2e-3, batch_size=4)
+    model = Pix2Pix(
+        generator=generator, norm=norm, filters=8, enlarge=1, dropout=0.0, learning_rate=2e-3,
+        batch_size=4, adversary="none", n_blocks=None if generator == "unet" else 1,
+    )  # fmt: skip
     model.fit(paired(x, -x), steps=100)
     assert float((model.translate(x) + x).abs().mean()) < 0.25  # answering 0: 0.5; x itself: 1
 
@@ -466,13 +472,13 @@ def test_a_generator_without_adversary_learns_the_median_or_the_mean(
     monkeypatch, difference, wanted
 ):
     """One input has three partners: -0.5 twice and 1 once, with median -0.5 and mean 0."""
-    monkeypatch.setattr(Pix2Pix, "_build", lambda self: {"to_b_": Gain(0.3), "critic_": Gain(0.0)})
+    monkeypatch.setattr(Pix2Pix, "_build", lambda self: {"to_b_": Gain(0.3)})
     a = -torch.ones(3, 1, 8, 8)
     b = -torch.tensor([-0.5, -0.5, 1.0])[:, None, None, None].expand(-1, 1, 8, 8)
     model = Pix2Pix(
-        difference=difference, batch_size=3, learning_rate=0.02, decay=0.5, enlarge=1, flip=False
-    )
-    model.n_layers = 1
+        adversary="none", difference=difference, batch_size=3, learning_rate=0.02, decay=0.5,
+        enlarge=1, flip=False,
+    )  # fmt: skip
     model.fit(paired(a, b), steps=300)
     assert model.to_b_.value.item() == pytest.approx(wanted, abs=0.02)
 
@@ -517,3 +523,16 @@ def test_up_sampling_by_resizing_is_the_resnets_alone():
         for how in ("transposed", "resize")
     )
     assert plain.count_parameters() == other.count_parameters()
+
+
+def test_without_an_adversary_there_is_no_critic(tmp_path):
+    both = paired(pictures(), pictures(seed=1))
+    model = Pix2Pix(filters=4, adversary="none").fit(both, steps=3)
+    assert set(model.history_[-1]) >= {"l1"}
+    assert not {"critic", "adversary"} & set(model.history_[-1])
+    assert set(model.count_parameters()) == {"to_b"}
+    model.save(tmp_path / "model")
+    again = Pix2Pix.load(tmp_path / "model").translate(pictures(2))
+    assert torch.equal(again, model.translate(pictures(2)))
+    with pytest.raises(ValueError, match=r"l1 must be above 0 with adversary 'none', got 0"):
+        Pix2Pix(filters=4, adversary="none", l1=0.0).fit(both, steps=1)

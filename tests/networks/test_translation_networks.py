@@ -6,7 +6,7 @@ from torch import nn
 
 from aeot.networks.blocks import count_parameters
 from aeot.networks.discriminators import PatchDiscriminator
-from aeot.networks.generators import ResNetGenerator, UNetGenerator
+from aeot.networks.generators import ResNetGenerator, UNetGenerator, init_translator
 
 
 def test_parameter_counts_are_the_published_ones():
@@ -129,3 +129,23 @@ def test_spectral_norm_bounds_every_matrix():
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ResNetGenerator(1, 1, 3, filters=8, norm="none"),
+        lambda: ResNetGenerator(1, 1, 3, filters=8, norm="none", upsampling="resize"),
+        lambda: UNetGenerator(1, 1, 16, filters=8, norm="none", dropout=0.0),
+        lambda: PatchDiscriminator(1, 2, filters=8, norm="none"),
+    ],
+)
+def test_without_a_norm_what_goes_in_is_not_lost_by_the_first_weights(make):
+    """Outputs of different inputs differ, but less than a tanh can hold, at every width."""
+    x = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        network = make()
+        init_translator(network, "none")
+        with torch.no_grad():
+            assert 0.02 < float(network(x).std(0).mean()) < 0.5
