@@ -58,7 +58,8 @@ def steepest(network, device="cpu"):
 
 
 # %%
-# Adversarial training from noise of one number, so that the bound can be looked at.
+# Adversarial training from noise of one number, so that the bound can be looked at: all samples of
+# a network then lie on one curve, which is to fill both squares and crosses from one to the other.
 seeds, steps = (range(2), 60) if quick else (range(5), 500)
 same = {"latent_dim": 1, "architecture": "mlp", "hidden": 64, "learning_rate": 1e-3}
 same |= {"betas": (0.5, 0.9), "batch_size": 128, "prior": "uniform", "device": "cpu"}

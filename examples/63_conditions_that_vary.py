@@ -6,7 +6,7 @@ an image, another image. Samples under conditions between those of the training 
 which is measured here: on points on a circle, some of whose angles are held out, and on digits of
 8 x 8 pixels under how bold they are drawn.
 
-A few steps train nothing, so that this script is not run where the pages are built.
+A few steps train nothing: the whole script was run apart, and what it gave is shown below.
 """
 
 import math
@@ -31,9 +31,15 @@ angle = angle[(angle < math.pi / 2) | (angle > math.pi)]
 c = torch.stack([angle.cos(), angle.sin()], 1)
 x = c + 0.05 * torch.randn(c.shape, generator=g)
 model = aeot.ConditionalWGANGP(
-    latent_dim=2, hidden=64, penalty=0.1, learning_rate=1e-3, batch_size=256, device="cpu"
+    latent_dim=2,
+    hidden=64,
+    penalty=0.1,
+    learning_rate=1e-3,
+    batch_size=256,
+    critic_steps=2,
+    device="cpu",
 )
-model.fit(aeot.tensors(x), conditions=c, steps=20 if quick else 700)
+model.fit(aeot.tensors(x), conditions=c, steps=20 if quick else 1000)
 for name, asked in (
     ("trained on", torch.linspace(math.pi, 2.5 * math.pi, 500)),
     ("held out", torch.linspace(0.55 * math.pi, 0.95 * math.pi, 500)),
@@ -41,7 +47,9 @@ for name, asked in (
     wanted = torch.stack([asked.cos(), asked.sin()], 1)
     made = model.sample(500, conditions=wanted)
     off = (made - wanted).norm(dim=1)
-    print(f"angles {name}: samples are {float(off.mean()):.3f} from their place (0.063 is right)")
+    near = torch.cdist(wanted, c).amin(1)
+    print(f"angles {name}: samples are {float(off.mean()):.3f} from their place (0.063 is right), ")
+    print(f"    which is {float(near.mean()):.3f} from the nearest place under a known angle")
 
 # %%
 # Digits under their boldness: the share of ink, standardised. From thin to bold along one noise.
@@ -51,19 +59,21 @@ bold = (ink - ink.mean()) / ink.std()
 label = torch.nn.functional.one_hot(digits.labels, 10).float()
 conditions = torch.cat([bold[:, None], label], 1)
 model = aeot.ConditionalWGANGP(
-    latent_dim=16, hidden=256, learning_rate=5e-4, batch_size=64, device="cpu"
+    latent_dim=16, hidden=256, learning_rate=5e-4, batch_size=64, critic_steps=3, device="cpu"
 )
 vectors = aeot.tensors(digits[:].flatten(1))  # of 64 numbers, for networks of plain layers
-model.fit(vectors, conditions=conditions, steps=1 if quick else 1000)
+model.fit(vectors, conditions=conditions, steps=1 if quick else 2500)
 levels = torch.linspace(-2, 2, 9)
 rows, measured = [], []
 for digit in range(10):
-    asked = torch.cat([levels[:, None], torch.eye(10)[digit].expand(9, -1)], 1)
-    made = [model.sample(9, seed=s, conditions=asked).clamp(-1, 1) for s in range(8)]
-    made = torch.stack(made).unflatten(2, (1, 8, 8))
-    measured.append(((made + 1).mean((2, 3, 4)) - ink.mean()) / ink.std())
-    rows.append(made[0])
-found = torch.stack(measured).mean((0, 1))
+    made = []
+    for level in levels:  # the same noises for all
+        asked = torch.cat([level[None], torch.eye(10)[digit]])
+        made.append(model.sample(16, seed=digit, conditions=asked).clamp(-1, 1))
+    made = torch.stack(made).unflatten(2, (1, 8, 8))  # (levels, noises, 1, 8, 8)
+    measured.append(((made + 1).mean((1, 2, 3, 4)) - ink.mean()) / ink.std())
+    rows.append(made[:, 0])
+found = torch.stack(measured).mean(0)
 print("boldness asked: ", [round(v, 2) for v in levels.tolist()])
 print("boldness drawn: ", [round(v, 2) for v in found.tolist()])
 slope = float((levels * (found - found.mean())).sum() / levels.square().sum())

@@ -5,9 +5,10 @@ Warm pictures into cold ones, by CycleGANs that differ in one term: the weight o
 the cycle, the adversary, the way of up-sampling. Disks and bars on a plain ground; domain B is the
 same pictures with a blue tint. Three numbers say what happened: the tint that is still missing, how
 far edges stayed where they were, and how much outputs still differ from each other. One seed and
-few steps: a choice that looks bad may only be slower.
+few steps: a choice that looks bad may only be slower. So it is without the cycle and with critics
+under the gradient penalty, whose pictures are still unfinished and full of checkerboards.
 
-A few steps train nothing, so that this script is not run where the pages are built.
+A few steps train nothing: the whole script was run apart, and what it gave is shown below.
 """
 
 import sys

@@ -7,10 +7,13 @@ every group alike, and the transport, to which the share of each group is an arg
 
 Then the same data lie with four clients of two groups each, and stay there. Federated averaging
 (McMahan et al., 2017) trains a whole WGAN-GP at every client for some steps and takes the mean of
-all weights, again and again: the mean of four generators of different things need not generate any
-of them. Or each client keeps a critic, and one generator hears the mean of what they say. Beside
-both, transport from pooled codes, which needs them in one place. In these few steps no federated
-generator gets near the ring: what it would lose of the minority later is not answered here.
+all weights, again and again. After every step that is one training on all data; after every
+fiftieth it is a mean of four generators of different things, which need not generate any of them.
+Or each client keeps a critic, and one generator hears the mean of what they say. It then lowers the
+mean distance to the clients' laws, and what is least in that is not their mixture: between four
+corners of a square of side 2 the middle is at 1.41 from each, and their even mixture at 1.71.
+Beside all these, transport from pooled codes, which needs them in one place. In these few steps no
+adversarial row is done: what training longer would find of the minority is not answered here.
 """
 
 import copy
@@ -143,7 +146,7 @@ def local_critics(shares, seed):
             for _ in range(2):
                 critic_update(generator, critic, movers[k], points[owner == k])
 
-        # The mean of critics asks each sample to please all clients at once.
+        # The mean of critics is a critic of no law: it asks each sample to please all clients.
         def score(fake):
             said = [critic(fake).mean() for critic in critics]
             return sum(share * value for share, value in zip(shares, said, strict=True))

@@ -4,18 +4,20 @@
 A classifier of scanned digits is to be trained without labels of scans: on digits rendered from
 fonts. Does it help to translate these into the style of scans first? And does the bound of domain
 adaptation say so: error on scans <= error on rendered digits + distance of the domains + what no
-classifier can do in both?
+classifier can do in both? With the cycle it helps, by ten per cent of the scans; what is still lost
+are classes that were exchanged, which the bound has in its last term. Without the cycle every digit
+becomes the same one, and the last term says that no classifier can help.
 
-A few steps train nothing, so that this script is not run where the pages are built.
+A few steps train nothing: the whole script was run apart, and what it gave is shown below.
 """
 
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.linear_model import LogisticRegression
 
 import aeot
@@ -29,23 +31,23 @@ SIDE = 16
 
 
 # %%
+FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSansMono")
+FONTS += ("STIXGeneral", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10")
+
+
 def rendered(n, seed=0):
-    """Digits of matplotlib's fonts, turned and moved at random, as images in [-1, 1]."""
+    """Digits of fonts, of various sizes, turned and moved at random, as images in [-1, 1]."""
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    fonts = [
+        ImageFont.truetype(folder / f"{name}.ttf", size) for name in FONTS for size in (54, 60, 66)
+    ]
     draw = np.random.default_rng(seed)
-    kinds = [(f, w) for f in ("sans-serif", "serif", "monospace") for w in ("normal", "bold")]
     images, labels = [], draw.integers(0, 10, n)
     for label in labels:
-        figure = Figure(figsize=(1, 1), dpi=64)
-        canvas = FigureCanvasAgg(figure)
-        family, weight = kinds[draw.integers(len(kinds))]
-        figure.text(
-            *draw.uniform(0.45, 0.55, 2), str(label), ha="center", va="center",
-            fontsize=draw.uniform(42, 56), rotation=draw.normal(0, 8), family=family,
-            weight=weight, style=draw.choice(["normal", "italic"]),
-        )  # fmt: skip
-        canvas.draw()
-        ink = 255 - np.asarray(canvas.buffer_rgba())[:, :, 0]
-        images.append(ink)
+        image = Image.new("L", (64, 64))
+        place, font = draw.uniform(30, 34, 2), fonts[draw.integers(len(fonts))]
+        ImageDraw.Draw(image).text(tuple(place), str(label), fill=255, font=font, anchor="mm")
+        images.append(np.asarray(image.rotate(draw.normal(0, 8), Image.Resampling.BILINEAR)))
     pixels = torch.from_numpy(np.stack(images))[:, None]
     return aeot.tensors(aeot.data.resize(pixels, SIDE), labels)
 
@@ -56,12 +58,12 @@ order = torch.randperm(len(scans), generator=aeot.generator(0))
 train, test = scans.subset(order[:1000]), scans.subset(order[1000:])  # labels of train unused
 
 # %%
-same = {"filters": 8, "n_blocks": 2, "n_layers": 1, "batch_size": 16, "enlarge": 1.0}
+same = {"filters": 8, "n_blocks": 1, "n_layers": 1, "batch_size": 8, "enlarge": 1.0}
 same |= {"learning_rate": 1e-3, "flip": False, "device": "cpu"}
 cycle = aeot.CycleGAN(**same, identity=0.0)
 free = aeot.CycleGAN(**same, identity=0.0, cycle=0.0)
 domains = aeot.unpaired(font, train)
-steps = 2 if quick else 250
+steps = 2 if quick else 500
 shown = {"rendered": font[:12]}
 sources = {"rendered, as they are": font[:]}
 for name, model in (("translated, cycle 10", cycle), ("translated, cycle 0", free)):

@@ -32,6 +32,17 @@ def functions(name, **given):
     return given
 
 
+def kept(page):
+    """What the whole script of a page printed (`benchmarks/bench_examples.py`)."""
+    (path,) = ROOT.glob(f"benchmarks/results/examples/{page}_*.txt")
+    return path.read_text()
+
+
+def numbers(page, pattern):
+    """What a pattern of two groups, a name and a number, finds in a page's kept output."""
+    return {name: float(value) for name, value in re.findall(pattern, kept(page), re.MULTILINE)}
+
+
 UNRUN = re.search(r"\(\?!([\d|]+)\)", (ROOT / "docs/conf.py").read_text())[1].split("|")
 
 
@@ -43,6 +54,25 @@ def test_examples_that_the_docs_leave_out_run(page, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(path), "--quick"])
     runpy.run_path(str(path))
     assert list(tmp_path.glob(f"out/{page}_*.png"))
+
+
+@pytest.mark.parametrize("page", ["44", *map(str, range(60, 70))])
+def test_what_a_whole_script_gave_is_kept_with_its_command_and_machine(page):
+    (script,) = ROOT.glob(f"examples/{page}_*.py")
+    command, where, *told = kept(page).splitlines()
+    assert command == f"$ python examples/{script.name}"
+    assert re.match(r"# aeot \d\S+, torch .+; .+, threads: \d+, \d+ processor seconds$", where)
+    assert told
+    assert list(ROOT.glob(f"benchmarks/results/examples/{page}_*.png"))
+
+
+# 44
+
+
+def test_the_mean_of_colours_is_the_dullest_and_the_critics_the_most_vivid():
+    vivid = numbers("44", r"^(.+): error .+ colourfulness ([\d.]+) of")
+    assert [*vivid] == ["gray", "L2", "L1", "L1 and patches"]
+    assert [*vivid.values()] == sorted(vivid.values())
 
 
 # 60: the equation itself is tested in tests/maps/test_triangulation.py.
@@ -214,7 +244,21 @@ def test_the_score_gap_of_a_trained_critic_ranks_distances():
     assert spearmanr([*found], [*found.values()]).statistic == 1
 
 
-# 63: see tests/gan/test_wasserstein.py. 64: means and medians, see tests/gan/test_translator.py.
+# 63: see tests/gan/test_wasserstein.py, too.
+
+
+def test_what_was_drawn_under_conditions_between_lies_between():
+    """Nearer to the place asked for than to any known one; bolder where bolder is asked for."""
+    off = numbers("63", r"^angles (.+): samples are ([\d.]+) from")
+    (near,) = re.findall(r"held out:.+\n +which is ([\d.]+) from the nearest", kept("63"))
+    assert off["trained on"] < 2 * 0.063
+    assert off["held out"] < float(near) / 2
+    drawn = ast.literal_eval(re.search(r"drawn: +(\[.+\])", kept("63"))[1])
+    assert drawn == sorted(drawn)
+    assert drawn[-1] - drawn[0] > 2
+
+
+# 64: means and medians, see tests/gan/test_translator.py.
 
 
 def test_the_mean_has_the_least_error_and_no_detail():
@@ -229,6 +273,19 @@ def test_the_mean_has_the_least_error_and_no_detail():
     assert 10 * math.log10(sharp["total"] / mean["total"]) == pytest.approx(3.01, abs=0.01)
     assert mean["texture_power"] == pytest.approx(0, abs=1e-9)
     assert sharp["texture_power"] == pytest.approx(1)
+
+
+def test_what_was_trained_shows_the_mean_without_detail_and_critics_with_it():
+    psnr = numbers("64", r"^(.+): PSNR ([\d.]+) dB")
+    detail = numbers("64", r"^(.+): PSNR .+ detail ([\d.]+) of")
+    distance = numbers("64", r"^(.+): PSNR .+ pixels ([\d.]+)$")
+    critics = {name for name in psnr if "patches" in name}
+    assert len(critics) == 2
+    assert max(psnr, key=psnr.get) == "L2"
+    assert psnr["L2"] > psnr["bicubic"] + 5
+    for name in critics:
+        assert detail["L2"] < detail["L1"] < detail[name]
+        assert distance[name] < min(distance["L1"], distance["L2"])
 
 
 # 65
@@ -281,6 +338,14 @@ def test_a_computed_divergence_settles_where_a_trained_critic_circles():
     assert float(path[-100:].abs().max()) > 0.3
 
 
+def test_the_smaller_blur_came_closer_and_all_reached_all_modes():
+    modes = numbers("66", r"^(.+): (\d) of 8 modes")
+    away = numbers("66", r"^(.+): .*sliced W2 ([\d.]+)")
+    assert modes == dict.fromkeys(["Sinkhorn, blur 0.3", "Sinkhorn, blur 0.05", "WGAN-GP"], 8)
+    floor = away.pop("two samples of the data")
+    assert 5 * floor < away["Sinkhorn, blur 0.05"] < away["Sinkhorn, blur 0.3"] < away["WGAN-GP"]
+
+
 # 67
 
 
@@ -309,6 +374,17 @@ def test_an_average_of_one_step_is_a_step_on_all_data_together():
         for client in clients:
             found = torch.nn.utils.parameters_to_vector(client.parameters())
             assert torch.allclose(found, together, atol=1e-6) is same
+
+
+def test_the_mean_distance_to_four_clients_is_least_between_them_not_in_their_mixture():
+    """Clients at the corners of a square of side 2: root 2 from the middle, (2 + root 2) / 2."""
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+
+    def mean_distance(law):
+        return sum(wasserstein1(law, corner.expand_as(law)) for corner in corners) / 4
+
+    assert mean_distance(torch.zeros(4, 2)) == pytest.approx(2**0.5)
+    assert mean_distance(corners) == pytest.approx(1 + 2**-0.5)
 
 
 def test_the_transport_gives_a_minority_the_share_it_is_told():
@@ -364,6 +440,20 @@ def test_a_translator_that_swaps_classes_has_no_distance_and_all_the_joint_error
     assert abs(proxy_distance(*tensor)) < 0.2  # a judge of laws sees no difference
 
 
+def test_the_cycle_kept_what_digits_mean_and_without_it_all_became_one():
+    right = numbers("68", r"^trained on (.+): ([\d.]+)% right on")
+    joint = numbers("68", r"^trained on (.+): .+ joint ([\d.]+);")
+    plain, cycle, free = "rendered, as they are", "translated, cycle 10", "translated, cycle 0"
+    assert right["labelled scans"] > right[cycle] > right[plain] + 5
+    assert right[free] < right[plain] - 20
+    assert joint[cycle] < joint[plain] < joint[free]
+    says = r"^trained on (.+): .+ error ([\d.]+) <="
+    bound = r"^trained on (.+): .+ <= ([\d.]+) \+"
+    distance = numbers("68", r"^trained on (.+): .+ distance ([\d.]+) \+")
+    for name, error in numbers("68", says).items():
+        assert error <= numbers("68", bound)[name] + distance[name] + joint[name] + 0.02
+
+
 # 69
 
 
@@ -408,3 +498,20 @@ def test_every_graph_of_the_data_is_two_rings_and_a_bridge(graph_page):
         assert (int(a.sum()) // 2, triangles, squares) in ((7, 2, 0), (9, 0, 2))
         assert float(degrees[3]) == 2 / 8  # the ends of the bridge
         assert torch.equal(a, a.T)
+    threes, fours = graph_page["kinds"](data)
+    assert threes + fours == pytest.approx(1)
+    assert threes == pytest.approx(float((data.sum((1, 2)) == 14).double().mean()))
+    assert graph_page["different"](data)[1] == 2
+
+
+def test_what_is_nearly_a_graph_of_the_data_is_not_counted(graph_page):
+    """A ring of eight with a chord has the degrees of two squares and a bridge, a K4 its edges."""
+    pairs = [(k, (k + 1) % 8) for k in range(8)] + [(0, 4)]
+    chord, two = torch.zeros(8, 8), graph_page["graphs"](20, 0)
+    for i, j in pairs:
+        chord[i, j] = chord[j, i] = 1
+    assert graph_page["kinds"](chord[None]) == [0, 0]
+    order = torch.tensor([3, 1, 4, 0, 5, 2, 7, 6])
+    same = torch.stack([chord, chord[order][:, order]])
+    assert graph_page["different"](same) == (2, 1)
+    assert graph_page["different"](torch.cat([same, two[:1]]))[1] == 2
