@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from hostile_images import chunk, exif, png, saved, tiff
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 
 import aeot
 
@@ -252,6 +252,17 @@ def test_deep_files_are_turned_as_exif_says(case, tmp_path):
     turned = body[:33] + chunk(b"eXIf", ORIENTATION_3) + body[33:]
     plain = read(tmp_path, body)
     np.testing.assert_array_equal(read(tmp_path, turned), plain[:, ::-1, ::-1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation, tmp_path):
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
+    picture, file = Image.fromarray(pixels), io.BytesIO()
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    picture.save(file, "PNG", exif=tags)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    np.testing.assert_array_equal(read(tmp_path, file.getvalue())[0], upright)
 
 
 # -- what white is

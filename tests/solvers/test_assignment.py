@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import aeot
 from aeot.measures import Empirical
+from aeot.solvers.assignment import _dealt, is_few
 
 
 def cloud(m, d, seed=0, spread=1.0):
@@ -153,3 +154,22 @@ def test_a_start_within_tol_is_kept():
     again = aeot.solve_semidiscrete(Empirical(x), y, init=h)
     assert again.converged
     assert float((again.heights - h).std()) < 1e-15
+
+
+def test_one_heavy_place_among_many_points_is_seen_at_once():
+    points = cloud(300, 2)
+    assert not is_few(Empirical(points), 3)
+    assert is_few(Empirical(np.concatenate([points, np.repeat(points[:1], 400, 0)])), 3)
+
+
+@pytest.mark.parametrize(
+    ("share", "total", "right"),
+    [
+        ([1e-6, 1.0], 10, [1, 9]),
+        ([1e-6] * 5 + [1.0], 6, [1] * 6),  # where what is too much is taken off, one stays
+        ([0.5, 0.3, 0.2], 10, [5, 3, 2]),
+        ([1.0, 1.0, 1.0], 10, [4, 3, 3]),
+    ],
+)
+def test_every_share_is_one_point_at_least_and_all_are_dealt(share, total, right):
+    assert _dealt(np.array(share), total).tolist() == right
