@@ -50,6 +50,20 @@ def test_a_small_change_is_certified_like_the_solution(before, change):
     assert error <= after.mass_error_upper + 2 * noise
 
 
+def test_it_is_certified_on_samples_that_share_nothing_where_these_are_cheap():
+    sites = torch.randn(604, 10, generator=generator(0, "halves"), dtype=torch.float64)
+    before = aeot.solve_semidiscrete(aeot.Gaussian(dim=10), sites[:600], tol=0.1)
+    assert before.history[-1]["inflation"] > 1.1  # halves are shared
+    after = aeot.update_solution(before, add=sites[600:], remove=[5, 9])
+    assert after.converged
+    assert 0.9 < after.history[-1]["inflation"] < 1.1
+    assert after.n_samples < before.n_samples / 2
+    x = torch.randn(1 << 18, 10, generator=generator(9, "count"), dtype=torch.float64)
+    share = torch.bincount(after.map().cell(x), minlength=602) / len(x)
+    noise = 0.5 * (2 / torch.pi / len(x)) ** 0.5 * float(after.masses.sqrt().sum())
+    assert 0.5 * float((share - after.masses).abs().sum()) <= after.mass_error_upper + 2 * noise
+
+
 def test_one_site_in_one_row_is_told_apart_from_a_column(before):
     with pytest.raises(ValueError, match=r"add must have shape .*add\[None\] makes one row$"):
         aeot.update_solution(before, add=torch.zeros(D))
