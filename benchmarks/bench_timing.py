@@ -92,7 +92,7 @@ def named(row):
         yield f"{what}, learned from once", row["ms_per_image_and_step"]
         yield f"{what}, drawn", row["ms_per_decoded_image"]
         return
-    what = f"{row['n']:,} sites, d = {row['d']}".replace(",", " ", 1)
+    what = f"{row['n']:,}".replace(",", " ") + f" sites, d = {row['d']}"
     if row["kind"] == "exact":
         yield f"{what}, exact", row["seconds"]
     else:
