@@ -173,3 +173,11 @@ def test_one_heavy_place_among_many_points_is_seen_at_once():
 )
 def test_every_share_is_one_point_at_least_and_all_are_dealt(share, total, right):
     assert _dealt(np.array(share), total).tolist() == right
+
+
+def test_a_start_within_tol_with_an_empty_cell_is_not_kept():
+    sites, start = [[0.0, 0.0], [1.0, 0.0]], [50.0, -50.0]  # the first takes all
+    source = Empirical(cloud(100, 2))
+    s = aeot.solve_semidiscrete(source, sites, [0.97, 0.03], tol=0.1, init=start)
+    assert s.converged
+    assert (100 * s.cell_masses).round().tolist() == [97, 3]
