@@ -1,34 +1,46 @@
-"""How cost grows with the number of sites, and what more processes save.
+"""How cost grows with the number of sites, and what more processes, parts and bounds save.
 
-    python benchmarks/bench_scale.py cost --n 1000 2000 4000 8000 >> benchmarks/results/scale.jsonl
-    python benchmarks/bench_scale.py ranks --n 4000 --ranks 1 2 4 >> benchmarks/results/scale.jsonl
-    python benchmarks/bench_scale.py model benchmarks/results/scale.jsonl
+    python benchmarks/bench_scale.py solve --n 1000 2000 4000 8000 16000 32000 --ranks 1 2
+    python benchmarks/bench_scale.py hierarchy --n 1000 5000 10000 --d 16 64
+    python benchmarks/bench_scale.py pruning --n 1000 4000 16000 --d 2 4 8 16
+    python benchmarks/bench_scale.py report
 
-`cost` solves ever larger problems and prints processor seconds, samples, scores, memory, and at
-last the exponent of each, fitted to all but the smallest n. `ranks` solves one problem in 1, 2, ...
-processes, one thread each, and prints the processor seconds of the slowest rank, the bytes that a
-rank sends, and whether the heights are the same; on a machine with fewer cores than processes it is
-processor time that says what more cores would give. `model` foretells other sizes and more
-processes from these rows and says what it takes for granted.
+`solve` solves ever larger problems in 1, 2, ... processes of one thread each and writes what each
+took: processor seconds of the slowest rank, step by step, samples, memory, bytes and messages sent;
+heights are the same for any number of ranks, or it stops. On a machine with fewer cores than
+processes it is processor time that says what more cores would give. Every step is kept: the same
+command goes on where it was stopped, and `--until grow` ends a solve that would take too long.
+`hierarchy` compares the map onto clusters first with the optimal one, and as a start for it.
+`pruning` counts the sites that exact bounds leave to be scored. `report` prints tables, fitted
+exponents, the model beside what was measured, and more processes by simulation; it draws
+`results/scale.png`.
 
-Sites are clusters of intrinsic dimension 8 in the unit cube's space, the source is the cube.
+Rows go to `--rows`, one line each; rows that are there are not made again. Sites are thirty
+clusters of intrinsic dimension 8, the source is the unit cube.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import scipy.optimize
 import torch
 
 import aeot
 from aeot._environment import environment, peak_memory
+
+RESULTS = Path(__file__).parent / "results"
+SETTINGS = ("part", "n", "d", "tol", "seed", "ranks")
+LISTED = ("settle", "grow")  # stages that make lists; the others only count
 
 
 def clustered(n, d, seed):
@@ -41,23 +53,15 @@ def clustered(n, d, seed):
     return torch.from_numpy(centres[own] + inside + 0.1 * rng.standard_normal((n, d)))
 
 
-def solved(n, d, tol, seed):
-    """Solve, and return the facts."""
-    y, source = clustered(n, d, seed), aeot.UniformBox(dim=d)
-    with aeot.alone():
-        aeot.solve_semidiscrete(source, clustered(600, d, 1), tol=0.2)  # compiles
-    wall, processor = time.perf_counter(), time.process_time()
-    found = aeot.solve_semidiscrete(source, y, tol=tol, seed=seed, progress=False)
-    return {
-        "processor_seconds": time.process_time() - processor,
-        "seconds": time.perf_counter() - wall,
-        "samples": found.n_samples,
-        "scores": found.n_samples * n,
-        "bound": found.mass_error_upper,
-        "converged": found.converged,
-        "peak_memory_gib": peak_memory(),
-        "heights": hashlib.sha256(found.heights.numpy().tobytes()).hexdigest(),
-    }
+def digest(heights):
+    """Return a mark of heights."""
+    return hashlib.sha256(heights.numpy().tobytes()).hexdigest()
+
+
+def foreseen(n, d, memory, size):
+    """Return the GiB that `solve_semidiscrete` says it takes, of one of so many ranks."""
+    whole = memory + 4 * n * d + 8 * n * d + 800 * n + 2e7
+    return (whole + 24 * n * (70 + 8 * 16) / size) / 2**30
 
 
 class Traffic:
@@ -65,12 +69,18 @@ class Traffic:
 
     def __init__(self, size):
         self.size, self.bytes, self.messages = size, 0, 0
-        for name, times in (("all_reduce", 2 / size), ("all_gather", 1.0)):
-            setattr(torch.distributed, name, self.counting(getattr(torch.distributed, name), times))
+        names = ("all_reduce", "all_gather", "all_to_all_single")
+        if size > 1:
+            for name in names:
+                setattr(
+                    torch.distributed, name, self.counting(name, getattr(torch.distributed, name))
+                )
 
-    def counting(self, function, times):
+    def counting(self, name, function):
         def counted(*arguments, **options):
-            sent = arguments[-1]
+            # A ring passes sums on in parts, and rows whole; parts for others go once.
+            times = {"all_reduce": 2 / self.size, "all_to_all_single": 1 / self.size}.get(name, 1.0)
+            sent = arguments[0 if name == "all_reduce" else 1]
             self.bytes += int(times * (self.size - 1) * sent.numel() * sent.element_size())
             self.messages += 1
             return function(*arguments, **options)
@@ -78,17 +88,85 @@ class Traffic:
         return counted
 
 
-def rank(args):
-    """Be one of several processes."""
+class Enough(Exception):
+    """Ends a solve that goes on another time."""
+
+
+def one(args):
+    """Be one process of a solve; print what it took."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{args.store}", rank=args.rank, world_size=args.size
-    )
-    traffic = Traffic(args.size)
-    found = solved(args.n, args.d, args.tol, args.seed)
-    found |= {"bytes_sent": traffic.bytes, "messages": traffic.messages}
-    found |= network() if args.size == 2 else {}
-    print(json.dumps(found))
+    if args.size > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{args.store}", rank=args.rank, world_size=args.size
+        )
+    source, y = aeot.UniformBox(dim=args.d), clustered(args.n, args.d, args.seed)
+    with aeot.alone():
+        aeot.solve_semidiscrete(
+            source, clustered(600, args.d, 1), tol=0.2, progress=False
+        )  # compiles
+    keep = Path(args.keep)
+    keep.mkdir(parents=True, exist_ok=True)
+    log, traffic = keep / f"steps-{args.rank}.jsonl", Traffic(args.size)
+    clock, wall = time.process_time(), time.perf_counter()
+    begun = wall
+
+    def on_step(record):
+        nonlocal clock, wall
+        took = {"processor": time.process_time() - clock, "seconds": time.perf_counter() - wall}
+        took |= {"bytes": traffic.bytes, "messages": traffic.messages}
+        took |= {"peak_gib": peak_memory()}
+        with log.open("a") as file:
+            file.write(json.dumps({**record, **took}) + "\n")
+        if args.rank == 0:
+            told = {k: record[k] for k in ("stage", "step", "samples", "error", "upper")}
+            line = json.dumps({**told, "seconds": round(time.perf_counter() - begun, 1)})
+            print(line, file=sys.stderr, flush=True)
+        clock, wall, traffic.bytes, traffic.messages = (
+            time.process_time(),
+            time.perf_counter(),
+            0,
+            0,
+        )
+        order = ("coarse", "settle", "grow", "stream")
+        if args.until and record["stage"] in order and enough(log, args.until):
+            raise Enough
+
+    try:
+        found = aeot.solve_semidiscrete(
+            source,
+            y,
+            tol=args.tol,
+            seed=args.seed,
+            memory=args.memory,
+            checkpoint=keep / "state",
+            on_step=on_step,
+            progress=False,
+        )
+    except Enough:
+        found = None
+    row = {"peak_memory_gib": peak_memory()}
+    if found is not None:
+        row |= {"samples": found.n_samples, "bound": found.mass_error_upper}
+        row |= {"converged": found.converged, "heights": digest(found.heights)}
+    if args.size == 2:
+        row |= network()
+    print(json.dumps(row))
+
+
+def steps(log):
+    """Return the steps that a file holds; one that was made again after a stop stands once."""
+    found = {}
+    if log.is_file():
+        for line in log.read_text().splitlines():
+            record = json.loads(line)
+            found[record["stage"], record["step"], record["samples"]] = record
+    return list(found.values())
+
+
+def enough(log, until):
+    """Whether a solve has made the steps of a stage that it does at least."""
+    wanted = {"settle": 1, "grow": 1}[until]
+    return sum(r["stage"] == until for r in steps(log)) >= wanted
 
 
 def network():
@@ -105,112 +183,451 @@ def network():
     return {"message_seconds": took[0], "bytes_a_second": sent / took[1]}
 
 
-def cost(args):
-    """Print a line for every n, and the fitted exponents; each n in a process of its own."""
-    rows = []
-    for n in args.n:
-        command = [sys.executable, __file__, "one", "--n", str(n), "--d", str(args.d)]
-        command += ["--tol", str(args.tol), "--seed", str(args.seed)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(json.dumps(row(args, "cost", n=n) | rows[-1]), flush=True)
-    if len(args.n) < 3:
-        return
-    x = np.log(args.n[1:])
-    fitted = {
-        name: float(np.polyfit(x, np.log([r[name] for r in rows[1:]]), 1)[0])
-        for name in ("processor_seconds", "samples", "scores")
-    }
-    print(json.dumps(row(args, "exponents", n=args.n[1:]) | fitted))
+def block_samples(n, d):
+    """Return how many samples a block of such a problem holds."""
+    from aeot.solvers.problem import standardise
+    from aeot.solvers.scorer import Scorer
+    from aeot.solvers.solve import choose_split
+
+    y = torch.rand(n, d, generator=aeot.generator(0))
+    problem = standardise(aeot.UniformBox(dim=d), y, torch.full((n,), 1 / n).double(), 0)
+    return Scorer(problem, split=choose_split(problem.law, n, d)).block_samples
 
 
-def ranks(args):
-    """Print a line for every number of processes."""
-    for n in args.n:
-        first = None
-        for size in args.ranks:
-            store = Path(tempfile.mkdtemp()) / "store"
-            command = [sys.executable, __file__, "rank", "--n", str(n), "--d", str(args.d)]
-            command += ["--tol", str(args.tol), "--seed", str(args.seed), "--size", str(size)]
-            command += ["--store", str(store), "--rank"]
-            running = [
-                subprocess.Popen([*command, str(k)], stdout=subprocess.PIPE, text=True)
-                for k in range(size)
-            ]
-            found = [json.loads(p.communicate()[0].splitlines()[-1]) for p in running]
-            slowest = max(found, key=lambda r: r["processor_seconds"])
-            assert len({r["heights"] for r in found}) == 1
-            first = first or slowest
-            told = {
-                "ranks": size,
-                "efficiency": first["processor_seconds"] / size / slowest["processor_seconds"],
-                "same_heights": slowest["heights"] == first["heights"],
-            }
-            print(json.dumps(row(args, "ranks", n=n) | told | slowest), flush=True)
+def solve(args):
+    """Write a row for every number of sites and of processes."""
+    heights = {}
+    for row in rows(args.rows):
+        if row["part"] == "solve":
+            heights[tuple(row[k] for k in SETTINGS[1:5])] = row["heights"]
+    for n, d, size in [(n, d, size) for n in args.n for d in args.d for size in args.ranks]:
+        head = {"part": "solve", "n": n, "d": d, "tol": args.tol, "seed": args.seed, "ranks": size}
+        if there(args.rows, head):
+            continue
+        keep = Path(args.keep) / f"{n}-{d}-{args.tol:g}-{args.seed}-{size}"
+        command = [
+            sys.executable,
+            __file__,
+            "one",
+            "--n",
+            str(n),
+            "--d",
+            str(d),
+            "--size",
+            str(size),
+        ]
+        command += ["--tol", str(args.tol), "--seed", str(args.seed), "--keep", str(keep)]
+        command += [
+            "--memory",
+            str(args.memory),
+            "--store",
+            str(Path(tempfile.mkdtemp()) / "store"),
+        ]
+        command += ["--until", args.until] if args.until else []
+        running = [
+            subprocess.Popen([*command, "--rank", str(k)], stdout=subprocess.PIPE, text=True)
+            for k in range(size)
+        ]
+        try:
+            told = [p.communicate()[0] for p in running]
+        except KeyboardInterrupt:
+            for p in running:  # each keeps what it has
+                p.send_signal(signal.SIGTERM)
+            told = [p.communicate()[0] for p in running]
+        if any(p.returncode for p in running):
+            raise SystemExit("a process ended early; the same command goes on")
+        found = [json.loads(text.splitlines()[-1]) for text in told]
+        logs = [steps(keep / f"steps-{k}.jsonl") for k in range(size)]
+        spent = [sum(r["processor"] for r in log) for log in logs]
+        slowest = int(np.argmax(spent))
+        row = {**head, "memory": args.memory, "processor_seconds": spent[slowest]}
+        row |= {"seconds": sum(r["seconds"] for r in logs[slowest])}
+        row |= {k: sum(r[k] for r in logs[slowest]) for k in ("bytes", "messages")}
+        row |= found[slowest]
+        peaks = [r["peak_gib"] for log in logs for r in log]
+        row["peak_memory_gib"] = max(peaks + [f["peak_memory_gib"] for f in found])
+        row |= {"foreseen_gib": foreseen(n, d, args.memory, size), "block": block_samples(n, d)}
+        row["steps"] = passes(logs[slowest])
+        if "heights" not in row:
+            row |= {"part": "begun", "samples": logs[0][-1]["samples"]}
+        else:
+            first = heights.setdefault((n, d, args.tol, args.seed), row["heights"])
+            assert first == row["heights"], f"{size} processes find other heights"
+        write(args.rows, row)
 
 
-def row(args, part, n):
-    """Return what every line begins with."""
-    made = {"part": part, "n": n, "d": args.d, "tol": args.tol, "seed": args.seed}
-    return made | {"version": aeot.__version__, "environment": environment()}
+def passes(log):
+    """Return stage, samples and processor seconds of every step."""
+    ends = [0, *(r["samples"] for r in log)]
+    return [
+        [r["stage"], r["samples"] - before, round(r["processor"], 3)]
+        for r, before in zip(log, ends, strict=False)
+    ]
 
 
-def model(args):
-    """Foretell processor seconds of a rank from the rows of `ranks`.
+def timed(call, *arguments, **options):
+    """Return what a call returns, and its processor seconds."""
+    begun = time.process_time()
+    found = call(*arguments, **options)
+    return found, time.process_time() - begun
 
-    A solve of n sites on K ranks takes a n^2 / K + b n processor seconds of each: scores are
-    shared, steps of n numbers are made by all. a and b come from the rows of one n with the fewest
-    and with the most ranks. Messages cost their number times the measured time of a small one, and
-    their bytes, which grow with n, at the measured pace, by the ring that gloo and NCCL use.
+
+def hierarchy(args):
+    """Write rows for every problem: the map onto clusters first, the optimal one, and starts."""
+    torch.set_num_threads(1)
+    flat, tree = aeot.solve_semidiscrete, aeot.solve_hierarchical
+    for n, d in [(n, d) for n in args.n for d in args.d]:
+        head = {"part": "tree", "n": n, "d": d, "tol": args.tol, "seed": args.seed, "ranks": 1}
+        both = {**head, "part": "hierarchy"}
+        if there(args.rows, head if args.only_tree else both):
+            continue
+        source, y = aeot.UniformBox(dim=d), clustered(n, d, args.seed)
+        how = {"tol": args.tol, "seed": args.seed}
+        flat(source, clustered(600, d, 1), tol=0.2, progress=False)
+        tree(source, clustered(600, d, 1), tol=0.2)
+        parts, spent = timed(tree, source, y, **how)
+        own = torch.bincount(parts.labels)
+        share = torch.bincount(parts.labels, weights=parts.inside.masses)  # of the source
+        k, size = len(own), float(share @ own.double())
+        scores = parts.coarse.n_samples * k + parts.inside.n_samples * (k + size)
+        points = source.sample(1 << 16, generator=aeot.generator(args.seed, "costs")).double()
+        row = {"clusters": k, "seconds": spent, "samples": parts.n_samples, "scores": scores}
+        row |= {"bound": parts.mass_error_upper, "converged": parts.converged}
+        row |= {"cost": parts.cost(points), "peak_memory_gib": peak_memory()}
+        if not there(args.rows, head):
+            write(args.rows, {**head, **row})
+        if args.only_tree:
+            continue
+        best, spent = timed(flat, source, y, **how, progress=False)
+        row = {f"tree_{name}": value for name, value in row.items()}
+        row |= {"seconds": spent, "samples": best.n_samples, "scores": best.n_samples * n}
+        row |= {"bound": best.mass_error_upper, "converged": best.converged}
+        brenier = best.map()
+        row["cost"] = float((points - brenier(points).double()).square().sum(1).mean() / 2)
+        row["other_cell"] = float((parts.cell(points) != brenier.cell(points)).double().mean())
+        warm, spent = timed(flat, source, y, init=parts.heights, **how, progress=False)
+        row |= {"warm_seconds": spent, "warm_samples": warm.n_samples}
+        row |= {"warm_error": next(r["error"] for r in warm.history if r["error"] is not None)}
+        again = {**how, "seed": args.seed + 1, "progress": False}
+        perfect, spent = timed(flat, source, y, init=best.heights, **again)
+        row |= {"perfect_seconds": spent, "perfect_samples": perfect.n_samples}
+        write(args.rows, {**both, **row})
+
+
+def pruning(args):
+    """Write a row for every problem: what is left to be scored where groups of sites are skipped.
+
+    Sites lie in a tree of balls, split at the median of the widest direction down to `leaf`. A
+    group with centre c, radius r and reference point p of the source cannot win at x where
+    <x, c> + max_i(h_i + <p, y_i - c>) + |x - p| r is below a score that is known. The score known
+    is the best one: what any search by such bounds has to look at, at least.
     """
-    rows = [json.loads(line) for line in Path(args.rows).read_text().splitlines()]
-    rows = [r for r in rows if r["part"] == "ranks"]
-    n = max(r["n"] for r in rows)
-    rows = sorted((r for r in rows if r["n"] == n), key=lambda r: r["ranks"])
-    one, two, most = rows[0], next(r for r in rows if r["ranks"] == 2), rows[-1]
-    t, size = one["processor_seconds"], most["ranks"]
-    shared = (t - most["processor_seconds"]) / (1 - 1 / size)
-    a, b = shared / n**2, max(t - shared, 0.0) / n
-    sent = two["bytes_sent"] / n  # of two ranks: half of what many send
-    print(f"from n = {n}: {shared:.3g} of {t:.3g} processor seconds are shared, the rest is not")
-    print("n         ranks  seconds    efficiency  of it messages")
-    for sites in (100_000, 1_000_000, 10_000_000):
-        alone = a * sites**2 + b * sites
-        for many in (1, 8, 64, 1024):
-            talk = 0.0
-            if many > 1:
-                talk = two["messages"] * two["message_seconds"]
-                talk += 2 * sent * sites * (many - 1) / many / two["bytes_a_second"]
-            total = a * sites**2 / many + b * sites + talk
-            print(f"{sites:<10}{many:<7}{total:<11.4g}{alone / many / total:<12.3f}{talk:.3g}")
+    torch.set_num_threads(1)
+    for n, d in [(n, d) for n in args.n for d in args.d]:
+        head = {"part": "pruning", "n": n, "d": d, "tol": 0.3, "seed": args.seed, "ranks": 1}
+        if there(args.rows, head):
+            continue
+        source, y = aeot.UniformBox(dim=d), clustered(n, d, args.seed)
+        found = aeot.solve_semidiscrete(source, y, tol=0.3, seed=args.seed, progress=False)
+        x = source.sample(512, generator=aeot.generator(args.seed, "pruning")).double().numpy()
+        sites, heights = y.numpy(), found.heights.double().numpy()
+        cells = found.cell_centroids.double().numpy()
+        best = (x @ sites.T + heights).max(1)
+        row = dict(head)
+        for leaf in (8, 32, 128):
+            groups = halved(sites, cells, leaf)
+            looked = np.zeros(len(x))
+            for own in groups:
+                bound = bounds(x, sites[own], heights[own], cells[own])
+                looked += 1 + len(own) * (bound >= best)
+            row[f"looked_{leaf}"] = float(looked.mean())
+        row["looked"] = min(row[f"looked_{leaf}"] for leaf in (8, 32, 128))
+        many = source.sample(1 << 14, generator=aeot.generator(args.seed, "pruning times"))
+        for engine in ("kdtree", "numba"):
+            brenier = found.map(engine=engine)
+            brenier.cell(many)  # compiles
+            row[f"{engine}_seconds"] = timed(brenier.cell, many)[1] / len(many)
+        write(args.rows, row)
+
+
+def halved(sites, cells, leaf):
+    """Return the indices of groups of at most `leaf` sites, near to each other."""
+    groups, waiting = [], [np.arange(len(sites))]
+    where = (sites - sites.mean(0)) / sites.std()
+    where = np.concatenate([where, (cells - cells.mean(0)) / cells.std()], 1)
+    while waiting:
+        own = waiting.pop()
+        if len(own) <= leaf:
+            groups.append(own)
+            continue
+        axis = where[own].std(0).argmax()
+        order = own[where[own, axis].argsort(kind="stable")]
+        waiting += [order[: len(own) // 2], order[len(own) // 2 :]]
+    return groups
+
+
+def bounds(x, sites, heights, cells):
+    """Return what the scores of a group cannot exceed at points x."""
+    c, p = sites.mean(0), cells.mean(0)
+    radius = np.linalg.norm(sites - c, axis=1).max()
+    return x @ c + (heights + (sites - c) @ p).max() + np.linalg.norm(x - p, axis=1) * radius
+
+
+def rows(path):
+    """Return the rows that a file holds."""
+    path = Path(path)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def there(path, head):
+    """Whether a file holds a row of these settings."""
+    return any(all(row.get(k) == head[k] for k in SETTINGS) for row in rows(path))
+
+
+def write(path, row):
+    """Add a row to a file, and print it."""
+    row |= {"version": aeot.__version__, "environment": environment()}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with Path(path).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(
+        json.dumps({k: v for k, v in row.items() if k not in ("steps", "environment")}), flush=True
+    )
+
+
+def exponent(found, name):
+    """Return the power of n with which something grows, the smallest n left out."""
+    x, y = (np.log([row[k] for row in found[1:]]) for k in ("n", name))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+class Model:
+    """Foretells processor seconds of a rank: a n^2 / K + b n / K + c n.
+
+    The first is scores, the second what is done for each of a rank's samples, the third what all
+    ranks do alike: steps of n numbers. Seconds are relative errors' least squares, none below zero.
+    """
+
+    def __init__(self, found):
+        n, size, spent = (
+            np.array([row[k] for row in found], float) for k in ("n", "ranks", "processor_seconds")
+        )
+        parts = np.stack([n**2 / size, n / size, n], 1)
+        self.parts = scipy.optimize.nnls(parts / spent[:, None], np.ones(len(n)))[0]
+
+    def __call__(self, n, size=1):
+        """Return the processor seconds."""
+        return float(self.parts @ [n**2 / size, n / size, n])
+
+    def alike(self, n):
+        """Return those of what all ranks do alike."""
+        return float(self.parts[2] * n)
+
+
+def simulated(model, n, size, like, two):
+    """Return seconds of one of so many ranks, and of them what messages take.
+
+    Every step of the solve `like` is made with its samples for each site, in whole blocks: the rank
+    with most of them is waited for. Messages go along a tree, their bytes round a ring.
+
+    Args:
+        model: Of processor seconds.
+        n: Number of sites.
+        size: Of ranks.
+        like: The row of a solve.
+        two: The row of a solve by two ranks, which knows what messages cost.
+    """
+    shared = model(n) - model.alike(n)
+    drawn = sum(samples for _, samples, _ in like["steps"])
+    total = model.alike(n)
+    for _, samples, _ in like["steps"]:
+        blocks = max(1, round(samples / like["n"] * n / like["block"]))
+        total += shared * samples / drawn * -(-blocks // size) / blocks
+    talk = 0.0
+    if size > 1:
+        talk = two["messages"] * two["message_seconds"] * np.log2(size)
+        talk += two["bytes"] / two["n"] * n * 2 * (size - 1) / size / two["bytes_a_second"]
+    return total + talk, talk
+
+
+def report(args):
+    """Print what the rows say, and draw it."""
+    every = rows(args.rows)
+    kinds = defaultdict(list)
+    for row in sorted(every, key=lambda r: (r["d"], r["n"], r["ranks"])):
+        kinds[row["part"]].append(row)
+    for d in sorted({row["d"] for row in kinds["solve"]}):
+        of_solves(
+            [r for r in kinds["solve"] if r["d"] == d], [r for r in kinds["begun"] if r["d"] == d]
+        )
+    if kinds["tree"]:
+        of_hierarchies(kinds["tree"], kinds["hierarchy"])
+    if kinds["pruning"]:
+        print("\nsites looked at by each sample, of n: at least, by bounds for balls")
+        for d in sorted({row["d"] for row in kinds["pruning"]}):
+            found = [r for r in kinds["pruning"] if r["d"] == d]
+            told = ", ".join(f"{r['n']}: {r['looked'] / r['n']:.3f}" for r in found)
+            grown = [exponent(found, k) for k in ("looked", "kdtree_seconds", "numba_seconds")]
+            grown = ", ".join(f"{x:.2f}" for x in grown) if len(found) > 2 else "-"
+            print(f"d = {d}: {told}; exponents of sites, kd-tree, numba: {grown}")
+    draw(kinds, args.figure)
+    print(args.figure)
+
+
+def of_solves(found, begun):
+    """Print the solves of one dimension."""
+    alone = [row for row in found if row["ranks"] == 1]
+    print(f"\nsolves, d = {found[0]['d']}, tol = {found[0]['tol']}")
+    print("n        ranks  processor s  samples/n  bound    GiB    foreseen  MB sent  messages")
+    for r in found:
+        print(
+            f"{r['n']:<9}{r['ranks']:<7}{r['processor_seconds']:<13.4g}"
+            f"{r['samples'] / r['n']:<11.4g}{r['bound']:<9.3g}{r['peak_memory_gib']:<7.3g}"
+            f"{r['foreseen_gib']:<10.3g}{r['bytes'] / 1e6:<9.4g}{r['messages']}"
+        )
+    if len(alone) < 4:
+        return
+    told = {k: round(exponent(alone, k), 2) for k in ("processor_seconds", "samples")}
+    print(f"exponents from n = {alone[1]['n']} on: {told}")
+    largest = max(row["n"] for row in found)
+    known = [row for row in found if row["n"] < largest]
+    model = Model(known)
+    print(f"model from n < {largest}: a n^2 / K + b n / K + c n, {model.parts.tolist()}")
+    for r in found:
+        guess = model(r["n"], r["ranks"])
+        print(
+            f"{r['n']:<9}{r['ranks']:<7}measured {r['processor_seconds']:<10.4g}model {guess:.4g}"
+        )
+    for r in begun:
+        print(foretold(r, alone[-1], model))
+    two = [row for row in found if row["ranks"] == 2]
+    if not two:
+        return
+    model = Model(found)
+    print("n          ranks  seconds    efficiency  of it messages   (simulated)")
+    for n in (100_000, 1_000_000, 10_000_000):
+        for size in (1, 8, 64, 1024):
+            total, talk = simulated(model, n, size, alone[-1], two[-1])
+            print(f"{n:<11}{size:<7}{total:<11.4g}{model(n) / size / total:<12.3f}{talk:.3g}")
+
+
+def foretold(row, like, model):
+    """Return what a solve that was stopped took so far, and would take in all."""
+    n, size = row["n"], row["ranks"]
+    rates = defaultdict(list)
+    for source, scores in ((row, "here"), (like, "there")):
+        for stage, samples, spent in source["steps"]:
+            kind = "lists" if stage in LISTED else "counts"
+            if samples:
+                work = samples * source["n"] / source["ranks"]
+                rates[scores, kind].append((work, spent))
+    rate = {key: sum(s for _, s in v) / sum(w for w, _ in v) for key, v in rates.items()}
+    slower = rate["here", "lists"] / rate["there", "lists"] if ("here", "lists") in rate else 1.0
+    whole = sum(
+        samples
+        / like["n"]
+        * n
+        * n
+        / size
+        * slower
+        * rate["there", "lists" if s in LISTED else "counts"]
+        for s, samples, _ in like["steps"]
+    )
+    done = ", ".join(f"{stage} {spent:.4g} s" for stage, _, spent in row["steps"])
+    return (
+        f"n = {n}, {size} ranks, stopped: {row['processor_seconds']:.4g} s of each rank ({done}), "
+        f"{row['peak_memory_gib']:.3g} GiB each (foreseen {row['foreseen_gib']:.3g}); a score of a "
+        f"list takes {slower:.2f} times that at n = {like['n']}: {whole:.4g} s of each in all, "
+        f"the model says {model(n, size):.4g}"
+    )
+
+
+def of_hierarchies(trees, found):
+    """Print maps onto clusters first, and those that were solved globally, too."""
+    print("\nclusters first, then sites inside: processor seconds, scores / n^2, |x - T(x)|^2 / 2")
+    for r in trees:
+        told = f"{r['seconds']:.4g} s, {r['scores'] / r['n'] ** 2:.3g}, {r['cost']:.5g}"
+        print(f"n = {r['n']}, d = {r['d']}, {r['clusters']} clusters: {told}, <= {r['bound']:.3g}")
+    for r in found:
+        print(
+            f"n = {r['n']}, d = {r['d']}: the optimal map {r['seconds']:.4g} s, "
+            f"{r['scores'] / r['n'] ** 2:.3g}, {r['cost']:.5g}; {r['other_cell']:.0%} of the "
+            f"source go to other sites; samples a site from nothing {r['samples'] / r['n']:.1f}, "
+            f"from the map of clusters (error {r['warm_error']:.3f}) "
+            f"{r['warm_samples'] / r['n']:.1f}, from a solution {r['perfect_samples'] / r['n']:.1f}"
+        )
+    for d in sorted({r["d"] for r in trees}):
+        some = [r for r in trees if r["d"] == d]
+        if len(some) > 2:
+            told = [f"{name} {exponent(some, name):.2f}" for name in ("seconds", "scores")]
+            print(f"exponents of clusters first, d = {d}: {', '.join(told)}")
+
+
+def draw(kinds, path):
+    """Draw growth: seconds against n, and sites looked at against n."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    curves = defaultdict(list)
+    for r in kinds["solve"]:
+        name = "one process" if r["ranks"] == 1 else f"each of {r['ranks']}"
+        curves[f"global, d = {r['d']}, {name}"].append((r["n"], r["processor_seconds"]))
+    for r in kinds["tree"]:
+        curves[f"clusters first, d = {r['d']}"].append((r["n"], r["seconds"]))
+    for name, points in curves.items():
+        left.loglog(*zip(*points, strict=True), marker="o", ms=3, label=name)
+    left.set(title="a certified map", xlabel="sites", ylabel="processor seconds")
+    left.legend(fontsize=7)
+    for d in sorted({r["d"] for r in kinds["pruning"]}):
+        points = [(r["n"], r["looked"] / r["n"]) for r in kinds["pruning"] if r["d"] == d]
+        right.loglog(*zip(*points, strict=True), marker="o", ms=3, label=f"d = {d}")
+    right.axhline(1.0, color="grey", lw=0.8, ls=":")
+    right.set(title="what bounds leave to be scored", xlabel="sites", ylabel="share of the sites")
+    right.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
 
 
 def main():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
-    for name in ("cost", "ranks", "one", "rank"):
+    for name in ("solve", "hierarchy", "pruning", "report", "one"):
         part = parts.add_parser(name)
-        several = name in ("cost", "ranks")
-        part.add_argument("--n", type=int, nargs="+" if several else None, default=[4000])
-        part.add_argument("--d", type=int, default=16)
+        several = "+" if name != "one" else None
+        if name != "one":
+            part.add_argument("--rows", default=str(RESULTS / "scale.jsonl"))
+        if name == "report":
+            part.add_argument("--figure", default=str(RESULTS / "scale.png"))
+            continue
+        part.add_argument("--n", type=int, nargs=several, default=[1000, 2000, 4000, 8000])
+        part.add_argument("--d", type=int, nargs=several, default=[16])
         part.add_argument("--tol", type=float, default=0.1)
         part.add_argument("--seed", type=int, default=0)
-        if name == "ranks":
-            part.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-        if name == "rank":
-            for option in ("--rank", "--size"):
-                part.add_argument(option, type=int)
+        if name in ("solve", "one"):
+            part.add_argument("--memory", type=int, default=1 << 28, help="bytes for scores")
+            part.add_argument("--until", choices=("settle", "grow"), help="end after such a step")
+            part.add_argument("--keep", default="out/bench_scale", help="where solves go on from")
+        if name == "hierarchy":
+            part.add_argument("--only-tree", action="store_true", help="without the optimal map")
+        if name == "solve":
+            part.add_argument("--ranks", type=int, nargs="+", default=[1])
+        if name == "one":
+            part.add_argument("--rank", type=int)
+            part.add_argument("--size", type=int)
             part.add_argument("--store")
-    part = parts.add_parser("model")
-    part.add_argument("rows", help="what `ranks` printed")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if args.part == "one":
-        torch.set_num_threads(1)
-        print(json.dumps(solved(args.n, args.d, args.tol, args.seed)))
-        return
-    {"cost": cost, "ranks": ranks, "rank": rank, "model": model}[args.part](args)
+    if args.part == "solve":
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    calls = {
+        "solve": solve,
+        "hierarchy": hierarchy,
+        "pruning": pruning,
+        "report": report,
+        "one": one,
+    }
+    calls[args.part](args)
 
 
 if __name__ == "__main__":

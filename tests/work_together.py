@@ -90,6 +90,8 @@ def few():
     found["torch"] = told(torch_way)
     near = torch.cat([normal(60, 5), normal(60, 5) + 1e-5])
     found["twins"] = told(solve(aeot.Sampler(clumps, dim=5), near, tol=0.12))
+    tree = aeot.solve_hierarchical(box, y, masses / masses.sum(), clusters=12, tol=0.15)
+    found["tree"] = [told(s) for s in (tree.coarse, tree.inside)]
     found["trained"] = trained()
     return found
 
@@ -172,8 +174,6 @@ def many():
     found["update"] = told(after)
     classes = aeot.solve_conditional(box, y, [0] * 80 + [1] * 120, tol=0.1)
     found["classes"] = [told(s) for s in classes.solutions]
-    tree = aeot.solve_hierarchical(box, y[:60], clusters=3, tol=0.15)
-    found["tree"] = [told(s) for s in (tree.coarse, *tree.parts)]
     estimator = aeot.SemiDiscreteOT(tol=0.1, random_state=0).fit(y)
     found["estimator"] = digest(torch.from_numpy(estimator.heights_))
     return found
@@ -226,8 +226,17 @@ def trained_all(steps=100):
     found["GLANN"] = losses(aeot.GLANN(latent_dim=2, batch_size=9).fit(ring, steps=steps))
     found["IMLE"] = losses(aeot.IMLE(batch_size=9).fit(ring, steps=steps))
     found["FlowMatching"] = losses(aeot.FlowMatching(hidden=8, batch_size=9).fit(ring, steps=steps))
-    low = aeot.Autoencoder(latent_dim=2, batch_size=10, precision="bfloat16")
-    found["bfloat16"] = losses(low.fit(ring, steps=steps))
+    low = aeot.Autoencoder(latent_dim=2, batch_size=10, precision="float32")
+    found["two numbers"] = losses(low.fit(ring, steps=steps))
+    return found
+
+
+def rounded():
+    """Return what the same networks come to in bfloat16, after some steps and after many."""
+    ring, found = aeot.data.toy("ring", 64), {}
+    for steps in (2, 20):
+        low = aeot.Autoencoder(latent_dim=2, batch_size=10, precision="bfloat16")
+        found[steps] = losses(low.fit(ring, steps=steps))
     return found
 
 

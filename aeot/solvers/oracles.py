@@ -13,7 +13,7 @@ import torch
 from aeot import _loop, _ranks
 from aeot.geometry.diagram import laplacian
 from aeot.search.engines import Engine
-from aeot.search.planes import CandidateLists, Edges
+from aeot.search.planes import LOW, CandidateLists, Edges
 from aeot.solvers.laplacian import Laplacian
 from aeot.solvers.minimize import Evaluation
 from aeot.solvers.problem import Problem
@@ -78,7 +78,7 @@ class Bank:
         _ranks.total(counts)
         total = _ranks.added(values)
         masses = counts.to(torch.float64) / m
-        nu = self.problem.masses.to(masses)
+        nu = self.problem.target(masses)
         hessian = None
         if window is not None:
             edges = everyones(edges, self.engine, heights.device)
@@ -228,4 +228,5 @@ def best_gaps(
     (nearest,) = _ranks.joined(nearest)
     nearest = nearest.topk(8, dim=0, largest=False, sorted=True).values
     index = torch.from_numpy(rank - 1).to(heights.device)
-    return nearest.gather(0, index[None])[0].to(torch.float64)
+    rise = nearest.gather(0, index[None])[0].to(torch.float64)
+    return torch.where(rise < -LOW / 2, rise, 0.0)  # some sites may win none of these samples

@@ -159,6 +159,10 @@ class Problem:
             return (shifted / factor).to(torch.float32)
         return torch.linalg.solve(factor, shifted.T).T.to(torch.float32)
 
+    def target(self, cell_masses: torch.Tensor) -> torch.Tensor:
+        """Return the masses wanted (n,), where a sample gives the cells these (n,)."""
+        return self.masses.to(cell_masses)
+
     def decide(
         self, points: torch.Tensor, heights: torch.Tensor, k: int = 1, *, engine: str = "auto"
     ) -> tuple[torch.Tensor, torch.Tensor]:

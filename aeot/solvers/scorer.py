@@ -55,7 +55,7 @@ def _longest(rows: torch.Tensor) -> float:
 def _parts(engine: Engine, sites: torch.Tensor, memory: int) -> PartsEngine | None:
     # The engine where ranks share the sites: each holds its tiles, and scores all blocks.
     columns = padded_columns(len(sites))
-    if engine.NAME != "numba" or not 1 < _ranks.size() <= columns // (16 * WIDTH):
+    if not hasattr(engine, "part_winners") or not 1 < _ranks.size() <= columns // (16 * WIDTH):
         return None
     wish = 4 * columns * sites.shape[1] > memory
     return cast("PartsEngine", engine) if any(_ranks.everyones(wish)) else None
@@ -66,12 +66,14 @@ class Scorer:
 
     Args:
         problem: In standard coordinates.
-        engine: See `aeot.search.engines.top_k`.
+        engine: See `aeot.search.engines.top_k`; or one that has its functions.
         split: m, how many first halves meet how many second halves; 1 for independent samples,
             as always where the engine saves nothing by it.
         memory: Bytes that the scores in flight may take; rounding aside, it changes no result.
             None: `default_memory`. Several ranks whose sites take more hold a part of them each.
         threads: Worker threads; torch's setting if left out. It changes no result.
+        rows: Of a block; chosen by the number of sites if left out.
+        shared: Whether several ranks may hold a part of the sites each.
 
     Attributes:
         engine: The module of the engine, `aeot.search.engines.Engine`.
@@ -80,21 +82,26 @@ class Scorer:
         columns: Number of sites, filled up to whole tiles.
         own: Which sites this rank holds: all, or whole tiles of them where ranks share the sites.
         parts: The engine, where they do.
+        sorts: Whether samples on a line are decided by sorting the sites.
     """
+
+    sorts = True
 
     def __init__(
         self,
         problem: Problem,
         *,
-        engine: str = "auto",
+        engine: str | Engine = "auto",
         split: int = 1,
         memory: int | None = None,
         threads: int | None = None,
+        rows: int | None = None,
+        shared: bool = True,
     ) -> None:
         memory = default_memory(problem.sites.device) if memory is None else memory
         self.problem, self.memory = problem, memory
         n, d = problem.sites.shape
-        self.engine = bind(engine, problem.sites)
+        self.engine = bind(engine, problem.sites) if isinstance(engine, str) else engine
         self.split = split = split if self.engine.HALVES else 1
         # Powers of two near 16 MB of scores: fixed by n, whatever the memory. A GPU wants work for
         # all of its processors.
@@ -102,6 +109,7 @@ class Scorer:
         self.rows = int(2 ** min(max(power, 8), 9 if split > 1 else 12))
         if problem.sites.device.type == "cuda":
             self.rows = 1 << (14 if split > 1 else 17)
+        self.rows = rows or self.rows
         self.block_samples = self.rows * split
         # Interleaved halves: with sorted principal axes both carry the same spread.
         order = torch.cat([torch.arange(0, d, 2), torch.arange(1, d, 2)])
@@ -110,7 +118,7 @@ class Scorer:
         self._short = False  # of memory
         self._kept: dict[tuple[str, int], Block] = {}
         self.own, self.columns = slice(0, n), padded_columns(n)
-        self.parts = _parts(self.engine, problem.sites, memory)
+        self.parts = _parts(self.engine, problem.sites, memory) if shared else None
         if self.parts is not None:
             some = _ranks.part(range(self.columns), 16 * WIDTH)
             self.own = slice(some.start, min(some.stop, n))
@@ -191,11 +199,11 @@ class Scorer:
             doubts: Name the samples that `Problem.decide` might decide otherwise. On a line
                 there are none, and sites are all that is told.
         """
-        if doubts and self.problem.sites.shape[1] == 1:
+        if doubts and self.problem.sites.shape[1] == 1 and self.sorts:
             yield from self._on_line(heights, stage, blocks)
             return
         h = self.engine.raised(self.planes, heights[self.own])
-        slack_of = self._slack(heights) if doubts else lambda block: None
+        slack_of = self.slack(heights) if doubts else lambda block: None
         share, parts = _CERTIFIED if doubts else _PREPARED, self.parts
         if parts is not None:
 
@@ -236,9 +244,11 @@ class Scorer:
 
         yield from self._each(work, stage, blocks, _CERTIFIED)
 
-    def _slack(self, heights: torch.Tensor) -> Callable[[Block], torch.Tensor]:
-        # How far the scores of the samples of each row may be from those that the caller's sites
-        # and heights give in float64.
+    def slack(self, heights: torch.Tensor) -> Callable[[Block], torch.Tensor]:
+        """Return what says how far the scores of a block may be off.
+
+        From those that the caller's sites and heights give in float64, for the samples of each row.
+        """
         p = self.problem
         d, reach = p.sites.shape[1], _longest(p.sites)
         centred = _longest(p.caller_sites - p.caller_sites.mean(0))

@@ -213,24 +213,24 @@ def solve_semidiscrete(
     task = Task(problem, scorer, tol, method)
     mark = fingerprint(problem, tol=tol, method=method, engine=scorer.engine.NAME)
     _ranks.agree({"engine": mark["engine"]})
-    keeper = _Keeper(checkpoint, mark)
+    keeper = Keeper(checkpoint, mark)
     try:
         with _loop.Loop("transport", unit="samples", progress=progress) as loop:
             found, outcome = keeper.restored(problem.sites.device), Outcome.STOPPED
             if isinstance(found, State):
                 supply.drawn = found.n_samples
-                state, outcome = _run(task, found, keeper, on_step, loop)
+                state, outcome = run(task, found, keeper, on_step, loop)
             else:
                 begin = _Start(task, found, keeper, on_step, loop)
                 state = begin.run(init if isinstance(init, Beginning) else start, order)
                 if not begin.stopped:
-                    state, outcome = _run(task, state, keeper, on_step, loop)
+                    state, outcome = run(task, state, keeper, on_step, loop)
     except _loop.Stopped as stopped:
         if stopped.heights is not None:
             heights = problem.from_standard(stopped.heights.cpu())
             stopped.heights = heights[place].to(y.device)
         raise
-    return _solution(task, state, outcome, y)
+    return finished(task, state, outcome, y)
 
 
 def is_exact(source: Measure, n: int, method: str = "auto") -> bool:
@@ -300,7 +300,7 @@ class _Start:
         self,
         task: Task,
         kept: Parts | None,
-        keeper: _Keeper,
+        keeper: Keeper,
         on_step: Callable[[dict[str, Any]], bool | None] | None,
         loop: _loop.Loop,
     ) -> None:
@@ -532,7 +532,7 @@ def _steps(method: str, dim: int) -> dict[str, Step]:
     return LINE if method == "newton" and dim == 1 else STEPS[method]
 
 
-class _Keeper:
+class Keeper:
     """Writes the states of a solve, as often as that costs little, and the last one always."""
 
     def __init__(self, path: str | os.PathLike | None, mark: dict[str, Any]) -> None:
@@ -551,6 +551,7 @@ class _Keeper:
         return state
 
     def write(self, state: State | Parts) -> None:
+        """Write a state, on the first rank; or nothing, where there is no checkpoint."""
         if self.path is not None and _ranks.rank() == 0:
             with self.pace.measured():
                 save(self.path, state, self.mark)
@@ -569,14 +570,25 @@ class _Keeper:
         return stopped
 
 
-def _run(
+def run(
     task: Task,
     state: State,
-    keeper: _Keeper,
+    keeper: Keeper,
     on_step: Callable[[dict[str, Any]], bool | None] | None,
     loop: _loop.Loop,
+    *,
+    steps: dict[str, Step] | None = None,
 ) -> tuple[State, Outcome]:
-    """Make steps until the heights are certified, or something else ends the solve."""
+    """Make steps until the heights are certified, or something else ends the solve.
+
+    Args:
+        task: What is solved.
+        state: Before the first step.
+        keeper: Writes checkpoints.
+        on_step: Called with every record.
+        loop: Where progress is shown.
+        steps: The stages, by name; those of the task's method if left out.
+    """
     begun = time.perf_counter() - state.seconds
     written = state if state.history else None
     loop.first = state.n_samples
@@ -594,7 +606,7 @@ def _run(
             return on_step is not None and on_step(record) is True
 
     try:
-        steps = _steps(task.method, task.dim)
+        steps = steps or _steps(task.method, task.dim)
         while state.phase != "done":
             if state.history and exhausted():
                 return state, Outcome.OUT_OF_SAMPLES
@@ -627,7 +639,7 @@ def _run(
     return state, Outcome.CONVERGED
 
 
-def _solution(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -> Solution:
+def finished(task: Task, state: State, outcome: Outcome, sites: torch.Tensor) -> Solution:
     """Carry the best heights and their certificate back to the caller's sites.
 
     Args:

@@ -386,7 +386,7 @@ def _averaged(task: Task, state: State, c: Certificate, m: int) -> State:
     state, bank = task.drawn(state)
     host = task.scorer(state).engine.HOST
     heights, facets = state.heights, state.laplacian(host) / state.edged
-    missing = task.nu - c.cell_masses
+    missing = task.problem.target(c.cell_masses) - c.cell_masses
     step = newton_step(bank, heights, facets, task.nu, missing, state.unit, state.units)
     worth = _worth(task, state, c)
     if worth < 0.7 * state.weight:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aeot.measures import UniformBox
+from aeot.measures import Sampler, UniformBox
 from aeot.solvers.hierarchy import solve_hierarchical
 from aeot.solvers.solve import solve_semidiscrete
 
@@ -42,10 +42,77 @@ def test_it_is_another_map_at_no_lower_cost_and_respects_the_tree(both):
 def test_one_cluster_is_the_optimal_map(both):
     source, sites, masses, _, best = both
     tree = solve_hierarchical(source, sites, masses, clusters=1, tol=0.02)
-    assert len(tree.parts) == 1
+    assert len(tree.coarse.sites) == 1
     x = source.sample(1 << 14, generator=torch.Generator().manual_seed(3))
     same = (tree.cell(x) == best.map().cell(x)).double().mean()
     assert float(same) > 0.9  # both are within 2 % of the masses
+
+
+def test_inside_a_coarse_cell_it_is_the_optimal_map(both):
+    """Solved by itself, from points of the source that lie in the cell."""
+    source, sites, masses, tree, _ = both
+    coarse = tree.coarse.map()
+
+    def inside(n, generator, group=2):
+        x = source.sample(20 * n, generator=generator)
+        return x[coarse.cell(x) == group][:n]
+
+    own = (tree.labels == 2).nonzero()[:, 0]
+    share = masses[own] / masses[own].sum()
+    part = solve_semidiscrete(Sampler(inside, dim=4), sites[own], share, tol=0.02)
+    x = inside(1 << 13, torch.Generator().manual_seed(4))
+    same = own[part.map().cell(x)] == tree.cell(x)
+    assert float(same.double().mean()) > 0.9  # both are within a few per cent of the masses
+    # Potentials, not only cells, up to a constant.
+    apart = (tree.heights[own] - part.heights).std()
+    assert float(apart) < 0.05 * float(part.heights.std())
+
+
+def test_the_order_of_the_sites_and_the_threads_change_nothing(both):
+    source, sites, masses, tree, _ = both
+    order = torch.randperm(len(sites), generator=torch.Generator().manual_seed(5))
+    again = solve_hierarchical(source, sites[order], masses[order], clusters=6, tol=0.04)
+    assert torch.equal(again.heights, tree.heights[order])
+    assert torch.equal(again.labels, tree.labels[order])
+
+
+def test_the_global_solve_may_begin_with_its_heights(both):
+    source, sites, masses, tree, best = both
+    x = source.sample(1 << 14, generator=torch.Generator().manual_seed(6)).double()
+
+    def energy(heights):
+        scores = x @ sites.double().T + heights
+        return float(scores.max(1).values.mean() - masses @ heights)
+
+    least, start = energy(best.heights), energy(tree.heights)
+    nothing = energy(-sites.double().square().sum(1) / 2)
+    assert least < start < least + 0.1 * (nothing - least)
+    warm = solve_semidiscrete(source, sites, masses, tol=0.02, init=tree.heights)
+    assert warm.converged
+
+
+@pytest.mark.parametrize("engine", ["torch", "kdtree"])
+def test_every_engine_finds_it(both, engine):
+    source, sites, masses, tree, _ = both
+    again = solve_hierarchical(source, sites, masses, clusters=6, tol=0.1, engine=engine)
+    assert again.converged
+    assert again.inside.engine == engine
+    assert float((again.heights - tree.heights).std()) < 0.1 * float(tree.heights.std())
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_few_dimensions(dim):
+    sites = torch.randn(50, dim, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    source = UniformBox(dim=dim)
+    tree = solve_hierarchical(source, sites, clusters=5, tol=0.1)
+    x = source.sample(1 << 15, generator=torch.Generator().manual_seed(8)).double()
+    counts = torch.bincount(tree.cell(x), minlength=50) / len(x)
+    assert tree.converged
+    assert float((counts - 0.02).abs().sum()) / 2 < 0.1 + 0.4 * (50 / len(x)) ** 0.5
+    if dim == 1:  # where clusters are intervals no map costs less
+        best = solve_semidiscrete(source, sites).map()
+        cost = float((x - best(x)).square().sum(1).mean() / 2)
+        assert tree.cost(x) == pytest.approx(cost, rel=0.1)
 
 
 def test_bad_arguments():

@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+
+import bench_scale
+import numpy as np
+import pytest
+import torch
+
+
+def test_no_group_that_bounds_skip_holds_the_best_site():
+    rng = np.random.default_rng(0)
+    for d in (2, 16):
+        sites, cells = rng.standard_normal((300, d)), rng.random((300, d))
+        heights, x = rng.standard_normal(300), rng.random((50, d))
+        groups = bench_scale.halved(sites, cells, 16)
+        assert sorted(np.concatenate(groups)) == list(range(300))
+        assert max(map(len, groups)) <= 16
+        for own in groups:
+            best = (x @ sites[own].T + heights[own]).max(1)
+            bound = bench_scale.bounds(x, sites[own], heights[own], cells[own])
+            assert (bound >= best - 1e-12).all()
+
+
+def test_the_model_finds_the_constants_it_was_made_with():
+    a, b, c = 3e-8, 2e-4, 1e-4
+    rows = [
+        {"n": n, "ranks": k, "processor_seconds": a * n**2 / k + b * n / k + c * n}
+        for n in (1000, 4000, 16_000)
+        for k in (1, 2)
+    ]
+    model = bench_scale.Model(rows)
+    assert model.parts == pytest.approx([a, b, c])
+    assert model(10**6, 8) == pytest.approx(a * 1e12 / 8 + b * 1e6 / 8 + c * 1e6)
+
+
+def test_simulated_ranks_wait_for_the_one_with_most_blocks():
+    model = bench_scale.Model(
+        [{"n": n, "ranks": k, "processor_seconds": n**2 / k} for n in (1, 2, 4) for k in (1, 2)]
+    )
+    like = {"n": 10, "block": 10, "steps": [["grow", 50, 1.0]]}
+    two = {"n": 10, "messages": 3, "message_seconds": 1.0, "bytes": 40, "bytes_a_second": 2.0}
+    assert bench_scale.simulated(model, 10, 1, like, two)[0] == pytest.approx(100)
+    total, talk = bench_scale.simulated(model, 10, 2, like, two)  # five blocks: three and two
+    assert talk == pytest.approx(3 + 40 / 2)
+    assert total == pytest.approx(60 + talk)
+
+
+def test_what_two_ranks_send_is_counted(monkeypatch):
+    for name in ("all_reduce", "all_gather", "all_to_all_single"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_, **__: None)
+    traffic, x = bench_scale.Traffic(4), torch.zeros(12)
+    torch.distributed.all_reduce(x)  # of 48 bytes, six quarters
+    torch.distributed.all_gather([x] * 4, x)  # to three others
+    torch.distributed.all_to_all_single(x, x, [3] * 4, [3] * 4)  # all but its own quarter
+    assert (traffic.bytes, traffic.messages) == (72 + 144 + 36, 3)
+
+
+@pytest.mark.slow
+def test_a_small_problem_is_solved_kept_and_reported(tmp_path):
+    rows, figure = str(tmp_path / "rows.jsonl"), str(tmp_path / "scale.png")
+    command = [sys.executable, bench_scale.__file__]
+    small = [
+        "solve",
+        "--n",
+        "300",
+        "--tol",
+        "0.3",
+        "--rows",
+        rows,
+        "--keep",
+        str(tmp_path / "keep"),
+    ]
+    begun = subprocess.run([*command, *small, "--until", "settle"], capture_output=True, text=True)
+    assert begun.returncode == 0, begun.stderr
+    for _ in range(2):  # the second time there is nothing to do
+        done = subprocess.run([*command, *small], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    first, row = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert (first["part"], row["part"]) == ("begun", "solve")
+    assert row["steps"][: len(first["steps"])] == first["steps"]  # it went on
+    assert row["converged"]
+    told = subprocess.run(
+        [*command, "report", "--rows", rows, "--figure", figure], capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    assert "300" in told.stdout
