@@ -8,6 +8,7 @@ is an exact semi-discrete problem in a few hundred unknowns, where no step needs
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,8 @@ def correct(
     """
     order = np.argsort(labels, kind="stable")
     index = torch.from_numpy(order)
-    problem, options = scorer.problem, {"memory": scorer.memory, "threads": scorer.threads}
+    problem = scorer.problem
+    options: dict[str, Any] = {"memory": scorer.memory, "threads": scorer.threads}
     sorted_problem = replace(problem, sites=problem.sites[index.to(problem.sites.device)])
     k = int(labels.max()) + 1
     edges = np.searchsorted(labels[order], np.arange(k + 1))
