@@ -263,14 +263,14 @@ def _seeds_of_runs(plan: dict[str, Any], data: str, n: int) -> dict[int, str]:
     for path in (Path(thing).absolute() for thing in plan.values() if not isinstance(thing, type)):
         run = path if (path / "config.yaml").is_file() else path.parent
         options: dict[str, Any] = read_options(run / "config.yaml") or {}
-        used, seed = options.get("data"), options.get("seed")
+        used, seed = options.get("data", ""), options.get("seed", "")
         if not (isinstance(used, str) and _io.fits(seed, int)):
             continue
         here = _check.path("data", used)
         if not here.exists() or not here.samefile(_check.path("data", data)):
             continue
         summary: dict[str, Any] = read_options(run / "summary.json") or {}
-        counts = [summary.get("rows"), summary.get("held_out_rows")]
+        counts = [summary.get("rows", ""), summary.get("held_out_rows", "")]
         if options.get("rows") is None and _io.fits(counts, list[int]) and sum(counts) != n:
             must = f"be the {sum(counts)} images that {run.name} was fitted to"
             way_out = "fit it anew, or pass data that it has not seen"
