@@ -217,7 +217,7 @@ def _texts(words: list[str], offered: dict[str, inspect.Parameter]) -> dict[str,
     jsonargparse reads some texts as null: null, ~, #1.
     """
     found = {}
-    for word, after in zip(words, [*words[1:], "-"], strict=True):
+    for word, after in zip(words, [*words, "-"][1:], strict=True):
         option, equals, value = word.partition("=")
         if not option.startswith("--"):
             continue

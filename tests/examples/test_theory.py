@@ -408,7 +408,7 @@ def test_the_transport_gives_a_minority_the_share_it_is_told():
 
 
 def test_rendered_digits_are_digits_on_black_under_their_labels():
-    digits = functions("68", SIDE=16)["rendered"](60)
+    digits = functions("68", SIDE=16, FONTS=["DejaVuSans", "cmr10"])["rendered"](60)
     assert digits.shape == (1, 16, 16)
     assert float(digits[:][:, 0, 0, :].mean()) < -0.95  # a border without ink
     ink = [(digits[:][digits.labels == k] + 1).mean() for k in (1, 8)]
