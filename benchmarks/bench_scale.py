@@ -287,9 +287,11 @@ def hierarchy(args):
         tree(source, clustered(600, d, 1), tol=0.2)
         parts, spent = timed(tree, source, y, **how)
         own = torch.bincount(parts.labels)
-        share = torch.bincount(parts.labels, weights=parts.inside.masses)  # of the source
+        share = torch.bincount(parts.labels, weights=parts.masses)  # of the source
         k, size = len(own), float(share @ own.double())
-        scores = parts.coarse.n_samples * k + parts.inside.n_samples * (k + size)
+        scores = parts.coarse.n_samples * k + (parts.n_samples - parts.coarse.n_samples) * (
+            k + size
+        )
         points = source.sample(1 << 16, generator=aeot.generator(args.seed, "costs")).double()
         row = {"clusters": k, "seconds": spent, "samples": parts.n_samples, "scores": scores}
         row |= {"bound": parts.mass_error_upper, "converged": parts.converged}

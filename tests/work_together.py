@@ -91,7 +91,7 @@ def few():
     near = torch.cat([normal(60, 5), normal(60, 5) + 1e-5])
     found["twins"] = told(solve(aeot.Sampler(clumps, dim=5), near, tol=0.12))
     tree = aeot.solve_hierarchical(box, y, masses / masses.sum(), clusters=12, tol=0.15)
-    found["tree"] = [told(s) for s in (tree.coarse, tree.inside)]
+    found["tree"] = [told(s) for s in (tree.coarse, tree._inside)]
     found["trained"] = trained()
     return found
 

@@ -97,7 +97,8 @@ def coupling(
             a torch map-style data set (of rows, or of rows with labels), or a function of the
             site's number. Bytes of images go to [-1, 1]; the sites themselves if left out.
         labels: Class of each row (n,), int64; those of the data set if it has some, else, where
-            classes have maps of their own, these, or their numbers if they are texts.
+            classes have maps of their own, these, or, if they are texts, their places in
+            ``transport.classes``.
         transform: Applied to every row; random ones draw from torch's generator, which is seeded
             for each pair.
         flips: The map has 2 n sites for n rows of data: site n + i is row i with its last axis
@@ -151,7 +152,10 @@ def coupling(
     _check.callback("transform", transform)
     if known is None and isinstance(brenier, ConditionalMap):
         known = _class_labels(brenier)[:rows]
-    pairs = Coupling(brenier, found, _labels(labels, known, rows))
+    given = _labels(labels, known, rows)
+    if given is not None and isinstance(brenier, ConditionalMap):
+        _check_classes(brenier, given)
+    pairs = Coupling(brenier, found, given)
     pairs.transform, pairs.flips = transform, bool(flips)
     pairs.batch_size = None if batch_size is None else _check.integer("batch_size", batch_size)
     if epoch_size is not None:
@@ -354,6 +358,10 @@ class Coupling(IterableDataset):
         epochs = _check.integer("epochs", epochs)
         _check.flag("overwrite", overwrite)
         _io.check_writable(path, kind=_KIND, overwrite=overwrite)
+        if 12 * epochs * self.epoch_size > _check.memory():
+            most = _check.memory() // (12 * self.epoch_size)
+            must = f"be at most {most}: pairs are held in memory until they are written"
+            raise _check.fail("epochs", must, str(epochs), "epochs beyond the file repeat it")
         keys = torch.empty(epochs * self.epoch_size, dtype=torch.int64)
         index = torch.empty(len(keys), dtype=torch.int32)
         number = 0
@@ -484,9 +492,12 @@ class Coupling(IterableDataset):
                 must = "differ from class to class, for a batch to be told whose maps it takes"
                 raise _check.fail("labels", must, "one that two classes share", "leave them out")
             self._known = dict(both)
-        if wanted.shape != (count,) or not {*wanted.tolist()} <= self._known.keys():
-            must = f"be {count} labels among {_check.shown(sorted(self._known))}"
-            raise _check.fail("y1", must, _check.shown(y1))
+        if wanted.shape != (count,):
+            raise _check.fail("y1", f"be {count} labels, one per row", _check.shown(y1))
+        strange = sorted({*wanted.tolist()} - self._known.keys())
+        if strange:
+            must = f"be labels among {_check.shown(sorted(self._known))}"
+            raise _check.fail("y1", must, _check.shown(strange[0]), "Coupling.labels has them")
         return torch.tensor([self._known[label] for label in wanted.tolist()])
 
     def _check_size(self, points: torch.Tensor) -> None:
@@ -741,11 +752,22 @@ def _is_shuffled(data: torch.Tensor, sites: torch.Tensor) -> bool:
 
 
 def _class_labels(brenier: ConditionalMap) -> torch.Tensor:
-    """Return the class of each site (n,), int64: itself where classes are numbers >= 0."""
+    """Return the class of each site (n,), int64: itself where classes are integers."""
     numbers = brenier.labels.cpu()
-    if all(isinstance(name, int) and name >= 0 for name in brenier.classes):
+    if all(isinstance(name, int) for name in brenier.classes):
         return torch.tensor([int(name) for name in brenier.classes])[numbers]
     return numbers
+
+
+def _check_classes(brenier: ConditionalMap, labels: torch.Tensor) -> None:
+    """Refuse labels (n,) that are classes of a map, but others than those it was solved for."""
+    own = _class_labels(brenier)[: len(labels)]
+    wrong = (labels != own).nonzero()[:, 0]
+    if len(wrong) and {*labels.tolist()} <= {*own.tolist()}:
+        row = int(wrong[0])
+        must = f"be the classes that the map was solved for, {int(own[row])} in row {row}"
+        way_out = "leave labels out, and the map's are taken"
+        raise _check.fail("labels", must, str(int(labels[row])), way_out)
 
 
 def _labels(labels: ArrayLike | None, known: torch.Tensor | None, n: int) -> torch.Tensor | None:

@@ -53,39 +53,54 @@ class HierarchicalMap:
         sites: (n, d), the caller's.
         labels: (n,) int64, the cluster of each site.
         coarse: Solution onto the k cluster means.
-        inside: The heights that share each coarse cell among the sites of its cluster, and the
-            certificate of the whole map, on fresh samples. Its own `map` is another one.
         engine: What finds the cell of a point; see `BrenierMap`.
     """
 
     sites: torch.Tensor
     labels: torch.Tensor
     coarse: Solution
-    inside: Solution
+    # What the solve found. Its certificate is of this map, its own `map` would be another one.
+    _inside: Solution = field(repr=False)
     engine: str = "auto"
 
     @property
     def heights(self) -> torch.Tensor:
-        """(n,) float64: those of `inside`, each cluster raised to the coarse map's potential.
+        """(n,) float64: they share each coarse cell among the sites of its cluster.
 
-        They are what this map knows of the optimal one: `solve_semidiscrete` takes them as `init`.
+        Each cluster is raised to the coarse map's potential, which is what this map knows of the
+        optimal one: `solve_semidiscrete` takes them as `init`.
         """
-        return self.inside.heights
+        return self._inside.heights
+
+    @property
+    def masses(self) -> torch.Tensor:
+        """The masses wanted (n,), float64."""
+        return self._inside.masses
 
     @property
     def mass_error_upper(self) -> float:
         """Bound of the total variation between cell masses and target, at 95 %."""
-        return self.inside.mass_error_upper
+        return self._inside.mass_error_upper
 
     @property
     def converged(self) -> bool:
         """Whether the bound is at most `tol`, and no cell is empty."""
-        return self.inside.converged
+        return self._inside.converged
+
+    @property
+    def message(self) -> str:
+        """What the certificate says, and what to change if it does not hold."""
+        return self._inside.message
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """What is promised of the whole map, on fresh samples, as `Solution.certificate`."""
+        return self._inside.certificate | {"n_samples": self.n_samples}
 
     @property
     def n_samples(self) -> int:
         """Source points drawn in all."""
-        return self.coarse.n_samples + self.inside.n_samples
+        return self.coarse.n_samples + self._inside.n_samples
 
     def cell(self, points: ArrayLike) -> torch.Tensor:
         """Return the site that every point (m, d) is sent to, (m,) int64."""
@@ -196,7 +211,7 @@ def solve_hierarchical(
     except _loop.Stopped as stopped:
         raise _loop.Stopped(stopped.number, step, "nothing is kept of it") from None
     tree = HierarchicalMap(y, labels[place], coarse, inside, engine)
-    return replace(tree, inside=replace(inside, heights=_raised(tree, seed)))
+    return replace(tree, _inside=replace(inside, heights=_raised(tree, seed)))
 
 
 def _members(labels: torch.Tensor) -> list[torch.Tensor]:
@@ -431,7 +446,7 @@ def _started(scorer: _Scorer) -> torch.Tensor:
 
 def _raised(tree: HierarchicalMap, seed: int) -> torch.Tensor:
     """Return the heights (n,), each cluster's raised to the coarse potential in its cell."""
-    coarse, source = tree.coarse, tree.inside.source
+    coarse, source = tree.coarse, tree._inside.source
     k, labels = len(coarse.sites), tree.labels.to(tree.sites.device)
     x = source.sample(_SEEN * k, generator=generator(seed, "hierarchy", "raised"))
     x = x.to(tree.sites.device, torch.float64)

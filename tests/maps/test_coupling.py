@@ -457,11 +457,29 @@ def test_a_plan_for_labels_takes_the_maps_of_their_classes(of_classes):
     assert torch.equal(finer.sample_plan_with_labels(x0, x1, None, torch.arange(64) % 40)[1], data)
     with pytest.raises(ValueError, match="y1 must say the class of each row.*guided_sample"):
         pairs.sample_plan(x0, x1)
-    with pytest.raises(ValueError, match=r"y1 must be 64 labels among \[3, 7\]"):
+    with pytest.raises(ValueError, match=r"y1 must be labels among \[3, 7\], got [48]; "):
         pairs.sample_plan_with_labels(x0, x1, None, y1 + 1)
+    with pytest.raises(ValueError, match="y1 must be 64 labels, one per row, got "):
+        pairs.sample_plan_with_labels(x0, x1, None, y1[:5])
     coarse = aeot.coupling(found, labels=torch.zeros(40, dtype=torch.int64))
     with pytest.raises(ValueError, match="labels must differ from class to class"):
         coarse.sample_plan_with_labels(x0, x1, None, 0 * y1)
+
+
+def test_labels_do_not_contradict_the_classes_of_the_map(of_classes):
+    labels, found = of_classes
+    assert torch.equal(aeot.coupling(found, labels=labels).labels, labels)
+    with pytest.raises(ValueError, match="labels must be the classes that the map was solved for"):
+        aeot.coupling(found, labels=10 - labels)  # 7 for 3, 3 for 7
+    with pytest.raises(ValueError, match="labels must be the classes that the map was solved for"):
+        aeot.coupling(found, labels=labels.roll(1))
+    below = aeot.solve_conditional(found.source, normal(40, 3), [-3, 7] * 20, tol=0.1)
+    assert aeot.coupling(below).labels.tolist() == [-3, 7] * 20
+
+
+def test_more_epochs_than_memory_holds_are_refused_by_name(of_classes, tmp_path):
+    with pytest.raises(ValueError, match="epochs must be at most .*, got 1000000000000"):
+        aeot.coupling(of_classes[1]).save_pairs(tmp_path / "pairs", epochs=10**12)
 
 
 def test_guided_loops_of_torchcfm_keep_the_classes(of_classes):

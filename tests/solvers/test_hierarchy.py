@@ -25,6 +25,9 @@ def test_it_preserves_measure(both):
     floor = 0.4 * (60 / len(x)) ** 0.5
     assert tree.converged
     assert error <= tree.mass_error_upper + floor
+    told = tree.certificate
+    assert (told["converged"], told["message"]) == (True, tree.message)
+    assert told["n_samples"] == tree.n_samples > tree.coarse.n_samples
     assert error < 0.1
 
 
@@ -96,7 +99,7 @@ def test_every_engine_finds_it(both, engine):
     source, sites, masses, tree, _ = both
     again = solve_hierarchical(source, sites, masses, clusters=6, tol=0.1, engine=engine)
     assert again.converged
-    assert again.inside.engine == engine
+    assert again._inside.engine == engine
     assert float((again.heights - tree.heights).std()) < 0.1 * float(tree.heights.std())
 
 
