@@ -375,8 +375,9 @@ def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:
             continue
         option, equals, value = word.partition("=")
         if option not in lists:
-            gathered += [word, *([] if equals else rest[:1])]
-            rest = rest if equals else rest[1:]
+            alone = bool(equals) or option == "--print_config"
+            gathered += [word, *([] if alone else rest[:1])]
+            rest = rest if alone else rest[1:]
             continue
         words = [value] if equals else []
         while not equals and rest and not rest[0].startswith("-"):

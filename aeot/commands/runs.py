@@ -31,7 +31,7 @@ def runs(folder: str = "runs") -> str:
         got, way_out = f"{place}, which is none", "aeot fit makes the first run in runs/"
         raise _check.fail("folder", "be a folder of runs", got, way_out)
     records = ("config.yaml", "compare.json", "run.json", "summary.json")
-    found = [p for p in place.iterdir() if any((p / name).is_file() for name in records)]
+    found = [p for p in (place, *place.iterdir()) if any((p / name).is_file() for name in records)]
     rows = [_row(p) for p in sorted(found, key=lambda p: (p.stat().st_mtime, p.name))]
     if not rows:
         return f"no runs in {place}; aeot fit makes the first"
@@ -47,6 +47,8 @@ def _row(run: Path) -> tuple[str, ...]:
     """Return the line of one run; of another kind than a fit, its name and what it is."""
     summary = read_options(run / "summary.json")
     if summary is None:
+        if (run / "summary.json").is_file():
+            return run.name, "damaged: summary.json holds no results"
         kinds = {
             "comparison.json": "comparison, finished: see comparison.md",
             "compare.json": "comparison, not finished: the same command goes on",

@@ -526,6 +526,9 @@ def test_a_printed_config_is_a_config(tmp_path, capsys):
     assert stopped.value.code == 0
     config = capsys.readouterr().out
     assert "latent_dim: 5\n" in config
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--print_config", "--latent-dim", "5"])
+    assert capsys.readouterr().out == config
     (tmp_path / "config.yaml").write_text(config)
     with pytest.raises(SystemExit):
         cli.main(["fit", "--config", str(tmp_path / "config.yaml"), "--print_config"])

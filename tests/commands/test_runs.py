@@ -59,10 +59,18 @@ def test_damaged_records_end_no_list(tmp_path):
     run_in(tmp_path, "a", "summary.json", {"certificate": 3, "seconds": [1], "nearest": None}, 1)
     run_in(tmp_path, "b", "summary.json", [1], 2)
     assert "-" in runs(str(tmp_path))
-    assert "not finished" in runs(str(tmp_path))
+    assert "damaged: summary.json" in runs(str(tmp_path))
 
 
 def test_a_folder_without_runs_says_how_to_make_one(tmp_path):
     assert "aeot fit makes the first" in runs(str(tmp_path))
     with pytest.raises(ValueError, match=r"folder must be a folder of runs, got .*; aeot fit"):
         runs(str(tmp_path / "none"))
+
+
+def test_a_run_itself_is_shown_and_a_damaged_summary_is_told(tmp_path):
+    run_in(tmp_path, "faces", "summary.json", SUMMARY, 100)
+    assert runs(str(tmp_path / "faces")).splitlines()[1] == runs(str(tmp_path)).splitlines()[1]
+    (tmp_path / "faces" / "summary.json").write_text("{")
+    assert "damaged" in runs(str(tmp_path))
+    assert "goes on" not in runs(str(tmp_path)).splitlines()[1]
