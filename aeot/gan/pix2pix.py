@@ -41,7 +41,7 @@ class Pix2Pix(Translator):
             training and in use; "batch" for larger batches, "instance" or "none".
         adversary: "non-saturating", "least-squares", or "wasserstein": a critic with a gradient
             penalty, which sees the mean over patches. "none": no discriminator; the generator
-            lowers the difference alone, in about half of the time.
+            lowers the difference alone.
         l1: Weight of the difference from the partner.
         difference: "absolute", whose mean is least at the median of all partners that an input
             might have, or "squared", least at their mean: more blurred.
