@@ -117,6 +117,8 @@ def _named(path: Path) -> Iterator[None]:
             found := re.search(r"os error (\d+)", str(error))
         ):
             number = int(found[1])
+        if number is None and "requested and" in str(error):  # numpy's short write has no number
+            number = errno.ENOSPC
         reason = str(error) if number is None else os.strerror(number)
         if isinstance(error, OSError) and str(error.filename) == str(path):
             reason = error.strerror or reason  # may say more

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -395,6 +396,11 @@ def write_folder(path):
         (fresh / "picture").write_bytes(b"x")
 
 
+def write_rows(path):
+    with _io.replacing(path, folder=True) as fresh:
+        np.save(fresh / "samples.npy", np.zeros(9000))
+
+
 WRITERS = {
     "save": (write_save, lambda path: _io.load(path, kind="Thing")[1].get("k") == 1),
     "text": (lambda path: _io.write_text(path, "new"), lambda path: path.read_text() == "old"),
@@ -454,6 +460,8 @@ def test_files_that_may_not_grow_are_never_cut(tmp_path):
                 _io.save(path, {"b": torch.rand(2000)}, {"k": list(range(900))}, kind="Thing")
             with pytest.raises(OSError, match=r"File too large|No space left"):
                 _io.append_lines(text, {"record": "x" * 9000})
+            with pytest.raises(OSError, match=r"File too large|No space left.*rows'"):
+                write_rows(tmp_path / "rows")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert torch.equal(_io.load(path, kind="Thing")[0]["a"], big["a"])
