@@ -30,6 +30,7 @@ from aeot.search.planes import (
     Planes,
     Winners,
     padded_columns,
+    rows_at_once,
     sure,
 )
 
@@ -186,7 +187,7 @@ def top_k(
     right[:, :n] = y.T
     h = torch.full((1, columns), float(LOWEST), dtype=dtype)
     h[0, :n] = heights
-    rows = max(64, _TILE // columns, d // 2)  # wide sites are worth reading for many points
+    rows = rows_at_once(d, max(64, _TILE // columns))
     wide = k if dtype == torch.float64 else min(k + 1, n)  # the next one tells how certain
     indices, values = torch.empty(m, wide, dtype=torch.int64), torch.empty(m, wide, dtype=dtype)
 

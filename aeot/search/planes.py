@@ -61,6 +61,16 @@ def padded_columns(n: int) -> int:
     return 16 * WIDTH * -(-n // (16 * WIDTH))
 
 
+def rows_at_once(d: int, rows: int) -> int:
+    """Return how many points to score together: so many as make it worth reading wide sites.
+
+    Args:
+        d: Dimension.
+        rows: How many it would be for narrow sites.
+    """
+    return min(max(rows, min(d // 2, 512)), max(64, (1 << 24) // d))  # of 64 MB
+
+
 @dataclass(frozen=True)
 class Block:
     """The samples of one block: row k of `left` meets the m rows of `right` of its group.

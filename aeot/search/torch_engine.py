@@ -24,6 +24,7 @@ from aeot.search.planes import (
     Winners,
     add_rows,
     padded_columns,
+    rows_at_once,
     sure,
 )
 
@@ -48,8 +49,7 @@ def top_k(
     y = torch.nn.functional.pad(centred.T, (0, groups * _GROUPS - n))
     h = heights.to(points.dtype)
     h = torch.nn.functional.pad(h, (0, groups * _GROUPS - n), value=-torch.inf)
-    # Wide sites are worth reading for many points.
-    rows = max(8, min(4096, _TILE // (groups * _GROUPS)), points.shape[1] // 2)
+    rows = rows_at_once(points.shape[1], max(8, min(4096, _TILE // (groups * _GROUPS))))
     indices = torch.empty(m, k, dtype=torch.int64, device=points.device)
     values = torch.empty(m, wide, dtype=points.dtype, device=points.device)
     for start in range(0, m, rows):

@@ -1,4 +1,5 @@
 import sys
+import tracemalloc
 
 import pytest
 import torch
@@ -61,6 +62,22 @@ def test_a_point_is_answered_alone_as_in_company(engine):
         alone = top_k(points[row : row + 1], sites, heights, 3, engine=engine)
         assert torch.equal(alone[0][0], together[0][row])
         assert torch.equal(alone[1][0], together[1][row])
+
+
+def test_few_wide_points_take_little_memory():
+    # Points are filled up to whole blocks; of pixels, those were gigabytes for a hundred images.
+    points, sites = torch.rand(3, 49152), torch.rand(20, 49152)
+    sites[7] = points[1] + 0.01
+    heights = -sites.double().square().sum(1) / 2
+    top_k(points, sites, heights, 1, engine="numba")  # compiles
+    tracemalloc.start()
+    try:
+        _, indices = top_k(points, sites, heights, 1, engine="numba")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert int(indices[1]) == 7
+    assert peak < 2e8
 
 
 def test_no_points_give_no_answers():
