@@ -2,7 +2,7 @@
 
     python benchmarks/bench_fashion_mnist.py --processor --long 1800    # 20 minutes a model
     python benchmarks/bench_fashion_mnist.py --processor --rows AE-OT --long 1800   # longer GANs
-    python benchmarks/bench_fashion_mnist.py --seconds 60 --out out/short   # does it work?
+    python benchmarks/bench_fashion_mnist.py --seconds 60 --rows NS-GAN LSGAN --keep short
     python benchmarks/bench_fashion_mnist.py --data cifar10 --root /data
 
 Every model is trained on all training images for the same seconds (`aeot.comparison.budget`), of
@@ -12,7 +12,8 @@ measured against all test images by one classifier trained here (`aeot.compare`)
 or measured is kept, so that a run that was cut short goes on where it was, and rows can be trained
 side by side by several calls with --rows and --train-only. The adversarial models, or the rows
 given as --longer, are trained once more at the longer budget --long. The other columns of the
-published table are rows, too: --rows "MM GAN" LSGAN DRAGAN BEGAN GLO.
+published table are rows, too: --rows "MM GAN" LSGAN DRAGAN BEGAN GLO. What is to be committed is
+kept under a name: `--keep short` writes results/fashion_mnist_short.md, .json and .png (samples).
 
 Published numbers are Inception FIDs of other protocols: they are printed in a table of their own.
 """
@@ -97,6 +98,7 @@ def main():
     parser.add_argument("--classifier", help="a saved classifier to measure with")
     parser.add_argument("--cache", type=Path, default=Path("out/bench_fashion_mnist"))
     parser.add_argument("--out", type=Path, help="folder of tables, figures and the HTML page")
+    parser.add_argument("--keep", metavar="NAME", help="keep it in benchmarks/results, too")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     full = options.seconds >= FULL
@@ -129,7 +131,7 @@ def main():
     found = merge(parts)
 
     result = {
-        "label": "result" if full else "SHORT BUDGETS: shows that the script runs, not a result",
+        "label": "result" if full else "SHORT BUDGETS: far from convergence",
         "data": options.data,
         "seconds_per_training": options.seconds,
         "verdict": verdict(found),
@@ -146,8 +148,12 @@ def main():
     pictures.prd_curves(found, path=out / "prd.png")
     pictures.sample_rows(found, path=out / "samples.png")
     write_page({f"{options.data}, {options.seconds:g} s a model": found}, out / "report.html")
+    results = Path(__file__).parent / "results"
+    if options.keep:
+        start = f"{options.data.replace('-', '_')}_{options.keep}"
+        for name, end in (("table.json", ".json"), ("table.md", ".md"), ("samples.png", ".png")):
+            shutil.copy(out / name, results / f"{start}{end}")
     if full and options.data == "fashion-mnist" and options.rows == DEFAULT:
-        results = Path(__file__).parent / "results"
         for name in ("table.json", "table.md", "precision_recall.png", "prd.png", "samples.png"):
             end = name.replace("table.", "table3.")
             shutil.copy(out / name, results / f"fashion_mnist_{end}")

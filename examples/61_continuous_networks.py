@@ -30,10 +30,12 @@ GAP = float(low[1, 0] - high[0, 0])
 
 # %%
 def parts(points):
-    """Shares of samples left of the gap, inside it, and to the right of it."""
-    x = points[:, 0].double()
-    left, right = (x <= high[0, 0] + 0.1).double().mean(), (x >= low[1, 0] - 0.1).double().mean()
-    return tuple(round(float(x), 3) for x in (left, 1 - left - right, right))
+    """Shares of samples at the left part, at neither part, and at the right part."""
+    x, y = points.double().T
+    near = (x.abs() < high[1, 0] + 1) & (y.abs() < high[1, 1] + 1)
+    left, right = near & (x <= high[0, 0] + 0.1), near & (x >= low[1, 0] - 0.1)
+    shares = (left, ~left & ~right, right)
+    return tuple(round(float(share.double().mean()), 3) for share in shares)
 
 
 def outcome(history):
@@ -41,10 +43,12 @@ def outcome(history):
     shares = torch.tensor(history[-5:])
     if float((shares.amax(0) - shares.amin(0)).max()) > 0.25:
         return "unstable"
-    left, between, right = shares.mean(0).tolist()
+    left, outside, right = shares.mean(0).tolist()
+    if max(left, right) < 0.1:
+        return "neither part"
     if min(left, right) < 0.1:
         return "one part only"
-    return "bridge" if between > 0.02 else "both parts"
+    return "bridge" if outside > 0.02 else "both parts"
 
 
 def steepest(network, device="cpu"):

@@ -172,6 +172,8 @@ def test_the_three_outcomes_are_told_apart(gap):
     }
     x = torch.tensor([[-1.5, 0.0], [-1.0, 0.3], [0.0, 0.0], [1.2, 0.0]])
     assert gap["parts"](x) == (0.5, 0.25, 0.25)
+    away = torch.tensor([[-9.0, 0.0], [-1.5, 7.0], [9.0, 0.0], [1.2, 0.0]])  # what ran off
+    assert gap["parts"](away) == (0, 0.75, 0.25)
 
 
 def test_least_squares_bridge_the_gap_and_steps_thin_the_bridge(gap):
