@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import functools
 import importlib
 import inspect
 import logging
@@ -172,6 +173,11 @@ def _stopped(error: KeyboardInterrupt, argv: list[str]) -> int:
 
 
 def _run(command: str, argv: list[str]) -> None:
+    for k, word in enumerate(argv):
+        if word == "--config":
+            _check_config(command, argv[k + 1] if k + 1 < len(argv) else "")
+        elif word.startswith("--config="):
+            _check_config(command, word.partition("=")[2])
     import jsonargparse
 
     places = COMMANDS[command][::2]
@@ -185,11 +191,6 @@ def _run(command: str, argv: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     own = parser.add_function_arguments(function, as_group=False, as_positional=True)
     theirs = [parser.add_function_arguments(e, as_group=False) for e in estimators]
-    for k, word in enumerate(argv):
-        if word == "--config":
-            _check_config(command, argv[k + 1] if k + 1 < len(argv) else "")
-        elif word.startswith("--config="):
-            _check_config(command, word.partition("=")[2])
     words = _gathered(function, _flagged(function, argv))
     texts = _texts(words, _offered(command))
     try:
@@ -300,6 +301,7 @@ def _load(place: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
+@functools.cache
 def _signature(place: str) -> Callable[..., None]:
     """Return an empty function with the options and the docstring of the one, or class, named.
 
