@@ -1,6 +1,7 @@
 """Who may import whom: CONTRIBUTING.md draws the same table."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,16 @@ def resolve(name, known):
 
 KNOWN = dict(modules())
 PACKAGES = {name for name, path in KNOWN.items() if path.name == "__init__.py"}
-IMPORTS = {name: list(imported(ast.parse(path.read_text()))) for name, path in KNOWN.items()}
+
+
+@functools.cache
+def imports(module):
+    return list(imported(ast.parse(KNOWN[module].read_text())))
 
 
 @pytest.mark.parametrize("module", sorted(set(KNOWN) - PACKAGES))
 def test_imports_follow_the_layers(module):
-    for name, inside in IMPORTS[module]:
+    for name, inside in imports(module):
         target = resolve(name, KNOWN)
         if inside and module not in FREE:
             allowed = LAZY.get(module, set())
@@ -107,10 +112,9 @@ def test_imports_follow_the_layers(module):
 
 def test_no_circle():
     graph = {
-        module: {target for name, _ in found if (target := resolve(name, KNOWN)) in KNOWN}
+        module: {target for name, _ in imports(module) if (target := resolve(name, KNOWN)) in KNOWN}
         - {module, "__init__"}
-        for module, found in IMPORTS.items()
-        if module not in PACKAGES
+        for module in KNOWN.keys() - PACKAGES
     }
     graph = {module: targets & graph.keys() for module, targets in graph.items()}
     while graph:
