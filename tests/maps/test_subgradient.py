@@ -29,14 +29,14 @@ def test_where_k_planes_meet_the_subdifferential_is_the_simplex_of_their_sites(d
     brenier, found = some(d), 0
     starts = torch.randn(300, d, generator=generator(1), dtype=torch.float64).numpy()
     for k in range(1, d + 2):
-        for start in starts:
-            x, expected, highest = meeting(brenier, start, k)
-            if not highest:
-                continue
-            found += 1
-            here = brenier.subgradient(x[None])
-            assert here.dimension.tolist() == [k - 1]
-            assert {i for i in here.vertices[0].tolist() if i >= 0} == expected
+        met = [
+            (x, sites) for x, sites, highest in (meeting(brenier, s, k) for s in starts) if highest
+        ]
+        found += len(met)
+        here = brenier.subgradient(np.stack([x for x, _ in met]))
+        assert here.dimension.tolist() == [k - 1] * len(met)
+        for vertices, (_, expected) in zip(here.vertices.tolist(), met, strict=True):
+            assert {i for i in vertices if i >= 0} == expected
     assert found > 20 * d
 
 
