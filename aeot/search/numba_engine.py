@@ -10,6 +10,7 @@ function does; the kernel of each stands above it.
 from __future__ import annotations
 
 import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -143,20 +144,33 @@ def _highest(values):  # noqa: ANN001, ANN202
 @_compiled
 def _top_k(scores, heights, values, sites):  # noqa: ANN001, ANN202
     # scores (rows, columns), heights (1, columns), added to every row; values and sites (rows, k),
-    # filled: the k highest, best first. Most groups are below the k-th best so far: their maximum
-    # alone is looked at.
+    # filled: the k highest, best first. Most groups are below the k-th best so far, or below the
+    # k-th best of the maxima of columns of groups: their maximum alone is looked at.
     k = sites.shape[1]
     pair = np.empty((2, 1, scores.shape[1] // 16), scores.dtype)
+    coarse, least = np.empty(WIDTH, scores.dtype), np.empty(k, scores.dtype)
     for r in range(scores.shape[0]):
         if r % 2 == 0:
             _group_maxima(scores[r], scores[min(r + 1, scores.shape[0] - 1)], heights, pair)
         groups, value, site = pair[r % 2, 0], values[r], sites[r]
         value[:] = LOWEST
         site[:] = 0
+        least[:] = LOWEST
+        if k <= WIDTH:
+            _fold(groups, coarse)
+            for c in range(WIDTH):
+                score = coarse[c]
+                if score > least[k - 1]:
+                    e = k - 1
+                    while e > 0 and least[e - 1] < score:
+                        least[e] = least[e - 1]
+                        e -= 1
+                    least[e] = score
+        floor = least[k - 1]
         for t in range(groups.size // WIDTH):
             part = groups[t * WIDTH : (t + 1) * WIDTH]
             for c in range(WIDTH):
-                if not part[c] > value[k - 1]:
+                if part[c] < floor or not part[c] > value[k - 1]:
                     continue
                 base = t * 16 * WIDTH + c
                 p, q = scores[r, base:], heights[0, base:]
@@ -190,12 +204,16 @@ def top_k(
     rows = rows_at_once(d, max(64, _TILE // columns))
     wide = k if dtype == torch.float64 else min(k + 1, n)  # the next one tells how certain
     indices, values = torch.empty(m, wide, dtype=torch.int64), torch.empty(m, wide, dtype=dtype)
+    scratch = threading.local()
 
     def work(block: int) -> None:
         x = points[rows * block : rows * (block + 1)].to(dtype).numpy()
         padded = np.zeros((rows, d), x.dtype)  # one shape: a point is answered alone as in company
         padded[: len(x)] = x
-        scores = (padded @ right.numpy())[: len(x)]
+        # Fresh megabytes for every block would cost as much in page faults as the product.
+        if not hasattr(scratch, "scores"):
+            scratch.scores = np.empty((rows, columns), x.dtype)
+        scores = np.matmul(padded, right.numpy(), out=scratch.scores)[: len(x)]
         found = slice(rows * block, rows * block + len(x))
         _top_k(scores, h.numpy(), values[found].numpy(), indices[found].numpy())
 
