@@ -96,11 +96,20 @@ class Engine(Protocol):
     HOST: bool
 
     def top_k(
-        self, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+        self,
+        points: torch.Tensor,
+        sites: torch.Tensor,
+        heights: torch.Tensor,
+        k: int,
+        edges: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the k highest planes at every point (m, d), best first: indices (m, k) int64.
 
-        Also at which points (m,) rounding cannot have changed them: at all of them where the
+        With `edges`, the best of each range of consecutive sites follows, or one within rounding:
+        range g holds the sites from edges[g] to edges[g + 1].
+
+        Also whether rounding cannot have changed which planes are the highest, the two highest,
+        and so on (m, k), without those that are known, as there are no others: all true where the
         points are float64, whose products decide.
         """
 
@@ -373,28 +382,103 @@ def _checked(points: ArrayLike, sites: torch.Tensor) -> torch.Tensor:
     return points
 
 
+@plain_torch()
+def leaders(
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int,
+    edges: np.ndarray | None = None,
+    *,
+    engine: str = "auto",
+) -> torch.Tensor:
+    """Return the k highest planes at every point, as `top_k` does, and the best of each range.
+
+    Args:
+        points: (m, d).
+        sites: (n, d), on the same device.
+        heights: (n,).
+        k: How many planes, 1 <= k <= n.
+        edges: (ranges + 1,) rising; range g holds the sites from edges[g] to edges[g + 1], and its
+            best is known up to rounding in the dtype of the points. None: there are no ranges.
+        engine: See `top_k`.
+
+    Returns:
+        Indices (m, k + ranges).
+    """
+    x = _checked(points, sites)
+    return _decided(x.detach(), sites.detach(), heights.detach(), k, engine, edges)
+
+
+@plain_torch()
+def cell_or(
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    known: torch.Tensor,
+    *,
+    engine: str = "auto",
+) -> torch.Tensor:
+    """Return the highest plane at every point, as `cell` does, where it is none of two known ones.
+
+    At a point where two planes meet products in float64 would have to tell which of them is
+    higher; whether any other one is, is mostly seen without.
+
+    Args:
+        points: (m, d).
+        sites: (n, d), n >= 2, on the same device.
+        heights: (n,).
+        known: (m, 2), two planes for every point.
+        engine: See `top_k`.
+
+    Returns:
+        (m,) int64, the first known one where one of the two is the highest.
+    """
+    points, found = _checked(points, sites), bind(engine, sites)
+    x = points if points.dtype == torch.float64 else points.to(torch.float32)
+    indices, sure = highest(found, x, sites, heights, 2)
+    best = indices[:, 0]
+    both = (indices[:, :, None] == known[:, None]).any(2).all(1)
+    again = (~(sure[:, 0] | (both & sure[:, 1:].all(1)))).nonzero()[:, 0]
+    if len(again):
+        best[again] = highest(found, x[again].to(torch.float64), sites, heights, 1)[0][:, 0]
+    return torch.where((best[:, None] == known).any(1), known[:, 0], best)
+
+
 def _decided(
-    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int, engine: str
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int,
+    engine: str,
+    edges: np.ndarray | None = None,
 ) -> torch.Tensor:
     # Where a point belongs, for callers and for certificates alike. Fast arithmetic first; a point
     # that its rounding may have sent to another plane is decided again by products in float64.
     found = bind(engine, sites)
     if points.shape[0] == 0:
-        return torch.empty(0, k, dtype=torch.int64, device=points.device)
+        ranges = 0 if edges is None else len(edges) - 1
+        return torch.empty(0, k + ranges, dtype=torch.int64, device=points.device)
     if sites.shape[1] == 1 and k == 1:
         from aeot.search import line
 
         return line.owners(points[:, 0], sites[:, 0], heights)[:, None]
     x = points if points.dtype == torch.float64 else points.to(torch.float32)
-    indices, sure = highest(found, x, sites, heights, k)
-    if not bool(sure.all()):
-        again = (~sure).nonzero()[:, 0]
-        indices[again] = highest(found, x[again].to(torch.float64), sites, heights, k)[0]
+    indices, sure = highest(found, x, sites, heights, k, edges)
+    again = (~sure.all(1)).nonzero()[:, 0]
+    if len(again):
+        exact = x[again].to(torch.float64)
+        indices[again, :k] = highest(found, exact, sites, heights, k)[0]
     return indices
 
 
 def highest(
-    engine: Engine, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+    engine: Engine,
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int,
+    edges: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `Engine.top_k`, of fewer points at a time where memory does not suffice."""
-    return in_parts(lambda some: engine.top_k(some, sites, heights, k), points)
+    return in_parts(lambda some: engine.top_k(some, sites, heights, k, edges), points)

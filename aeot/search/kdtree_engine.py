@@ -40,7 +40,11 @@ _EPS = 64 * torch.finfo(torch.float64).eps
 
 
 def top_k(
-    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int,
+    edges: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k highest planes at every point, best first, and where they are certain."""
     x, y = points.to(torch.float64), sites.to(torch.float64)
@@ -56,10 +60,11 @@ def top_k(
     found = _query(tree, x - middle, min(k + 1, len(y)))
     value = scores_of(x - middle, y, h, found)
     slack = _rounding(tree) + _EPS * (x - middle).square().sum(1)
-    clear = (value[:, :-1] - value[:, 1:] > slack[:, None]).all(1)
-    found = found[:, :k].contiguous()
-    if not bool(clear.all()):
-        found[~clear] = torch_engine.top_k(points[~clear].double(), sites, heights, k)[0]
+    clear = value[:, :-1] - value[:, 1:] > slack[:, None]
+    found, doubt = found[:, :k].contiguous(), ~clear.all(1)
+    if bool(doubt.any()):
+        found[doubt] = torch_engine.top_k(points[doubt].double(), sites, heights, k)[0]
+    found = torch_engine.and_ranges(found, points, sites, heights, edges)
     return found, torch.ones_like(clear)
 
 

@@ -6,12 +6,14 @@ Winners and candidate lists are its k highest planes; the rest is that of the to
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from pykeops.torch import LazyTensor
 
 from aeot.search.planes import Block, Listed, Planes, Winners, scores_of, sure
 from aeot.search.torch_engine import (
     add_points,
+    and_ranges,
     arrange,
     close_pairs,
     cluster_maxima,
@@ -45,7 +47,11 @@ HOST = False
 
 
 def top_k(
-    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int,
+    edges: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k highest planes at every point, best first, and where they are certain."""
     wide = k if points.dtype == torch.float64 else min(k + 1, len(sites))  # the next one tells
@@ -56,7 +62,8 @@ def top_k(
     found = _highest(points, y, h, wide)
     # Computed another way than those that were compared, so off by as much again.
     value = scores_of(points, y, h, found).to(points.dtype) / 2
-    return found[:, :k].contiguous(), sure(value, points, y, h)
+    found = and_ranges(found[:, :k].contiguous(), points, sites, heights, edges)
+    return found, sure(value, points, y, h)
 
 
 def _highest(x: torch.Tensor, y: torch.Tensor, h: torch.Tensor, k: int) -> torch.Tensor:

@@ -187,8 +187,46 @@ def _top_k(scores, heights, values, sites):  # noqa: ANN001, ANN202
                     site[e] = base + s * WIDTH
 
 
+@_compiled
+def _range_tops(scores, heights, edges, sites):  # noqa: ANN001, ANN202
+    # As `_top_k`; sites (rows, ranges), filled: the best from edges[g] to edges[g + 1]. WIDTH
+    # columns at a time, as the maximum of a row is not turned into vectors.
+    lanes = np.empty(WIDTH, scores.dtype)
+    for r in range(scores.shape[0]):
+        for g in range(sites.shape[1]):
+            p, q = scores[r, edges[g] : edges[g + 1]], heights[0, edges[g] : edges[g + 1]]
+            whole = p.size // WIDTH * WIDTH
+            lanes[:] = LOWEST
+            for t in range(0, whole, WIDTH):
+                a, b = p[t : t + WIDTH], q[t : t + WIDTH]
+                for c in range(WIDTH):
+                    score = a[c] + b[c]
+                    lanes[c] = score if score > lanes[c] else lanes[c]
+            best = lanes[0]
+            for score in lanes:
+                best = score if score > best else best
+            for c in range(whole, p.size):
+                score = p[c] + q[c]
+                best = score if score > best else best
+            first = 0
+            while first < whole:
+                a, b, hits = p[first : first + WIDTH], q[first : first + WIDTH], np.int32(0)
+                for c in range(WIDTH):
+                    hits += np.int32(a[c] + b[c] == best)
+                if hits > 0:
+                    break
+                first += WIDTH
+            while first < p.size - 1 and p[first] + q[first] != best:
+                first += 1
+            sites[r, g] = edges[g] + first
+
+
 def top_k(
-    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int,
+    edges: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k highest planes at every point, best first, and where they are certain."""
     m, n, d = points.shape[0], *sites.shape
@@ -204,6 +242,7 @@ def top_k(
     rows = rows_at_once(d, max(64, _TILE // columns))
     wide = k if dtype == torch.float64 else min(k + 1, n)  # the next one tells how certain
     indices, values = torch.empty(m, wide, dtype=torch.int64), torch.empty(m, wide, dtype=dtype)
+    tops = np.empty((m, 0 if edges is None else len(edges) - 1), np.int64)
     scratch = threading.local()
 
     def work(block: int) -> None:
@@ -216,10 +255,13 @@ def top_k(
         scores = np.matmul(padded, right.numpy(), out=scratch.scores)[: len(x)]
         found = slice(rows * block, rows * block + len(x))
         _top_k(scores, h.numpy(), values[found].numpy(), indices[found].numpy())
+        if edges is not None:
+            _range_tops(scores, h.numpy(), edges, tops[found])
 
     for _ in each(work, range(-(-m // rows)), torch.get_num_threads()):
         _loop.beat()
-    return indices[:, :k], sure(values, points, y, h[0, :n])
+    indices = torch.cat([indices[:, :k], torch.from_numpy(tops)], 1)
+    return indices, sure(values, points, y, h[0, :n])
 
 
 def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads: int = 1) -> Planes:

@@ -238,22 +238,22 @@ def rounding(
 def sure(
     values: torch.Tensor, points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor
 ) -> torch.Tensor:
-    """Return at which points rounding cannot have changed the highest planes, (m,).
+    """Return where rounding cannot have changed which planes are the j + 1 highest, (m, k) for j.
 
     Args:
-        values: (m, k + 1), the highest scores in the dtype of the points, or all there are, best
-            first; those of float64 count as right.
+        values: (m, k + 1), the highest scores in the dtype of the points, best first; those of
+            float64 count as right.
         points: (m, d).
         sites: (n, d), as multiplied.
         heights: (n,), as added.
     """
     if values.dtype == torch.float64:
-        return torch.ones(len(values), dtype=torch.bool, device=values.device)
+        return torch.ones_like(values[:, 1:], dtype=torch.bool)
     longest, sizes = (
         torch.linalg.vector_norm(t, dim=1, dtype=torch.float64) for t in (sites, points)
     )
     slack = rounding(sizes * longest.max(), heights, points.shape[1], values.dtype)
-    return (values[:, :-1] - values[:, 1:] > slack[:, None]).all(1)
+    return values[:, :-1] - values[:, 1:] > slack[:, None]
 
 
 def scores_of(

@@ -37,7 +37,11 @@ _TILE = 1 << 20  # scores held at once; a constant, so that no setting changes a
 
 
 def top_k(
-    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int,
+    edges: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k highest planes at every point, best first, and where they are certain."""
     m, n = points.shape[0], sites.shape[0]
@@ -50,7 +54,8 @@ def top_k(
     h = heights.to(points.dtype)
     h = torch.nn.functional.pad(h, (0, groups * _GROUPS - n), value=-torch.inf)
     rows = rows_at_once(points.shape[1], max(8, min(4096, _TILE // (groups * _GROUPS))))
-    indices = torch.empty(m, k, dtype=torch.int64, device=points.device)
+    ranges = [] if edges is None else list(zip(edges[:-1], edges[1:], strict=True))
+    indices = torch.empty(m, k + len(ranges), dtype=torch.int64, device=points.device)
     values = torch.empty(m, wide, dtype=points.dtype, device=points.device)
     for start in range(0, m, rows):
         _loop.beat()
@@ -76,9 +81,25 @@ def top_k(
             top, picked = inside.topk(wide, 1)
         width = best.shape[1]
         found = best.gather(1, picked % width) + groups * (picked // width)
-        indices[start : start + count] = found[:count, :k]
+        indices[start : start + count, :k] = found[:count, :k]
+        for g, (first, end) in enumerate(ranges):
+            place = scores.view(rows, -1)[:count, first:end].argmax(1)
+            indices[start : start + count, k + g] = place + int(first)
         values[start : start + count] = top[:count]
     return indices, sure(values, points, centred, h[:n])
+
+
+def and_ranges(
+    indices: torch.Tensor,
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    edges: np.ndarray | None,
+) -> torch.Tensor:
+    """Add the best of each range of sites, as `top_k` finds them, to the k highest (m, k)."""
+    if edges is None:
+        return indices
+    return torch.cat([indices, top_k(points, sites, heights, 1, edges)[0][:, 1:]], 1)
 
 
 def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads: int = 1) -> Planes:

@@ -623,11 +623,15 @@ def _highest(
 
 
 def top_k(
-    points: torch.Tensor, sites: torch.Tensor, heights: torch.Tensor, k: int
+    points: torch.Tensor,
+    sites: torch.Tensor,
+    heights: torch.Tensor,
+    k: int,
+    edges: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k highest planes at every point, best first, and where they are certain."""
     if points.dtype == torch.float64:  # few, or wanted so: products of torch
-        return torch_engine.top_k(points, sites, heights, k)
+        return torch_engine.top_k(points, sites, heights, k, edges)
     m, n = points.shape[0], sites.shape[0]
     wide = min(k + 1, n)  # the next one tells how certain
     # A shift of all sites changes no cell and keeps float32 products accurate far from zero.
@@ -650,7 +654,8 @@ def top_k(
     with _on(y.device):
         parts = _sliced(planes, Block(points.contiguous(), none, m), work)
     value, site = (torch.cat(column) for column in zip(*parts, strict=True))
-    return site[:, :k].contiguous(), sure(value / _doubt(y.shape[1]), points, y, h[:n])
+    site = torch_engine.and_ranges(site[:, :k].contiguous(), points, sites, heights, edges)
+    return site, sure(value / _doubt(y.shape[1]), points, y, h[:n])
 
 
 def candidates(

@@ -1,12 +1,13 @@
 import sys
 import tracemalloc
 
+import numpy as np
 import pytest
 import torch
 
 from aeot import generator
 from aeot.search import numba_engine
-from aeot.search.engines import choose_engine, top_k
+from aeot.search.engines import cell, cell_or, choose_engine, leaders, top_k
 
 TRITON = pytest.param("triton", marks=pytest.mark.interpreter)
 ENGINES = ["numba", "torch", "kdtree", pytest.param("keops", marks=pytest.mark.keops), TRITON]
@@ -41,6 +42,38 @@ def test_values_are_those_of_brute_force(engine, n, d, k, dtype):
     assert (indices.sort(1).values.diff(dim=1) > 0).all()  # k different planes
     attained = (points[:, None].double() * sites[indices].double()).sum(2) + heights[indices]
     assert torch.allclose(values.double(), attained, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("n", "d"), [(70, 3), (1300, 9)])
+def test_the_best_of_every_range_is_that_of_brute_force(engine, n, d, dtype):
+    points, sites, heights = problem(n, d, dtype=dtype)
+    edges = np.array([0, 1, 40, 69, n])
+    found = leaders(points, sites, heights, 5, edges, engine=engine)
+    assert torch.equal(found[:, :5], top_k(points, sites, heights, 5, engine=engine)[1])
+    scores = (points[:, None].double() * sites.double()).sum(2) + heights
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    for g in range(4):
+        best, chosen = scores[:, edges[g] : edges[g + 1]].amax(1), found[:, 5 + g]
+        assert bool(((chosen >= edges[g]) & (chosen < edges[g + 1])).all())
+        attained = scores.gather(1, chosen[:, None])[:, 0]
+        assert torch.allclose(attained, best, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_known_planes_are_told_from_all_others(engine, dtype):
+    points, sites, heights = problem(400, 6, dtype=dtype)
+    known = top_k(points, sites, heights, 2)[1]
+    i, j = known.T
+    ahead = (sites[j] - sites[i]).double()
+    lead = heights[i] - heights[j] - (points * ahead).sum(1)
+    points[:200] += ((lead / ahead.square().sum(1))[:, None] * ahead).to(dtype)[:200]  # they meet
+    known[250:] = torch.randint(400, (50, 2), generator=generator(1))
+    owner = cell(points, sites, heights)
+    inside = (owner[:, None] == known).any(1)
+    assert min(int(inside[:200].sum()), int((~inside).sum())) > 40
+    expected = torch.where(inside, known[:, 0], owner)
+    assert torch.equal(cell_or(points, sites, heights, known, engine=engine), expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -249,6 +249,21 @@ def test_walks_find_the_facets_of_the_exact_diagram(d, n):
     assert abs(ratio.mean() - 1) < 0.15
 
 
+@pytest.mark.parametrize("d", [2, 3])
+def test_walks_between_modes_find_the_facets_of_the_exact_diagram(d):
+    # The last plane of a list and the best one of each mode bound those that no walk looks at.
+    labels = np.arange(150) % 6
+    centres = 3 * torch.randn(6, d, generator=generator(5, d), dtype=torch.float64)
+    noise = torch.randn(150, d, generator=generator(6, d), dtype=torch.float64)
+    brenier = solved(centres[torch.from_numpy(labels)] + noise, tol=1e-6)
+    exact = facets.find_facets(brenier)
+    walked = facets.find_facets(brenier, 200 * 150, labels=labels)
+    true = {tuple(p): float(m) for p, m in zip(exact.pairs.tolist(), exact.mass, strict=True)}
+    found = [tuple(p) for p in walked.pairs.tolist()]
+    assert all(pair in true for pair in found)
+    assert sum(true[pair] for pair in found) > 0.99 * sum(true.values())
+
+
 def test_angles_are_those_of_the_normals():
     sites = torch.randn(40, 5, generator=generator(0), dtype=torch.float64)
     i, j = torch.arange(39), torch.arange(1, 40)
