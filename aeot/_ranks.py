@@ -24,6 +24,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,6 +37,7 @@ from aeot._environment import processes
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 30.0  # seconds before a line says for whom a rank waits
+_LONGEST = timedelta(days=7)  # that a rank waits; of one that is gone it hears at once
 _MOST = 6  # tensors in one exchange
 _TEXT = 400  # bytes of what a rank says of its failure
 _FAILED = -1  # of a rank; else the number of the signal that reached it, or 0
@@ -53,6 +55,7 @@ class _Call:
 
     def __init__(self, group: Any, name: str) -> None:  # noqa: ANN401
         self.group, self.name, self.over = group, name, False
+        self.heard = False  # by the first rank: why the call is over
         self.rank, self.size, self.device = 0, 1, torch.device("cpu")
         if group is not None:
             self.rank, self.size = distributed.get_rank(group), distributed.get_world_size(group)
@@ -84,6 +87,7 @@ class _Call:
         mine = torch.tensor([what, status, *lengths], dtype=torch.int64)
         everyone = self.gathered(mine)
         kinds, states = everyone[:, 0], everyone[:, 1]
+        self.heard = bool((states != 0).any() or (kinds != what).any())
         if bool((states == _FAILED).any()):
             self.over = True
             told = self.gathered(_bytes("", _TEXT))
@@ -151,7 +155,7 @@ class _Call:
 
     def lost(self, error: RuntimeError) -> ConnectionError:
         """Return what is raised where another rank is gone."""
-        self.over = True
+        self.over, self.heard = True, False
         told = " ".join(str(error).split())[:200]
         return ConnectionError(
             f"{self.name} cannot go on: another of the {self.size} ranks is gone ({told}); "
@@ -167,6 +171,7 @@ class _Call:
         self.over = True
         with contextlib.suppress(ConnectionError):  # nobody is there any more
             everyone = self.gathered(mine)
+            self.heard = True
             if bool((everyone[:, 1] == _FAILED).any()):
                 text = " ".join(f"{type(error).__name__}: {error}".split())
                 self.gathered(_bytes(text, _TEXT))
@@ -201,7 +206,7 @@ def _group() -> Any:  # noqa: ANN401
     """Return a group of our own, in which no message of the caller's can be mistaken for one."""
     world = distributed.group.WORLD
     if not _groups or _groups[0][0] is not world:
-        _groups[:] = [(world, distributed.new_group())]
+        _groups[:] = [(world, distributed.new_group(timeout=_LONGEST))]
     return _groups[0][1]
 
 
@@ -245,6 +250,8 @@ def together(name: str) -> Iterator[None]:
         call.meet(_END)
     except BaseException as error:
         call.failed(error)
+        # Of a command the first rank alone says in one line what has become of it.
+        vars(error)["said"] = call.heard and call.rank > 0
         raise
     finally:
         _thread.call = None

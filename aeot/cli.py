@@ -76,7 +76,7 @@ as --config FILE; --print_config writes one. AEOT_DEBUG=1 shows the traceback of
 """
 
 
-_TOGETHER = ("fit",)  # what processes that torchrun starts work on together
+_TOGETHER = ("compare", "fit")  # what processes that torchrun starts work on together
 # What these have done is kept where they are stopped.
 _GOING_ON = ("demo", "fit", "translate", "compare")
 
@@ -153,7 +153,8 @@ def _failed(error: Exception, message: str) -> int:
     """Say in one line why a command failed; return the status."""
     if os.environ.get("AEOT_DEBUG"):
         raise error
-    print(f"aeot: error: {message}", file=sys.stderr)
+    if not getattr(error, "said", False):  # by another process
+        print(f"aeot: error: {message}", file=sys.stderr)
     return 2
 
 
@@ -168,7 +169,8 @@ def _stopped(error: KeyboardInterrupt, argv: list[str]) -> int:
             way_out = "the same command goes on with what was saved, if anything was"
     elif any(word.partition("=")[0] == "--overwrite" for word in argv):
         way_out = way_out.replace("command goes on", "command without --overwrite goes on")
-    print(f"aeot: {told}; {way_out}", file=sys.stderr)
+    if not getattr(error, "said", False):  # by another process
+        print(f"aeot: {told}; {way_out}", file=sys.stderr)
     return 128 + number
 
 

@@ -40,6 +40,7 @@ from aeot._environment import environment, peak_memory
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = ("part", "n", "d", "tol", "seed", "ranks")
+LEAVES = (2, 8, 32, 128)  # sites in the smallest groups
 LISTED = ("settle", "grow")  # stages that make lists; the others only count
 
 
@@ -322,7 +323,8 @@ def pruning(args):
     Sites lie in a tree of balls, split at the median of the widest direction down to `leaf`. A
     group with centre c, radius r and reference point p of the source cannot win at x where
     <x, c> + max_i(h_i + <p, y_i - c>) + |x - p| r is below a score that is known. The score known
-    is the best one: what any search by such bounds has to look at, at least.
+    is the best one: what a search by such bounds has to look at, at least. A bound counts as a
+    site: both are a product of d numbers.
     """
     torch.set_num_threads(1)
     for n, d in [(n, d) for n in args.n for d in args.d]:
@@ -336,14 +338,9 @@ def pruning(args):
         cells = found.cell_centroids.double().numpy()
         best = (x @ sites.T + heights).max(1)
         row = dict(head)
-        for leaf in (8, 32, 128):
-            groups = halved(sites, cells, leaf)
-            looked = np.zeros(len(x))
-            for own in groups:
-                bound = bounds(x, sites[own], heights[own], cells[own])
-                looked += 1 + len(own) * (bound >= best)
-            row[f"looked_{leaf}"] = float(looked.mean())
-        row["looked"] = min(row[f"looked_{leaf}"] for leaf in (8, 32, 128))
+        for leaf in LEAVES:
+            row[f"looked_{leaf}"] = looked(x, best, sites, heights, cells, leaf)
+        row["looked"] = min(row[f"looked_{leaf}"] for leaf in LEAVES)
         many = source.sample(1 << 14, generator=aeot.generator(args.seed, "pruning times"))
         for engine in ("kdtree", "numba"):
             brenier = found.map(engine=engine)
@@ -352,20 +349,24 @@ def pruning(args):
         write(args.rows, row)
 
 
-def halved(sites, cells, leaf):
-    """Return the indices of groups of at most `leaf` sites, near to each other."""
-    groups, waiting = [], [np.arange(len(sites))]
+def looked(x, best, sites, heights, cells, leaf):
+    """Return how many bounds and sites are looked at for a point of x (m, d), in the mean."""
     where = (sites - sites.mean(0)) / sites.std()
     where = np.concatenate([where, (cells - cells.mean(0)) / cells.std()], 1)
+    count, waiting = 0, [(np.arange(len(sites)), np.arange(len(x)))]
     while waiting:
-        own = waiting.pop()
+        own, points = waiting.pop()  # a group, and for which points it is looked at
+        count += len(points)
+        bound = bounds(x[points], sites[own], heights[own], cells[own])
+        points = points[bound >= best[points]]
         if len(own) <= leaf:
-            groups.append(own)
-            continue
-        axis = where[own].std(0).argmax()
-        order = own[where[own, axis].argsort(kind="stable")]
-        waiting += [order[: len(own) // 2], order[len(own) // 2 :]]
-    return groups
+            count += len(own) * len(points)
+        elif len(points):
+            axis = where[own].std(0).argmax()
+            order = own[where[own, axis].argsort(kind="stable")]
+            halves = order[: len(own) // 2], order[len(own) // 2 :]
+            waiting += [(half, points) for half in halves]
+    return count / len(x)
 
 
 def bounds(x, sites, heights, cells):

@@ -279,6 +279,8 @@ CASES = [
     (tree, "source", 3, "a measure", "3", "Sampler"),
     (tree, "clusters", 13, "at most the 12 sites", "13", ""),
     (tree, "seed", "x", WHOLE, "'x'", ""),
+    (tree, "max_samples", 0, "a finite number >= 1", "0", ""),
+    (tree, "checkpoint", 3, "a path", "3", ""),
     (sampled, "sites", X4 * 1e300, "below 1e150", "e.300", "unit"),
     (exact, "sites", X * 1e300, "below 1e150", "e.300", "unit"),
     (brenier, "sites", X * 1e300, "below 1e150", "e.300", "unit"),

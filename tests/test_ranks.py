@@ -13,6 +13,7 @@ import work_together
 
 import aeot
 from aeot import cli
+from aeot.features import Classifier
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +137,36 @@ def test_no_rank_waits_for_one_that_fails_differs_or_is_stopped(tmp_path):
     assert first["resumed"] == second["resumed"] == alone
     one = plain(work_together.told(aeot.solve_semidiscrete(box, y, tol=0.1)))
     assert [first["alone"], second["alone"]] == [None, one]
+
+
+def compared(size, folder, failing):
+    """Return what the ranks say, after checking that they found what one process finds."""
+    digits = aeot.dataset("digits", size=8).subset(slice(0, 300))
+    Classifier(channels=4, width=8, epochs=1).fit(digits).save(folder / "net")
+    found = work_together.run(size, "compared", str(folder), failing)
+    assert cli.main(work_together.compare_command(folder, "alone")) == 0
+    told = []
+    for place in (folder / "alone", folder / "together"):
+        rows = json.loads((place / "comparison.json").read_text())["rows"]
+        weights = sorted((place / "models").glob("*/model.safetensors"))
+        told.append([[path.parent.name, path.read_bytes()] for path in weights])
+        told[-1] += [[row["model"], row["metrics"]] for row in rows]
+        assert not list(place.rglob("*.checkpoint"))
+    assert told[0] == told[1]
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_row_of_a_comparison_each_and_one_that_fails_ends_both(tmp_path):
+    first, second = compared(2, tmp_path, 1)
+    said = "aeot: error: rank 1 of 2 failed in aeot compare: FloatingPointError: the loss is nan"
+    assert first == [[[2, [said]], [0, []]], ["VAE"]]
+    assert second == [[[2, []], [0, []]], ["GAN", "GAN"]]  # and what the other made is kept
+
+
+@pytest.mark.slow
+def test_three_processes_compare_two_models(tmp_path):
+    assert [trained for _, trained in compared(3, tmp_path, -1)] == [["VAE"], ["GAN"], []]
 
 
 def torchrun(*arguments):

@@ -3,7 +3,9 @@
 Every process prints what it found as one line of JSON. `run` starts them.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import signal
@@ -19,7 +21,8 @@ import numpy as np
 import torch
 
 import aeot
-from aeot import _ranks
+from aeot import _ranks, cli
+from aeot.commands import compare
 from aeot.search.planes import Block
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
@@ -238,6 +241,38 @@ def rounded():
         low = aeot.Autoencoder(latent_dim=2, batch_size=10, precision="bfloat16")
         found[steps] = losses(low.fit(ring, steps=steps))
     return found
+
+
+def compare_command(folder, out):
+    """Return the command that compares two small models, measured by a network that is kept."""
+    command = ["compare", "VAE", "GAN", "--images-seen", "320", "--latent-dim", "4", "--size", "8"]
+    command += ["--n-samples", "60", "--metrics", "sliced", "--features", str(Path(folder, "net"))]
+    return [*command, "--out", str(Path(folder, out))]
+
+
+def compared(folder, failing):
+    """Return what the ranks say of a comparison that one of them cannot go on with, and then can.
+
+    Args:
+        folder: Where the network is, and the comparison comes.
+        failing: The rank that fails in its first training; -1: none.
+    """
+    rank, train, trained, told = torch.distributed.get_rank(), compare.budget.train, [], []
+
+    def noted(model, data, **limit):
+        trained.append(type(model).__name__)
+        if rank == int(failing) and len(trained) == 1:
+            raise FloatingPointError("the loss is nan")
+        return train(model, data, **limit)
+
+    compare.budget.train = noted
+    for _ in range(1 + (int(failing) >= 0)):
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            status = cli.main(compare_command(folder, "together"))
+        lines = errors.getvalue().splitlines()
+        told.append([status, [line for line in lines if line.startswith("aeot: error: ")]])
+    return told, trained
 
 
 def raised(call, *arguments, **options):

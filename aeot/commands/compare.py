@@ -7,18 +7,21 @@ import inspect
 import json
 import logging
 import shutil
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aeot
-from aeot import _check, _io, _loop
+from aeot import _check, _io, _loop, _ranks
 from aeot.commands.directory import RunDirectory, load_model, passed_over, read_options
 from aeot.commands.fit import open_data, split_rows
 from aeot.comparison import budget
 from aeot.comparison.compare import compare as _compare
 from aeot.comparison.compare import default_features
 from aeot.comparison.contestants import Contestant, check_name, opened
-from aeot.comparison.result import check_metrics
+from aeot.comparison.result import Comparison, check_metrics
 from aeot.data import Dataset
 from aeot.data.named import NAMES
 from aeot.features import Classifier, extract
@@ -107,90 +110,131 @@ def compare(
         raise _check.fail("seconds", "be the only budget", got, "leave one of them out")
     else:
         limit = {"images_seen": _check.integer("images_seen", images_seen)}
-    plan = _planned(models)
-    if not any(isinstance(thing, type) for thing in plan.values()):
-        idle: dict[str, Any] = {"seconds": (seconds, None), "images_seen": (images_seen, None)}
-        usual = inspect.signature(compare).parameters
-        trained = {"seeds": seeds, "latent_dim": latent_dim}
-        idle |= {name: (value, usual[name].default) for name, value in trained.items()}
-        _check.unused("where no class is named to be trained", **idle)
-    training, reference = _data(data, size, root, seed, strict, plan)
-    if n_samples is not None and _check.integer("n_samples", n_samples) > len(reference):
-        must = f"keep {n_samples} images apart to compare with"
-        way_out = f"pass n_samples={len(reference)} or less"
-        raise _check.fail("data", must, str(len(reference)), way_out)
-    given = None if features is None else load_model("features", Classifier, features)
-    classes = {label: thing for label, thing in plan.items() if isinstance(thing, type)}
-    contestants: dict[str, Any] = {k: v for k, v in plan.items() if k not in classes}
-    if contestants:
-        contestants = opened(contestants, reference, n_samples)
-    _rehearse(classes, training, latent_dim, images_seen)
-    options = {"data": data, **limit, "latent_dim": latent_dim, "size": size, "seed": seed}
-    options["images"] = _digest(training, reference)
-    run = RunDirectory(out, options, record="compare.json")
-    places = {
-        label: [run.path / "models" / f"{label}-{seed + k}" for k in range(seeds)]
-        for label in classes
-    }
-    with run:
-        _check_labels(plan, run.path / "models")
-        _check_kept(places, reference, n_samples)
-        classifier = run.path / "classifier"
-        extractor = given or _extractor(training, reference, classifier, seed)
-        if extractor is not None:
-            extract(extractor, reference.subset(slice(2)))  # fits images of this size
-        how: dict[str, Any] = {"metrics": metrics, "features": extractor}
-        how |= {"training": training, "seed": seed}
-        if metrics or n_samples:  # what cannot be measured is said before training
-            some = training.subset(slice(n_samples or min(10_000, len(reference))))
-            _compare({"training images, as a trial": some}, reference, n_samples=n_samples, **how)
-        run.begin()
-        if features is None and extractor is not None and not _io.holds_save(classifier):
-            extractor.save(classifier)
-        facts: dict[str, dict[str, Any]] = {}
-        for label, kind in classes.items():
+    with _ranks.launched(), _ranks.together("aeot compare"):
+        if not _ranks.is_writer() and _ranks.size() == 1:
+            return ""
+        with _ranks.alone():
+            plan = _planned(models)
+            classes = {label: thing for label, thing in plan.items() if isinstance(thing, type)}
+            if not classes:
+                idle: dict[str, Any] = {"seconds": (seconds, None)}
+                idle["images_seen"] = images_seen, None
+                usual = inspect.signature(compare).parameters
+                trained = {"seeds": seeds, "latent_dim": latent_dim}
+                idle |= {name: (value, usual[name].default) for name, value in trained.items()}
+                _check.unused("where no class is named to be trained", **idle)
+            training, reference = _data(data, size, root, seed, strict, plan)
+        folder = _check.path("out", out).absolute() / "models"
+        places = {
+            label: [folder / f"{label}-{seed + k}" for k in range(seeds)] for label in classes
+        }
+        jobs = [
+            (place, partial(classes[label], latent_dim=latent_dim, seed=seed + k))
+            for label, group in places.items()
+            for k, place in enumerate(group)
+        ]
+        if not _ranks.is_writer():
+            _train(jobs, training, limit)
+            return ""
+        with _ranks.alone():
+            if n_samples is not None and _check.integer("n_samples", n_samples) > len(reference):
+                must = f"keep {n_samples} images apart to compare with"
+                way_out = f"pass n_samples={len(reference)} or less"
+                raise _check.fail("data", must, str(len(reference)), way_out)
+            given = None if features is None else load_model("features", Classifier, features)
+            contestants: dict[str, Any] = {k: v for k, v in plan.items() if k not in classes}
+            if contestants:
+                contestants = opened(contestants, reference, n_samples)
+            _rehearse(classes, training, latent_dim, images_seen)
+            options = {"data": data, **limit, "latent_dim": latent_dim, "size": size, "seed": seed}
+            options["images"] = _digest(training, reference)
+            run = RunDirectory(out, options, record="compare.json")
+        with run:
+            with _ranks.alone():
+                _check_labels(plan, folder)
+                _check_kept(places, reference, n_samples)
+                classifier = run.path / "classifier"
+                extractor = given or _extractor(training, reference, classifier, seed)
+                if extractor is not None:
+                    extract(extractor, reference.subset(slice(2)))  # fits images of this size
+                how: dict[str, Any] = {"metrics": metrics, "features": extractor}
+                how |= {"training": training, "seed": seed, "n_samples": n_samples}
+                if metrics or n_samples:  # what cannot be measured is said before training
+                    some = training.subset(slice(n_samples or min(10_000, len(reference))))
+                    _compare({"training images, as a trial": some}, reference, **how)
+                run.begin()
+                if features is None and extractor is not None and not _io.holds_save(classifier):
+                    extractor.save(classifier)
+            _train(jobs, training, limit)
+            with _ranks.alone():
+                facts = {
+                    label: _mean([_kept(_costs(place)) for place in group])
+                    for label, group in places.items()
+                }
+                for label in plan.keys() - classes.keys():
+                    if known := _costs_of_run(Path(plan[label])):
+                        facts[label] = known
+                contestants = {label: places.get(label, contestants.get(label)) for label in plan}
+                found = _compare(contestants, reference, repeats=repeats, facts=facts, **how)
+                if classes:
+                    told = f"{images_seen} images"
+                    if images_seen is None:
+                        told = f"{limit['seconds']:g} s of wall clock"
+                    told += " for each training; what it took is in its row of costs"
+                    found.protocol["budget"] = told
+                found.protocol.update(passed_over(training))
+                return _reported(found, training.name, run.path)
+
+
+def _train(
+    jobs: list[tuple[Path, Callable[..., Contestant]]], training: Dataset, limit: dict[str, Any]
+) -> None:
+    """Train models within the budget, one on each rank at a time.
+
+    Ranks meet between two of them, where one that failed is heard of. The first rank comes when
+    all is checked and begun, and the others wait for it.
+
+    Args:
+        jobs: Where each is kept, and what makes it.
+        training: What it is fitted to.
+        limit: The budget of each.
+    """
+    own = _ranks.rank()
+    for first in range(0, len(jobs), _ranks.size()):
+        _ranks.pause()
+        for place, made in jobs[first + own :][:1]:
             try:
-                costs = [
-                    _fitted(kind(latent_dim=latent_dim, seed=seed + k), training, limit, place)
-                    for k, place in enumerate(places[label])
-                ]
+                with warnings.catch_warnings(), _ranks.alone():
+                    if own:  # of what ranks share the first alone warns
+                        warnings.simplefilter("default", UserWarning)
+                    _fitted(made(), training, limit, place)
             except KeyboardInterrupt as error:
                 anew = ", trained anew" if "seconds" in limit else ""
                 told = "the models finished are kept: the same command goes on with "
+                label = place.name.rpartition("-")[0]
                 raise _loop.Stopped.of(error, told + label + anew) from None
-            facts[label] = _mean(costs)
-        for label in plan.keys() - classes.keys():
-            if known := _costs_of_run(Path(plan[label])):
-                facts[label] = known
-        contestants |= places
-        found = _compare(
-            {label: contestants[label] for label in plan},
-            reference,
-            n_samples=n_samples,
-            repeats=repeats,
-            facts=facts,
-            **how,
-        )
-        if classes:
-            told = (
-                f"{limit['seconds']:g} s of wall clock"
-                if "seconds" in limit
-                else f"{images_seen} images"
-            )
-            told += " for each training; what it took is in its row of costs"
-            found.protocol["budget"] = told
-        found.protocol.update(passed_over(training))
-        found.save(run.path, overwrite=True)
-        for old in run.path.glob("*.png"):  # of an earlier call, perhaps of other models
-            old.unlink()
-        if any(row["curve"] for row in found.rows):
-            pictures.prd_curves(found, path=run.path / "prd.png")
-        if {"f8", "f1_8"} <= set(found[next(iter(found))]):
-            pictures.precision_recall(found, path=run.path / "precision_recall.png")
-        pictures.sample_rows(found, path=run.path / "samples.png")
-        write_page({f"comparison on {training.name}": found}, run.path / "report.html")
-        where = f"tables, figures, models and report.html are in {run.path}"
-        return f"{found.markdown()}\n{where}\nnext: open {run.path / 'report.html'}; aeot runs"
+    _ranks.pause()
+
+
+def _reported(found: Comparison, data: str, out: Path) -> str:
+    """Write tables, figures and page of a comparison; return what is printed.
+
+    Args:
+        found: The comparison.
+        data: The name of what models were trained on.
+        out: The folder.
+    """
+    found.save(out, overwrite=True)
+    for old in out.glob("*.png"):  # of an earlier call, perhaps of other models
+        old.unlink()
+    if any(row["curve"] for row in found.rows):
+        pictures.prd_curves(found, path=out / "prd.png")
+    if {"f8", "f1_8"} <= set(found[next(iter(found))]):
+        pictures.precision_recall(found, path=out / "precision_recall.png")
+    pictures.sample_rows(found, path=out / "samples.png")
+    write_page({f"comparison on {data}": found}, out / "report.html")
+    where = f"tables, figures, models and report.html are in {out}"
+    return f"{found.markdown()}\n{where}\nnext: open {out / 'report.html'}; aeot runs"
 
 
 def _planned(models: list[str]) -> dict[str, Any]:
@@ -358,14 +402,15 @@ def _fitted(
     training: Dataset,
     limit: dict[str, Any],
     place: Path,
-) -> dict[str, Any]:
-    """Train within the budget, keep the model and return its costs, unless that was done before.
+) -> None:
+    """Train within the budget and keep the model and its costs, unless that was done before.
 
     The model is let go, so that the memory of the next does not hold it, too.
     """
     costs = _costs(place)
     if costs.is_file():
-        return _kept(costs)
+        _kept(costs)
+        return
     told = ", ".join(f"{value:g} {name.replace('_', ' ')}" for name, value in limit.items())
     _LOG.info("training %s: %s", place.name, told)
     unfinished = place.with_name(f"{place.name}.checkpoint")
@@ -375,7 +420,6 @@ def _fitted(
     cost["class"] = type(model).__name__
     _io.write_text(costs, json.dumps(cost) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
-    return cost
 
 
 def _costs_of_run(path: Path) -> dict[str, Any]:

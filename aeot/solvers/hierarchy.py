@@ -9,14 +9,18 @@ where those of the one optimal map cost m n.
 from __future__ import annotations
 
 import itertools
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
-from aeot import _check, _loop, _ranks
+from aeot import _check, _io, _loop, _ranks
 from aeot._check import ArrayLike
 from aeot._environment import plain_methods, plain_torch, resolve_device
 from aeot._rng import generator
@@ -28,12 +32,13 @@ from aeot.search.planes import LOW, Block, Listed, Planes, Winners
 from aeot.solvers.assignment import check_enough
 from aeot.solvers.clusters import cluster
 from aeot.solvers.exact import reject_duplicates
-from aeot.solvers.problem import Problem, check_fits, standardise, times
+from aeot.solvers.problem import OutOfSamples, Problem, Supply, check_fits, standardise, times
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Solution
-from aeot.solvers.solve import Keeper, finished, run, solve_semidiscrete, unsolved
+from aeot.solvers.solve import Keeper, finished, is_exact, run, solve_semidiscrete, unsolved
 from aeot.solvers.stages import NEWTON, Task
 from aeot.solvers.starts import gaussian_heights
+from aeot.solvers.state import State, fingerprint
 
 T = TypeVar("T")
 _FINER = 4.0  # times smaller is the coarse map's error: what it leaves is no step's inside to mend
@@ -133,6 +138,8 @@ def solve_hierarchical(
     engine: str = "auto",
     device: str | torch.device | None = None,
     seed: int = 0,
+    max_samples: float | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> HierarchicalMap:
     """Transport onto clusters of sites, then onto the sites within each cluster.
 
@@ -150,12 +157,17 @@ def solve_hierarchical(
         engine: See `solve_semidiscrete`.
         device: Where to compute; None: the first GPU, else the CPU. The map takes points of any.
         seed: Seed of clusters and samples.
+        max_samples: Draw no more samples in all, and stop uncertified before a step that would.
+            Less than 2 (16 384 + 64 d) + 64 k for k clusters count as so many.
+        checkpoint: Directory from which the same call goes on where it was stopped, to the same
+            heights; see `solve_semidiscrete`. Clusters whose cells are exact are solved anew.
 
     Returns:
         The map; ``converged`` says whether its certificate holds.
 
     Raises:
-        ValueError: If an argument is wrong or two sites are equal.
+        ValueError: If an argument is wrong, two sites are equal, or a checkpoint is of another
+            problem.
         KeyboardInterrupt: If Ctrl-C or SIGTERM came, within a second.
 
     References:
@@ -180,38 +192,88 @@ def solve_hierarchical(
     k = _check.integer("clusters", k)
     if k > len(y):
         raise _check.fail("clusters", f"be at most the {len(y)} sites", str(k))
+    if max_samples is not None:
+        max_samples = _check.real("max_samples", max_samples, minimum=1)
+    places = _places(checkpoint, k)
     reject_duplicates(y)
     check_fits(source, len(y))
-    _ranks.agree({"sites": y, "masses": nu, "clusters": k, "tol": tol})
+    facts = {"sites": y, "masses": nu, "clusters": k, "tol": tol, "max_samples": max_samples}
+    _ranks.agree(facts | {"checkpoint": checkpoint is not None})
     # As `solve_semidiscrete` does it, with the sites of a cluster beside each other.
     order = torch.from_numpy(np.lexsort(y.detach().cpu().numpy().T[::-1]))
     labels = torch.from_numpy(cluster(y[order.to(y.device)], k, seed=seed))
-    order, labels = order[labels.argsort(stable=True)], labels.sort().values
+    beside = labels.argsort(stable=True)
+    order, labels = order[beside], labels[beside]
     given, nu = y[order.to(y.device)], nu[order]
     mass = torch.zeros(int(labels.max()) + 1, dtype=torch.float64).index_add_(0, labels, nu)
     means = torch.zeros(len(mass), y.shape[1], dtype=torch.float64)
     means.index_add_(0, labels, given.detach().cpu().double() * nu[:, None])
     means = (means / mass[:, None]).to(y)
+    place, supply = order.argsort(), Supply.of(max_samples, d=source.dim)
+    whole = standardise(source, given, nu, seed, place, supply=supply)
     loop = _loop.Loop("hierarchical transport", unit="samples")
     step = "the coarse part of the hierarchical transport"
     try:
         with loop:
+            mark = _mark(whole, beside.argsort(), clusters=k, tol=tol, engine=engine)
+            keeper = Keeper(places[1], mark | {"max_samples": max_samples})
+            state = keeper.restored(whole.sites.device, NEWTON)
             options: dict[str, Any] = {"tol": max(tol / _FINER, 1e-15), "engine": engine}
-            coarse = solve_semidiscrete(source, means, mass, seed=seed, **options)
+            if places[0] is not None and not is_exact(source, len(mass)):
+                options["checkpoint"] = places[0]
+            if max_samples is not None:
+                options["max_samples"] = supply.limit * _share(len(mass), len(y))
+            with warnings.catch_warnings():  # what is promised is promised of the whole
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                coarse = solve_semidiscrete(source, means, mass, seed=seed, **options)
             step = "the inner part of the hierarchical transport"
-            place = order.argsort()
-            whole = standardise(source, given, nu, seed, place)
             known = {f.name: getattr(whole, f.name) for f in fields(Problem)}
             problem = _Inside(**known, coarse=coarse, labels=labels)
             task = Task(problem, _scorer(problem, engine), tol, "newton")
-            state = replace(unsolved(task, task.first), phase="settle")
-            state = replace(state, heights=_started(cast("_Scorer", task.first)))
-            state, outcome = run(task, state, Keeper(None, {}), None, loop, steps=NEWTON)
+            least = Supply.of(0, d=source.dim).limit
+            supply.limit = max(supply.limit - coarse.n_samples - _SEEN * len(mass), least)
+            if isinstance(state, State):
+                supply.drawn = state.n_samples
+            else:
+                state = replace(unsolved(task, task.first), phase="settle")
+                state = replace(state, heights=_started(cast("_Scorer", task.first)))
+            state, outcome = run(task, state, keeper, None, loop, steps=NEWTON)
             inside = finished(task, state, outcome, y)
     except _loop.Stopped as stopped:
-        raise _loop.Stopped(stopped.number, step, "nothing is kept of it") from None
+        left = "nothing is kept, and the same call begins anew"
+        if any(at is not None and _io.holds_save(at) for at in places):
+            left = f"{checkpoint} holds it, and the same call goes on"
+        raise _loop.Stopped(stopped.number, step, left) from None
     tree = HierarchicalMap(y, labels[place], coarse, inside, engine)
-    return replace(tree, _inside=replace(inside, heights=_raised(tree, seed)))
+    drawn = inside.n_samples + _SEEN * len(mass)
+    return replace(tree, _inside=replace(inside, heights=_raised(tree, seed), n_samples=drawn))
+
+
+def _places(checkpoint: str | os.PathLike | None, k: int) -> tuple[Path | None, Path | None]:
+    """Return where the states are kept of the map onto k clusters, and of that inside them."""
+    if checkpoint is None:
+        return None, None
+    folder = _check.path("checkpoint", checkpoint)
+    places = folder / f"clusters-{k}", folder / "inside"
+    if _ranks.rank() == 0:
+        for place in places:
+            _io.check_writable(place, kind="transport", name="checkpoint")
+    return places
+
+
+def _mark(problem: Problem, order: torch.Tensor, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a `fingerprint` of a problem in another order of its sites, (n,)."""
+    options["engine"] = bind(options["engine"], problem.sites).NAME
+    sites, masses = problem.caller_sites[order], problem.masses[order]
+    return fingerprint(replace(problem, caller_sites=sites, masses=masses), **options)
+
+
+def _share(k: int, n: int) -> float:
+    """Return which share of the samples the map onto k clusters takes, of n sites.
+
+    It is solved `_FINER` times more accurately, and samples grow as sites / tol^2.
+    """
+    return _FINER**2 * k / (_FINER**2 * k + n)
 
 
 def _members(labels: torch.Tensor) -> list[torch.Tensor]:
@@ -425,7 +487,10 @@ def _started(scorer: _Scorer) -> torch.Tensor:
     sites = problem.sites.to(torch.float64)
     (k, d), device = problem.coarse.sites.shape, sites.device
     blocks = range(scorer.blocks_for(_SEEN * k))
-    problem.supply.take(len(blocks) * scorer.block_samples)
+    try:
+        problem.supply.take(len(blocks) * scorer.block_samples)
+    except OutOfSamples:  # then as if each cell were the whole source
+        blocks = range(0)
     sums = torch.zeros(k, d, dtype=torch.float64, device=device)
     count, squares = torch.zeros(k, dtype=torch.int64, device=device), 0.0
     for index in blocks:
@@ -434,9 +499,9 @@ def _started(scorer: _Scorer) -> torch.Tensor:
         sums.index_add_(0, group, z)
         count += torch.bincount(group, minlength=k)
         squares += float(z.square().sum())
-    m = int(count.sum())
-    mean = sums / count.clamp(min=1)[:, None]
-    within = squares / m - float(count.to(mean) @ mean.square().sum(1)) / m
+    mean, within = sums / count.clamp(min=1)[:, None], float(d)
+    if m := int(count.sum()):
+        within = squares / m - float(count.to(mean) @ mean.square().sum(1)) / m
     spread = max(within / d, 1e-12) ** 0.5
     heights = -(sites * mean[problem.labels.to(device)]).sum(1)
     for own in _members(problem.labels):

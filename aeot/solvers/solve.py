@@ -216,7 +216,8 @@ def solve_semidiscrete(
     keeper = Keeper(checkpoint, mark)
     try:
         with _loop.Loop("transport", unit="samples", progress=progress) as loop:
-            found, outcome = keeper.restored(problem.sites.device), Outcome.STOPPED
+            found = keeper.restored(problem.sites.device, _steps(method, source.dim))
+            outcome = Outcome.STOPPED
             if isinstance(found, State):
                 supply.drawn = found.n_samples
                 state, outcome = run(task, found, keeper, on_step, loop)
@@ -539,13 +540,12 @@ class Keeper:
         self.path, self.mark = path, mark
         self.pace = _loop.Pace(0.0)
 
-    def restored(self, device: torch.device) -> State | Parts | None:
-        """Return what was written last, if there is anything."""
+    def restored(self, device: torch.device, steps: dict[str, Step]) -> State | Parts | None:
+        """Return what was written last of a solve in these stages, if there is anything."""
         if self.path is None or not _ranks.everyones(_io.holds_save(self.path))[0]:
             return None
         state = load(self.path, self.mark, device)
-        known = {"done", *_steps(self.mark["method"], self.mark["shape"][1])}
-        if isinstance(state, State) and state.phase not in known:
+        if isinstance(state, State) and state.phase not in {"done", *steps}:
             with _io.using(self.path):
                 raise _io.Damaged(f"there is no stage {state.phase[:80]!r}")
         return state

@@ -116,6 +116,24 @@ def test_costs_of_several_trainings_are_averaged():
     assert compare._mean(costs) == {"train_seconds": 2.0, "images_seen": 11, "class": "GAN"}
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_every_model_is_trained_by_one_rank(size, tmp_path, monkeypatch):
+    jobs = [(tmp_path / f"m-{k}", lambda k=k: k) for k in range(5)]
+    trained, met = [[] for _ in range(size)], [0] * size
+    for rank in range(size):
+        ranks = {"rank": lambda rank=rank: rank, "size": lambda: size}
+        ranks["pause"] = lambda rank=rank: met.__setitem__(rank, met[rank] + 1)
+        for name, value in ranks.items():
+            monkeypatch.setattr(compare._ranks, name, value)
+        monkeypatch.setattr(
+            compare, "_fitted", lambda model, *_, rank=rank: trained[rank].append(model)
+        )
+        compare._train(jobs, None, {"images_seen": 1})
+    assert sorted(sum(trained, [])) == [0, 1, 2, 3, 4]
+    assert {-(-5 // size) - len(own) for own in trained} <= {0, 1}
+    assert len(set(met)) == 1  # none waits for another
+
+
 @pytest.mark.slow
 def test_models_are_trained_within_the_budget_kept_and_taken_up_again(place, capsys):
     out = place / "trained"

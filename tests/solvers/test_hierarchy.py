@@ -1,6 +1,11 @@
+import os
+import signal
+
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
+from aeot import _loop
 from aeot.measures import Sampler, UniformBox
 from aeot.solvers.hierarchy import solve_hierarchical
 from aeot.solvers.solve import solve_semidiscrete
@@ -123,3 +128,59 @@ def test_bad_arguments():
         solve_hierarchical(UniformBox(dim=2), torch.rand(5, 2), clusters=6)
     with pytest.raises(ValueError, match="distinct"):
         solve_hierarchical(UniformBox(dim=2), torch.zeros(2, 2))
+
+
+def counted(dim):
+    """Return a source that is known by its samples alone, and a list of how many were asked for."""
+    asked = []
+
+    def draw(n, generator):
+        asked.append(n)
+        return torch.rand(n, dim, generator=generator)
+
+    return Sampler(draw, dim=dim), asked
+
+
+@pytest.mark.parametrize("limit", [1, 6e4])
+def test_no_more_samples_are_drawn_than_may_be(both, limit):
+    _, sites, masses, _, _ = both
+    source, asked = counted(4)
+    with pytest.warns(ConvergenceWarning, match="above tol") as told:
+        tree = solve_hierarchical(source, sites, masses, clusters=6, tol=0.01, max_samples=limit)
+    assert len(told) == 1  # of the whole, none of the clusters
+    assert sum(asked) == tree.n_samples
+    least, block = 2 * ((1 << 14) + 64 * 4) + 64 * 6, 4096
+    assert tree.n_samples <= max(limit, least) + 2 * block * (limit < least)
+    assert not tree.converged
+    assert tree.certificate["mass_error_upper"] > 0.01
+    x = torch.rand(1 << 15, 4, generator=torch.Generator().manual_seed(9))
+    counts = torch.bincount(tree.cell(x), minlength=60) / len(x)
+    assert float((counts - masses).abs().sum()) / 2 < tree.mass_error_upper + 0.02
+
+
+@pytest.mark.parametrize(
+    ("loop", "part"), [("transport", "coarse"), ("hierarchical transport", "inner")]
+)
+def test_a_stopped_one_goes_on_to_the_same_heights(both, tmp_path, monkeypatch, loop, part):
+    source, sites, masses, whole, _ = both
+    options = {"clusters": 6, "tol": 0.04, "checkpoint": tmp_path / "state"}
+    at, steps = _loop.Loop.at, []
+
+    def strike(own, *arguments):
+        at(own, *arguments)
+        steps.append(own.name)
+        if steps.count(loop) == 3 and steps[-1] == loop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_loop.Loop, "at", strike)
+        with pytest.raises(KeyboardInterrupt, match=f"{part} part .*state holds it, and the same"):
+            solve_hierarchical(source, sites, masses, **options)
+        again = solve_hierarchical(source, sites, masses, **options)
+    assert torch.equal(again.heights, whole.heights)
+    assert again.certificate == whole.certificate
+    assert len(steps) == len(again.coarse.history) + len(again._inside.history)  # none twice
+    if part == "inner":
+        for name, value in {"clusters": 5, "max_samples": 1e6, "tol": 0.03}.items():
+            with pytest.raises(ValueError, match=f"same problem, got another {name} in"):
+                solve_hierarchical(source, sites, masses, **options | {name: value})
