@@ -41,7 +41,7 @@ def start(size, what, *arguments):
     ]
 
 
-def ended(processes, seconds=150):
+def ended(processes, seconds=400):
     """Wait for the ranks; return (status, last line of stdout, stderr) of each."""
     found = []
     try:
@@ -235,11 +235,13 @@ def trained_all(steps=100):
 
 
 def rounded():
-    """Return what the same networks come to in bfloat16, after some steps and after many."""
+    """Return the losses of the same networks, step by step, in float32 and in bfloat16."""
     ring, found = aeot.data.toy("ring", 64), {}
-    for steps in (2, 20):
-        low = aeot.Autoencoder(latent_dim=2, batch_size=10, precision="bfloat16")
-        found[steps] = losses(low.fit(ring, steps=steps))
+    for precision in ("float32", "bfloat16"):
+        small = aeot.Autoencoder(latent_dim=2, batch_size=10, precision=precision)
+        seen = []
+        small.fit(ring, steps=20, on_step=lambda step, record, s=seen: s.append(record["loss"]))
+        found[precision] = seen
     return found
 
 
