@@ -137,6 +137,8 @@ def test_no_rank_waits_for_one_that_fails_differs_or_is_stopped(tmp_path):
     assert first["resumed"] == second["resumed"] == alone
     one = plain(work_together.told(aeot.solve_semidiscrete(box, y, tol=0.1)))
     assert [first["alone"], second["alone"]] == [None, one]
+    assert first["said"] == [False] * 7  # by a command: the first rank speaks, of all errors
+    assert second["said"] == [True] * 7
 
 
 def compared(size, folder, failing):

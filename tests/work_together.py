@@ -277,11 +277,15 @@ def compared(folder, failing):
     return told, trained
 
 
+SAID = []  # of every error raised: whether another rank says it
+
+
 def raised(call, *arguments, **options):
     """Return what a call raises, in words."""
     try:
         call(*arguments, **options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        SAID.append(error.said)
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -317,6 +321,7 @@ def troubles(folder):
     if rank == 1:
         with aeot.alone():
             found["alone"] = told(solve(box, y, tol=0.1))
+    found["said"] = SAID
     torch.distributed.barrier()
     return found
 
