@@ -464,8 +464,7 @@ def tensor(name: str, value: ArrayLike | float) -> torch.Tensor:
     Raises:
         ValueError: If it is not numeric or holds no values.
     """
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise fail(name, "have no masked entries", f"{np.ma.count_masked(value)} of them")
+    _check_unmasked(name, value)
     if hasattr(value, "toarray"):  # SciPy's sparse matrices
         raise fail(name, "be a dense array", shown(value), f"pass {name}.toarray()")
     try:
@@ -480,6 +479,12 @@ def tensor(name: str, value: ArrayLike | float) -> torch.Tensor:
     if found.is_meta:
         raise fail(name, "hold values", "a tensor on the device 'meta'")
     return found
+
+
+def _check_unmasked(name: str, value: object) -> None:
+    """Refuse arrays with masked entries, which NumPy would hand over as if they were not."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise fail(name, "have no masked entries", f"{np.ma.count_masked(value)} of them")
 
 
 def _as_tensor(value: Any) -> torch.Tensor:  # noqa: ANN401 - that is what it finds out
@@ -589,32 +594,39 @@ def labels(name: str, value: Any) -> np.ndarray:  # noqa: ANN401
     """Return classes as an array of whole numbers (int64) or of texts.
 
     Raises:
-        ValueError: If one is missing, or they are neither, or both.
+        ValueError: If one is missing, or they are neither, or both, or too large.
     """
     must = "be whole numbers or texts"
+    _check_unmasked(name, value)
     if torch.is_tensor(value):
-        value = value.detach().cpu().numpy()
+        dense = tensor(name, value).detach().cpu()
+        value = (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
     try:
         found = np.asarray(value)
+        if found.dtype.kind == "U" and isinstance(value, (list, tuple)):
+            found = np.array(value, dtype=object)  # where numbers, and NaN, are no texts
     except ValueError as error:  # rows of several lengths
         raise fail(name, must, shown(value)) from error
     if found.dtype == object or found.dtype.kind == "T":
         kinds = {type(x) for x in found.flat}
         if kinds and all(issubclass(kind, str) for kind in kinds):
-            found = found.astype(str)
-        elif kinds and all(issubclass(kind, (int, np.integer)) for kind in kinds):
-            found = np.array(found.tolist(), dtype=np.int64)
+            found = np.array(found.tolist(), dtype=str)
+        elif kinds and all(issubclass(kind, (int, float, np.number)) for kind in kinds):
+            found = np.array(found.tolist())  # of objects if one is beyond 64 bits
         else:
             odd = [x for x in found.flat if not isinstance(x, (str, int, np.integer))]
             got = shown(odd[0]) if odd else "both" if kinds else "none"
             way_out = "drop rows without a class; give all classes as texts or all as numbers"
             raise fail(name, must, got, way_out)
     if found.dtype.kind == "f":
-        if not bool((found == np.round(found)).all()):  # NaN, too, is no class
-            first = float(found.flat[int(np.argmax(found != np.round(found)))])
+        whole = np.isfinite(found) & (found == np.round(found))  # NaN, too, is no class
+        if not whole.all():
+            first = float(found.flat[int(np.argmin(whole))])
             raise fail(name, must, f"{first:g}", "round them, or drop rows without a class")
-        found = found.astype(np.int64)
-    if found.dtype.kind in "biu":
+    if found.dtype.kind in "biufO":
+        largest = max(abs(int(found.max())), abs(int(found.min()))) if found.size else 0
+        if largest >= 2**63:
+            raise fail(name, "be whole numbers below 2**63", largest, "number the classes from 0")
         return found.astype(np.int64)
     if found.dtype.kind != "U":
         raise fail(name, must, str(found.dtype))

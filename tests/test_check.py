@@ -255,3 +255,50 @@ def test_a_path_is_one_that_a_file_can_have(value):
     with pytest.raises(ValueError, match=r"^out must (be a path|begin with a home)[^\0]*$"):
         _check.path("out", value)
     assert _check.path("out", "~/x").is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([1.0, float("inf")], "be whole numbers or texts, got inf; .*drop rows without a class"),
+        ([1.0, 2e300], r"be whole numbers below 2\*\*63, got 2"),
+        ([1, 2**70], r"be whole numbers below 2\*\*63, got 1180591620717411303424"),
+        (np.array([1, 2**63 + 5], dtype=np.uint64), r"below 2\*\*63, got 9223372036854775813"),
+        (np.ma.masked_array([1, 2], [False, True]), "have no masked entries, got 1 of them"),
+        (torch.ones(2).to_sparse(), r"be a dense array.*to_dense\(\)"),
+        (torch.ones(2, device="meta"), "hold values, got a tensor on the device 'meta'"),
+        (["a", float("nan")], "be whole numbers or texts, got nan; drop rows without a class"),
+        (["a", 1], "be whole numbers or texts, got both; .*all classes as texts or all as numbers"),
+        (("a", 1.5), "be whole numbers or texts, got 1.5"),
+    ],
+)
+def test_classes_that_are_none_are_refused_not_made_up(given, words):
+    with pytest.raises(ValueError, match="labels must " + words):
+        _check.labels("labels", given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [3, 1],
+        [3.0, 1.0],
+        np.array([3.0, 1], dtype=object),
+        np.array([3, 1], dtype=np.uint64),
+        np.array([3, 1], dtype=">f2"),
+        torch.tensor([3, 1], dtype=torch.bfloat16),
+        [torch.tensor(3), torch.tensor(1)],
+        pd.Series([3, 1], dtype="Int8"),
+    ],
+)
+def test_classes_may_be_whole_numbers_of_any_kind(given):
+    found = _check.labels("labels", given)
+    assert (found.dtype, found.tolist()) == (np.int64, [3, 1])
+
+
+def test_classes_may_be_texts_of_any_kind():
+    texts = ["b", "aa"]
+    kinds = [texts, np.array(texts, dtype=object), pd.Series(texts), pl.Series(texts)]
+    if hasattr(np.dtypes, "StringDType"):  # from NumPy 2 on
+        kinds.append(np.array(texts, dtype=np.dtypes.StringDType()))
+    for given in kinds:
+        assert _check.labels("labels", given).tolist() == texts

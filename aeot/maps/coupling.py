@@ -313,8 +313,8 @@ class Coupling(IterableDataset):
             made = []
             for position, row in zip(positions.tolist(), data, strict=True):
                 with forked(self.seed, "coupling transform", position):
-                    made.append(torch.as_tensor(self.transform(row)))
-            data = torch.stack(made)
+                    made.append(self.transform(row))
+            data = _stacked("transform", made)
         points = torch.cat(noise)
         if data.ndim > 2 and data[0].numel() == points.shape[1]:
             points = points.reshape(data.shape)
@@ -332,9 +332,13 @@ class Coupling(IterableDataset):
             parts = [self.data(i) for i in row.tolist()]
             if isinstance(parts[0], (tuple, list)):  # rows with labels, as torchvision has them
                 if self.labels is None and len(parts[0]) > 1:
-                    label = torch.tensor([int(part[1]) for part in parts])
+                    told = _check.labels("labels", [part[1] for part in parts])
+                    if told.dtype != np.int64:
+                        way_out = "pass labels= to aeot.coupling"
+                        raise _check.fail("data", "have labels that are numbers", told[0], way_out)
+                    label = torch.from_numpy(told)
                 parts = [part[0] for part in parts]
-            data = torch.stack([torch.as_tensor(part) for part in parts])
+            data = _stacked("data", parts)
         if self.flips:
             mirrored = (sites >= half).to(data.device).view(-1, *[1] * (data.ndim - 1))
             data = torch.where(mirrored, data.flip(-1), data)
@@ -466,7 +470,7 @@ class Coupling(IterableDataset):
         numbers = self._classes_of(y1, len(points))
         data, label = self._lookup(_cells(self.brenier, points, numbers))
         if self.transform is not None:
-            data = torch.stack([torch.as_tensor(self.transform(row)) for row in data])
+            data = _stacked("transform", [self.transform(row) for row in data])
         data = data.to(x1) if x1.is_floating_point() else data.to(x1.device)
         if bool((label >= 0).all()):
             return x0, data, y0, label.to(x1.device if y1 is None else y1)
@@ -773,8 +777,21 @@ def _check_classes(brenier: ConditionalMap, labels: torch.Tensor) -> None:
 def _labels(labels: ArrayLike | None, known: torch.Tensor | None, n: int) -> torch.Tensor | None:
     if labels is None:
         return None if known is None else known.cpu()
-    found = _check.tensor("labels", labels)
-    if found.shape != (n,) or found.is_floating_point() or int(found.min()) < 0:
-        must = f"be {n} whole numbers >= 0, one per row"
-        raise _check.fail("labels", must, _check.shown(found))
-    return found.to("cpu", torch.int64)
+    found = _check.labels("labels", labels)
+    if found.shape != (n,) or found.dtype != np.int64 or found.min() < 0:
+        must, way_out = f"be {n} whole numbers >= 0, one per row", ""
+        if found.dtype != np.int64:
+            way_out = "number them: np.unique(labels, return_inverse=True)[1]"
+        raise _check.fail("labels", must, _check.shown(found), way_out)
+    return torch.from_numpy(found)
+
+
+def _stacked(name: str, rows: list[Any]) -> torch.Tensor:
+    """Return what the caller's function `name` made of some rows, (m, ...)."""
+    try:
+        return torch.stack([torch.as_tensor(row) for row in rows])
+    except (TypeError, ValueError, RuntimeError) as error:
+        shapes = [_check.shown(row) for row in rows]
+        odd = [shape for shape in shapes if shape != shapes[0]]
+        got = " and ".join([shapes[0], *odd[:1]])
+        raise _check.fail(name, "give arrays of numbers, all of one shape", got) from error

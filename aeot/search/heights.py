@@ -89,7 +89,8 @@ def cost_sites(sites: ArrayLike, cost: ArrayLike) -> torch.Tensor:
         A y_i, (n, d), in the dtype of the sites.
 
     Raises:
-        ValueError: If shapes do not match or A is not positive definite.
+        ValueError: If shapes do not match, A is not positive definite beyond rounding, or A y_i is
+            beyond the dtype of the sites.
 
     Example:
         >>> import aeot
@@ -103,7 +104,8 @@ def cost_sites(sites: ArrayLike, cost: ArrayLike) -> torch.Tensor:
                 [1., 2.]])
     """
     y = _check.points("sites", sites)
-    matrix = _check.array("cost", cost).detach().to(y.device, torch.float64)
+    given = _check.array("cost", cost).detach()
+    matrix = given.to(y.device, torch.float64)
     d = y.shape[1]
     if matrix.shape not in ((d,), (d, d)):
         must = f"have shape ({d},) or ({d}, {d})"
@@ -116,7 +118,17 @@ def cost_sites(sites: ArrayLike, cost: ArrayLike) -> torch.Tensor:
             raise _check.fail("cost", "be symmetric", "a matrix that is not", "use (A + A.T) / 2")
         least = float(torch.linalg.eigvalsh(matrix)[0])
         moved = y.double() @ matrix.T
+        # Rounding leaves a singular matrix eigenvalues of either sign; what they are worth is seen
+        # with a diagonal of ones, whatever the units of the axes.
+        scale = matrix.diagonal().clamp(min=1e-300).sqrt()
+        unit = torch.linalg.eigvalsh(matrix / scale / scale[:, None])[0]
+        rounding = d**0.5 * torch.finfo(given.dtype).eps + d * torch.finfo(torch.float64).eps
+        least = least if unit > 4 * rounding else min(least, 0.0)
     if not least > 0:
         got = f"least {'weight' if matrix.ndim == 1 else 'eigenvalue'} {least:.3g}"
         raise _check.fail("cost", "be positive definite", got, "leave out axes that cost nothing")
-    return moved.to(y.dtype)
+    moved = moved.to(y.dtype)
+    if not bool(moved.isfinite().all()):
+        got = f"{float(matrix.abs().max()):.3g}, which takes sites beyond {y.dtype}"
+        raise _check.fail("cost", "leave the sites finite", got, "divide it by its largest entry")
+    return moved

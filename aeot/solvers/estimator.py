@@ -24,6 +24,7 @@ from aeot.measures import (
     GridDensity,
     Measure,
     Polygon,
+    Radial,
     UniformBall,
     UniformBox,
     stored,
@@ -475,13 +476,16 @@ def _seed(random_state: Any) -> int:  # noqa: ANN401
 def outside(source: Measure, points: torch.Tensor) -> torch.Tensor:
     """Return which points (m, d) lie outside the support of a source, by more than rounding.
 
-    Sources without a border, and those that are only sampled, have no outside.
+    That of a sphere is taken with what it encloses, where the centroids of its cells lie. Sources
+    without a border, and those that are only sampled, have no outside.
     """
     if isinstance(source, (UniformBox, GridDensity)):
         low, high = source.low.to(points), source.high.to(points)
         slack = _SLACK * (high - low)
         return ((points < low - slack) | (points > high + slack)).any(1)
-    if isinstance(source, UniformBall):
+    if isinstance(source, UniformBall) or (
+        isinstance(source, Radial) and not callable(source.radius)  # the ball of a sphere
+    ):
         away = (points - source.center.to(points)).norm(dim=1)
         return away > source.radius * (1 + _SLACK)
     if isinstance(source, ConvexPolygon):

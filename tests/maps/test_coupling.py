@@ -272,6 +272,52 @@ def test_every_form_of_data_gives_the_same_rows(solution):
     assert plain.label.tolist() == [-1] * 9
 
 
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        (lambda i: None, {}, "data must give arrays of numbers, all of one shape, got None"),
+        (lambda i: "row", {}, "data must give arrays of numbers, .* got 'row'"),
+        (
+            lambda i: torch.ones(1 + i % 2),
+            {},
+            r"data must give .*shape \(1,\).* and .*shape \(2,\)",
+        ),
+        (
+            lambda i: (torch.ones(2), "cat"),
+            {},
+            "data must have labels that are numbers, got cat; pass",
+        ),
+        (lambda i: (torch.ones(2), None), {}, "labels must be whole numbers or texts, got None"),
+        (None, {"transform": lambda row: None}, "transform must give arrays of numbers.* got None"),
+        (None, {"transform": lambda row: row[row > 0]}, "transform must give arrays .* one shape"),
+    ],
+)
+def test_functions_of_rows_that_give_no_rows_are_named(solution, data, options, words):
+    pairs = aeot.coupling(solution, data, batch_size=30, **options)
+    with pytest.raises(ValueError, match=words):
+        pairs.batch(0)
+    if data is None:
+        with pytest.raises(ValueError, match=words):
+            pairs.sample_plan(normal(20, 3, "x0"), normal(20, 3, "x1"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["a", "b"] * 15, "be 30 whole numbers >= 0.*; number them: np.unique"),
+        ([float("nan"), 1.0] * 15, "be whole numbers or texts, got nan"),
+        (np.ma.masked_equal([0, 1] * 15, 1), "have no masked entries, got 15"),
+        ([-1] * 30, "be 30 whole numbers >= 0"),
+        ([0] * 29, r"be 30 whole numbers >= 0, one per row, got .*\(29,\)"),
+    ],
+)
+def test_labels_of_pairs_are_numbers(solution, labels, words):
+    with pytest.raises(ValueError, match="labels must " + words):
+        aeot.coupling(solution, labels=labels)
+    whole = aeot.coupling(solution, labels=np.arange(30, dtype=np.uint64))
+    assert torch.equal(whole.labels, torch.arange(30))
+
+
 def test_bytes_come_in_the_range_of_networks_and_transforms_see_single_rows():
     pictures = images(6)
     solution = aeot.solve_semidiscrete(aeot.Gaussian(dim=2), normal(6, 2))

@@ -86,8 +86,20 @@ def test_sites_of_another_cost_give_its_optimal_plan(problem, kind):
         (np.triu(np.ones((3, 3))), "cost must be symmetric, got a matrix that is not"),
         ([1.0, float("nan"), 1.0], "cost must be finite"),
         ("mahalanobis", "cost must be a numeric array"),
+        (1e308 * np.eye(3), "cost must leave the sites finite, got 1e.308, .*; divide it by"),
     ],
 )
 def test_costs_that_are_no_metric_are_refused(problem, cost, message):
     with pytest.raises(ValueError, match=message):
         aeot.cost_sites(problem[1], cost)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_singular_cost_is_refused_whatever_sign_rounding_gives_its_zero(problem, seed, dtype):
+    thin = np.random.default_rng(seed).normal(size=(3, 2)) * [[1e-3], [1], [1e4]]
+    cost = (thin @ thin.T).astype(dtype)
+    with pytest.raises(ValueError, match="cost must be positive definite, got least eigenvalue"):
+        aeot.cost_sites(problem[1], cost)
+    axes = thin[:, :1] ** 2 * np.eye(3)  # its diagonal alone costs something on every axis
+    assert torch.equal(aeot.cost_sites(problem[1], axes), problem[1].double() @ torch.tensor(axes))

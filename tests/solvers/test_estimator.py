@@ -100,6 +100,7 @@ def test_a_pipeline_transforms_rows_of_data():
     [
         ("box", [[0.0, 1.0]]),
         ("ball", [[0.0, 1.0]]),
+        (aeot.Radial(dim=2, radius=2.0, center=1.0), [[1.0, 3.0]]),
         ("gaussian", [[9.0, -9.0]]),
         (aeot.ConvexPolygon([[0.0, 0], [1, 0], [0, 1]]), [[0.5, 0.5]]),
         (aeot.Polygon([[0, 0], [4, 0], [4, 1], [1, 1], [1, 4], [0, 4]]), [[1.0, 4.0]]),
