@@ -6,6 +6,7 @@ arrays of float64 or needs them: where float32 would leave fewer than five digit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,6 +38,9 @@ def check_source(source: object) -> None:
         must, got = "be a measure such as aeot.UniformBox(dim=8)", _check.shown(source)
         way_out = "for a function of (n, generator) write aeot.Sampler(function, dim=...)"
         raise _check.fail("source", must, got, way_out)
+
+
+_UNIT = "use another unit"
 
 
 def _vector(name: str, value: ArrayLike | float | None, dim: int, default: float) -> torch.Tensor:
@@ -80,7 +84,8 @@ def _dtype(given: tuple[object, ...], size: torch.Tensor, width: torch.Tensor) -
     """Choose the dtype of points for what was given, their size (dim,) and their width (dim,)."""
     doubles = (torch.float64, np.float64)
     strong = any(getattr(value, "dtype", None) in doubles for value in given)
-    return torch.float64 if strong or bool((size > 100 * width).any()) else torch.float32
+    strong = strong or bool(((size > 100 * width) | (width < 1e-18) | (width > 1e18)).any())
+    return torch.float64 if strong else torch.float32  # which holds no squares beyond
 
 
 @plain_methods
@@ -134,6 +139,9 @@ class UniformBox:
             raise _check.fail("high", "be above low on every axis", got)
         self.mean = (self.low + self.high) / 2
         size = torch.maximum(self.low.abs(), self.high.abs())
+        if not bool((self.high - self.low).isfinite().all()):
+            got = f"low {float(self.low.min()):g}, high {float(self.high.max()):g}"
+            raise _check.fail("high", "be no more than 1.8e308 above low", got, _UNIT)
         self.dtype = _dtype((low, high), size, self.high - self.low)
 
     def __repr__(self) -> str:
@@ -677,7 +685,9 @@ class GridDensity:
         if not bool((self.high > self.low).all()):
             got = f"{self.low.tolist()} and {self.high.tolist()}"
             raise _check.fail("high", "be above low on every axis", got)
-        table = table.flip(0)
+        # Only ratios count: by a power of two, which rounds nothing, such that no sum overflows.
+        exponent = math.frexp(float(table.max()))[1]
+        table = table.flip(0) * 2.0 ** -max(exponent, -1000)
         if linear:
             a, b, c, d = table[:-1, :-1], table[:-1, 1:], table[1:, :-1], table[1:, 1:]
             coefficients = torch.stack([a, b - a, c - a, a - b - c + d], dim=-1)
@@ -686,7 +696,11 @@ class GridDensity:
         rows, columns = coefficients.shape[:2]
         self.step = (self.high - self.low) / torch.tensor([columns, rows], dtype=torch.float64)
         means = coefficients @ torch.tensor([1, 0.5, 0.5, 0.25], dtype=torch.float64)
-        total = means.sum() * self.step.prod()
+        area = self.step.prod()
+        if not 1e-290 < float(area) < 1e290:
+            got = f"sides of {_check.shown((self.high - self.low).tolist())}"
+            raise _check.fail("high", "leave pixels an area between 1e-290 and 1e290", got, _UNIT)
+        total = means.sum() * area
         self.coefficients = coefficients / total
         self._masses = (means / means.sum()).flatten()
         self.mean, self.covariance = self._moments()
@@ -726,7 +740,9 @@ class GridDensity:
         which = torch.searchsorted(cumulated, draws[:, 0] * cumulated[-1]).clamp(
             max=len(cumulated) - 1
         )
-        a, b, c, d = self.coefficients.to(device).reshape(-1, 4)[which].T
+        # By a power of two, such that squares of what lies in a tiny or huge pixel are numbers.
+        shrink = 2.0 ** -math.frexp(float(self.coefficients.abs().max()))[1]
+        a, b, c, d = shrink * self.coefficients.to(device).reshape(-1, 4)[which].T
         # The marginal in u has density proportional to p + q u, then v given u likewise.
         u = _linear_quantile(a + c / 2, b + d / 2, draws[:, 1])
         v = _linear_quantile(a + b * u, c + d * u, draws[:, 2])

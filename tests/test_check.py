@@ -263,7 +263,10 @@ def test_a_path_is_one_that_a_file_can_have(value):
         ([1.0, float("inf")], "be whole numbers or texts, got inf; .*drop rows without a class"),
         ([1.0, 2e300], r"be whole numbers below 2\*\*63, got 2"),
         ([1, 2**70], r"be whole numbers below 2\*\*63, got 1180591620717411303424"),
-        (np.array([1, 2**63 + 5], dtype=np.uint64), r"below 2\*\*63, got 9223372036854775813"),
+        (
+            np.array([1, 2**63 + 5], dtype=np.uint64),
+            r"be whole numbers below 2\*\*63, got 9223372036854775813",
+        ),
         (np.ma.masked_array([1, 2], [False, True]), "have no masked entries, got 1 of them"),
         (torch.ones(2).to_sparse(), r"be a dense array.*to_dense\(\)"),
         (torch.ones(2, device="meta"), "hold values, got a tensor on the device 'meta'"),

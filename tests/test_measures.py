@@ -1,5 +1,6 @@
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -197,7 +198,7 @@ def test_a_measure_of_a_million_dimensions_costs_vectors_and_one_of_too_many_say
     begun = time.process_time()
     source = kind(dim=10**6)
     assert source.mean.shape == (10**6,)
-    assert source.sample(2, generator=aeot.generator(0)).shape == (2, 10**6)
+    assert source.sample(2, generator=generator(0)).shape == (2, 10**6)
     assert len(repr(source)) < 200
     assert time.process_time() - begun < 3.0
     if kind is not aeot.Radial:
@@ -223,3 +224,42 @@ def test_memory_counts_what_a_container_may_take(tmp_path, monkeypatch):
         (tmp_path / "limit").write_text(text)
         monkeypatch.setattr(_check, "_LIMITS", (str(tmp_path / "limit"), str(tmp_path / "none")))
         assert _check._main_memory.__wrapped__() == expected
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e300, 1.7e308])
+@pytest.mark.parametrize("interpolation", ["constant", "linear"])
+def test_a_density_of_any_scale_is_that_of_its_ratios(scale, interpolation):
+    values = np.array([[1.0, 0.5], [0.25, 0.0]])
+    one = aeot.GridDensity(values, interpolation=interpolation)
+    other = aeot.GridDensity(values * scale, interpolation=interpolation)
+    assert torch.allclose(other.mean, one.mean, rtol=1e-3)  # 1e-320 has three digits
+    assert torch.allclose(other.covariance, one.covariance, rtol=1e-3)
+    points = [m.sample(50, generator=generator(0)) for m in (one, other)]
+    assert torch.allclose(*points, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda scale: UniformBox(low=[0.0, 0.0], high=[scale, scale]),
+        lambda scale: UniformBall(dim=2, radius=scale),
+        lambda scale: Radial(dim=2, radius=scale),
+        lambda scale: aeot.GridDensity([[1.0]], high=scale),
+    ],
+)
+@pytest.mark.parametrize("scale", [1e-140, 1e-40, 1e-25, 1e25, 1e40, 1e140])
+def test_points_in_another_unit_are_neither_zeros_nor_infinite(make, scale):
+    points = make(scale).sample(200, generator=generator(0)).double() / scale
+    length = points.norm(dim=1)
+    assert 0.5 < float(length.mean()) < 1.1
+    assert float(length.max()) < 1.5
+
+
+def test_sides_and_areas_that_are_no_numbers_are_refused():
+    with pytest.raises(
+        ValueError, match="high must be no more than 1.8e308 above low, got low -1.5"
+    ):
+        UniformBox(low=[-1.5e308], high=[1.5e308])
+    for side in (1e-300, 1e300):
+        with pytest.raises(ValueError, match="high must leave pixels an area .* sides of"):
+            aeot.GridDensity([[1.0]], high=side)
