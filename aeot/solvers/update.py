@@ -72,8 +72,8 @@ def update_solution(
 
     Args:
         solution: Of `solve_semidiscrete`.
-        add: (k, d) new sites; they come after those that stay.
-        remove: Numbers (r,) of the sites that go, or a mask (n,) of bools.
+        add: (k, d) new sites, taken in the dtype of the old ones; they come after those that stay.
+        remove: Numbers (r,) of the sites that go, each once, or a mask (n,) of bools.
         masses: Of all sites of the result, in their order, positive, summing to one. If left out,
             those that stay keep their ratios, and each new site gets the mean of theirs.
         tol: See `solve_semidiscrete`; None: that of the solution, 0.02 where it was exact.
@@ -149,6 +149,10 @@ def _kept(remove: ArrayLike | None, n: int) -> torch.Tensor:
                 first = int(gone[gone < 0][0])
                 way_out = f"sites are counted from 0: write {n + first} for {first}"
             raise _check.fail("remove", must, _check.shown(remove), way_out)
+        numbers, times = gone.unique(return_counts=True)
+        if bool((times > 1).any()):  # such as a mask of zeros and ones
+            got = f"{int(numbers[times > 1][0])} {int(times[times > 1][0])} times"
+            raise _check.fail("remove", "name each site once", got, "a mask is of bools")
         stay[gone.long()] = False
     return stay.nonzero()[:, 0]
 

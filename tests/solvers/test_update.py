@@ -139,6 +139,8 @@ def test_other_methods_go_on_from_the_old_heights_too(before):
         ({"add": torch.ones(3, D)}, "got row 1, which equals row 0 of it;"),
         ({"remove": 3}, r"got 3; write \[3\]$"),
         ({"remove": [4, -1]}, r"got \[4, -1\]; sites are counted from 0: write 499 for -1$"),
+        ({"remove": [5, 2, 5]}, "remove must name each site once, got 5 2 times"),
+        ({"remove": torch.eye(1, N).int()[0]}, "got 0 499 times; a mask is of bools"),
         ({"remove": [0.5]}, "remove must be numbers of sites from 0 to 499, or a mask"),
     ],
 )
