@@ -560,7 +560,7 @@ class Endless(IterableDataset):
         ({"data": Endless()}, "data must be a map-style data set"),
         ({"data": "x"}, "data must be a numeric array"),
         ({"labels": torch.arange(29)}, "labels must be 30 whole numbers >= 0, one per row"),
-        ({"labels": torch.arange(30.0)}, "labels must be 30 whole numbers"),
+        ({"labels": torch.arange(30.0) / 2}, "labels must be whole numbers or texts, got 0.5"),
         ({"labels": -torch.arange(30)}, "labels must be 30 whole numbers"),
         ({"transform": 3}, "transform must be callable or None, got 3"),
         ({"flips": 1}, "flips must be True or False, got 1"),
