@@ -328,8 +328,10 @@ def _corrected(
         return Drawn(_KEY, heights, 3 * unit, scorer.split, bank.n_samples), bank
 
     first: torch.Tensor | None = None
+    step: torch.Tensor | None = None
+    begun, least = heights, torch.inf
     lists, bank = listed(heights)
-    for _ in range(_STEPS):
+    for k in range(_STEPS + 1):
         if float((heights - lists.heights).max()) > unit:
             del bank  # two would be the most that is held
             lists, bank = listed(heights)
@@ -341,14 +343,20 @@ def _corrected(
         _ranks.total(*counts)
         counted, gained, lost = (c.cpu().double() / m for c in counts)
         missing, noise = aim - counted, (gained + lost) / m
-        if float(missing.square().sum()) < 1.5 * float(noise.sum()):
+        left = float(missing.square().sum())
+        if step is not None and left > least:  # few points may say far too little of facets
+            step = step / 4 if k < _STEPS else 0 * step
+            heights = center(begun + step)
+            continue
+        if left < 1.5 * float(noise.sum()) or k == _STEPS:
             break
+        begun, least = heights, left
         missing *= (1 - _SURE * noise / missing.square().clamp(min=1e-300)).clamp(0)
         missing -= missing.sum() * task.nu
         units = bank.units(heights, unit)
         facets = bank.evaluate(heights, BAND * units).hessian
         assert facets is not None
-        step = newton_step(bank, heights, facets, task.nu, missing, unit, units)
-        heights = center(heights + step.to(heights))
+        step = newton_step(bank, heights, facets, task.nu, missing, unit, units).to(heights)
+        heights = center(heights + step)
     task.hold(lists, bank)
     return heights, lists, bank

@@ -64,6 +64,19 @@ def test_it_is_certified_on_samples_that_share_nothing_where_these_are_cheap():
     assert 0.5 * float((share - after.masses).abs().sum()) <= after.mass_error_upper + 2 * noise
 
 
+def test_a_correction_does_not_run_off_where_cells_are_of_many_sizes():
+    # In the plane few points lie near the facets of small cells beside large ones, and a step that
+    # believes them overshoots more each time.
+    draw = generator(0, "crowds")
+    centres = 1.2 * torch.randn(20, 2, generator=draw)
+    sites = centres[torch.randint(20, (1010,), generator=draw)]
+    sites = sites + 0.5 * torch.randn(1010, 2, generator=draw)
+    before = aeot.solve_semidiscrete(aeot.Gaussian(dim=2), sites[:1000], tol=0.05)
+    after = aeot.update_solution(before, add=sites[1000:])
+    assert after.converged
+    assert after.n_samples < 0.6 * before.n_samples
+
+
 def test_one_site_in_one_row_is_told_apart_from_a_column(before):
     with pytest.raises(ValueError, match=r"add must have shape .*add\[None\] makes one row$"):
         aeot.update_solution(before, add=torch.zeros(D))
