@@ -32,7 +32,7 @@ from aeot._environment import in_parts, plain_torch
 FLAT = 0.25  # share of pixels, those with the least variance around them, that count as flat
 RISE = 1.05  # of the squared error there that sharpening may cause
 LIMIT = 2.0  # no frequency is amplified more: what is nearly lost cannot be brought back
-_BLOCK = 500  # images at a time bound the memory
+_NUMBERS = 1 << 21  # in images that are looked at together, which bounds the memory
 
 
 @plain_torch()
@@ -154,7 +154,7 @@ def sharpen(images: ArrayLike, gain: ArrayLike, floor: float = 0.0) -> torch.Ten
             return sharp
         return part + (sharp.clamp(-1, 1) - part) * _share(_texture(part), floor)
 
-    return torch.cat([in_parts(sharpened, p) for p in images.split(_BLOCK)]).clamp_(-1, 1)
+    return torch.cat([in_parts(sharpened, part) for part in _parts(images)]).clamp_(-1, 1)
 
 
 def _share(texture: torch.Tensor, floor: float) -> torch.Tensor:
@@ -178,6 +178,10 @@ def _local_variance(images: torch.Tensor) -> torch.Tensor:
     return (square - mean.square()).clamp_(min=0).mean(1, keepdim=True)
 
 
+def _parts(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return images.split(max(1, min(500, _NUMBERS // images[0].numel())))
+
+
 def _mirrored(images: torch.Tensor) -> torch.Tensor:
     images = torch.cat([images, images.flip(-1)], dim=-1)
     return torch.cat([images, images.flip(-2)], dim=-2)
@@ -187,5 +191,5 @@ def _power(images: torch.Tensor) -> torch.Tensor:
     """Mean power of each frequency, (C, 2 H, W + 1)."""
     return sum(
         torch.fft.rfft2(_mirrored(part.double())).abs().square().sum(0)
-        for part in images.split(_BLOCK)
+        for part in _parts(images)
     ) / len(images)
