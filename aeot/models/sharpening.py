@@ -190,6 +190,5 @@ def _mirrored(images: torch.Tensor) -> torch.Tensor:
 def _power(images: torch.Tensor) -> torch.Tensor:
     """Mean power of each frequency, (C, 2 H, W + 1)."""
     return sum(
-        torch.fft.rfft2(_mirrored(part.double())).abs().square().sum(0)
-        for part in _parts(images)
+        torch.fft.rfft2(_mirrored(part.double())).abs().square().sum(0) for part in _parts(images)
     ) / len(images)
