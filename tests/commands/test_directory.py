@@ -14,35 +14,59 @@ from aeot.commands.directory import RunDirectory, check_new
 HOLDER = """
 import sys
 from aeot.commands.directory import RunDirectory
-with RunDirectory(sys.argv[1], {"k": 1}, last="summary.json") as run:
-    if sys.argv[2] == "begun":
-        run.begin()
-    print("held", flush=True)
-    sys.stdin.readline()
+for line in sys.stdin:
+    how, path = line.rstrip("\\n").split(" ", 1)
+    with RunDirectory(path, {"k": 1}, last="summary.json") as run:
+        if how == "begun":
+            run.begin()
+        print("held", flush=True)
+        sys.stdin.readline()
+    print("free", flush=True)
 """
 
 
+class Holder:
+    """Another process, which holds run directories as it is told."""
+
+    def __init__(self):
+        self.process, self.holds = None, False
+
+    def __call__(self, path, how="begun"):
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", HOLDER],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        self.told(f"{how} {path}", "held")
+        self.holds = True
+        return self.process
+
+    def end(self):
+        if self.holds and self.process.poll() is None:
+            self.told("", "free")
+        self.holds = False
+
+    def told(self, line, answer):
+        print(line, file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == answer + "\n"
+
+
+@pytest.fixture(scope="module")
+def holder():
+    holder = Holder()
+    yield holder
+    holder.process.kill()
+    holder.process.communicate()
+
+
 @pytest.fixture
-def hold(tmp_path):
+def hold(holder):
     """Have another process hold a run directory until it is told to end, or killed."""
-    processes = []
-
-    def start(path, how="begun"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(path), how],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    yield holder
+    holder.end()
 
 
 def options(overwrite=None):
@@ -81,9 +105,8 @@ def test_a_lock_dies_with_its_holder(tmp_path, hold):
 def test_a_run_that_is_over_leaves_its_folder_free_and_one_that_is_refused_leaves_none(
     tmp_path, hold
 ):
-    first = hold(tmp_path / "run")
-    first.communicate("\n")
-    assert first.returncode == 0
+    hold(tmp_path / "run")
+    hold.end()
     with RunDirectory(tmp_path / "run", **options()):
         pass
     with pytest.raises(RuntimeError), RunDirectory(tmp_path / "a" / "b", **options()):
@@ -93,8 +116,8 @@ def test_a_run_that_is_over_leaves_its_folder_free_and_one_that_is_refused_leave
 
 def test_what_another_run_did_meanwhile_is_seen(tmp_path, hold):
     late = RunDirectory(tmp_path / "run", {"k": 2}, last="summary.json", overwrite=False)
-    first = hold(tmp_path / "run")
-    first.communicate("\n")
+    hold(tmp_path / "run")
+    hold.end()
     with pytest.raises(ValueError, match="out must be"), late:
         pytest.fail("worked")
 
