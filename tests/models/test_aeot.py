@@ -314,23 +314,32 @@ def test_seconds_of_classes_are_added(digits, tmp_path):
     assert model.seconds_["transport"] >= sum(last.values())
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-@pytest.mark.parametrize("how", ["cut", "no manifest", "another state", "no previous"])
-def test_a_damaged_checkpoint_of_the_transport_costs_the_transport(
-    how, labelled, digits, tmp_path, caplog
-):
+@pytest.fixture(scope="module", params=[False, True], ids=["whole", "classes"])
+def interrupted(request, digits, tmp_path_factory):
+    """A model, what its transport is fitted to and where it was stopped, and its heights else."""
     digits = digits.subset(slice(0, 100))
     model = AEOT(**OPTIONS).fit_autoencoder(digits, steps=2, held_out=0.0)
-    labels = torch.arange(len(digits)) % 2 if labelled else None
-    place, told = tmp_path / "kept", []
+    given = {"data": digits, "labels": torch.arange(100) % 2 if request.param else None}
+    heights = model.fit_transport(**given).brenier_.heights
+    place, told = tmp_path_factory.mktemp("interrupted") / "kept", []
 
     def stop(record):
         told.append(record)
         return len(told) == 3
 
-    model.fit_transport(digits, labels=labels, checkpoint=place, on_step=stop)
+    model.fit_transport(**given, checkpoint=place, on_step=stop)
+    assert not torch.equal(model.brenier_.heights, heights)
+    return model, given, place, heights
+
+
+@pytest.mark.parametrize("how", ["cut", "no manifest", "another state", "no previous"])
+def test_a_damaged_checkpoint_of_the_transport_costs_the_transport(
+    how, interrupted, tmp_path, caplog
+):
+    model, given, kept, heights = interrupted
+    place = shutil.copytree(kept, tmp_path / "kept")
     (inside,) = place.iterdir()
-    inside = inside / "class-0" if labelled else inside
+    inside = inside if given["labels"] is None else inside / "class-0"
     shutil.rmtree(inside / "previous", ignore_errors=True)
     if how == "no manifest":
         (inside / "manifest.json").unlink()
@@ -340,12 +349,10 @@ def test_a_damaged_checkpoint_of_the_transport_costs_the_transport(
         aeot._io.save(inside, tensors, config, kind="transport")
     elif how == "cut":
         (inside / "model.safetensors").write_bytes(b"cut")
-    model.fit_transport(digits, labels=labels, checkpoint=place)
+    model.fit_transport(**given, checkpoint=place)
     warned = f"{inside} is damaged and holds nothing earlier: its stage begins anew"
     assert [r.getMessage() for r in caplog.records].count(warned) == (how != "no previous")
-    again = AEOT(**OPTIONS).fit_autoencoder(digits, steps=2, held_out=0.0)
-    again.fit_transport(digits, labels=labels)
-    assert torch.equal(model.brenier_.heights, again.brenier_.heights)
+    assert torch.equal(model.brenier_.heights, heights)
 
 
 @pytest.mark.parametrize("source", ["gaussian", "ball"])
