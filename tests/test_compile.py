@@ -27,9 +27,17 @@ sources = [
     aeot.UniformBall(dim=3, center=0.5, radius=0.5),
 ]
 masses = [aeot.power_diagram(s, sites[s.dim], torch.zeros(7)).masses.tolist() for s in sources]
+exact = aeot.solve_semidiscrete(sources[0], sites[2], tol=0.05)
 codes = torch.randn(40, 5, generator=generator)
-converged = aeot.solve_semidiscrete(aeot.UniformBox(dim=5), codes, tol=0.2).converged
-print(json.dumps([masses, converged]))
+solution = aeot.solve_semidiscrete(aeot.UniformBox(dim=5), codes, tol=0.2)
+assert solution.map().cell(torch.zeros(1, 5)).shape == (1,)
+try:
+    aeot.solve_semidiscrete(aeot.UniformBox(dim=5), codes, tol=0.2, engine="numba")
+    refused = ""
+except ImportError as error:
+    refused = str(error)
+found = [(s.converged, s.engine) for s in (exact, solution)]
+print(json.dumps([masses, found, refused]))
 """
 
 
@@ -40,9 +48,10 @@ def test_without_numba_everything_works_and_says_the_same(capsys):
     assert blocked.returncode == 0, blocked.stderr
     exec(SCRIPT, {})
     found = [json.loads(text) for text in (blocked.stdout, capsys.readouterr().out)]
-    (masses, converged), (compiled, also) = found
-    assert converged
-    assert also
+    (masses, *without), (compiled, *beside) = found
+    assert without[0] == [[True, "geometry"], [True, "torch"]]
+    assert "pip install numba" in without[1]
+    assert beside == [[[True, "geometry"], [True, "numba"]], ""]
     # The compiler may join a product and a sum, so the last bits may differ.
     np.testing.assert_allclose(masses, compiled, rtol=0, atol=1e-14)
 

@@ -472,29 +472,6 @@ def test_another_engine_finds_the_same_heights(reference):
     assert float((s.heights - reference.heights).std()) < 0.02 * float(reference.heights.std())
 
 
-WITHOUT_NUMBA = """
-import sys
-sys.modules["numba"] = None
-import torch, aeot
-sites = torch.randn(40, 3, generator=aeot.generator(0))
-s = aeot.solve_semidiscrete(aeot.Gaussian(dim=3), sites, tol=0.05)
-assert s.converged and s.engine == "torch", s.message
-assert s.map().cell(torch.zeros(1, 3)).shape == (1,)
-exact = aeot.solve_semidiscrete(aeot.UniformBox(dim=2), torch.rand(12, 2), tol=0.05)
-assert exact.converged and exact.engine == "geometry", exact.message
-try:
-    aeot.solve_semidiscrete(aeot.Gaussian(dim=3), sites, engine="numba")
-except ImportError as error:
-    assert "pip install numba" in str(error)
-else:
-    raise AssertionError("numba was found")
-"""
-
-
-def test_no_compiler_is_needed():
-    subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], check=True)
-
-
 def test_gaussian_start_is_the_map_between_gaussians():
     # With scale 1 and Gaussian sites, the gradient of the Legendre dual at y is A^-1 y.
     y = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
