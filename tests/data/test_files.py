@@ -1,4 +1,5 @@
 import gzip
+import importlib
 import pickle
 import struct
 import tracemalloc
@@ -8,10 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import datasets as published
 
 import aeot
 from aeot.commands.fit import open_data
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The sets of torchvision, whose import takes seconds: only the process that needs it."""
+    return importlib.import_module("torchvision.datasets")
 
 
 def write(path, array, mode=None, **options):
@@ -126,7 +132,7 @@ def idx(array):
         ("mnist", ".", True),
     ],
 )
-def test_idx_files_in_every_layout(tmp_path, name, folder, zipped):
+def test_idx_files_in_every_layout(tmp_path, name, folder, zipped, published):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (6, 28, 28)), rng.integers(0, 10, 6)
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -224,7 +230,7 @@ def test_only_the_published_pickles_are_unpickled(tmp_path, monkeypatch):
     assert not Path("unpickled").exists()
 
 
-def test_cifar_files(tmp_path, monkeypatch):
+def test_cifar_files(tmp_path, monkeypatch, published):
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -241,7 +247,7 @@ def test_cifar_files(tmp_path, monkeypatch):
     assert data.labels[:2].tolist() == [4, 9]
 
 
-def test_celeba_files(tmp_path, monkeypatch):
+def test_celeba_files(tmp_path, monkeypatch, published):
     root = tmp_path / "celeba"
     names = [f"{i:06d}.jpg" for i in range(1, 4)]
     for i, name in enumerate(names):
