@@ -8,18 +8,24 @@ import pytest
 import torch
 
 
-def test_no_group_that_bounds_skip_holds_the_best_site():
+@pytest.mark.parametrize("d", [2, 16])
+def test_no_group_that_bounds_skip_holds_the_best_site(d):
     rng = np.random.default_rng(0)
-    for d in (2, 16):
-        sites, cells = rng.standard_normal((300, d)), rng.random((300, d))
-        heights, x = rng.standard_normal(300), rng.random((50, d))
-        groups = bench_scale.halved(sites, cells, 16)
-        assert sorted(np.concatenate(groups)) == list(range(300))
-        assert max(map(len, groups)) <= 16
-        for own in groups:
-            best = (x @ sites[own].T + heights[own]).max(1)
-            bound = bench_scale.bounds(x, sites[own], heights[own], cells[own])
-            assert (bound >= best - 1e-12).all()
+    sites, cells = rng.standard_normal((300, d)), rng.random((300, d))
+    heights, x = rng.standard_normal(300), rng.random((50, d))
+    for _ in range(40):
+        own = rng.choice(300, int(rng.integers(1, 30)), replace=False)
+        best = (x @ sites[own].T + heights[own]).max(1)
+        assert (bench_scale.bounds(x, sites[own], heights[own], cells[own]) >= best - 1e-12).all()
+
+
+def test_a_search_looks_at_all_sites_where_nothing_is_skipped():
+    rng = np.random.default_rng(0)
+    sites, heights, x = rng.standard_normal((256, 2)), rng.standard_normal(256), rng.random((50, 2))
+    told = sites, heights, rng.random((256, 2))
+    # The tree of 256 sites has 16 leaves of 16, and 31 groups whose bounds are looked at.
+    assert bench_scale.looked(x, np.full(50, -np.inf), *told, leaf=16) == 256 + 31
+    assert bench_scale.looked(x, np.full(50, np.inf), *told, leaf=16) == 1
 
 
 def test_the_model_finds_the_constants_it_was_made_with():
