@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,9 @@ def compare(
 
 
 def _train(
-    jobs: list[tuple[Path, Callable[..., Contestant]]], training: Dataset, limit: dict[str, Any]
+    jobs: Sequence[tuple[Path, Callable[..., Contestant]]],
+    training: Dataset,
+    limit: dict[str, Any],
 ) -> None:
     """Train models within the budget, one on each rank at a time.
 

@@ -483,11 +483,10 @@ def outside(source: Measure, points: torch.Tensor) -> torch.Tensor:
         low, high = source.low.to(points), source.high.to(points)
         slack = _SLACK * (high - low)
         return ((points < low - slack) | (points > high + slack)).any(1)
-    if isinstance(source, UniformBall) or (
-        isinstance(source, Radial) and not callable(source.radius)  # the ball of a sphere
-    ):
+    radius = source.radius if isinstance(source, (UniformBall, Radial)) else None
+    if isinstance(source, (UniformBall, Radial)) and isinstance(radius, (int, float)):
         away = (points - source.center.to(points)).norm(dim=1)
-        return away > source.radius * (1 + _SLACK)
+        return away > radius * (1 + _SLACK)  # of a sphere its ball
     if isinstance(source, ConvexPolygon):
         corners = source.vertices.to(points)
         edges = corners.roll(-1, 0) - corners
