@@ -418,6 +418,7 @@ def _checked(value: Any, check: Callable[..., np.ndarray]) -> np.ndarray:  # noq
     except (TypeError, ValueError) as error:
         told = re.sub(r":\narray=.*?\.\n(?=Reshape)", "; ", str(error), flags=re.DOTALL)
         kind = TypeError if isinstance(error, TypeError) else ValueError
+        told = told.split("\n[")[0]  # without the array that may follow
         raise kind(f"X: {' '.join(told.split())}") from error
 
 

@@ -310,3 +310,8 @@ def test_ranks_of_a_normal_sample_are_those_of_the_closed_form(dim, n):
         away *= spread * chi2(dim).ppf(p) ** 0.5 / np.linalg.norm(away, axis=1)[:, None]
         at = np.linalg.norm(model.transform(mean + away), axis=1) ** dim
         assert at.mean() == pytest.approx(p, abs=0.06)  # each lies within a cell of its site
+
+
+def test_complex_rows_are_refused_without_being_printed():
+    with pytest.raises(ValueError, match=r"^X: Complex data not supported$"):
+        aeot.SemiDiscreteOT().fit(np.ones((40, 2), complex))
