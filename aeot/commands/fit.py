@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import statistics
@@ -167,7 +168,8 @@ def _untrained(losses: dict[str, float], variance: float | None) -> str:
 
 def _variance(data: Dataset, seed: int) -> float:
     """Return the mean squared error of the mean row, for images in [0, 1] units."""
-    some = torch.randperm(len(data), generator=generator(seed, "variance"))[:_MEASURED]
+    most = max(2, min(_MEASURED, 2**23 // math.prod(data.shape)))  # bounds the memory
+    some = torch.randperm(len(data), generator=generator(seed, "variance"))[:most]
     rows = data.subset(some.sort().values)[:].double()
     return float((rows - rows.mean(0)).square().mean()) * (0.25 if rows.ndim == 4 else 1.0)
 

@@ -643,7 +643,7 @@ class AEOT(AutoencoderOptions):
         self.gain_, self.sharpening_ = None, None
         if len(data.shape) != 3:
             return
-        pairs, most = [], min(5000, 2**25 // math.prod(data.shape))  # bounds the memory
+        pairs, most = [], max(2, min(5000, 2**23 // math.prod(data.shape)))  # bounds the memory
         for rows in (data, getattr(self, "_unseen", None) or data):
             some = torch.randperm(len(rows), generator=generator(self.seed, "sharpen"))
             images = rows[some[:most]].cpu()
