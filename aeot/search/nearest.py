@@ -71,7 +71,8 @@ def _search(
         return _search(x, y, k, torch.float64, engine)
     # Of size one, so that no square overflows; a power of two, so that no digit is lost.
     unit = 2.0 ** math.frexp(largest)[1]
-    a, b = a / unit, b / unit
+    a /= unit
+    b /= unit
     squares = b.square().sum(1, dtype=torch.float64)
     width = min(k + _SPARE, len(y))
     # The nearest row is the highest of the planes <a, b_j> - |b_j|^2 / 2.
