@@ -176,6 +176,16 @@ def test_the_three_outcomes_are_told_apart(gap):
     assert gap["parts"](away) == (0, 0.75, 0.25)
 
 
+def test_gentle_games_bridge_the_gap_and_rough_ones_do_not_settle():
+    """Of five seeds each, as the whole script counted them."""
+    told = re.findall(r"^(.+): (\{.+\}) of 5 seeds$", kept("61"), re.MULTILINE)
+    counts = {name: ast.literal_eval(found) for name, found in told}
+    assert [*counts] == ["GAN", "WGAN-GP", "large steps", "minimax, momentum"]
+    assert counts["GAN"] == counts["WGAN-GP"] == {"bridge": 5}
+    for name in ("large steps", "minimax, momentum"):
+        assert counts[name]["unstable"] >= 3, counts[name]
+
+
 def test_least_squares_bridge_the_gap_and_steps_thin_the_bridge(gap):
     """Where the transport is the sign, a network fitted to it crosses, ever more steeply."""
     with torch.random.fork_rng():
@@ -314,10 +324,8 @@ def test_the_identity_loss_kept_edges_and_resizing_left_no_checkerboard():
     tint = numbers("65", r"^(.+): (\d+)% of the tint missing")
     edges = numbers("65", r"^(.+): .+ edges kept (-?[\d.]+)")
     board = numbers("65", r"^(.+): .+ checkerboard ([\d.]+)$")
-    assert {name for name, missing in tint.items() if missing > 10} == {
-        "cycle 0",
-        "patches, WGAN-GP",
-    }
+    assert {name for name, missing in tint.items() if missing > 10} == {"patches, WGAN-GP"}
+    assert edges["cycle 0"] < 0.3  # it need not keep anything
     assert edges["identity 0"] < 0.3 < 0.6 < edges["as published"] < edges["identity 5"]
     assert board["resize convolution"] < board["as published"] < board["identity 0"]
 
