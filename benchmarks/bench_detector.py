@@ -2,10 +2,11 @@
 
     python benchmarks/bench_detector.py digits fashion-mnist --seeds 0 1 2 --keep out/detector
     python benchmarks/bench_detector.py emoji=FOLDER --keep out/detector --out rows.jsonl
+    python benchmarks/bench_detector.py fashion-mnist --growth 2000 6000 20000 60000
 
 A data set is a name that `aeot.dataset` takes, or NAME=FOLDER of images with a folder for each
 class, read in colour at 32 pixels (the emoji of the npm package emoji-datasource-twitter, a folder
-for each ``category`` of its emoji.json). At most 20 000 rows; for each seed an autoencoder, its
+for each ``category`` of its emoji.json). At most --rows of it; for each seed an autoencoder, its
 codes, their transport and the default singular set. Autoencoders and classifiers lie in --keep and
 are trained if they do not.
 
@@ -18,6 +19,15 @@ fifths of the pairs. ``kept``: mixtures among the pairs below each level. ``off`
 data, by score. ``path``: mixtures along `SingularSet.path`, and ``straight`` along the line, steps
 of one length. ``generated``, by level: undecided images (below 0.6) and Frechet distance to the
 data in the classifier's features, of 2 000 each.
+
+--growth: does the singular set converge? One autoencoder of all rows, transports onto the codes of
+the first 2 000, 6 000, ... of them, and the same lines between random points of the source at every
+size. A facet stays if its jump does not shrink as the codes come closer to each other. For each
+size: ``spacing``, the median distance of a code to the nearest; of the facets on the lines,
+``share`` whose score is at least 0.5, and the median jump of these and of the others; ``longest``,
+the median over lines of the longest jump; ``moved``, how far along its line (of length one) the
+longest jump lies from where it lay at the size before, and ``moved_other``, how far any crossing
+lies from there: medians. Distances are in units of the codes' RMS distance to their mean.
 """
 
 import argparse
@@ -44,12 +54,13 @@ from aeot.singular import scores
 
 STEPS = {"digits": 1200, "fashion-mnist": 1800}
 SURE, MIXED = 0.9, 0.6
+LINES = 300
 
 
-def load(given):
+def load(given, rows):
     name, _, folder = given.partition("=")
     data = aeot.data.images(folder, size=32, channels=3) if folder else aeot.dataset(name)
-    return name, data.subset(slice(0, 20_000))
+    return name, data.subset(slice(0, rows))
 
 
 def kept(kind, path, train):
@@ -216,6 +227,62 @@ def run(name, data, seed, options):
         **paths(singular, model, judge, certain_all, seed),
         "generated": generated(singular, model, judge, data, seed),
     }
+    written(row, options)
+
+
+def growth(name, data, seed, options):
+    """What becomes of the facets on lines through the source as codes are added."""
+    steps = options.steps or STEPS.get(name, 1500)
+    model = kept(
+        aeot.Autoencoder,
+        options.autoencoder or Path(options.keep) / f"{name}-{seed}-{len(data)}-ae",
+        lambda: aeot.Autoencoder(seed=seed, latent_dim=128).fit(data, steps=steps),
+    )
+    codes = model.encode(data)
+    codes = codes[distinct(codes)[0]]
+    unit = float((codes - codes.mean(0)).square().sum(1).mean().sqrt())
+    source = aeot.UniformBox(dim=codes.shape[1])
+    ends = source.sample(2 * LINES, generator=aeot.generator(seed, "lines")).double()
+    earlier = []
+    for n in options.growth:
+        some, begun = codes[:n], time.process_time()
+        brenier = aeot.solve_semidiscrete(source, some, tol=0.1, seed=seed).map()
+        singular = aeot.find_singularities(brenier, n_points=options.points, seed=seed)
+        lines = [singular.crossings(a, b) for a, b in zip(ends[::2], ends[1::2], strict=True)]
+        jumps = torch.cat([line.jumps for line in lines]) / unit
+        torn = singular.score(*torch.cat([line.pairs for line in lines]).T) >= 0.5
+        row = {
+            "data": name,
+            "seed": seed,
+            "n": len(some),
+            "d": some.shape[1],
+            "held_out": model.losses_["held_out"],
+            "lines": len(lines),
+            "spacing": float(nearest(some, some, 2)[0][:, 1].median()) / unit,
+            "crossings": len(jumps),
+            "share": float(torn.double().mean()),
+            "jump": float(jumps[torn].median()),
+            "jump_other": float(jumps[~torn].median()),
+            "longest": median([x.jumps.max() / unit for x in lines if len(x.jumps)]),
+            "modes": singular.n_components,
+            "seconds": time.process_time() - begun,
+        }
+        both = [p for p in zip(earlier, lines, strict=False) if all(len(x.jumps) for x in p)]
+        if both:
+            far = [(b.positions - a.positions[a.jumps.argmax()]).abs() for a, b in both]
+            row["moved"] = median(
+                [x[b.jumps.argmax()] for x, (_, b) in zip(far, both, strict=True)]
+            )
+            row["moved_other"] = median([x.median() for x in far])
+        earlier = lines
+        written(row, options)
+
+
+def median(values):
+    return float(torch.stack(values).median())
+
+
+def written(row, options):
     line = json.dumps(rounded(row) | {"environment": environment()})
     print(line, flush=True)
     if options.out:
@@ -235,17 +302,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rows", type=int, help="of data; default: 20000, for --growth the most")
+    parser.add_argument("--growth", type=int, nargs="+", metavar="N", help="numbers of codes")
     parser.add_argument("--steps", type=int, help="of the autoencoder; default: 1200 to 1800")
     parser.add_argument("--points", type=int, default=20_000, help="walked to a facet")
     parser.add_argument("--keep", default="out/detector", help="folder of trained networks")
+    parser.add_argument("--autoencoder", help="folder of a saved Autoencoder, for --growth")
     parser.add_argument("--judge", help="folder of a saved Classifier of the data")
     parser.add_argument("--out")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for given in options.data:
-        name, data = load(given)
+        rows = options.rows or max(options.growth or [20_000])
+        name, data = load(given, rows)
         for seed in options.seeds:
-            run(name, data, seed, options)
+            (growth if options.growth else run)(name, data, seed, options)
 
 
 if __name__ == "__main__":
