@@ -261,8 +261,8 @@ def growth(name, data, seed, options):
             "spacing": float(nearest(some, some, 2)[0][:, 1].median()) / unit,
             "crossings": len(jumps),
             "share": float(torn.double().mean()),
-            "jump": float(jumps[torn].median()),
-            "jump_other": float(jumps[~torn].median()),
+            "jump": median(jumps[torn]),
+            "jump_other": median(jumps[~torn]),
             "longest": median([x.jumps.max() / unit for x in lines if len(x.jumps)]),
             "modes": singular.n_components,
             "seconds": time.process_time() - begun,
@@ -279,7 +279,7 @@ def growth(name, data, seed, options):
 
 
 def median(values):
-    return float(torch.stack(values).median())
+    return float(torch.as_tensor(values).median()) if len(values) else None
 
 
 def written(row, options):
