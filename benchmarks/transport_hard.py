@@ -22,9 +22,9 @@ def _curve(rng, d, n=1000):
     return np.sin(t * k + rng.uniform(0, 6, size=d)) * rng.normal(size=d)
 
 
-def _scales(rng):
-    wide, near, tight = rng.normal(size=(3, 700, 5))
-    return np.concatenate([wide, 4 + 0.05 * near, -4 + 0.002 * tight])
+def _scales(rng, near=0.05, tight=0.002, n=2100, d=5):
+    wide, some, rest = rng.normal(size=(3, n // 3, d))
+    return np.concatenate([wide, 4 + near * some, -4 + tight * rest])
 
 
 def _moons(n, rng):
@@ -79,10 +79,15 @@ HARD = {
         None,
     ),
     "sd 1, 0.05, 0.002": lambda r: (Gaussian(dim=5), _scales(r), None),
+    "sd 1, 1e-2, 1e-4": lambda r: (UniformBox(dim=8), _scales(r, 1e-2, 1e-4, 900, 8), None),
     "outlier at 1e3": lambda r: (Gaussian(dim=8), _far(r, 1e3), None),
     "outlier at 1e6": lambda r: (UniformBox(dim=8), _far(r, 1e6), None),
+    "outlier at 1e6, d = 3": lambda r: (Gaussian(dim=3), _far(r, 1e6, 2000, 3), None),
     "Cauchy": lambda r: (Gaussian(dim=8), r.standard_cauchy(size=(1500, 8)), None),
+    "Cauchy, d = 4": lambda r: (UniformBox(dim=4), r.standard_cauchy(size=(500, 4)), None),
     "closed curve": lambda r: (UniformBox(dim=8), _curve(r, 8), None),
+    "closed curve, d = 4": lambda r: (Gaussian(dim=4), _curve(r, 4, 500), None),
+    "closed curve, d = 20": lambda r: (Gaussian(dim=20), _curve(r, 20, 2000), None),
     "line, d = 10": lambda r: (
         Gaussian(dim=10),
         np.outer(r.normal(size=400), r.normal(size=10)),

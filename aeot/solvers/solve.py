@@ -438,7 +438,10 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None, begin: _Star
     oracle = sampled(scorer, "start", range(scorer.blocks_for(2048)))
     best = -1 if found else 1  # if they cannot be told apart
     with contextlib.suppress(OutOfSamples):
-        best = int(np.argmin([oracle(h).energy for h in starts]))
+        energies = [oracle(starts[0]).energy]
+        with problem.supply.again():
+            energies += [oracle(h).energy for h in starts[1:]]
+        best = int(np.argmin(energies))
     best %= len(starts)
     state = replace(first, heights=starts[best])
     good = best >= len(starts) - len(found) and task.method == "newton"

@@ -3,8 +3,9 @@
 try      heights that may be good already are certified, and taken over if they are;
 coarse   whole clusters of sites are put right (see `aeot.solvers.clusters`);
 settle   8 samples per site on long candidate lists, drawn afresh after every few Newton steps,
-         until the masses of fresh samples look like sampling noise;
-grow     the same with 24 per site, fewer if `tol` is loose;
+         until the masses of fresh samples look like sampling noise; what the heights owe to one
+         sample is averaged with what they owe to the next;
+grow     the same with 24 per site, not at all if `tol` is loose;
 stream   ever larger fresh samples that are only counted. Each count is a held-out test of the
          current heights and, if they fail it, one more equation: a Newton step from the counted
          masses aims at the solution with that sample's noise, and the heights are the average of
@@ -41,6 +42,7 @@ from aeot.solvers.state import Drawn, State
 SETTLE, GROW = 8, 24  # samples per site; a loose tolerance grows less
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
 EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
+HELD = 0.1  # share of the heights that the box may hold before lists say nothing of the rest
 FAR = 0.15  # stiffness of heights with units of their own, in masses over units
 _LOOK_ON = 1 << 18  # samples that a certificate may take in any case to see light cells
 AHEAD = {"coarse": 4 * SETTLE + GROW, "settle": 2 * SETTLE + GROW, "grow": GROW}
@@ -215,22 +217,25 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     record["empty"] = int(absent.size)
     if 0 < absent.size < 0.1 * task.n:
         state = _lifted(task, state, absent, f"lift {state.returns}.{state.step}")
-    settled = chi2 < 3 and bound < 0.1 and absent.size <= task.n // 1000
+    enough = state.weight >= 1.5 * task.wanted(state)
+    settled = chi2 < (9 if enough else 3) and bound < HELD and absent.size <= task.n // 1000
     if settled or (state.stalled >= 2 and chi2 < 4) or state.step == 25:
         state = state.entering("grow")
     return state, record
 
 
 def grow(task: Task, state: State) -> tuple[State, dict[str, Any]]:
-    """Minimise on the lists of 24 samples per site."""
+    """Minimise on the lists of 24 samples per site, unless the heights are worth enough."""
     key = f"grow {state.returns}.{state.step}"
     state = replace(state, lists=Drawn(key, state.heights, 3 * state.unit, state.split))
+    if not state.step + state.returns and state.weight >= 0.95 * task.wanted(state):
+        return state.entering("stream"), {}
     state, bank = task.drawn(state)
     state, record = minimised(task, state, bank, 1.8, 0.2, 20)
     chi2, bound = record.pop("chi2"), record["bound"]
     state = replace(_judged(state, chi2), step=state.step + 1)
     if (chi2 < 6 and bound < 0.03) or state.stalled >= 1 or state.step == 6:
-        state = replace(state.entering("stream"), weight=bank.n_samples)
+        state = state.entering("stream")
         now = bank.evaluate(state.heights, BAND * state.units)
         assert now.hessian is not None
         state = state.with_facets(now.hessian * bank.n_samples, bank.n_samples)
@@ -327,7 +332,7 @@ def check(
     while c.holds(task.tol):
         unseen = nu[(result.cell_counts == 0) & (result.n_samples * nu < ENOUGH)]
         end = min(scorer.blocks_for(1.1 * ENOUGH / unseen.min()), most) if len(unseen) else 0
-        end = min(end, 2 * blocks)
+        end = min(end, blocks + max(blocks // 4, 1))
         if end <= blocks:
             break
         result, blocks = result.joined(counted(range(blocks, end))), end
@@ -365,10 +370,17 @@ def minimised(
         stop=stop * floor,
         max_steps=max_steps,
     )
+    # What earlier samples found is not thrown away: the average of both heights, each weighted by
+    # the samples it is worth, is worth them all. These samples tell what the earlier ones are.
+    known = 0.0
+    if info["bound"] < HELD:
+        known = min(state.weight, state.inflation * m / max(chi2 - 1, 1e-9))
+    heights = state.heights + (heights - state.heights) * (m / (known + m))
     # What is left of the deviations when sampling noise is taken off.
     record = {"chi2": chi2, "error": floor * max(chi2 - 1, 0.0) ** 0.5, **info}
     units = bank.units(state.heights, unit)
-    return replace(state, heights=heights, unit=unit, local=units), record
+    state = replace(state, heights=heights, unit=unit, local=units, weight=known + m)
+    return state, record
 
 
 def _judged(state: State, chi2: float) -> State:
