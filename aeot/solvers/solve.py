@@ -435,13 +435,13 @@ def _started(task: Task, scorer: Scorer, init: torch.Tensor | None, begin: _Star
     if given is not None:
         found.append(given)
     starts += found
-    oracle = sampled(scorer, "start", range(scorer.blocks_for(2048)))
+    blocks = range(scorer.blocks_for(2048))
+    oracle = sampled(scorer, "start", blocks)
     best = -1 if found else 1  # if they cannot be told apart
     with contextlib.suppress(OutOfSamples):
-        energies = [oracle(starts[0]).energy]
-        with problem.supply.again():
-            energies += [oracle(h).energy for h in starts[1:]]
-        best = int(np.argmin(energies))
+        scorer.keep("start", blocks, share=0.5)  # drawn once for all starts
+        best = int(np.argmin([oracle(h).energy for h in starts]))
+        scorer.keep("start", range(0), share=1.0)
     best %= len(starts)
     state = replace(first, heights=starts[best])
     good = best >= len(starts) - len(found) and task.method == "newton"

@@ -79,6 +79,7 @@ def test_starts_are_compared_on_points_that_count_once(monkeypatch):
     solve._started(task, task.first, None, None)
     assert len(calls) >= 4
     assert task.problem.supply.drawn == calls[0]
+    assert not task.first._kept
 
 
 def test_a_certificate_looks_on_for_unseen_cells_little_by_little(monkeypatch):
