@@ -265,7 +265,8 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     missing = np.flatnonzero((result.cell_counts == 0) & (result.n_samples * nu >= 10))
     if missing.size > nu.size // 100 and state.returns < 4:
         state = _lifted(task, state, missing, f"lift {key}")
-        return replace(state, returns=state.returns + 1).entering("grow"), record
+        # Heights at which cells are empty are worth nothing to the average.
+        return replace(state, returns=state.returns + 1, weight=0.0).entering("grow"), record
     state = _averaged(task, state, c, result.n_samples)
     if missing.size:
         state = _lifted(task, state, missing, f"lift {key}")

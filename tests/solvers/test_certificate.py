@@ -217,7 +217,8 @@ def test_a_start_is_judged_in_the_same_arithmetic(kind):
     sites = KINDS[kind]()
     source = UniformBox(dim=5)
     first = solve(source, sites)
-    again = solve(source, sites, init=first.heights, max_samples=4e4)
+    # A fresh look at heights that are just good enough has noise of its own.
+    again = solve(source, sites, init=first.heights, max_samples=4e4, tol=0.07)
     agree(again, source, sites)
     assert first.converged
     assert again.converged
