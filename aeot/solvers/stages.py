@@ -217,8 +217,7 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     record["empty"] = int(absent.size)
     if 0 < absent.size < 0.1 * task.n:
         state = _lifted(task, state, absent, f"lift {state.returns}.{state.step}")
-    enough = state.weight >= 1.5 * task.wanted(state)
-    settled = chi2 < (9 if enough else 3) and bound < HELD and absent.size <= task.n // 1000
+    settled = chi2 < 3 and bound < HELD and absent.size <= task.n // 1000
     if settled or (state.stalled >= 2 and chi2 < 4) or state.step == 25:
         state = state.entering("grow")
     return state, record
