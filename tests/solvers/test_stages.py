@@ -50,15 +50,15 @@ def test_heights_fitted_to_several_samples_are_worth_them_all(source):
 
 
 def test_loose_tolerances_take_fewer_samples():
-    sites = np.random.default_rng(1).normal(size=(1000, 12))
+    sites = np.random.default_rng([0, 2000]).normal(size=(2000, 16))
 
     def per_site(tol):
-        s = aeot.solve_semidiscrete(UniformBox(dim=12), sites, tol=tol, progress=False)
+        s = aeot.solve_semidiscrete(UniformBox(dim=16), sites, tol=tol, progress=False)
         assert s.converged
         return s.n_samples / len(sites)
 
     loose, medium = per_site(0.2), per_site(0.1)
-    assert loose < 0.6 * medium
+    assert loose < 0.8 * medium
     assert loose < 60  # of which the certificate takes more than ten
 
 
