@@ -40,6 +40,7 @@ from aeot.solvers.scorer import Scorer
 from aeot.solvers.state import Drawn, State
 
 SETTLE, GROW = 8, 24  # samples per site; a loose tolerance grows less
+LIFT = 2  # the same, that sites which win nothing are lifted by
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
 EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
 HELD = 0.1  # share of the heights that the box may hold before lists say nothing of the rest
@@ -208,7 +209,9 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     key, m = f"settle {state.returns}.{state.step}", max(SETTLE * task.n, 4096)
     options: dict[str, Any] = {"radius": 4 * state.unit, "least": 8, "longest": 32}
     bank = task.bank(task.scorer(state), state.heights, key, m, **options)
-    state, record = minimised(task, state, bank, 2.0, 0.3, 8)
+    # The more sites, the dearer are lists, and the further from them the heights are.
+    most = min(8 + task.n // 8000, 20)
+    state, record = minimised(task, state, bank, 2.0, 0.3, most)
     chi2, bound = record.pop("chi2"), record["bound"]
     state = replace(_judged(state, chi2), step=state.step + 1)
     absent = bank.absent()
@@ -454,7 +457,7 @@ def newton_step(
 
 def _lifted(task: Task, state: State, missing: np.ndarray, key: str) -> State:
     """Raise empty cells to where they win about half of their share."""
-    m, scorer = max(SETTLE * task.n, 4096), task.scorer(state)
+    m, scorer = max(LIFT * task.n, 4096), task.scorer(state)
     blocks = range(scorer.blocks_for(m))
     rank = np.clip(np.rint(m * task.nu.numpy()[missing] / 2), 1, 8).astype(np.int64)
     gaps = best_gaps(scorer, state.heights, missing, key, blocks, rank=rank)
