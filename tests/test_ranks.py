@@ -91,7 +91,7 @@ def test_after_a_hundred_steps_losses_are_those_of_one_process():
     alone = plain(work_together.trained_all(100))
     for name in NORMALISED:
         del alone[name]
-    same_losses(work_together.run(2, "trained_all", 100), alone)
+    same_losses(work_together.run(2, "trained_all", 100, seconds=1800), alone)
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def start(size, what, *arguments):
     ]
 
 
-def ended(processes, seconds=400):
+def ended(processes, seconds):
     """Wait for the ranks; return (status, last line of stdout, stderr) of each."""
     found = []
     try:
@@ -55,9 +55,9 @@ def ended(processes, seconds=400):
     return found
 
 
-def run(size, what, *arguments):
-    """Return what each rank found; all have to end well."""
-    found = ended(start(size, what, *arguments))
+def run(size, what, *arguments, seconds=400):
+    """Return what each rank found; all have to end well, and in time."""
+    found = ended(start(size, what, *arguments), seconds)
     for status, _, told in found:
         assert status == 0, told
     return [json.loads(line) for _, line, _ in found]
