@@ -5,11 +5,12 @@
 
 The gallery is built with ``--quick``, which trains nothing. This runs the scripts whole, each in a
 process and a folder of its own, and keeps what was printed in ``results/examples/NAME.txt``, under
-the command, the versions, the machine and the processor seconds, and the pictures beside it; the
-pages show what is there (`docs/conf.py`). The seeds stand in the scripts.
+the command, the versions, the machine, the processor seconds and the seeds, and the pictures beside
+it; the pages show what is there (`docs/conf.py`). The seeds are said by the script's docstring.
 """
 
 import argparse
+import ast
 import resource
 import shutil
 import subprocess
@@ -30,6 +31,13 @@ def spent():
     return used.ru_utime + used.ru_stime
 
 
+def seeds(script):
+    """The line of a script's docstring that names its seeds."""
+    told = ast.get_docstring(ast.parse(script.read_text())).splitlines()
+    (line,) = (line for line in told if line.startswith(("Seed: ", "Seeds: ")))
+    return line
+
+
 def run(script, results, options=()):
     """Run one example; keep what it printed, where, and its pictures. Return the text."""
     begun = spent()
@@ -47,6 +55,7 @@ def run(script, results, options=()):
         " ".join(["$ python", f"examples/{script.name}", *options]),
         f"# {versions}; {where['processor']}, threads: {where['threads']}, "
         f"{seconds:.0f} processor seconds",
+        f"# {seeds(script)}",
     ]
     text = "\n".join(head) + "\n" + done.stdout
     write_text(results / f"{script.stem}.txt", text)

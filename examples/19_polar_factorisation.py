@@ -5,6 +5,8 @@ A network, a shear, a spiral: whatever carries the source onto a law of data, it
 a convex function after a rearrangement that keeps the source as it is (Brenier's polar
 factorisation, theorem 3.9 of Lei et al., "A geometric understanding of deep learning"). The second
 factor depends on the law alone; the first is what a generator was free to do besides, and paid for.
+
+Seed: 0, of the points.
 """
 
 import sys

@@ -8,6 +8,8 @@ this one sums over nodes and over paths, so that it is invariant by construction
 graphs are right: degrees, triangles and squares; and whether both kinds of the data come, each as
 often as there. In which order their nodes stand this critic does not ask, and the generator keeps
 to a few. A critic of the table as it stands does ask, and takes longer to get graphs right.
+
+Seeds: 0, of graphs and generators; 1 of critics.
 """
 
 import sys
