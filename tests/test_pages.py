@@ -3,6 +3,8 @@
 import ast
 import importlib.util
 import inspect
+import pkgutil
+import pydoc
 import re
 from pathlib import Path
 
@@ -89,6 +91,44 @@ def test_the_reference_has_every_public_name_once():
     for name in listed:
         module, _, last = name.rpartition(".")
         assert callable(getattr(importlib.import_module(module), last))
+
+
+def used(path):
+    """Dotted names of aeot in a script, whatever it calls them."""
+    nodes, names = list(ast.walk(ast.parse(path.read_text()))), {"aeot": "aeot"}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        if isinstance(node, ast.ImportFrom):
+            names |= {
+                alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
+            }
+    for node in nodes:
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            first, *rest = ast.unparse(node).split(".")
+            yield ".".join([names.get(first, first), *rest])
+
+
+def test_the_reference_has_every_function_and_class_that_examples_and_the_texts_use():
+    listed = re.findall(r"~(aeot\.[\w.]+)$", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE)
+    given = {id(pydoc.locate(name)) for name in listed}
+    names = {name for path in ROOT.glob("examples/*.py") for name in used(path)}
+    names |= {f"aeot.{name.removeprefix('aeot.')}" for name in re.findall(r"`([\w.]+)[`(]", TEXTS)}
+    found = {name: pydoc.locate(name) for name in names if re.fullmatch(r"aeot(\.\w+)+", name)}
+    for module in pkgutil.iter_modules(aeot.gan_diagnostics.__path__, "aeot.gan_diagnostics."):
+        for name, thing in vars(importlib.import_module(module.name)).items():
+            if name[0] != "_" and getattr(thing, "__module__", "") == module.name:
+                found[f"{module.name}.{name}"] = thing
+    missing = {
+        name
+        for name, thing in found.items()
+        if (inspect.isfunction(thing) or inspect.isclass(thing))
+        and thing.__module__.startswith("aeot")
+        and "." not in thing.__qualname__  # methods stand with their classes
+        and id(thing) not in given
+    }
+    assert len(found) > 100
+    assert not missing
 
 
 def test_every_page_is_in_the_contents():
