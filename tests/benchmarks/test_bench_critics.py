@@ -79,6 +79,36 @@ def test_lines_say_what_they_should():
             assert js == pytest.approx(math.log(2), abs=0.01)
 
 
+def test_the_page_is_computed_from_the_rows():
+    page = (ROOT / "benchmarks/results/critics.md").read_text()
+    assert bench.table(RESULT) == page
+
+
+def test_a_verdict_turns_round_with_the_rows():
+    """Of 0, 1, 2, ... against the same plus 10, the other way round, and against themselves."""
+    some = [float(k) for k in range(5)]
+    more = [v + 10 for v in some]
+    told = [bench.compared(*pair) for pair in ((some, more), (more, some), (some, some))]
+    assert told == ["holds", "does not hold", "within errors"]
+
+    def verdicts(**critics):
+        found = bench.verdicts(RESULT | {"critics": TABLE | critics})
+        return {claim: verdict for claim, _, verdict in found}
+
+    before, mixed, data = verdicts(), "penalty between (mixed)", "penalty on data alone"
+    claim = f"mixed: slope less off 1 than of {data}"
+    assert before[claim] == "holds"
+    assert verdicts(**{mixed: TABLE[data], data: TABLE[mixed]})[claim] == "does not hold"
+    assert before["no constraint: estimates run off"] == "holds"
+    tame = verdicts(**{"no constraint": TABLE[mixed]})
+    assert tame["no constraint: estimates run off"] == "does not hold"
+    clips = before["clipping: estimates below the distance"]
+    assert (
+        clips
+        == "holds for clip 0.003, clip 0.01, clip 0.03; does not for clip 0.1, clip 0.3, clip 1"
+    )
+
+
 def test_without_a_constraint_nothing_holds_the_critic():
     free = TABLE["no constraint"]
     assert min(row["estimate"] for row in free) > 100 * bench.DISTANCE
