@@ -137,7 +137,7 @@ def test_the_divergence_that_has_no_critic_asks_for_no_depth_of_it():
         ("compare a b --latent-dim 3 --data images.npy", "latent_dim"),
         ("translate a b --root somewhere", "root"),
         ("translate digits:1 digits:2 --strict", "strict"),
-        ("translate a b --pairs --penalty 3", "penalty"),
+        ("translate a b --paired --penalty 3", "penalty"),
         ("fit images.npy --max-angle 0.7 --level 0.5 --width 4 --steps 2", "level"),
         ("fit images.npy --architecture infogan --width 4 --steps 2", "width"),
     ],

@@ -30,7 +30,7 @@ def translate(
     every: int = 500,
     root: str | None = None,
     strict: bool = False,
-    pairs: bool = False,
+    paired: bool = False,
     l1: float | None = None,
 ) -> str:
     """Train a translator between two collections of images; write the model and sample grids.
@@ -50,7 +50,7 @@ def translate(
         every: Training steps between two grids of translations in pictures/.
         root: Folder where published sets lie; not for folders of your own.
         strict: Refuse a folder in which a file cannot be read, instead of skipping the file.
-        pairs: Files of the same name in a and b belong together: train Pix2Pix, from a to b,
+        paired: Files of the same name in a and b belong together: train Pix2Pix, from a to b,
             instead of CycleGAN. Options that are not its own are refused.
         l1: Of Pix2Pix, the weight of the difference from the partner; by default 100.
 
@@ -60,9 +60,9 @@ def translate(
     Raises:
         ValueError: If anything given is unusable; then nothing was written.
     """
-    translator = _with_pairs(model, l1) if pairs else model
-    if l1 is not None and not pairs:
-        raise _check.fail("l1", "be left out without pairs", l1, "pass --pairs true")
+    translator = _with_pairs(model, l1) if paired else model
+    if l1 is not None and not paired:
+        raise _check.fail("l1", "be left out of a run that is not paired", l1, "pass --paired")
     resolve_device(model.device)
     if steps is not None:
         _check.integer("steps", steps)
@@ -77,7 +77,7 @@ def translate(
     first, second = (
         _collection(name, place, size, root, strict) for name, place in (("a", a), ("b", b))
     )
-    if pairs:
+    if paired:
         data = _partners(first, second)
         first, second = data.a, data.b
     else:
@@ -93,7 +93,7 @@ def translate(
         low = (size - (model.crop or size)) // 2
         inside = slice(low, low + (model.crop or size))  # of images loaded larger, the middle
         sides = [side[:8][..., inside, inside] for side in (first, second)]
-        shown = (sides[0], None if pairs else sides[1])
+        shown = (sides[0], None if paired else sides[1])
         grids = pictures.snapshots(translator, *shown, run.path / "pictures", every=every)
 
         def on_step(step: int, record: dict[str, float]) -> None:
@@ -126,7 +126,7 @@ def _with_pairs(model: CycleGAN, l1: float | None) -> Pix2Pix:
     known = {field.name for field in dataclasses.fields(Pix2Pix)}
     for name, value in given.items():
         if name not in known:
-            raise _check.fail(name, "be left out with pairs", value, "Pix2Pix has no such option")
+            raise _check.fail(name, "be left out beside paired", value, "Pix2Pix has no such option")
     if l1 is not None:
         given["l1"] = l1
     translator = Pix2Pix(**given)
@@ -140,7 +140,7 @@ def _partners(a: Dataset, b: Dataset) -> Domains:
     rows = []
     for name, side in (("a", a), ("b", b)):
         if "files" not in side.info:
-            raise _check.fail(name, "be a folder with pairs", "a class of a published set")
+            raise _check.fail(name, "be a folder beside paired", "a class of a published set")
         files = (PurePosixPath(file).with_suffix("").as_posix() for file in side.info["files"])
         rows.append({file: row for row, file in enumerate(files)})
     for name, other, (mine, theirs) in (("a", "b", rows), ("b", "a", rows[::-1])):

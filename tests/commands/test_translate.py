@@ -109,7 +109,7 @@ def test_files_of_one_name_train_a_translator_of_pairs(tmp_path, capsys):
     a, b = folder(tmp_path / "a"), folder(tmp_path / "b", mode="RGB", seed=1)
     out = tmp_path / "run"
     options = [*QUICK, "--steps", "2", "--every", "1", "--out", str(out), "--size", "20"]
-    chosen = ["--pairs", "true", "--crop", "16", "--l1", "7"]
+    chosen = ["--paired", "--crop", "16", "--l1", "7"]
     assert main(["translate", a, b, *options, *chosen]) == 0
     assert "aeot.Pix2Pix.load" in capsys.readouterr().out
     model = Pix2Pix.load(out)
@@ -118,8 +118,8 @@ def test_files_of_one_name_train_a_translator_of_pairs(tmp_path, capsys):
     (tmp_path / "b" / "3.png").rename(tmp_path / "b" / "other.png")
     for words, message in [
         ([*chosen], "a must hold a partner in b for each image, got none for '3'"),
-        (["--pairs", "true", "--cycle", "3"], "cycle must be left out with pairs, got 3"),
-        (["--l1", "3"], "l1 must be left out without pairs"),
+        (["--paired", "--cycle", "3"], "cycle must be left out beside paired, got 3"),
+        (["--l1", "3"], "l1 must be left out of a run that is not paired"),
     ]:
         assert main(["translate", a, b, *options, *words]) == 2
         assert message in capsys.readouterr().err
