@@ -3,7 +3,8 @@
 
 In one dimension the optimal map is the quantile function, and the solver uses it: heights are exact
 for a box, a Gaussian or points, for a million sites in seconds. A step of the map is a site, and
-a jump over a gap in the data is a tear.
+a jump over a gap in the data is a tear. The 1-Wasserstein distance is the mean distance of
+quantiles, which has a closed form for two Gaussians.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 import aeot
+from aeot.metrics import wasserstein1
 
 OUT = Path("out")
 OUT.mkdir(exist_ok=True)
@@ -41,3 +43,16 @@ axis.set_title(f"the map, with its {len(singular.pairs)} tear(s) in red")
 path = OUT / "17_quantiles.png"
 figure.savefig(path, dpi=110)
 print(path)
+
+# %%
+# Between N(0, 1) and N(1, 4), from samples, and between two samples of one of them: that is what
+# counting adds. Along random directions of the plane only a part of a shift is seen, 2 / pi of it.
+print("N(0, 1) and N(1, 4) are 1.16663 apart")
+for n in (100, 1000, 10_000):
+    x, y, again = rng.normal([[0.0], [1.0], [0.0]], [[1.0], [2.0], [1.0]], (3, n))
+    found = wasserstein1(x[:, None], y[:, None]), wasserstein1(x[:, None], again[:, None])
+    print(f"{n} samples: {found[0]:.3f}, two samples of N(0, 1) {found[1]:.3f}")
+plane = rng.normal(size=(1000, 2))
+shift = plane + [3.0, 4.0]
+exact, sliced = wasserstein1(plane, shift), wasserstein1(plane, shift, projections=4000)
+print(f"a shift by 5 in the plane: {exact:.3f}, sliced {sliced:.3f}, 5 * 2 / pi = {10 / np.pi:.3f}")

@@ -3,7 +3,8 @@
 
 The smallest game: the generator is a number g, the critic's slope a number d, and the value g d.
 Steps multiply (g, d) by a matrix; the modulus of its eigenvalues says whether the players leave,
-circle or settle. Then WGAN-GP on a single datum, which circles for ever.
+circle or settle. A penalty on the critic damps; spectral normalisation bounds its slope and turns
+all the same. Then WGAN-GP on a single datum, which circles for ever.
 """
 
 from pathlib import Path
@@ -27,6 +28,14 @@ for method in ("simultaneous", "alternating", "extragradient"):
     radius = games.spectral_radius(matrix)
     left.plot(*torch.stack(places).T, ".-", label=f"{method}: {radius:.3f}")
     print(f"{method:14s} spectral radius {radius:.3f}")
+for name, flow in (
+    ("no constraint", games.flow_matrix()),
+    ("penalty", games.flow_matrix(beta=1.0)),
+    ("spectral normalisation", games.spectral_flow_matrix([0.0, 2.0])),
+):
+    values = torch.linalg.eigvals(flow)
+    damps, turns = float(-values.real.min()), float(values.imag.max())
+    print(f"flow, {name}: damped by {abs(damps):.2f}, turned by {turns:.2f}")
 left.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xlabel="g", ylabel="d")
 left.legend(title="spectral radius of a step", frameon=False)
 

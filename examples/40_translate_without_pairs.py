@@ -4,7 +4,8 @@
 CycleGAN between two classes of Fashion-MNIST, trousers and dresses: nobody tells it which
 dress belongs to which trousers. Grids are saved while it trains; a run that was stopped goes on
 when it is started again. For two folders of your own photographs the command is
-`aeot translate horses/ zebras/ --size 128`.
+`aeot translate horses/ zebras/ --size 128`, or as published, with images loaded larger than what is
+cropped of them for each step, `--size 286 --crop 256`.
 """
 
 import sys
@@ -25,17 +26,17 @@ quick = "--quick" in sys.argv
 torch.manual_seed(0)
 # Quick: zeros and ones of scikit-learn's digits, which need no files.
 name, labels = ("digits", (0, 1)) if quick else ("fashion-mnist", (1, 3))
-data = aeot.dataset(name, size=32)
+data = aeot.dataset(name, size=36)
 a, b = (data.subset((data.labels == label).nonzero()[:, 0]) for label in labels)
 names = [str(data.classes[label]).lower() for label in labels]
 model = aeot.CycleGAN(
     n_blocks=1 if quick else 6,
     filters=8 if quick else 16,  # 64 in the paper, for 256 px
-    n_layers=2,  # patches of 34 px: these images are 32
+    n_layers=2,  # patches of 34 px: these crops are 32
     identity=0.0,  # gray images have no colours to keep
     learning_rate=4e-4,
     batch_size=8,
-    enlarge=1.0,
+    crop=32,  # of 36, somewhere else each time; 256 of 286 in the paper
     seed=0,
 )
 folder = OUT / ("40_quick" if quick else "40_translate")

@@ -65,3 +65,14 @@ for title, noise in (("deterministic", 0), ("stochastic", 4)):
     spread = splitting.diversity(lambda x, seed, m=model: m.translate(x, seed=seed), blank[:4])
     left = splitting.mass_splitting(level[:, None], answers.mean(dim=(1, 2, 3))[:, None])
     print(f"{title}: diversity {spread:.3f}, W2^2 to the answers {left.plan_cost:.3f}")
+
+# %% What no function can do, when one answer is more frequent: the plan splits by their masses
+split = splitting.mass_splitting(
+    torch.zeros(1, 1), torch.tensor([[-0.8], [0.8]]), target_masses=[0.7, 0.3]
+)
+parts = " and ".join(f"{share:.1f}" for share in split.plan[0].tolist())
+print(
+    f"plan to a dark answer and a light one: {parts}; their mean {split.map_points.item():.2f} ",
+    end="",
+)
+print(f"leaves W2^2 {split.map_error:.4f}")

@@ -126,7 +126,7 @@ def _with_pairs(model: CycleGAN, l1: float | None) -> Pix2Pix:
     known = {field.name for field in dataclasses.fields(Pix2Pix)}
     for name, value in given.items():
         if name not in known:
-            raise _check.fail(name, "be left out beside paired", value, "Pix2Pix has no such option")
+            raise _check.fail(name, "be left out beside paired", value, "Pix2Pix has none")
     if l1 is not None:
         given["l1"] = l1
     translator = Pix2Pix(**given)

@@ -1,4 +1,4 @@
-"""What the pages 60 to 69 of the gallery claim, at small size and against closed forms."""
+"""What the gallery's pages on theory claim, at small size and against closed forms."""
 
 import ast
 import itertools
@@ -38,11 +38,20 @@ def kept(page):
     return path.read_text()
 
 
+def printed(page, cells, capsys):
+    """What some cells of a page print, the first being its imports."""
+    (path,) = ROOT.glob(f"examples/{page}_*.py")
+    found = path.read_text().split("# %%")
+    exec("# %%".join(found[k] for k in cells), {})
+    return capsys.readouterr().out
+
+
 def numbers(page, pattern):
     """What a pattern of two groups, a name and a number, finds in a page's kept output."""
     return {name: float(value) for name, value in re.findall(pattern, kept(page), re.MULTILINE)}
 
 
+SEEDED = ("generator", "manual_seed", "default_rng")  # their first argument is a seed
 UNRUN = re.search(r"\(\?!([\d|]+)\)", (ROOT / "docs/conf.py").read_text())[1].split("|")
 
 
@@ -56,14 +65,130 @@ def test_examples_that_the_docs_leave_out_run(page, tmp_path, monkeypatch):
     assert list(tmp_path.glob(f"out/{page}_*.png"))
 
 
-@pytest.mark.parametrize("page", ["44", *map(str, range(60, 70))])
-def test_what_a_whole_script_gave_is_kept_with_its_command_and_machine(page):
+PAGES = ["18", "19", "28", "44", *map(str, range(60, 70))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_whole_script_gave_is_kept_with_its_command_machine_and_seeds(page):
     (script,) = ROOT.glob(f"examples/{page}_*.py")
-    command, where, *told = kept(page).splitlines()
+    command, where, seeds, *told = kept(page).splitlines()
     assert command == f"$ python examples/{script.name}"
     assert re.match(r"# aeot \d\S+, torch .+; .+, threads: \d+, \d+ processor seconds$", where)
     assert told
     assert list(ROOT.glob(f"benchmarks/results/examples/{page}_*.png"))
+    assert re.match(r"# Seeds?: \d.+\.$", seeds)
+    assert seeds[2:] in ast.get_docstring(ast.parse(script.read_text())).splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_seed_that_a_script_writes_out_is_among_those_it_names(page):
+    (script,) = ROOT.glob(f"examples/{page}_*.py")
+    tree, written = ast.parse(script.read_text()), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first = node.args[:1] if ast.unparse(node.func).endswith(SEEDED) else []
+            values = first + [key.value for key in node.keywords if key.arg == "seed"]
+            written |= {value.value for value in values if isinstance(value, ast.Constant)}
+    (named,) = re.findall(r"^Seeds?: (.+)$", ast.get_docstring(tree), re.MULTILINE)
+    ends = re.findall(r"(\d+) to (\d+)", named)
+    names = {int(k) for k in re.findall(r"\d+", named)}
+    assert written <= names | {k for a, b in ends for k in range(int(a), int(b) + 1)}
+
+
+# 17, 32, 35, 41: what needs no training is printed by the page, and has a closed form.
+
+
+def test_the_page_on_quantiles_comes_near_the_distance_of_two_gaussians(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    told = printed("17", (0, 1, 2, 3), capsys)
+    found = re.findall(r"^(\d+) samples: ([\d.]+), two samples of N\(0, 1\) ([\d.]+)$", told, re.M)
+    assert [int(n) for n, *_ in found] == [100, 1000, 10_000]
+    for n, value, alike in found:
+        # By a coupling of quantiles its variance is at most that of the difference of quantiles.
+        assert float(value) == pytest.approx(1.16663, abs=4 * math.sqrt(5 / int(n)))
+        assert 0 < float(alike) < 4 / math.sqrt(int(n))
+    exact, sliced = re.findall(r"in the plane: ([\d.]+), sliced ([\d.]+)", told)[0]
+    assert float(exact) == 5
+    assert float(sliced) == pytest.approx(10 / math.pi, abs=4 * 5 * 0.308 / math.sqrt(4000))
+
+
+def test_the_page_on_lines_has_the_divergence_of_lines_that_fall_on_lines(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    told = printed("32", (0, 1, 2), capsys)
+    found = re.findall(r"moved by ([\d.]+): divergence ([\d.]+) log 2, distance ([\d.]+)", told)
+    assert len(found) == 5
+    for gap, divergence, distance in ((float(v) for v in row) for row in found):
+        apart = min(gap, 3) / 3 if gap == int(gap) else 1  # the share of lines without a partner
+        assert divergence == pytest.approx(apart, abs=0.02)
+        assert distance == pytest.approx(gap, abs=0.005)
+    coarse, fine = zip(*re.findall(r"bins: ([\d.]+), ([\d.]+) log 2", told), strict=True)
+    assert [*fine] == sorted(fine, reverse=True)
+    assert float(fine[0]) > 0.8  # a hundred samples hardly meet
+    assert float(coarse[0]) < 0.1
+
+
+def test_the_page_on_games_has_what_damps_and_what_only_turns(capsys, tmp_path, monkeypatch):
+    """-beta / 2 +- sqrt(beta^2 / 4 - 1) for a penalty, +- i / |d| under spectral normalisation."""
+    monkeypatch.chdir(tmp_path)
+    told = re.findall(
+        r"^flow, (.+): damped by ([\d.]+), turned by ([\d.]+)$", printed("35", (0, 1), capsys), re.M
+    )
+    wanted = {
+        "no constraint": (0, 1),
+        "penalty": (0.5, 0.75**0.5),
+        "spectral normalisation": (0, 0.5),
+    }
+    assert {name: (float(a), float(b)) for name, a, b in told} == {
+        name: pytest.approx(values, abs=0.005) for name, values in wanted.items()
+    }
+
+
+def test_the_page_on_pairs_splits_unequal_masses(capsys, tmp_path, monkeypatch):
+    """The mean of 0.7 at -0.8 and 0.3 at 0.8, and their variance."""
+    monkeypatch.chdir(tmp_path)
+    told = printed("41", (0, -1), capsys)
+    shares, mean, error = re.findall(
+        r"one: (.+); their mean (\S+) leaves W2\^2 (\S+)$", told, re.M
+    )[0]
+    assert shares == "0.7 and 0.3"
+    assert float(mean) == pytest.approx(-0.32)
+    assert float(error) == pytest.approx(4 * 0.7 * 0.3 * 0.64)
+
+
+# 18, 19, 28
+
+
+def test_fewer_points_stay_on_higher_ridges():
+    found = re.findall(r"^d = (\d): +(\d+)% .+ moved to (\d) planes", kept("18"), re.MULTILINE)
+    for d in (3, 8):
+        shares = [int(share) for dim, share, _ in found if int(dim) == d]
+        assert len(shares) == d + 1
+        assert shares[0] == 100
+        assert shares == sorted(shares, reverse=True)
+        assert shares[-1] > 0
+    dims = re.findall(r"dimensions \[(.+)\]", kept("18"))
+    assert dims == ["0", "1", "2"]
+
+
+def test_a_map_costs_more_than_its_optimal_part():
+    cost = numbers("19", r"^(.+): E .+ = ([\d.]+)$")
+    assert cost["its optimal part"] < cost["the map as it is"]
+    assert cost["what was rearranged"] > 0
+    assert kept("19").endswith("at all points: True\n")
+
+
+def test_the_inception_score_hardly_tells_copies_from_data_and_a_hundred_samples_promise_little():
+    words = r"digits ([\d.]+), of ten of them, .+ ([\d.]+), of noise ([\d.]+)"
+    data, copies, noise = (float(v) for v in re.search(words, kept("28")).groups())
+    made = numbers("28", r"^(\w+): inception score ([\d.]+);")
+    assert [*made] == ["cube", "gaussian", "ball"]
+    assert noise < min(made.values()) < max(made.values()) < copies < data
+    assert max(made.values()) - min(made.values()) < 0.1 * data  # one law, whatever the source
+    assert float(re.search(r"off by at most ([\d.]+)%", kept("28"))[1]) > 1  # which was asked for
 
 
 # 44
@@ -268,6 +393,12 @@ def test_what_was_drawn_under_conditions_between_lies_between():
     drawn = ast.literal_eval(re.search(r"drawn: +(\[.+\])", kept("63"))[1])
     assert drawn == sorted(drawn)
     assert drawn[-1] - drawn[0] > 2
+    # Under a blurred digit: what was asked for comes back, and two draws are not one.
+    back, other = re.search(r"samples are ([\d.]+) from .+ digit is ([\d.]+)", kept("63")).groups()
+    assert float(back) < float(other) / 3
+    words = r"for one are ([\d.]+) apart, ([\d.]+) from .+ one ([\d.]+)"
+    between, true, blurred = (float(v) for v in re.search(words, kept("63")).groups())
+    assert float(back) < between < true < blurred
 
 
 # 64: means and medians, see tests/gan/test_translator.py.
@@ -425,6 +556,25 @@ def test_the_transport_gives_a_minority_the_share_it_is_told():
         share = float((near == 7).double().mean())
         # A draw from a facet that is cut is drawn again, which moves shares by that much at most.
         assert share == pytest.approx(wanted, abs=4 * math.sqrt(wanted / 4000) + 0.15 * wanted)
+
+
+def test_the_plain_gan_loses_modes_and_the_minority_and_transport_keeps_its_share():
+    """Of three seeds, as the whole script gave them, with their standard errors."""
+    row = r"^(.+?) +([\d.]+) ± ([\d.]+) +([\d.]+)% ± +([\d.]+)% +([\d.]+)% ± +([\d.]+)%$"
+    rows = {name: [float(v) for v in rest] for name, *rest in re.findall(row, kept("67"), re.M)}
+    assert len(rows) == 11
+    assert "seeds [0, 1, 2]" in kept("67")
+    modes = {name: found[0] for name, found in rows.items()}
+    share = {name: found[4] for name, found in rows.items()}
+    gan, wgan = rows["GAN"], rows["WGAN-GP"]
+    assert gan[0] + 2 * (gan[1] + wgan[1]) < wgan[0] < 8
+    assert share["GAN"] == 0
+    assert share["WGAN-GP"] < 1 < share["WGAN-GP, re-weighted"]
+    assert modes["WGAN-GP, group as condition"] == 8
+    for name, wanted in (("masses of the data", 2), ("equal mass of groups", 12.5)):
+        assert modes[f"transport, {name}"] == 8
+        assert share[f"transport, {name}"] == pytest.approx(wanted, rel=0.15)
+    assert modes["federated averaging, each 50th"] == 0
 
 
 # 68
