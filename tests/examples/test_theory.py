@@ -575,6 +575,9 @@ def test_the_plain_gan_loses_modes_and_the_minority_and_transport_keeps_its_shar
         assert modes[f"transport, {name}"] == 8
         assert share[f"transport, {name}"] == pytest.approx(wanted, rel=0.15)
     assert modes["federated averaging, each 50th"] == 0
+    page = (ROOT / "docs/paper.md").read_text()
+    for found, off in (gan[:2], wgan[:2], rows["transport, masses of the data"][4:6]):
+        assert f"{found:g} ± {off:g}" in page
 
 
 # 68
