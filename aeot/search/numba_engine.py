@@ -45,6 +45,7 @@ FIXED = _planes.FIXED
 LOWEST = np.float32(-3e38)  # below every height of any size
 WIDTH = _planes.WIDTH  # of a tile: sixteen times as many columns
 WIDER = _planes.WIDER
+_NARROW, _ROWS = 12, 32  # coordinates of a narrow product; rows of a piece of a wide one
 _TILE = 1 << 18  # scores held at once by `top_k`; a constant, so that no setting changes a result
 
 
@@ -274,9 +275,11 @@ def arrange(sites: torch.Tensor, *, split: int, rows: int, memory: int, threads:
     share = memory // (held * (2 if split > 1 else 1) * threads)
     # Narrow products cost less than the way of their results to memory and back; wide ones want
     # 64 rows.
-    cached = (5 << 17 if cut <= 12 else 1 << 22) // held
-    share = min(share, 2 ** int(np.log2(max(cached, 1 if cut <= 12 else 64))))
-    rows = min(rows, max(split, share // split * split))
+    narrow = cut <= _NARROW
+    cached = (5 << 17 if narrow else 1 << 22) // held
+    share = min(share, 2 ** int(np.log2(max(cached, 1 if narrow else 64))))
+    unit = split if narrow or share < _ROWS else max(split, _ROWS)
+    rows = min(rows, max(split, share // unit * unit))
     return Planes(sites, padded[:cut].contiguous(), padded[cut:].contiguous(), rows, threads)
 
 
@@ -293,14 +296,80 @@ def _scores(
     for first in range(0, whole, planes.slice):
         rows = slice(first, min(first + planes.slice, whole))
         a = _buffer(planes, "a", rows.stop - first)
-        np.matmul(block.left[rows].numpy(), planes.left.numpy(), out=a)
+        _multiply(block.left[rows].numpy(), planes.left.numpy(), a, first)
         if block.split == 1:
             yield a, heights[None], rows.stop - first, rows
         else:
             b = _buffer(planes, "b", rows.stop - first)
-            np.matmul(block.right[rows].numpy(), planes.right.numpy(), out=b)
+            _multiply(block.right[rows].numpy(), planes.right.numpy(), b, first)
             b += heights
             yield a, b, block.group, rows
+
+
+# BLAS adds up in another order at the edges of a product than inside, so that a number depends on
+# how many rows and columns there are. Here it does not, whatever memory, threads and ranks make of
+# the rows and of the tiles: narrow products are added up by these loops, wide ones in pieces of one
+# shape.
+
+
+@_compiled
+def _narrow(x, planes, out):  # noqa: ANN001, ANN202
+    # x (rows, p), planes (p, columns); out (rows, columns), filled. Tiles of a known length leave no
+    # rest that would be added up otherwise; eight or four coordinates at a time spare the way of
+    # the sums to memory and back.
+    p = x.shape[1]
+    for t in range(0, planes.shape[1], 16 * WIDTH):
+        for r in range(x.shape[0]):
+            to, a = out[r, t : t + 16 * WIDTH], x[r]
+            for c in range(16 * WIDTH):
+                to[c] = 0
+            k = 0
+            while k + 8 <= p:
+                q0, q1 = planes[k, t : t + 16 * WIDTH], planes[k + 1, t : t + 16 * WIDTH]
+                q2, q3 = planes[k + 2, t : t + 16 * WIDTH], planes[k + 3, t : t + 16 * WIDTH]
+                q4, q5 = planes[k + 4, t : t + 16 * WIDTH], planes[k + 5, t : t + 16 * WIDTH]
+                q6, q7 = planes[k + 6, t : t + 16 * WIDTH], planes[k + 7, t : t + 16 * WIDTH]
+                a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
+                a4, a5, a6, a7 = a[k + 4], a[k + 5], a[k + 6], a[k + 7]
+                for c in range(16 * WIDTH):
+                    half = a0 * q0[c] + a1 * q1[c] + a2 * q2[c] + a3 * q3[c]
+                    to[c] += half + a4 * q4[c] + a5 * q5[c] + a6 * q6[c] + a7 * q7[c]
+                k += 8
+            if k + 4 <= p:
+                q0, q1 = planes[k, t : t + 16 * WIDTH], planes[k + 1, t : t + 16 * WIDTH]
+                q2, q3 = planes[k + 2, t : t + 16 * WIDTH], planes[k + 3, t : t + 16 * WIDTH]
+                a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
+                for c in range(16 * WIDTH):
+                    to[c] += a0 * q0[c] + a1 * q1[c] + a2 * q2[c] + a3 * q3[c]
+                k += 4
+            while k < p:
+                q0, a0 = planes[k, t : t + 16 * WIDTH], a[k]
+                for c in range(16 * WIDTH):
+                    to[c] += a0 * q0[c]
+                k += 1
+
+
+def _multiply(x: np.ndarray, planes: np.ndarray, out: np.ndarray, first: int) -> None:
+    # As `_narrow`; `first` is where the rows begin among those of their block.
+    p, columns = planes.shape
+    if p <= _NARROW:
+        _narrow(x, planes, out)
+        return
+    wide, tiles = 16 * WIDTH, columns // (16 * WIDTH)
+    pieces = planes.reshape(p, tiles, wide).transpose(1, 0, 2)
+    whole = 0 if first % _ROWS else len(x) // _ROWS
+    rows = whole * _ROWS
+    to = out[:rows].reshape(whole, _ROWS, tiles, wide).transpose(0, 2, 1, 3)
+    np.matmul(x[:rows].reshape(whole, 1, _ROWS, p), pieces, out=to)
+    while rows < len(x):  # some rows of a piece, at their place in it
+        begin = (first + rows) % _ROWS
+        some = min(len(x) - rows, _ROWS - begin)
+        piece = np.zeros((_ROWS, p), np.float32)
+        piece[begin : begin + some] = x[rows : rows + some]
+        for t in range(tiles):
+            found = (piece @ pieces[t])[begin : begin + some]
+            out[rows : rows + some, t * wide : (t + 1) * wide] = found
+        rows += some
 
 
 def _buffer(planes: Planes, name: str, rows: int) -> np.ndarray:

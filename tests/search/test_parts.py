@@ -1,5 +1,6 @@
 """What is found among parts of the sites and put together, against what is found among all."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,3 +83,22 @@ def test_a_full_list_keeps_the_highest_and_of_equal_ones_the_first():
         assert site[start[row] : start[row + 1]].tolist() == kept
         assert torch.equal(value[start[row] : start[row + 1]], own[kept] - lead[row])
         assert bound[row] == own[ranked[7]] - lead[row]
+
+
+@pytest.mark.parametrize("d", [3, 8, 12, 13, 40, 200])
+def test_no_bit_of_a_score_depends_on_what_else_is_scored(d):
+    rng = np.random.default_rng(d)
+    x = rng.standard_normal((96, d)).astype(np.float32)
+    y = rng.standard_normal((d, 2048)).astype(np.float32)
+
+    def scores(rows, columns):
+        out = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        planes = np.ascontiguousarray(y[:, columns])
+        numba_engine._multiply(x[rows], planes, out, rows.start)
+        return out
+
+    whole = scores(slice(0, 96), slice(0, 2048))
+    np.testing.assert_allclose(whole, x.astype(np.float64) @ y, atol=1e-5 * d, rtol=0)
+    for rows in (slice(0, 8), slice(8, 32), slice(24, 40), slice(40, 96), slice(3, 4)):
+        for columns in (slice(0, 512), slice(512, 1536), slice(1536, 2048)):
+            assert np.array_equal(scores(rows, columns), whole[rows, columns]), (rows, columns)
