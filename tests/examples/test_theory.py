@@ -68,6 +68,11 @@ def test_examples_that_the_docs_leave_out_run(page, tmp_path, monkeypatch):
 PAGES = ["18", "19", "28", "44", *map(str, range(60, 70))]
 
 
+def test_every_output_that_is_kept_is_of_one_of_these_pages():
+    kept_of = {path.stem[:2] for path in ROOT.glob("benchmarks/results/examples/*.txt")}
+    assert sorted(kept_of) == PAGES
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_whole_script_gave_is_kept_with_its_command_machine_and_seeds(page):
     (script,) = ROOT.glob(f"examples/{page}_*.py")
