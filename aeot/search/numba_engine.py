@@ -314,7 +314,7 @@ def _scores(
 
 @_compiled
 def _narrow(x, planes, out):  # noqa: ANN001, ANN202
-    # x (rows, p), planes (p, columns); out (rows, columns), filled. Tiles of a known length leave no
+    # x (rows, p), planes (p, columns); out (rows, columns), filled. Tiles of known length leave no
     # rest that would be added up otherwise; eight or four coordinates at a time spare the way of
     # the sums to memory and back.
     p = x.shape[1]
