@@ -110,6 +110,7 @@ def test_the_page_on_quantiles_comes_near_the_distance_of_two_gaussians(
     told = printed("17", (0, 1, 2, 3), capsys)
     found = re.findall(r"^(\d+) samples: ([\d.]+), two samples of N\(0, 1\) ([\d.]+)$", told, re.M)
     assert [int(n) for n, *_ in found] == [100, 1000, 10_000]
+    assert "are 1.16663 apart" in told
     for n, value, alike in found:
         # By a coupling of quantiles its variance is at most that of the difference of quantiles.
         assert float(value) == pytest.approx(1.16663, abs=4 * math.sqrt(5 / int(n)))
