@@ -24,6 +24,7 @@ import aeot
 from aeot import _ranks, cli
 from aeot.commands import compare
 from aeot.search.planes import Block
+from aeot.solvers import scorer as scores
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
 
@@ -151,7 +152,20 @@ def shared():
     box, y = aeot.UniformBox(dim=200), normal(1100, 200)
     options = {"tol": 0.3, "memory": 1 << 20, "max_samples": 1e5}
     found["solve"] = told(aeot.solve_semidiscrete(box, y, **options))
+    found["pruned"] = pruned(box, y, **options)
     return found, held
+
+
+def pruned(box, y, **options):
+    """Return the same of a solve whose candidate lists come from a few leaves of trees."""
+    before, made = (scores._MANY, scores._pays), []
+    scores._MANY, scores._pays = 0, lambda *given: made.append(given) or True
+    try:
+        found = told(aeot.solve_semidiscrete(box, y, **options))
+    finally:
+        scores._MANY, scores._pays = before
+    assert made
+    return found
 
 
 def many():
@@ -170,6 +184,7 @@ def many():
     plane = aeot.Sampler(lambda n, g: torch.randn(n, 2, generator=g).exp(), dim=2)
     found["plane"] = told(solve(plane, y[:, :2], tol=0.05))
     found["exact"] = told(solve(aeot.UniformBox(dim=2), y[:, :2]))
+    found["pruned"] = pruned(aeot.UniformBox(dim=8), normal(1600, 8), tol=0.2)
     found["kdtree"] = told(solve(box, y, tol=0.1, engine="kdtree"))
     first = solve(box, y, tol=0.1)
     found["init"] = told(solve(box, y, tol=0.1, init=first.heights + 1e-3 * normal(200, 1)[:, 0]))

@@ -453,7 +453,7 @@ class _Engine:
 class _Scorer(Scorer):
     """Scores samples against the sites of their coarse cells."""
 
-    sorts = False
+    sorts, prunes = False, False
 
     def scores_of(self, block: Block, heights: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
         """Return the scores of chosen sites at the samples of a block, (samples, k)."""

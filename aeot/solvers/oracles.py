@@ -17,7 +17,7 @@ from aeot.search.planes import LOW, CandidateLists, Edges
 from aeot.solvers.laplacian import Laplacian
 from aeot.solvers.minimize import Evaluation
 from aeot.solvers.problem import Problem
-from aeot.solvers.scorer import Scorer
+from aeot.solvers.scorer import PrunedScorer, Scorer
 from aeot.solvers.torch_laplacian import TorchLaplacian
 
 T = TypeVar("T")
@@ -193,7 +193,7 @@ def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor
 
 
 def best_gaps(
-    scorer: Scorer,
+    scorer: Scorer | PrunedScorer,
     heights: torch.Tensor,
     chosen: np.ndarray,
     stage: str,
@@ -219,11 +219,11 @@ def best_gaps(
     # Some of the sites at a time, as many whatever the memory: a product's shape is in its bits.
     most = 1 << (28 if heights.device.type == "cuda" else 21)
     some = max(1, most // scorer.block_samples)
-    for won in scorer.winners(heights, stage, blocks):
+    for block, lead in scorer.leads(heights, stage, blocks):
         for first in range(0, chosen.size, some):
             columns = slice(first, first + some)
-            scores = scorer.scores_of(won.block, heights, chosen[columns])
-            gap = torch.cat([nearest[:, columns], won.value[:, None] - scores])
+            scores = scorer.scores_of(block, heights, chosen[columns])
+            gap = torch.cat([nearest[:, columns], (lead[:, None] - scores).clamp(min=0)])
             nearest[:, columns] = gap.topk(8, dim=0, largest=False, sorted=True).values
     (nearest,) = _ranks.joined(nearest)
     nearest = nearest.topk(8, dim=0, largest=False, sorted=True).values

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -35,10 +35,14 @@ from aeot.search.planes import (
 )
 from aeot.solvers.problem import Problem
 
+if TYPE_CHECKING:
+    from aeot.search.leaves import Leaves, Raised
+
 T = TypeVar("T")
 # Of the samples that are left, what a certificate may take, and all else: it comes last.
 _CERTIFIED, _PREPARED = 1.0, 0.5
 _LISTED = 1 << 15  # samples whose candidate lists are kept together, at least
+_MANY = 8192  # sites, from which on it may pay not to look at all of them
 
 
 def default_memory(device: torch.device) -> int:
@@ -59,6 +63,14 @@ def _parts(engine: Engine, sites: torch.Tensor, memory: int) -> PartsEngine | No
         return None
     wish = 4 * columns * sites.shape[1] > memory
     return cast("PartsEngine", engine) if any(_ranks.everyones(wish)) else None
+
+
+def _pays(at: Raised, n: int, d: int, split: int) -> bool:
+    # A score that is compared with others is one unit, its product 0.13 for each coordinate, which
+    # shared halves divide; one thing after another in small pieces costs half as much again.
+    product = 0.13 * d
+    looked = at.leaves.count + at.leaves.order.shape[1] * at.probes
+    return 1.5 * looked * (1 + product) + 8000 < 0.4 * n * (1 + product / split)
 
 
 class Scorer:
@@ -83,9 +95,10 @@ class Scorer:
         own: Which sites this rank holds: all, or whole tiles of them where ranks share the sites.
         parts: The engine, where they do.
         sorts: Whether samples on a line are decided by sorting the sites.
+        prunes: Whether `pruned` may find that lists can do without scores of all sites.
     """
 
-    sorts = True
+    sorts, prunes = True, True
 
     def __init__(
         self,
@@ -117,6 +130,7 @@ class Scorer:
         self.threads = threads or torch.get_num_threads()
         self._short = False  # of memory
         self._kept: dict[tuple[str, int], Block] = {}
+        self._leaves: Leaves | None = None
         self.own, self.columns = slice(0, n), padded_columns(n)
         self.parts = _parts(self.engine, problem.sites, memory) if shared else None
         if self.parts is not None:
@@ -302,10 +316,7 @@ class Scorer:
             found = self._in_parts(of, self.draw(stage, index))
             return joined([lists for part in found for lists in part])
 
-        found: list[CandidateLists] = []
-        waiting: list[Listed] = []
         some = -(-_LISTED // self.block_samples)  # blocks whose lists are kept together
-        last = len(_ranks.part(blocks, some)) - 1
         pieces = self._each(work, stage, blocks, unit=some)
         if parts is not None:
 
@@ -316,14 +327,29 @@ class Scorer:
                 return parts.listed(self.block_samples, told, self.columns, **limits)
 
             pieces = self._rounds(part_of, listed, stage, blocks, unit=some)
-        for count, piece in enumerate(pieces):
-            waiting.append(piece)
-            if len(waiting) == some or count == last:
-                start, site, value, lead, bound = joined(waiting)
-                total = float(lead.sum(dtype=torch.float64))
-                found.append(CandidateLists(heights, start, site, value, bound, total))
-                waiting = []
-        return found
+        return _gathered(heights, pieces, some)
+
+    def pruned(self, heights: torch.Tensor, stage: str, found: float) -> PrunedScorer | None:
+        """Return what makes candidate lists of a few sites each; None if that costs no less.
+
+        Args:
+            heights: (n,) float64, standard coordinates.
+            stage: Key of the samples that tell.
+            found: Share of the samples whose winner is to be among the sites looked at.
+        """
+        n, d = self.problem.sites.shape
+        if not self.prunes or n < _MANY or self.engine.NAME != "numba":
+            return None
+        from aeot.search import leaves  # it needs numba
+
+        if self._leaves is None:
+            self._leaves = leaves.grown(self.problem.sites, self.problem.seed)
+        self.problem.supply.take(leaves.POOL, share=_PREPARED)
+        pool = self.problem.draw(leaves.POOL, f"{stage} pool")
+        at = leaves.raised(self._leaves, heights, pool.numpy(), found)
+        if not _pays(at, n, d, self.split):
+            return None
+        return PrunedScorer(self, at)
 
     def cluster_maxima(
         self, heights: torch.Tensor, edges: np.ndarray, stage: str, blocks: range
@@ -353,6 +379,13 @@ class Scorer:
             return torch.stack(told).amax(0).view(len(block.left), -1)
 
         yield from self._rounds(part_of, highest, stage, blocks)
+
+    def leads(
+        self, heights: torch.Tensor, stage: str, blocks: range
+    ) -> Iterator[tuple[Block, torch.Tensor]]:
+        """Yield each block of this rank's part, and the best score of each of its samples."""
+        for won in self.winners(heights, stage, blocks):
+            yield won.block, won.value
 
     def _in_parts(self, of: Callable[[Planes, Block, slice], T], block: Block) -> list[T]:
         """Have the engine work on a block, or on its parts once memory did not suffice."""
@@ -451,3 +484,82 @@ class Scorer:
     def blocks_left(self, samples: float) -> int:
         """Return the number of blocks that hold `samples`, as far as there are samples left."""
         return self.blocks_for(min(samples, self.problem.supply.left - self.block_samples + 1))
+
+
+class PrunedScorer:
+    """Makes candidate lists that may lack a site, from `aeot.search.leaves`; as a `Scorer` does.
+
+    Args:
+        scorer: Of the problem.
+        at: The leaves of its sites, at the heights of the lists.
+    """
+
+    def __init__(self, scorer: Scorer, at: Raised) -> None:
+        from aeot.search import leaves
+
+        self.scorer, self.at = scorer, at
+        self.list, self.block_samples = leaves.candidates, leaves.ROWS
+
+    def blocks_for(self, samples: float) -> int:
+        """Return the number of blocks that hold at least `samples` samples."""
+        return max(1, -(-int(samples) // self.block_samples))
+
+    def candidates(
+        self,
+        heights: torch.Tensor,
+        stage: str,
+        blocks: range,
+        *,
+        radius: float,
+        least: int,
+        longest: int,
+    ) -> list[CandidateLists]:
+        """Make the candidate lists of this rank's part of some blocks; see `Scorer.candidates`."""
+        limits: dict[str, Any] = {"radius": radius, "least": least, "longest": longest}
+        some = _LISTED // self.block_samples
+
+        def work(index: int) -> Listed:
+            return self.list(self.at, self._points(stage, index), **limits)
+
+        return _gathered(heights, self._each(work, blocks, some), some)
+
+    def leads(
+        self,
+        heights: torch.Tensor,  # noqa: ARG002
+        stage: str,
+        blocks: range,
+    ) -> Iterator[tuple[Block, torch.Tensor]]:
+        """Yield each block of this rank's part, and the best score found of each of its samples."""
+
+        def work(index: int) -> tuple[Block, torch.Tensor]:
+            z = self._points(stage, index)
+            lead = self.list(self.at, z, radius=0.0, least=1, longest=1)[3]
+            return Block(z, z.new_zeros(1, 0), len(z)), lead
+
+        yield from self._each(work, blocks, 1)
+
+    def scores_of(self, block: Block, heights: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+        """Return the scores of chosen sites at the samples of a block, (samples, k)."""
+        index = torch.from_numpy(chosen)
+        sites = self.scorer.problem.sites[index]
+        return torch.addmm(heights[index].to(sites), block.left, sites.T)
+
+    def _points(self, stage: str, block: int) -> torch.Tensor:
+        return self.scorer.problem.draw(self.block_samples, stage, "pruned", block)
+
+    def _each(self, work: Callable[[int], T], blocks: range, unit: int) -> Iterator[T]:
+        scorer = self.scorer
+        scorer.problem.supply.take(len(blocks) * self.block_samples, share=_PREPARED)
+        for done in scorer.engine.each(work, _ranks.part(blocks, unit), scorer.threads):
+            _loop.beat()
+            yield done
+
+
+def _gathered(heights: torch.Tensor, pieces: Iterator[Listed], some: int) -> list[CandidateLists]:
+    # The lists of so many blocks together.
+    found = []
+    while waiting := list(itertools.islice(pieces, some)):
+        start, site, value, lead, bound = joined(waiting)
+        total = float(lead.sum(dtype=torch.float64))
+        found.append(CandidateLists(heights, start, site, value, bound, total))
+    return found

@@ -40,6 +40,7 @@ from aeot.solvers.scorer import Scorer
 from aeot.solvers.state import Drawn, State
 
 SETTLE, GROW = 8, 24  # samples per site; a loose tolerance grows less
+SETTLED, GROWN = 0.98, 0.995  # share of the winners that lists of few sites must have
 LIFT = 2  # the same, that sites which win nothing are lifted by
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
 EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
@@ -113,12 +114,17 @@ class Task:
         radius: float,
         least: int,
         longest: int,
+        found: float | None = None,
     ) -> Bank:
-        """Return the lists of at least m samples; `Engine.candidates` explains the options."""
-        blocks = range(scorer.blocks_for(m))
+        """Return the lists of at least m samples; `Engine.candidates` explains the options.
+
+        Where a share is said that is to be found, winners may be missing: `Scorer.pruned`.
+        """
+        by = (scorer.pruned(heights, key, found) if found else None) or scorer
+        blocks = range(by.blocks_for(m))
         options: dict[str, Any] = {"radius": radius, "least": least, "longest": longest}
-        lists = scorer.candidates(heights, key, blocks, **options)
-        m = len(blocks) * scorer.block_samples
+        lists = by.candidates(heights, key, blocks, **options)
+        m = len(blocks) * by.block_samples
         return Bank(self.problem, scorer.engine, lists, m, scorer.threads)
 
     def hold(self, drawn: Drawn, bank: Bank) -> None:
@@ -134,6 +140,7 @@ class Task:
             m = drawn.n_samples or max(self.grow * self.n, 8192)
             self._held = None  # two at a time would be the most that a solve holds
             options: dict[str, Any] = {"radius": drawn.radius, "least": 4, "longest": 16}
+            options["found"] = GROWN
             known = self.problem.supply.again() if drawn.n_samples else contextlib.nullcontext()
             with known:
                 bank = self.bank(scorer, drawn.heights, drawn.key, m, **options)
@@ -208,6 +215,7 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         state = measured(task, state)
     key, m = f"settle {state.returns}.{state.step}", max(SETTLE * task.n, 4096)
     options: dict[str, Any] = {"radius": 4 * state.unit, "least": 8, "longest": 32}
+    options["found"] = SETTLED
     bank = task.bank(task.scorer(state), state.heights, key, m, **options)
     # The more sites, the dearer are lists, and the further from them the heights are.
     most = min(8 + task.n // 8000, 20)
@@ -458,6 +466,7 @@ def newton_step(
 def _lifted(task: Task, state: State, missing: np.ndarray, key: str) -> State:
     """Raise empty cells to where they win about half of their share."""
     m, scorer = max(LIFT * task.n, 4096), task.scorer(state)
+    scorer = scorer.pruned(state.heights, key, SETTLED) or scorer
     blocks = range(scorer.blocks_for(m))
     rank = np.clip(np.rint(m * task.nu.numpy()[missing] / 2), 1, 8).astype(np.int64)
     gaps = best_gaps(scorer, state.heights, missing, key, blocks, rank=rank)
