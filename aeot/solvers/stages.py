@@ -2,8 +2,8 @@
 
 try      heights that may be good already are certified, and taken over if they are;
 coarse   whole clusters of sites are put right (see `aeot.solvers.clusters`);
-settle   8 samples per site on long candidate lists, drawn afresh after every few Newton steps,
-         until the masses of fresh samples look like sampling noise; what the heights owe to one
+settle   2 to 8 samples per site on long candidate lists, drawn afresh after every few Newton
+         steps, until the masses of fresh samples look like sampling noise; what the heights owe to one
          sample is averaged with what they owe to the next;
 grow     the same with 24 per site, not at all if `tol` is loose;
 stream   ever larger fresh samples that are only counted. Each count is a held-out test of the
@@ -39,8 +39,8 @@ from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.state import Drawn, State
 
-SETTLE, GROW = 8, 24  # samples per site; a loose tolerance grows less
-SETTLED, GROWN = 0.98, 0.995  # share of the winners that lists of few sites must have
+FIRST, SETTLE, GROW = 2, 8, 24  # samples per site; a loose tolerance grows less
+SETTLED, GROWN = 0.98, 0.998  # share of the winners that lists of few sites must have
 LIFT = 2  # the same, that sites which win nothing are lifted by
 BAND = 0.5  # width of the band along a facet that the Laplacian is estimated in, in units
 EDGED = 320  # samples per site that the Laplacian of the streaming stage is made from
@@ -210,23 +210,27 @@ def coarse(task: Task, state: State) -> tuple[State, dict[str, Any]]:
 
 
 def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
-    """Take a few Newton steps on the long lists of 8 fresh samples per site."""
+    """Take a few Newton steps on the long lists of 2 to 8 fresh samples per site."""
     if state.step == 0:
         state = measured(task, state)
-    key, m = f"settle {state.returns}.{state.step}", max(SETTLE * task.n, 4096)
+    # Far from the solution fewer samples tell as much: noise of two fifths of what was found.
+    before = state.history[-1] if state.history else {}
+    error = before["error"] if before.get("stage") == "settle" else 1.0
+    share = min(max(error**-2, FIRST) / SETTLE, 1.0)
+    key, m = f"settle {state.returns}.{state.step}", max(share * SETTLE * task.n, 4096)
     options: dict[str, Any] = {"radius": 4 * state.unit, "least": 8, "longest": 32}
     options["found"] = SETTLED
     bank = task.bank(task.scorer(state), state.heights, key, m, **options)
     # The more sites, the dearer are lists, and the further from them the heights are.
     most = min(8 + task.n // 8000, 20)
     state, record = minimised(task, state, bank, 2.0, 0.3, most)
-    chi2, bound = record.pop("chi2"), record["bound"]
+    chi2, bound = 1 + (record.pop("chi2") - 1) / share, record["bound"]
     state = replace(_judged(state, chi2), step=state.step + 1)
     absent = bank.absent()
     absent = absent[task.nu.numpy()[absent] * bank.n_samples >= 1]
     del bank  # not held beside the scores of the absent sites
     record["empty"] = int(absent.size)
-    if 0 < absent.size < 0.1 * task.n:
+    if share == 1 and 0 < absent.size < 0.1 * task.n:
         state = _lifted(task, state, absent, f"lift {state.returns}.{state.step}")
     settled = chi2 < 3 and bound < HELD and absent.size <= task.n // 1000
     if settled or (state.stalled >= 2 and chi2 < 4) or state.step == 25:
