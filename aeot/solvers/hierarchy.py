@@ -9,6 +9,7 @@ where those of the one optimal map cost m n.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,6 @@ from aeot._rng import generator
 from aeot.measures import Measure, check_source
 from aeot.search import torch_engine
 from aeot.search.engines import ENGINES, Engine, bind, top_k
-from aeot.search.heights import center
 from aeot.search.planes import LOW, Block, Listed, Planes, Winners
 from aeot.solvers.assignment import check_enough
 from aeot.solvers.clusters import cluster
@@ -524,4 +524,5 @@ def _raised(tree: HierarchicalMap, seed: int) -> torch.Tensor:
     above = value(coarse.sites, coarse.heights, group) - value(tree.sites, tree.heights, site)
     rise = torch.zeros(k, dtype=torch.float64, device=x.device).index_add_(0, group, above)
     rise /= torch.bincount(group, minlength=k).clamp(min=1)
-    return center(tree.heights + rise[labels])
+    heights = tree.heights + rise[labels]
+    return heights - math.fsum(heights.tolist()) / len(heights)  # the same in any order of sites

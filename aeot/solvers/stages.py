@@ -3,8 +3,8 @@
 try      heights that may be good already are certified, and taken over if they are;
 coarse   whole clusters of sites are put right (see `aeot.solvers.clusters`);
 settle   2 to 8 samples per site on long candidate lists, drawn afresh after every few Newton
-         steps, until the masses of fresh samples look like sampling noise; what the heights owe to one
-         sample is averaged with what they owe to the next;
+         steps, until the masses of fresh samples look like sampling noise; what the heights owe to
+         one sample is averaged with what they owe to the next;
 grow     the same with 24 per site, not at all if `tol` is loose;
 stream   ever larger fresh samples that are only counted. Each count is a held-out test of the
          current heights and, if they fail it, one more equation: a Newton step from the counted
@@ -213,10 +213,9 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
     """Take a few Newton steps on the long lists of 2 to 8 fresh samples per site."""
     if state.step == 0:
         state = measured(task, state)
-    # Far from the solution fewer samples tell as much: noise of two fifths of what was found.
-    before = state.history[-1] if state.history else {}
-    error = before["error"] if before.get("stage") == "settle" else 1.0
-    share = min(max(error**-2, FIRST) / SETTLE, 1.0)
+    # Far from the solution fewer samples tell as much: so many that their noise is two fifths of
+    # the deviation that was found last.
+    share = min(max(6 / max(state.lowest - 1, 1.0), FIRST / SETTLE), 1.0)
     key, m = f"settle {state.returns}.{state.step}", max(share * SETTLE * task.n, 4096)
     options: dict[str, Any] = {"radius": 4 * state.unit, "least": 8, "longest": 32}
     options["found"] = SETTLED
