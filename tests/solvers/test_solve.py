@@ -622,7 +622,7 @@ def test_sums_start_anew_when_sharing_halves_is_given_up(monkeypatch, tmp_path):
 
 
 def test_the_laplacian_of_the_stream_is_that_of_the_exact_cells(monkeypatch, tmp_path):
-    n, source, seen = 60, UniformBox(dim=3), []
+    n, source, seen = 100, UniformBox(dim=3), []
     y = torch.randn(n, 3, generator=generator(0)).double()
     y = y[np.lexsort(y.numpy().T[::-1])]  # as the solver sorts them
     monkeypatch.setattr("aeot.solvers.solve.save", lambda path, state, mark: seen.append(state))
