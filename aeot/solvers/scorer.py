@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
 from aeot import _loop, _ranks
 from aeot._environment import is_out_of_memory
+from aeot.search import leaves
 from aeot.search.engines import Engine, PartsEngine, bind
 from aeot.search.line import envelope
 from aeot.search.planes import (
@@ -34,9 +35,6 @@ from aeot.search.planes import (
     rounding,
 )
 from aeot.solvers.problem import Problem
-
-if TYPE_CHECKING:
-    from aeot.search.leaves import Leaves, Raised
 
 T = TypeVar("T")
 # Of the samples that are left, what a certificate may take, and all else: it comes last.
@@ -65,7 +63,7 @@ def _parts(engine: Engine, sites: torch.Tensor, memory: int) -> PartsEngine | No
     return cast("PartsEngine", engine) if any(_ranks.everyones(wish)) else None
 
 
-def _pays(at: Raised, n: int, d: int, split: int) -> bool:
+def _pays(at: leaves.Raised, n: int, d: int, split: int) -> bool:
     # A score that is compared with others is one unit, its product 0.13 for each coordinate, which
     # shared halves divide; one thing after another in small pieces costs half as much again.
     product = 0.13 * d
@@ -130,7 +128,7 @@ class Scorer:
         self.threads = threads or torch.get_num_threads()
         self._short = False  # of memory
         self._kept: dict[tuple[str, int], Block] = {}
-        self._leaves: Leaves | None = None
+        self._leaves: leaves.Leaves | None = None
         self.own, self.columns = slice(0, n), padded_columns(n)
         self.parts = _parts(self.engine, problem.sites, memory) if shared else None
         if self.parts is not None:
@@ -340,8 +338,6 @@ class Scorer:
         n, d = self.problem.sites.shape
         if not self.prunes or n < _MANY or self.engine.NAME != "numba":
             return None
-        from aeot.search import leaves  # it needs numba
-
         if self._leaves is None:
             self._leaves = leaves.grown(self.problem.sites, self.problem.seed)
         self.problem.supply.take(leaves.POOL, share=_PREPARED)
@@ -494,9 +490,7 @@ class PrunedScorer:
         at: The leaves of its sites, at the heights of the lists.
     """
 
-    def __init__(self, scorer: Scorer, at: Raised) -> None:
-        from aeot.search import leaves
-
+    def __init__(self, scorer: Scorer, at: leaves.Raised) -> None:
         self.scorer, self.at = scorer, at
         self.list, self.block_samples = leaves.candidates, leaves.ROWS
 
