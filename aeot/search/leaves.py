@@ -107,7 +107,7 @@ def _direction(z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     z = z - z.mean(0)
     size = np.sqrt(np.einsum("ij,ij->i", z, z))
     z *= np.minimum(1, 2 * np.median(size) / np.maximum(size, 1e-30))[:, None]
-    axis = rng.standard_normal(z.shape[1]).astype(np.float32)
+    axis = rng.standard_normal(z.shape[1], dtype=np.float32)
     for _ in range(_ROUNDS):
         axis = z.T @ (z @ axis)
         axis /= max(float(np.linalg.norm(axis)), 1e-30)
@@ -384,6 +384,6 @@ def candidates(
     site, value = np.empty(m * longest, np.int32), np.empty(m * longest, np.float32)
     out = start, site, value, bound
     _gathered(scores, leaves.order, begin, leaf, place, lead, threshold, longest, n, out)
-    site, value = site[: start[-1]].copy(), value[: start[-1]].copy()
-    start, site, value, lead, bound = map(torch.from_numpy, (start, site, value, lead, bound))
-    return start, site, value, lead, bound
+    lists = start, site[: start[-1]].copy(), value[: start[-1]].copy(), lead, bound
+    starts, sites, values, leads, bounds = map(torch.from_numpy, lists)
+    return starts, sites, values, leads, bounds

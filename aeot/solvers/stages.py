@@ -468,8 +468,8 @@ def newton_step(
 
 def _lifted(task: Task, state: State, missing: np.ndarray, key: str) -> State:
     """Raise empty cells to where they win about half of their share."""
-    m, scorer = max(LIFT * task.n, 4096), task.scorer(state)
-    scorer = scorer.pruned(state.heights, key, SETTLED) or scorer
+    m, every = max(LIFT * task.n, 4096), task.scorer(state)
+    scorer = every.pruned(state.heights, key, SETTLED) or every
     blocks = range(scorer.blocks_for(m))
     rank = np.clip(np.rint(m * task.nu.numpy()[missing] / 2), 1, 8).astype(np.int64)
     gaps = best_gaps(scorer, state.heights, missing, key, blocks, rank=rank)
