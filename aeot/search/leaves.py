@@ -107,7 +107,7 @@ def _direction(z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     z = z - z.mean(0)
     size = np.sqrt(np.einsum("ij,ij->i", z, z))
     z *= np.minimum(1, 2 * np.median(size) / np.maximum(size, 1e-30))[:, None]
-    axis: np.ndarray = rng.standard_normal(z.shape[1], dtype=np.float32)
+    axis = np.asarray(rng.standard_normal(z.shape[1], dtype=np.float32))
     for _ in range(_ROUNDS):
         axis = z.T @ (z @ axis)
         axis /= max(float(np.linalg.norm(axis)), 1e-30)
