@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: venv demo test test-all test-keops test-oldest lint ci examples bench gpu docs wheel clean
+.PHONY: venv demo test test-all test-keops test-pages test-oldest lint ci examples bench gpu docs wheel clean
 
 venv: $(VENV)/.installed
 
@@ -45,7 +45,11 @@ lint: venv
 examples: venv
 	for script in examples/[0-9]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
 
-ci: lint test test-keops docs  # the docs run the examples
+# Those of the pages that the docs leave out, at quick size.
+test-pages: venv
+	$(PYTEST) -m slow -k leave_out tests/examples
+
+ci: lint test test-keops test-pages docs  # the docs run the other examples
 
 # Hours in all; each script says what it measures, and most take up where they were stopped.
 bench: venv

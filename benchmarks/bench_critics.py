@@ -245,7 +245,8 @@ def main():
     if {key: facts.get(key) for key in setting} != setting:
         facts = setting | {"critics": {}}
     facts |= {"command": f"python benchmarks/bench_critics.py --seeds {args.seeds}"}
-    facts |= {"distance": DISTANCE, "optimum": optimum(), "environment": environment("cpu")}
+    facts |= {"distance": DISTANCE, "optimum": optimum()}
+    facts.setdefault("environment", environment("cpu"))  # of the rows that are kept
     found, seeds = facts["critics"], range(args.seeds)
     for name, options in VARIANTS.items():
         if name not in found:

@@ -4,7 +4,7 @@
 The smallest game: the generator is a number g, the critic's slope a number d, and the value g d.
 Steps multiply (g, d) by a matrix; the modulus of its eigenvalues says whether the players leave,
 circle or settle. A penalty on the critic damps; spectral normalisation bounds its slope and turns
-all the same. Then WGAN-GP on a single datum, which circles for ever.
+all the same. Then WGAN-GP on a single datum, which circles for ever or comes to rest beside it.
 """
 
 from pathlib import Path
@@ -34,8 +34,8 @@ for name, flow in (
     ("spectral normalisation", games.spectral_flow_matrix([0.0, 2.0])),
 ):
     values = torch.linalg.eigvals(flow)
-    damps, turns = float(-values.real.min()), float(values.imag.max())
-    print(f"flow, {name}: damped by {abs(damps):.2f}, turned by {turns:.2f}")
+    damps, turns = 0.0 - float(values.real.max()), float(values.imag.max())
+    print(f"flow, {name}: damped by {damps:.2f}, turned by {turns:.2f}")
 left.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xlabel="g", ylabel="d")
 left.legend(title="spectral radius of a step", frameon=False)
 

@@ -10,7 +10,8 @@ for; one that sees the group, and the transport, have nearly what they are told.
 
 Then the same data lie with four clients of two groups each, and stay there. Federated averaging
 (McMahan et al., 2017) trains a whole WGAN-GP at every client for some steps and takes the mean of
-all weights, again and again. After every step that is one training on all data; after every
+all weights, again and again. After every step of plain gradient descent that is one training on all
+data; Adam's steps, each scaled by its own client's gradients, average to another one. After every
 fiftieth it is a mean of four generators of different things, which need not generate any of them.
 Or each client keeps a critic, and one generator hears the mean of what they say. It then lowers the
 mean distance to the clients' laws, and what is least in that is not their mixture: between four

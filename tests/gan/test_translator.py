@@ -459,6 +459,35 @@ def test_a_wasserstein_critic_of_patches_feels_the_whole_image():
 
 
 @pytest.mark.parametrize("kind", [CycleGAN, Pix2Pix])
+def test_a_wasserstein_generator_goes_where_its_critic_scores_higher(kind):
+    """A critic that is not trained scores the mean of an image, so outputs have to rise."""
+    pairs = (paired if kind is Pix2Pix else unpaired)(pictures(), pictures(seed=1))
+    options = {"l1": 0.0} if kind is Pix2Pix else {"cycle": 0.0, "identity": 0.0}
+
+    class Bright(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.none = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return x[:, -1:].mean((1, 2, 3), keepdim=True) + 0 * self.none
+
+    class Judged(kind):
+        def _build(self):
+            found = super()._build()
+            return {k: Bright() if "critic" in k else x for k, x in found.items()}
+
+    made = [
+        Judged(**SMALL, **options, adversary="wasserstein", flip=False, enlarge=1.0)
+        .fit(pairs, steps=steps)
+        .translate(pictures(seed=3))
+        .mean()
+        for steps in (1, 60)
+    ]
+    assert made[1] > made[0] + 0.05
+
+
+@pytest.mark.parametrize("kind", [CycleGAN, Pix2Pix])
 def test_wasserstein_translators_train_and_refuse_batch_statistics(kind):
     domains = (paired if kind is Pix2Pix else unpaired)(pictures(), pictures(seed=1))
     model = kind(**SMALL, adversary="wasserstein").fit(domains, steps=2)
