@@ -45,7 +45,7 @@ FIXED = _planes.FIXED
 LOWEST = np.float32(-3e38)  # below every height of any size
 WIDTH = _planes.WIDTH  # of a tile: sixteen times as many columns
 WIDER = _planes.WIDER
-_NARROW, _ROWS = 12, 32  # coordinates of a narrow product; rows of a piece of a wide one
+_NARROW, _ROWS = 12, 64  # coordinates of a narrow product; rows of a piece of a wide one
 _TILE = 1 << 18  # scores held at once by `top_k`; a constant, so that no setting changes a result
 
 
