@@ -215,7 +215,8 @@ def settle(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         state = measured(task, state)
     # Far from the solution fewer samples tell as much: so many that their noise is two fifths of
     # the deviation that was found last.
-    share = min(max(6 / max(state.lowest - 1, 1.0), FIRST / SETTLE), 1.0)
+    least = max(FIRST / SETTLE, 4096 / (SETTLE * task.n))
+    share = min(max(6 / max(state.lowest - 1, 1.0), least), 1.0)
     key, m = f"settle {state.returns}.{state.step}", max(share * SETTLE * task.n, 4096)
     options: dict[str, Any] = {"radius": 4 * state.unit, "least": 8, "longest": 32}
     options["found"] = SETTLED
