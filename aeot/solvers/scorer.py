@@ -40,7 +40,7 @@ T = TypeVar("T")
 # Of the samples that are left, what a certificate may take, and all else: it comes last.
 _CERTIFIED, _PREPARED = 1.0, 0.5
 _LISTED = 1 << 15  # samples whose candidate lists are kept together, at least
-_MANY = 8192  # sites, from which on it may pay not to look at all of them
+_MANY = 1 << 16  # sites, from which on it may pay not to look at all of them
 
 
 def default_memory(device: torch.device) -> int:
