@@ -39,6 +39,8 @@ from aeot.solvers.solve import is_exact, solve_semidiscrete
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_FUNCTION = "function"  # what a save has in place of one
+
 # What can be transported to codes: name -> measure of a dimension.
 SOURCES: dict[str, Callable[[int], Measure]] = {
     "cube": lambda d: UniformBox(dim=d),
@@ -86,8 +88,9 @@ class AEOT(AutoencoderOptions):
             is not certified by then is returned with a warning: with the 100 of Lei et al., of many
             codes, no `tol` below 0.04 can be.
         max_angle: Angle of adjacent planes, in radians, beyond which the map is cut (Lei et al.:
-            0.75, or 0.68 for CIFAR-10), or the share of facets below it, such as "90%"; None: found
-            from the codes, whatever their scale.
+            0.75, or 0.68 for CIFAR-10), or the share of facets below it, such as "90%", or a
+            function of (angles, jumps) that returns a mask; None: found from the codes, whatever
+            their scale.
         level: Chance that what lies between two codes is off the data from which on the map is cut
             there, where no ``max_angle`` is given; 1: only between separate groups. 0.5 leaves out
             most of what lies between groups of one cloud, and redraws as many points.
@@ -138,7 +141,7 @@ class AEOT(AutoencoderOptions):
     tol: float = 0.05
     source: str = "cube"
     samples_per_site: float | None = None
-    max_angle: float | str | None = None
+    max_angle: float | str | singular_set.Criterion | None = None
     level: float = 1.0
     extension: str = "affine"
     sharpen: bool = True
@@ -534,7 +537,8 @@ class AEOT(AutoencoderOptions):
         """Write it to a directory, whole or not at all, as `Autoencoder.save` does.
 
         Where an ``autoencoder`` was given, ``AEOT.load(path, autoencoder=...)`` takes the same
-        modules again: how they are made is never written, for that would be code.
+        modules again: how they are made is never written, for that would be code. So is a
+        ``max_angle`` that is a function: ``AEOT.load(path, max_angle=...)`` takes it again.
 
         Args:
             path: New or empty, or an earlier save of this class that may be replaced.
@@ -564,6 +568,10 @@ class AEOT(AutoencoderOptions):
         if isinstance(self.autoencoder_, GivenAutoencoder):
             learned["autoencoder_"] = self.autoencoder_.state(weights=weights)
         arguments = state["arguments"] | {"autoencoder": None}
+        if callable(self.max_angle):
+            arguments["max_angle"] = _FUNCTION
+            for part in parts:
+                part["criterion"] = None
         return {"arguments": arguments, "learned": state["learned"] | learned}
 
     @classmethod
@@ -573,6 +581,7 @@ class AEOT(AutoencoderOptions):
         *,
         device: str | torch.device | None = None,
         autoencoder: Any = None,  # noqa: ANN401 - as the argument of this name
+        max_angle: singular_set.Criterion | None = None,
     ) -> Self:
         """Make the fitted model of which `state` returned the parts; see `load`."""
         learned: Any = state.get("learned") if isinstance(state, dict) else None
@@ -589,7 +598,22 @@ class AEOT(AutoencoderOptions):
             given = GivenAutoencoder.restored(autoencoder, kept)
             arguments = {**state["arguments"], "autoencoder": autoencoder}
             state = {"arguments": arguments, "learned": {**learned, "autoencoder_": given}}
-        return super().from_state(state, device=device)
+        arguments = state.get("arguments") if isinstance(state, dict) else None
+        by_function = isinstance(arguments, dict) and arguments.get("max_angle") == _FUNCTION
+        if by_function and not callable(max_angle):
+            must = "be passed: the model was cut by a function, which is in no file"
+            way_out = "AEOT.load(path, max_angle=...) takes the same function"
+            raise _check.fail("max_angle", must, _check.shown(max_angle), way_out)
+        if max_angle is not None:
+            if not by_function:
+                must = "be None: the model was cut by no function, and holds its rule"
+                raise _check.fail("max_angle", must, _check.shown(max_angle))
+            state = {**state, "arguments": {**state["arguments"], "max_angle": max_angle}}
+        model = super().from_state(state, device=device)
+        if max_angle is not None:
+            cuts = tuple(_cut_by(max_angle, cut) for cut in model._cuts)
+            model.singular_ = cuts if isinstance(model.singular_, tuple) else cuts[0]
+        return model
 
     @property
     def _code_size(self) -> int:
@@ -609,6 +633,8 @@ class AEOT(AutoencoderOptions):
         page = super()._page() | {"Certificate": self.certificate_}
         if isinstance(self.autoencoder_, GivenAutoencoder):
             page["Arguments"] |= {"autoencoder": self.autoencoder_.name}
+        if callable(self.max_angle):
+            page["Arguments"] |= {"max_angle": f"{_FUNCTION}, to be passed to load"}
         return page
 
     def _restore(self, learned: dict[str, Any], device: torch.device) -> None:
@@ -726,6 +752,18 @@ def _cut_of(brenier: BrenierMap, stored: dict[str, Any]) -> singular_set.Singula
     cut = _io.put_together(stored, vars(singular_set), brenier=brenier)
     _check_cut(cut, len(brenier.sites))
     return cut
+
+
+def _cut_by(
+    criterion: singular_set.Criterion, cut: singular_set.SingularSet
+) -> singular_set.SingularSet:
+    """Give a stored singular set its function back, if it is that function."""
+    found = cut.facets.pairs[singular_set.ruled(criterion, cut.facets.angles, cut.facets.jumps)]
+    if not torch.equal(found, cut.pairs):
+        must = f"be the function that the model was cut by, which chose {len(cut.pairs)} facets"
+        way_out = "pass the same function as to AEOT"
+        raise _check.fail("max_angle", must, f"one that chooses {len(found)} or others", way_out)
+    return dataclasses.replace(cut, criterion=criterion)
 
 
 def _check_cut(cut: singular_set.SingularSet, n: int) -> None:

@@ -180,7 +180,8 @@ class SingularSet:
                 raise _check.fail(name, "be a tensor of whole numbers, as cell returns", got)
         apart = self.components[first] != self.components[second]
         if self.criterion is not None:
-            broken = self.criterion(angle(sites, first, second), jump(sites, first, second))
+            pairs = angle(sites, first, second), jump(sites, first, second)
+            broken = ruled(self.criterion, *pairs)
         elif self.max_angle is not None:
             broken = angle(sites, first, second) > self.max_angle
         elif self.sheets:
@@ -366,22 +367,22 @@ def find_singularities(
         way_out = "solve_semidiscrete(...).map() makes one"
         raise _check.fail("brenier", "be a BrenierMap", _check.shown(brenier), way_out)
     seed = _check.seed("seed", seed)
-    criterion = max_angle if callable(max_angle) else None
-    angle, share = None, None
-    if criterion is None and max_angle is not None:
+    criterion, angle, share = None, None, None
+    if max_angle is not None:
         found = check_angle("max_angle", max_angle)
-        if isinstance(found, str):
+        if callable(found):
+            criterion = found
+        elif isinstance(found, str):
             share = float(found[:-1]) / 100
         else:
             angle = found
-    ruled = max_angle is not None
-    if ruled:
         way_out = "max_angle cuts by an angle, level by a chance; choose one"
         _check.unused("beside max_angle", way_out, level=(level, None))
     level = _check.real("level", 0.5 if level is None else level, above=0.0, maximum=1.0)
     n = brenier.sites.shape[0]
     known, labels = None, None
-    if n > modes.LINKS and not (ruled and n_points is None and has_geometry(brenier.source)):
+    exact = n_points is None and has_geometry(brenier.source)
+    if n > modes.LINKS and not (max_angle is not None and exact):
         known = modes.links(brenier.sites.detach(), engine=brenier.engine)
         labels = modes.modes(known[0], brenier.masses.cpu().numpy())
     facets = find_facets(brenier, n_points, labels=labels, seed=seed)
@@ -390,10 +391,7 @@ def find_singularities(
         angle = float(facets.angles.quantile(share)) if len(i) else 1.0
     sheets, learned = False, None
     if criterion is not None:
-        cut = _check.array("max_angle(angles, jumps)", criterion(facets.angles, facets.jumps)) > 0
-        if cut.shape != facets.angles.shape:
-            got = f"shape {tuple(cut.shape)}"
-            raise _check.fail("max_angle(angles, jumps)", f"have shape ({len(i)},)", got)
+        cut = ruled(criterion, facets.angles, facets.jumps)
         links = facets.pairs[~cut]
     elif angle is not None:
         cut = facets.angles > angle
@@ -421,8 +419,10 @@ def find_singularities(
     )
 
 
-def check_angle(name: str, value: Any) -> float | str:  # noqa: ANN401
-    """Return an angle in radians > 0, or a share of the facets such as "90%"."""
+def check_angle(name: str, value: Any) -> float | str | Criterion:  # noqa: ANN401
+    """Return an angle in radians > 0, a share of the facets such as "90%", or a function."""
+    if callable(value):
+        return value
     if not isinstance(value, str):
         return _check.real(name, value, above=0.0)
     way_out = "write a share of the facets as '90%', or an angle in radians as a number"
@@ -430,6 +430,15 @@ def check_angle(name: str, value: Any) -> float | str:  # noqa: ANN401
         must = "be an angle, or a share between 0% and 100%"
         raise _check.fail(name, must, _check.shown(value), way_out)
     return value
+
+
+def ruled(criterion: Criterion, angles: torch.Tensor, jumps: torch.Tensor) -> torch.Tensor:
+    """Return what a function says of pairs of cells, a bool for each."""
+    cut = _check.array("max_angle(angles, jumps)", criterion(angles, jumps)) > 0
+    if cut.shape != angles.shape:
+        got = f"shape {tuple(cut.shape)}"
+        raise _check.fail("max_angle(angles, jumps)", f"have shape {tuple(angles.shape)}", got)
+    return cut.to(angles.device)
 
 
 def _graph(links: torch.Tensor, n: int) -> csr_matrix:

@@ -382,6 +382,44 @@ def test_samples_per_site_bound_what_the_transport_draws(fitted, digits):
         model.fit_transport(digits)
     assert 0 < model.certificate_["n_samples"] <= 200 * len(digits)
     assert not model.certificate_["converged"]
+    # By another route: the solver's own bound, of all samples, on the same codes.
+    solution = aeot.solve_semidiscrete(
+        aeot.UniformBox(dim=4), model.brenier_.sites, tol=0.004, seed=2, max_samples=30_000
+    )
+    assert torch.equal(solution.heights, model.brenier_.heights)
+
+
+def test_a_function_cuts_the_map_and_is_passed_again_to_what_was_saved(fitted, digits, tmp_path):
+    shortest = float(fitted.singular_.facets.jumps.median())
+
+    def rule(angles, jumps):
+        return jumps > shortest
+
+    model = AEOT(**OPTIONS, seed=2, max_angle=rule)
+    model.autoencoder_ = fitted.autoencoder_
+    model.fit_transport(digits)
+    i, j = model.singular_.pairs.T  # by another route: the distances of these codes
+    sites = model.brenier_.sites
+    assert 10 < len(i) < len(model.singular_.facets.pairs) - 10
+    assert float((sites[i] - sites[j]).norm(dim=1).min()) > shortest
+    cut = {*map(tuple, model.singular_.pairs.tolist())}
+    regular = {*map(tuple, model.singular_.facets.pairs.tolist())} - cut
+    a, b = torch.tensor(sorted(regular)).T
+    assert float((sites[a] - sites[b]).norm(dim=1).max()) <= shortest
+    model.save(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"max_angle must be passed.*AEOT.load\(path, max_angle="):
+        AEOT.load(tmp_path / "m")
+    with pytest.raises(ValueError, match="max_angle must be the function that the model was cut"):
+        AEOT.load(tmp_path / "m", max_angle=lambda angles, jumps: jumps > 2 * shortest)
+    loaded = AEOT.load(tmp_path / "m", max_angle=rule)
+    assert loaded.max_angle is loaded.singular_.criterion is rule
+    assert torch.equal(loaded.sample(3, seed=1), model.sample(3, seed=1))
+    assert "function, to be passed to load" in (tmp_path / "m" / "README.md").read_text()
+    fitted.save(tmp_path / "plain")
+    with pytest.raises(
+        ValueError, match="max_angle must be None: the model was cut by no function"
+    ):
+        AEOT.load(tmp_path / "plain", max_angle=rule)
 
 
 def test_an_unknown_source_is_refused_before_training(digits):
