@@ -7,7 +7,8 @@ above the distance, are written as means over seeds with their standard errors, 
 best critic of the penalty would report. A second table has the Jensen-Shannon divergence between
 histograms of two samples of one law: how much of it is mere counting. A third has it for parallel
 lines, one, three and five of them, beside the distance that a critic finds. Above all stands what
-the texts claim and whether the rows bear it out: of two groups of seeds, by Welch's test at 5 %.
+the texts claim and whether the rows bear it out: of two groups of seeds, by Welch's test at 5 %,
+and not at all where critics are further than 5 % below what the best ones would report.
 Rows that are there stay, so that a run that was stopped goes on.
 
     python benchmarks/bench_critics.py --seeds 5
@@ -48,13 +49,19 @@ def fake(n, stream):
     return 1 + 2 * torch.randn(n, 1, generator=stream)
 
 
-def optimum(penalty=10.0):
-    """What the best critic reports under the mixed penalty: W + integral of D^2 / (2 penalty r)."""
+def optimum(penalty=10.0, where="mixed"):
+    """What the best critic reports: W + integral of D^2 / (2 penalty r), r where it is penalised.
+
+    On data alone nothing bounds it: their density falls faster than D^2.
+    """
+    if where == "real":
+        return math.inf
     x = torch.linspace(-12, 14, 20001, dtype=torch.float64)
     a, b = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(1.0, 2.0)
     gap = b.cdf(x) - a.cdf(x)
     # A point of a segment is (1 - s) of one side and s of the other: normal for each s.
     shares = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    shares = shares if where == "mixed" else torch.ones(1, dtype=torch.float64)
     density = torch.zeros_like(x)
     for s in shares:
         spread = torch.sqrt((1 - s) ** 2 + 4 * s**2)
@@ -148,9 +155,18 @@ def verdicts(facts):
             verdict = f"holds for {', '.join(good)}; does not for {', '.join(bad)}"
         said.append((claim, numbers, verdict))
 
+    def share_of_best(name):
+        best = optimum(where=VARIANTS[name].get("where", "mixed"))
+        return sum(values(name)) / len(values(name)) / best
+
     mixed, leaky = "penalty between (mixed)", "mixed, leaky units (0.2)"
     for name in ("penalty on data alone", "penalty on samples alone"):
         nearer(f"mixed: estimate less wrong than of {name}", "estimate", DISTANCE, mixed, name)
+        shares = [share_of_best(one) for one in (mixed, name)]
+        if min(shares) < 0.95:
+            claim, found, _ = said.pop()
+            at = " and ".join(f"{share:.2f}" for share in shares)
+            said.append((claim, found, f"open: critics are at {at} of their best"))
         nearer(f"mixed: slope less off 1 than of {name}", "slope", 1.0, mixed, name)
     nearer("leaky units: spread of slopes less than of ReLU", "slope_spread", 0.0, leaky, mixed)
     clips = [name for name in facts["critics"] if name.startswith("clip")]
@@ -170,11 +186,16 @@ def verdicts(facts):
     few = {f"{n} in {bins} bins": v > 0.95 for (n, bins), v in shares.items() if n == 100}
     of_all("few samples do not overlap though their laws do", "log 2 within 5 %", few)
     lines = {f"{r['lines']} moved by {r['gap']:g}": r for r in facts["lines"]}
-    of_all(
-        "parallel lines: divergence log 2 whatever the gap",
-        "exact",
-        {name: r["exact_js"] > 0.999 * math.log(2) for name, r in lines.items()},
-    )
+    for claim, of in (
+        ("parallel lines: divergence log 2 whatever the gap", lambda r: math.log(2)),
+        ("parallel lines: a discriminator finds the divergence", lambda r: r["exact_js"]),
+    ):
+        off = [sum(r["js"]) / len(r["js"]) / of(r) for r in lines.values()]
+        of_all(
+            claim,
+            f"{min(off):.2f} to {max(off):.2f} of it",
+            {name: all(abs(v / of(r) - 1) < 0.05 for v in r["js"]) for name, r in lines.items()},
+        )
     off = {
         name: sum(r["distance"]) / len(r["distance"]) / r["gap"] - 1 for name, r in lines.items()
     }
@@ -193,7 +214,8 @@ def table(facts):
         f"Critics between N(0, 1) and N(1, 4), distance {facts['distance']}: mean ± standard error",
         f"of {facts['seeds']} seeds, {facts['steps']} steps of 64 units "
         f"(`{facts['command']}`, {facts['environment']['processor']}).",
-        f"The best critic of the mixed penalty reports {facts['optimum']:.4f}.",
+        f"The best critic of the mixed penalty reports {facts['optimum']:.4f}, of one on samples",
+        f"{optimum(where='fake'):.4f}; of penalties on data alone none is the best.",
         "",
         "What the texts claim, and whether it holds in the rows below, in each seed; where two",
         "critics are compared, by Welch's test at 5 %:",

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 
 import pytest
+import scipy.integrate
+import scipy.stats
 import torch
 
 from aeot.gan_diagnostics import critics
@@ -23,6 +25,18 @@ TABLE = RESULT["critics"]
 def test_the_best_critic_of_a_strong_penalty_reports_the_distance():
     assert bench.optimum(1e6) == pytest.approx(bench.DISTANCE, abs=1e-4)
     assert bench.optimum() == pytest.approx(1.2833, abs=1e-3)  # docs/adversarial.md
+
+
+def test_what_the_best_critics_of_other_penalties_report():
+    """Where data stand alone nothing bounds it; where samples do, by another rule of quadrature."""
+
+    def above(x):
+        gap = scipy.stats.norm.cdf(x) - scipy.stats.norm.cdf(x, 1, 2)
+        return abs(gap) + gap**2 / (20 * scipy.stats.norm.pdf(x, 1, 2))
+
+    right, _ = scipy.integrate.quad(above, -12, 14, points=[-1], limit=200)
+    assert bench.optimum(where="fake") == pytest.approx(right, rel=1e-5)
+    assert bench.DISTANCE < right < bench.optimum() < bench.optimum(where="real")
 
 
 @pytest.mark.slow
@@ -96,6 +110,16 @@ def test_a_verdict_turns_round_with_the_rows():
         return {claim: verdict for claim, _, verdict in found}
 
     before, mixed, data = verdicts(), "penalty between (mixed)", "penalty on data alone"
+    claim = f"mixed: estimate less wrong than of {data}"
+    assert before[claim].startswith("open: critics are at 0.88 and 0.00 of their best")
+    samples = "penalty on samples alone"
+    claim, best = claim.replace(data, samples), (bench.optimum(), bench.optimum(where="fake"))
+    assert before[claim].startswith("open: critics are at 0.88 and 0.90")
+    reached = {
+        name: [{**row, "estimate": value + k / 1000} for k, row in enumerate(TABLE[name])]
+        for name, value in zip((mixed, samples), best, strict=True)
+    }
+    assert verdicts(**reached)[claim] == "does not hold"  # 1.283 is farther off than 1.247
     claim = f"mixed: slope less off 1 than of {data}"
     assert before[claim] == "holds"
     assert verdicts(**{mixed: TABLE[data], data: TABLE[mixed]})[claim] == "does not hold"
@@ -103,6 +127,14 @@ def test_a_verdict_turns_round_with_the_rows():
     tame = verdicts(**{"no constraint": TABLE[mixed]})
     assert tame["no constraint: estimates run off"] == "does not hold"
     clips = before["clipping: estimates below the distance"]
+    divergence = "parallel lines: divergence log 2 whatever the gap"
+    found = "parallel lines: a discriminator finds the divergence"
+    assert before[divergence].startswith("holds for 1 moved by 0.5, 1 moved by 1; does not for")
+    assert "3 moved by 0.5" in before[found].split("does not")[1]
+    exact = [{**row, "js": [row["exact_js"]] * 5} for row in RESULT["lines"]]
+    told = {claim: verdict for claim, _, verdict in bench.verdicts(RESULT | {"lines": exact})}
+    assert told[found] == "holds"
+    assert "3 moved by 0.5" in told[divergence].split("; does not")[0]
     assert (
         clips
         == "holds for clip 0.003, clip 0.01, clip 0.03; does not for clip 0.1, clip 0.3, clip 1"
