@@ -67,18 +67,32 @@ same = {"filters": 8, "n_blocks": 1, "n_layers": 1, "batch_size": 8, "enlarge": 
 same |= {"learning_rate": 1e-3, "flip": False, "device": "cpu"}
 steps = 3 if quick else 150
 longer = {"cycle 0": 3, "patches, WGAN-GP": 2}  # which are slower to get there
-choices = {
-    "as published": {},
-    "identity 0": {"identity": 0.0},
-    "identity 5": {"identity": 5.0},
-    "cycle 0": {"cycle": 0.0},
-    "patches, WGAN-GP": {"adversary": "wasserstein", "learning_rate": 3e-4},
-    "Sinkhorn": {"adversary": "sinkhorn", "batch_size": 16},
-    "resize convolution": {"upsampling": "resize"},
-}
+choices = [
+    {},
+    {"identity": 0.0},
+    {"identity": 5.0},
+    {"cycle": 0.0},
+    {"adversary": "wasserstein", "learning_rate": 3e-4},
+    {"adversary": "sinkhorn", "batch_size": 16},
+    {"upsampling": "resize"},
+]
+
+
+def named(model):
+    """What a model is called here: by the argument that is not the published one."""
+    words = {"wasserstein": "patches, WGAN-GP", "sinkhorn": "Sinkhorn"}
+    words["resize"] = "resize convolution"
+    for name in ("identity", "cycle", "adversary", "upsampling"):
+        value, published = getattr(model, name), getattr(aeot.CycleGAN, name)
+        if value != published:
+            return words.get(value) or f"{name} {value:g}"
+    return "as published"
+
+
 shown = {"input": test[:10]}
-for name, changed in choices.items():
+for changed in choices:
     model = aeot.CycleGAN(**same | changed)
+    name = named(model)
     model.fit(aeot.unpaired(a, b), steps=longer.get(name, 1) * steps)
     made = model.translate(test, to="b").cpu()
     tint, kept, variety = measured(made)

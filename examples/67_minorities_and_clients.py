@@ -52,6 +52,12 @@ points = (modes[groups] + std * torch.randn(4000, 2, generator=g)).float()
 data = aeot.tensors(points, groups)
 
 
+def evened(groups):
+    """Weights of rows under which every group has the same share; they sum to 1."""
+    counts = torch.bincount(groups).double()
+    return 1 / (len(counts) * counts[groups])
+
+
 def told(name, samples, rows):
     """Modes found, samples inside, and the minority's share."""
     found = mode_coverage(samples, modes, std)
@@ -75,8 +81,8 @@ for seed in seeds:
     told("GAN", gan.fit(data, **kwargs).sample(2500), rows)
     told("WGAN-GP", aeot.WGANGP(**same).fit(data, **kwargs).sample(2500), rows)
     # Re-weighting: the minority's rows repeated until it is as large as the others.
-    wanted = 1 / (8 * torch.bincount(groups).double()[groups])
-    again = torch.multinomial(wanted, 4000, replacement=True, generator=aeot.generator(seed))
+    drawn = aeot.generator(seed)
+    again = torch.multinomial(evened(groups), 4000, replacement=True, generator=drawn)
     told(
         "WGAN-GP, re-weighted",
         aeot.WGANGP(**same).fit(data.subset(again), **kwargs).sample(2500),
@@ -97,7 +103,7 @@ for seed in seeds:
     square = aeot.UniformBox(dim=2)
     for name, masses in (
         ("transport, masses of the data", None),
-        ("transport, equal mass of groups", 1 / (8 * torch.bincount(kinds).double()[kinds])),
+        ("transport, equal mass of groups", evened(kinds)),
     ):
         masses = None if masses is None else masses / masses.sum()
         brenier = aeot.solve_exact(square, sites, masses).map()

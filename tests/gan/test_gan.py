@@ -384,6 +384,20 @@ def test_the_sinkhorn_loss_moves_a_generator_onto_shifted_data():
     assert off[1] < 0.2 * off[0]
 
 
+def test_the_blur_of_a_model_is_that_of_its_divergence():
+    """Data at (4, 4) and (-4, -4), samples at 0: W2^2 / 2 for a small blur, 0 for a large one."""
+    data = aeot.tensors(4.0 * torch.ones(64, 2) * torch.tensor([1.0, -1.0]).repeat(32)[:, None])
+    loss = {}
+    for blur in (0.1, 100.0):
+        model = aeot.GAN(
+            latent_dim=2, loss="sinkhorn", architecture="mlp", hidden=8, batch_size=64, blur=blur
+        )
+        loss[blur] = model.fit(data, steps=1).history_[0]["generator_loss"]
+    # Divided by the root of two numbers a row; untrained samples lie within a tenth or so of 0.
+    assert loss[0.1] == pytest.approx(16 / 2, rel=0.1)
+    assert loss[100.0] < 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

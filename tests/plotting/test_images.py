@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from matplotlib.path import Path
 from PIL import Image
 
 from aeot.plotting import images as pictures
@@ -146,7 +147,24 @@ def test_an_embedding_keeps_clusters_apart_and_outlines_modes():
     for k, p in enumerate(places):  # each point is nearest to the middle of its own
         assert (np.linalg.norm(p[:, None] - middles, axis=2).argmin(1) == k).all()
     assert len(axes.patches) == 3
+    # Each outline has its corners among its mode's points, all of them inside, and no others.
+    for k, outline in enumerate(axes.patches):
+        corners = outline.get_xy()
+        assert {*map(tuple, corners.tolist())} <= {*map(tuple, places[k].tolist())}
+        for other, p in enumerate(places):
+            wide = middles[k] + 1.001 * (corners - middles[k])  # corners themselves are inside
+            assert Path(wide).contains_points(p).all() == (other == k)
+            assert Path(wide).contains_points(p).any() == (other == k)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "c"]
+    # Modes are not classes: here one has two classes, and one two rows, which is not outlined.
+    modes = kinds.clamp(max=1)
+    modes[[0, 3]] = 2
+    (axes,) = pictures.embedding(codes, kinds, modes=modes).axes
+    first, second = (Path(outline.get_xy()) for outline in axes.patches)
+    a, b, c = (dots.get_offsets().data.mean(0) for dots in axes.collections)
+    assert [first.contains_point(middle) for middle in (a, b, c)] == [True, False, False]
+    assert second.contains_point((b + c) / 2)
+    assert not second.contains_point(a)
     some = pictures.embedding(codes, kinds, most=30)
     assert sum(len(dots.get_offsets()) for dots in some.axes[0].collections) == 30
 
