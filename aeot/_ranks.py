@@ -338,10 +338,10 @@ def is_writer() -> bool:
     return distributed.get_rank() == 0 if _several() else processes()[0] == 0
 
 
-def parts(items: range, unit: int = 1) -> list[range]:
-    """Return the ranks' parts of some items: contiguous, of whole units but for the last one."""
-    units = -(-len(items) // unit)
-    ends = [units * k // size() * unit for k in range(size() + 1)]
+def parts(items: range, unit: int = 1, count: int | None = None) -> list[range]:
+    """Return so many parts of some items, one of each rank: contiguous, of whole units but one."""
+    units, count = -(-len(items) // unit), count or size()
+    ends = [units * k // count * unit for k in range(count + 1)]
     return [items[first:last] for first, last in itertools.pairwise(ends)]
 
 

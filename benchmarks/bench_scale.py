@@ -3,6 +3,7 @@
     python benchmarks/bench_scale.py solve --n 1000 2000 4000 8000 16000 32000 --ranks 1 2
     python benchmarks/bench_scale.py hierarchy --n 1000 5000 10000 --d 16 64
     python benchmarks/bench_scale.py pruning --n 1000 4000 16000 --d 2 4 8 16
+    python benchmarks/bench_scale.py leaves --n 16000 64000 --d 8 16 32
     python benchmarks/bench_scale.py report
 
 `solve` solves ever larger problems in 1, 2, ... processes of one thread each and writes what each
@@ -11,7 +12,8 @@ heights are the same for any number of ranks, or it stops. On a machine with few
 processes it is processor time that says what more cores would give. Every step is kept: the same
 command goes on where it was stopped, and `--until grow` ends a solve that would take too long.
 `hierarchy` compares the map onto clusters first with the optimal one, and as a start for it.
-`pruning` counts the sites that exact bounds leave to be scored. `report` prints tables, fitted
+`pruning` counts the sites that exact bounds leave to be scored. `leaves` makes candidate lists from
+the leaves of trees, which may miss winners, and from all sites. `report` prints tables, fitted
 exponents, the model beside what was measured, and more processes by simulation; it draws
 `results/scale.png`.
 
@@ -349,6 +351,60 @@ def pruning(args):
         write(args.rows, row)
 
 
+def few(args):
+    """Write rows for every problem: lists from some leaves of trees, and from all sites.
+
+    Both as settling makes them, at heights that were solved to `tol` 0.3. The winners that are
+    found are counted on samples that no choice of leaves has seen.
+    """
+    from aeot.search import leaves
+    from aeot.solvers.oracles import Bank
+    from aeot.solvers.problem import standardise
+    from aeot.solvers.scorer import PrunedScorer, Scorer
+    from aeot.solvers.solve import choose_split
+    from aeot.solvers.stages import GROWN, SETTLED
+
+    torch.set_num_threads(1)
+    for n, d in [(n, d) for n in args.n for d in args.d]:
+        head = {"part": "leaves", "n": n, "d": d, "tol": 0.3, "seed": args.seed, "ranks": 1}
+        if there(args.rows, head):
+            continue
+        source, y = aeot.UniformBox(dim=d), clustered(n, d, args.seed)
+        found = aeot.solve_semidiscrete(source, y, tol=0.3, seed=args.seed, progress=False)
+        problem = standardise(source, y, torch.full((n,), 1 / n).double(), args.seed)
+        heights = problem.to_standard(found.heights.double())
+        every = Scorer(problem, split=choose_split(problem.law, n, d))
+        some = every.candidates(heights, "unit", range(1), radius=1e20, least=1, longest=4)
+        first = Bank(problem, every.engine, some, every.block_samples, 1)
+        limits = {"radius": 4 * first.gap_scale(heights), "least": 8, "longest": 32}
+        blocks = range(every.blocks_for(1 << 13))
+        every.candidates(heights, "compiles", range(1), **limits)
+        _, spent = timed(every.candidates, heights, "leaves", blocks, **limits)
+        row = {**head, "all_seconds": spent / (len(blocks) * every.block_samples)}
+        whole, spent = timed(leaves.grown, problem.sites, args.seed)
+        row |= {"grow_seconds": spent, "leaves": whole.count}
+        pool = problem.draw(leaves.POOL, "leaves pool").numpy()
+        for share in (SETTLED, GROWN):
+            at, spent = timed(leaves.raised, whole, heights, pool, share)
+            some = PrunedScorer(every, at)
+            some.candidates(heights, "compiles", range(1), **limits)
+            _, listing = timed(some.candidates, heights, "leaves", range(2), **limits)
+            right = []
+            for block, lead in some.leads(heights, "judge", range(2)):
+                z = block.left.double()
+                best = torch.cat(
+                    [(part @ problem.sites.double().T + heights).amax(1) for part in z.split(256)]
+                )
+                right.append(lead >= best - 1e-5 * best.abs().amax())
+            row[f"at_{share:g}"] = {
+                "probes": at.probes,
+                "found": float(torch.cat(right).double().mean()),
+                "seconds": listing / (2 * some.block_samples),
+                "learn_seconds": spent,
+            }
+        write(args.rows, row)
+
+
 def looked(x, best, sites, heights, cells, leaf):
     """Return how many bounds and sites are looked at for a point of x (m, d), in the mean."""
     where = (sites - sites.mean(0)) / sites.std()
@@ -473,6 +529,8 @@ def report(args):
             grown = [exponent(found, k) for k in ("looked", "kdtree_seconds", "numba_seconds")]
             grown = ", ".join(f"{x:.2f}" for x in grown) if len(found) > 2 else "-"
             print(f"d = {d}: {told}; exponents of sites, kd-tree, numba: {grown}")
+    if kinds["leaves"]:
+        of_leaves(kinds["leaves"])
     draw(kinds, args.figure)
     print(args.figure)
 
@@ -566,6 +624,18 @@ def of_hierarchies(trees, found):
             print(f"exponents of clusters first, d = {d}: {', '.join(told)}")
 
 
+def of_leaves(found):
+    """Print what lists from some leaves take, and the winners that they find."""
+    print("\nlists: microseconds each from all sites; from leaves (share of winners, of leaves)")
+    for r in found:
+        told = [f"{1e6 * r['all_seconds']:.3g}"]
+        for name, at in r.items():
+            if name.startswith("at_"):
+                share = at["probes"] / r["leaves"]
+                told.append(f"{1e6 * at['seconds']:.3g} ({at['found']:.4f}, {share:.3f})")
+        print(f"n = {r['n']}, d = {r['d']}: {', '.join(told)}")
+
+
 def draw(kinds, path):
     """Draw growth: seconds against n, and sites looked at against n."""
     from matplotlib.figure import Figure
@@ -595,7 +665,7 @@ def main():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
-    for name in ("solve", "hierarchy", "pruning", "report", "one"):
+    for name in ("solve", "hierarchy", "pruning", "leaves", "report", "one"):
         part = parts.add_parser(name)
         several = "+" if name != "one" else None
         if name != "one":
@@ -627,6 +697,7 @@ def main():
         "solve": solve,
         "hierarchy": hierarchy,
         "pruning": pruning,
+        "leaves": few,
         "report": report,
         "one": one,
     }

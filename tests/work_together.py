@@ -115,7 +115,7 @@ def everything(parts, columns):
 
 def shared():
     """Return what is found where each rank holds some of the sites, and how many those are."""
-    rng, found, held = aeot.generator(3), {}, []
+    rng, found, held = aeot.generator(3), {}, {}
     sites = {
         "ties": torch.randint(-2, 3, (2500, 9), generator=rng).double(),
         "few": torch.randn(1537, 4, generator=rng).double(),
@@ -128,7 +128,7 @@ def shared():
         with _ranks.together("shared"):
             split = 8 if name == "halves" else 1
             scorer = Scorer(problem, engine="numba", split=split, memory=1 << 14, threads=1)
-            held.append(len(scorer.planes.sites))
+            held[name] = len(scorer.planes.sites)
             if name == "ties":
                 scorer.problem = replace(problem, sites=y.float())
                 scorer.planes = scorer.engine.arrange(

@@ -54,13 +54,19 @@ def _longest(rows: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).max())
 
 
-def _parts(engine: Engine, sites: torch.Tensor, memory: int) -> PartsEngine | None:
-    # The engine where ranks share the sites: each holds its tiles, and scores all blocks.
-    columns = padded_columns(len(sites))
-    if not hasattr(engine, "part_winners") or not 1 < _ranks.size() <= columns // (16 * WIDTH):
-        return None
-    wish = 4 * columns * sites.shape[1] > memory
-    return cast("PartsEngine", engine) if any(_ranks.everyones(wish)) else None
+def _holders(engine: Engine, sites: torch.Tensor, memory: int) -> int:
+    """Return among how many ranks the sites are split: as few as suffice, the same for all ranks.
+
+    Each of them holds its tiles, and scores their blocks. Several groups of so many ranks share the
+    blocks. One rank holds all sites where they fit, where there are few, or one process only.
+    """
+    columns, size = padded_columns(len(sites)), _ranks.size()
+    possible = [k for k in range(2, min(size, columns // (16 * WIDTH)) + 1) if size % k == 0]
+    if not possible or not hasattr(engine, "part_winners"):
+        return 1
+    need = 4 * columns * sites.shape[1]
+    enough = [k for k in possible if need <= k * memory]
+    return max(_ranks.everyones(1 if need <= memory else min(enough, default=possible[-1])))
 
 
 def _pays(at: leaves.Raised, n: int, d: int, split: int) -> bool:
@@ -90,6 +96,7 @@ class Scorer:
         block_samples: Samples in one block.
         order: (d,) int64, the order of the coordinates in blocks.
         columns: Number of sites, filled up to whole tiles.
+        group: Which ranks hold all sites together; where each does, this one alone.
         own: Which sites this rank holds: all, or whole tiles of them where ranks share the sites.
         parts: The engine, where they do.
         sorts: Whether samples on a line are decided by sorting the sites.
@@ -130,9 +137,13 @@ class Scorer:
         self._kept: dict[tuple[str, int], Block] = {}
         self._leaves: leaves.Leaves | None = None
         self.own, self.columns = slice(0, n), padded_columns(n)
-        self.parts = _parts(self.engine, problem.sites, memory) if shared else None
-        if self.parts is not None:
-            some = _ranks.part(range(self.columns), 16 * WIDTH)
+        self.parts: PartsEngine | None = None
+        holders = _holders(self.engine, problem.sites, memory) if shared else 1
+        first = _ranks.rank() // holders * holders
+        self.group = slice(first, first + holders)
+        if holders > 1:
+            self.parts = cast("PartsEngine", self.engine)
+            some = _ranks.parts(range(self.columns), 16 * WIDTH, holders)[_ranks.rank() - first]
             self.own = slice(some.start, min(some.stop, n))
         self.planes = self.engine.arrange(
             problem.sites[self.own][:, self.order.to(problem.sites.device)],
@@ -372,7 +383,8 @@ class Scorer:
             return [of(planes, part, rows).view(-1)]
 
         def highest(block: Block, told: list[torch.Tensor]) -> torch.Tensor:
-            return torch.stack(told).amax(0).view(len(block.left), -1)
+            scores = torch.stack(told).view(torch.float32)
+            return scores.amax(0).view(len(block.left), -1)
 
         yield from self._rounds(part_of, highest, stage, blocks)
 
@@ -426,13 +438,14 @@ class Scorer:
         share: float = _PREPARED,
         unit: int = 1,
     ) -> Iterator[T]:
-        """Yield for each block of this rank's part what is found among the sites of all ranks.
+        """Yield for each block of this rank's part what is found among the sites of its group.
 
-        Every rank works on all blocks, in rounds of one of each rank, with the sites that it holds.
+        Every rank works on all blocks of its group, in rounds of one of each rank, with the sites
+        that it holds.
 
         Args:
             part_of: Finds what `whole` has to know: tensors, told one behind the other.
-            whole: From a block of this rank and what every rank told of it.
+            whole: From a block of this rank and what every rank of the group told of it.
             stage: Key of the samples.
             blocks: Which blocks, of all ranks.
             share: Of the samples that are left, how many at most.
@@ -443,18 +456,20 @@ class Scorer:
         def work(index: int) -> tuple[Block, torch.Tensor]:
             block = self.draw(stage, index)
             found = zip(*self._in_parts(part_of, block), strict=True)
-            return block, torch.cat([x for some in found for x in some])
+            return block, torch.cat([x.view(torch.int32) for some in found for x in some])
 
+        group, rank = self.group, _ranks.rank()
         turns = list(itertools.zip_longest(*_ranks.parts(blocks, unit)))
-        order = [index for turn in turns for index in turn if index is not None]
+        order = [index for turn in turns for index in turn[group] if index is not None]
         done = self.engine.each(work, order, self.threads)
+        none = torch.zeros(0, dtype=torch.int32)  # to other groups, and of no block
         for turn in turns:
-            found = [None if index is None else next(done) for index in turn]
-            own = found[_ranks.rank()]
-            some = next(part[1] for part in found if part is not None)
-            told = _ranks.exchanged([some[:0] if part is None else part[1] for part in found])
+            found = [None if index is None else next(done) for index in turn[group]]
+            given = [none] * _ranks.size()
+            given[group] = [none if part is None else part[1] for part in found]
+            told = _ranks.exchanged(given)[group]
             _loop.beat()
-            if own is not None:
+            if (own := found[rank - group.start]) is not None:
                 yield whole(own[0], told)
 
     def _take(self, stage: str, blocks: range, share: float) -> None:

@@ -1,3 +1,4 @@
+import argparse
 import json
 import subprocess
 import sys
@@ -91,3 +92,15 @@ def test_a_small_problem_is_solved_kept_and_reported(tmp_path):
     )
     assert told.returncode == 0, told.stderr
     assert "300" in told.stdout
+
+
+@pytest.mark.slow
+def test_winners_that_leaves_miss_are_counted(tmp_path):
+    args = argparse.Namespace(n=[3000], d=[8], seed=0, rows=str(tmp_path / "rows.jsonl"))
+    bench_scale.few(args)
+    (row,) = bench_scale.rows(args.rows)
+    for share in (0.98, 0.998):
+        at = row[f"at_{share:g}"]
+        # 8 192 judge, and 1 024 chose the leaves.
+        assert abs(at["found"] - share) <= 5 * (share * (1 - share) / 1024) ** 0.5
+        assert at["probes"] < row["leaves"]
