@@ -598,8 +598,8 @@ class AEOT(AutoencoderOptions):
             given = GivenAutoencoder.restored(autoencoder, kept)
             arguments = {**state["arguments"], "autoencoder": autoencoder}
             state = {"arguments": arguments, "learned": {**learned, "autoencoder_": given}}
-        arguments = state.get("arguments") if isinstance(state, dict) else None
-        by_function = isinstance(arguments, dict) and arguments.get("max_angle") == _FUNCTION
+        had: Any = state.get("arguments") if isinstance(state, dict) else None
+        by_function = isinstance(had, dict) and had.get("max_angle") == _FUNCTION
         if by_function and not callable(max_angle):
             must = "be passed: the model was cut by a function, which is in no file"
             way_out = "AEOT.load(path, max_angle=...) takes the same function"
