@@ -43,7 +43,6 @@ from aeot._environment import environment, peak_memory
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = ("part", "n", "d", "tol", "seed", "ranks")
 LEAVES = (2, 8, 32, 128)  # sites in the smallest groups
-LISTED = ("settle", "grow")  # stages that make lists; the others only count
 
 
 def clustered(n, d, seed):
@@ -63,7 +62,8 @@ def digest(heights):
 
 def foreseen(n, d, memory, size):
     """Return the GiB that `solve_semidiscrete` says it takes, of one of so many ranks."""
-    whole = memory + 4 * n * d + 8 * n * d + 800 * n + 2e7
+    trees = 8 * n * (d + 2) if n >= 1 << 16 else 0
+    whole = memory + 4 * n * d + 8 * n * d + 800 * n + 2e7 + trees
     return (whole + 24 * n * (70 + 8 * 16) / size) / 2**30
 
 
@@ -560,7 +560,7 @@ def of_solves(found, begun):
             f"{r['n']:<9}{r['ranks']:<7}measured {r['processor_seconds']:<10.4g}model {guess:.4g}"
         )
     for r in begun:
-        print(foretold(r, alone[-1], model))
+        print(foretold(r, found[-1]))
     two = [row for row in found if row["ranks"] == 2]
     if not two:
         return
@@ -572,34 +572,30 @@ def of_solves(found, begun):
             print(f"{n:<11}{size:<7}{total:<11.4g}{model(n) / size / total:<12.3f}{talk:.3g}")
 
 
-def foretold(row, like, model):
-    """Return what a solve that was stopped took so far, and would take in all."""
+def foretold(row, like):
+    """Return what a solve that was stopped took so far, and what is left of it.
+
+    Stages that are left take the samples a site, and the time a score, that they took another.
+
+    Args:
+        row: Of the solve that was stopped.
+        like: Of one that was not.
+    """
     n, size = row["n"], row["ranks"]
-    rates = defaultdict(list)
-    for source, scores in ((row, "here"), (like, "there")):
-        for stage, samples, spent in source["steps"]:
-            kind = "lists" if stage in LISTED else "counts"
-            if samples:
-                work = samples * source["n"] / source["ranks"]
-                rates[scores, kind].append((work, spent))
-    rate = {key: sum(s for _, s in v) / sum(w for w, _ in v) for key, v in rates.items()}
-    slower = rate["here", "lists"] / rate["there", "lists"] if ("here", "lists") in rate else 1.0
-    whole = sum(
-        samples
-        / like["n"]
-        * n
-        * n
-        / size
-        * slower
-        * rate["there", "lists" if s in LISTED else "counts"]
-        for s, samples, _ in like["steps"]
-    )
-    done = ", ".join(f"{stage} {spent:.4g} s" for stage, _, spent in row["steps"])
+    order = ("coarse", "settle", "grow", "stream")
+    last = max(order.index(stage) for stage, _, _ in row["steps"])
+    left = [step for step in like["steps"] if step[0] in order[last + 1 :]]
+    drawn = sum(samples for _, samples, _ in left) / like["n"]
+    more = sum(spent for _, _, spent in left) * like["ranks"] / size * (n / like["n"]) ** 2
+    took = defaultdict(float)
+    for stage, _, spent in row["steps"]:
+        took[stage] += spent
+    told = ", ".join(f"{stage} {spent:.4g} s" for stage, spent in took.items())
     return (
-        f"n = {n}, {size} ranks, stopped: {row['processor_seconds']:.4g} s of each rank ({done}), "
-        f"{row['peak_memory_gib']:.3g} GiB each (foreseen {row['foreseen_gib']:.3g}); a score of a "
-        f"list takes {slower:.2f} times that at n = {like['n']}: {whole:.4g} s of each in all, "
-        f"the model says {model(n, size):.4g}"
+        f"n = {n}, {size} ranks, stopped: {row['processor_seconds']:.4g} s of each ({told}), "
+        f"{row['seconds']:.4g} s in all, {row['samples'] / n:.3g} samples a site, "
+        f"{row['peak_memory_gib']:.3g} GiB each (foreseen {row['foreseen_gib']:.3g}); left, if it "
+        f"is as at n = {like['n']}: {drawn:.3g} samples a site, {more:.4g} s of each"
     )
 
 

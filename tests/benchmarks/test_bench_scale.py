@@ -53,6 +53,20 @@ def test_simulated_ranks_wait_for_the_one_with_most_blocks():
     assert total == pytest.approx(60 + talk)
 
 
+def test_what_is_left_of_a_solve_takes_samples_a_site_and_time_a_score_of_another():
+    like = {
+        "n": 10,
+        "ranks": 1,
+        "steps": [["coarse", 5, 1.0], ["grow", 30, 2.0], ["stream", 40, 6.0]],
+    }
+    row = {"n": 20, "ranks": 2, "steps": [["coarse", 9, 1.5], ["grow", 50, 3.0]]}
+    row |= {"samples": 59, "processor_seconds": 4.5, "seconds": 5.0}
+    row |= {"peak_memory_gib": 1.0, "foreseen_gib": 2.0}
+    told = bench_scale.foretold(row, like)  # four times the scores, by two ranks
+    assert told.endswith("4 samples a site, 12 s of each")
+    assert "coarse 1.5 s, grow 3 s" in told
+
+
 def test_what_two_ranks_send_is_counted(monkeypatch):
     for name in ("all_reduce", "all_gather", "all_to_all_single"):
         monkeypatch.setattr(torch.distributed, name, lambda *_, **__: None)
