@@ -37,12 +37,14 @@ from aeot._environment import processes
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 30.0  # seconds before a line says for whom a rank waits
-_LONGEST = timedelta(days=7)  # that a rank waits; of one that is gone it hears at once
+# That a rank waits. Of one that goes in the middle of a call it hears at once, of one that ended
+# before the call it does not.
+_LONGEST = timedelta(days=7)
 _MOST = 6  # tensors in one exchange
 _TEXT = 400  # bytes of what a rank says of its failure
 _FAILED = -1  # of a rank; else the number of the signal that reached it, or 0
 # What is exchanged. Ranks that are at different places of the program do not agree on it.
-_BEGIN, _END, _PAUSE, _TOTAL, _JOINED, _EXCHANGED = range(6)
+_BEGIN, _END, _PAUSE, _TOTAL, _JOINED, _EXCHANGED, _FIRST = range(7)
 
 
 class _Call:
@@ -56,6 +58,7 @@ class _Call:
     def __init__(self, group: Any, name: str) -> None:  # noqa: ANN401
         self.group, self.name, self.over = group, name, False
         self.heard = False  # by the first rank: why the call is over
+        self.telling = False  # data follow, which nothing else can take the place of
         self.rank, self.size, self.device = 0, 1, torch.device("cpu")
         if group is not None:
             self.rank, self.size = distributed.get_rank(group), distributed.get_world_size(group)
@@ -99,11 +102,22 @@ class _Call:
             raise _loop.Stopped(int(states.max()))
         if bool((kinds != what).any()):
             self.over = True
-            raise RuntimeError(
-                f"the {self.size} ranks do not make the same calls: every rank of a process group "
-                f"has to call {self.name} with the same arguments"
-            )
+            raise RuntimeError(self.differ())
         return everyone[:, 2:]
+
+    @contextlib.contextmanager
+    def data(self) -> Iterator[None]:
+        """Tell the others what this rank has said that it would; they wait for nothing else."""
+        self.telling = True
+        yield
+        self.telling = False
+
+    def differ(self) -> str:
+        """Return what is said where other ranks do something else."""
+        return (
+            f"the {self.size} ranks do not make the same calls: every rank of a process group has "
+            f"to call {self.name} with the same arguments"
+        )
 
     def rows(self, n: int) -> slice:
         """Return which of n rows are this rank's."""
@@ -118,6 +132,10 @@ class _Call:
         """
         if lengths is None:
             lengths = self.meet(_JOINED, [len(x)], whole=False)[:, 0].tolist()
+        with self.data():
+            return self._joined(x, lengths)
+
+    def _joined(self, x: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         most = max(lengths)
         padded = x.new_zeros(most, *x.shape[1:])
         padded[: len(x)] = x
@@ -130,7 +148,8 @@ class _Call:
     def added(self, x: torch.Tensor) -> torch.Tensor:
         """Return the sum over all ranks, the same bits on each, in the middle of a step."""
         self.meet(_TOTAL, [x.numel()], whole=False)
-        return self.reduced(x.clone())
+        with self.data():
+            return self.reduced(x.clone())
 
     def reduced(self, x: torch.Tensor) -> torch.Tensor:
         """Return the sum over all ranks; `x` may be changed."""
@@ -140,6 +159,20 @@ class _Call:
         except RuntimeError as error:
             raise self.lost(error) from error
         return here.to(x.device)
+
+    def of_first(self, raw: bytes) -> bytes:
+        """Return the bytes that the first rank has."""
+        length = int(self.meet(_FIRST, [len(raw)])[0, 0])
+        with self.data():
+            if self.rank == 0:
+                here = torch.frombuffer(bytearray(raw), dtype=torch.uint8).to(self.device)
+            else:
+                here = torch.empty(length, dtype=torch.uint8, device=self.device)
+            try:
+                distributed.broadcast(here, 0, group=self.group)
+            except RuntimeError as error:
+                raise self.lost(error) from error
+            return here.cpu().numpy().tobytes()
 
     def exchanged(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
         """Give every rank its part, of one dimension each; return what the ranks gave this one."""
@@ -155,7 +188,8 @@ class _Call:
 
     def lost(self, error: RuntimeError) -> ConnectionError:
         """Return what is raised where another rank is gone."""
-        self.over, self.heard = True, False
+        self.over, self.heard, self.group = True, False, None
+        _give_up()
         told = " ".join(str(error).split())[:200]
         return ConnectionError(
             f"{self.name} cannot go on: another of the {self.size} ranks is gone ({told}); "
@@ -165,6 +199,10 @@ class _Call:
     def failed(self, error: BaseException) -> None:
         """Tell the others, who wait for this rank, why it does not come."""
         if self.over or (isinstance(error, _loop.Stopped) and error.at_once):
+            return
+        if self.telling:  # only the end of the connection tells those who wait for data
+            self.over, self.group = True, None
+            _give_up()
             return
         number = getattr(error, "number", 0) if isinstance(error, KeyboardInterrupt) else 0
         mine = torch.tensor([_END, number or _FAILED, *[0] * _MOST], dtype=torch.int64)
@@ -202,12 +240,23 @@ def _bytes(text: str, length: int) -> torch.Tensor:
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
 
 
-def _group() -> Any:  # noqa: ANN401
+def _group(name: str) -> Any:  # noqa: ANN401
     """Return a group of our own, in which no message of the caller's can be mistaken for one."""
     world = distributed.group.WORLD
     if not _groups or _groups[0][0] is not world:
         _groups[:] = [(world, distributed.new_group(timeout=_LONGEST))]
+    if _groups[0][1] is None:
+        why = "another rank was gone in an earlier call; start all of them again"
+        raise ConnectionError(f"{name} cannot begin: {why}")
     return _groups[0][1]
+
+
+def _give_up() -> None:
+    """Close the connections of our group, for good."""
+    if _groups and (group := _groups[0][1]) is not None:
+        _groups[:] = [(_groups[0][0], None)]
+        group.abort()  # NCCL would wait for what has begun
+        distributed.destroy_process_group(group)
 
 
 def _several() -> bool:
@@ -235,13 +284,16 @@ def together(name: str) -> Iterator[None]:
     patience.daemon = True
     patience.start()
     try:
-        call = _Call(_group(), name)
-        call.meet(_BEGIN)
+        call = _Call(_group(name), name)
+        begun = call.meet(_BEGIN, [zlib.crc32(name.encode())])[:, 0]
     finally:
         patience.cancel()
     _thread.call = call
     try:
         with contextlib.ExitStack() as quiet:
+            if bool((begun != begun[0]).any()):
+                call.over = call.heard = True
+                raise RuntimeError(call.differ())
             if call.rank:
                 quiet.enter_context(_loop.Loop("", stops=False, progress=False))
                 quiet.enter_context(warnings.catch_warnings())
@@ -356,7 +408,8 @@ def exchanged(parts: list[torch.Tensor]) -> list[torch.Tensor]:
     if call is None or call.size == 1:
         return parts
     call.meet(_EXCHANGED)
-    return call.exchanged(parts)
+    with call.data():
+        return call.exchanged(parts)
 
 
 def total(*tensors: torch.Tensor) -> None:
@@ -366,8 +419,9 @@ def total(*tensors: torch.Tensor) -> None:
         return
     assert not any(x.is_floating_point() for x in tensors), "sums would depend on the ranks"
     call.meet(_TOTAL, [x.numel() for x in tensors])
-    for x in tensors:
-        x.copy_(call.reduced(x))
+    with call.data():
+        for x in tensors:
+            x.copy_(call.reduced(x))
 
 
 def joined(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -376,7 +430,8 @@ def joined(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     if call is None or call.size == 1:
         return tensors
     lengths = call.meet(_JOINED, [len(x) for x in tensors])
-    return tuple(call.joined(x, lengths[:, k].tolist()) for k, x in enumerate(tensors))
+    with call.data():
+        return tuple(call.joined(x, lengths[:, k].tolist()) for k, x in enumerate(tensors))
 
 
 def added(values: list[float]) -> float:
@@ -426,10 +481,10 @@ def first(read: Callable[[], Read]) -> Read:
             damage = _io.Damaged(told[0])
             damage.place = Path(told[1]) if told[1] else None
         raise damage
-    whole = bytearray(save({k: x.cpu().contiguous() for k, x in tensors.items()}))
-    mine = torch.frombuffer(whole, dtype=torch.uint8)
-    (raw,) = joined(mine if rank() == 0 else mine[:0])
-    return load(raw.numpy().tobytes()), everyones(config)[0]
+    whole = save({k: x.cpu().contiguous() for k, x in tensors.items()})
+    call = _thread.call
+    assert call is not None
+    return load(call.of_first(whole)), everyones(config)[0]
 
 
 def agree(facts: Mapping[str, Any]) -> None:
@@ -444,7 +499,9 @@ def agree(facts: Mapping[str, Any]) -> None:
     if size() == 1:
         return
     mine = {
-        name: _io.digest({name: value}) if isinstance(value, torch.Tensor) else repr(value)
+        name: f"array {_io.digest({name: value})}"
+        if isinstance(value, torch.Tensor)
+        else repr(value)
         for name, value in facts.items()
     }
     first, *others = everyones(mine)
@@ -452,7 +509,7 @@ def agree(facts: Mapping[str, Any]) -> None:
         for name, value in first.items():
             if theirs[name] != value:
                 got = f"another on rank {number} than on rank 0"
-                if not isinstance(facts[name], torch.Tensor):
+                if not value.startswith("array ") and not theirs[name].startswith("array "):
                     got = f"{theirs[name][:100]} on rank {number}, {value[:100]} on rank 0"
                 way_out = "give every rank all of the data, or solve `with aeot.alone():`"
                 raise _check.fail(name, "be the same on every rank", got, way_out)

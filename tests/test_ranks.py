@@ -12,8 +12,10 @@ import torch
 import work_together
 
 import aeot
-from aeot import cli
+from aeot import _ranks, cli
 from aeot.features import Classifier
+from aeot.search import numba_engine, torch_engine
+from aeot.solvers import scorer
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +61,10 @@ def test_any_number_of_processes_find_the_heights_of_one_and_train_together(size
         assert rank == alone
 
 
+# Ranks, tiles and memory make more than one group: of as few as suffice, and as have a tile.
+GROUPS = {(4, "few"): 2, (6, "few"): 3, (6, "ties"): 2, (6, "halves"): 2}
+
+
 def same_where_sites_are_shared(size):
     alone, held = plain(work_together.shared())
     found = work_together.run(size, "shared")
@@ -66,7 +72,7 @@ def same_where_sites_are_shared(size):
         assert rank == alone
     for name, whole in held.items():
         here = [parts[name] for _, parts in found]
-        groups = 2 if size == 4 and name == "few" else 1  # of as few ranks as suffice
+        groups = GROUPS.get((size, name), 1)
         assert sum(here) == groups * whole  # each group holds each site once
         assert max(here) < whole
 
@@ -75,8 +81,32 @@ def test_two_processes_that_hold_half_of_the_sites_each_find_the_same():
     same_where_sites_are_shared(2)
 
 
+@pytest.mark.parametrize("tiles", [3, 4, 7])
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 6])
+def test_as_few_ranks_hold_the_sites_as_each_has_memory_for(monkeypatch, size, tiles):
+    sites = torch.zeros(512 * tiles - 100, 3)
+    monkeypatch.setattr(scorer._ranks, "size", lambda: size)
+    for tiles_that_fit in (1, 2, 3, 7):
+        asked = []
+        monkeypatch.setattr(
+            scorer._ranks, "everyones", lambda k, asked=asked: asked.append(k) or [k]
+        )
+        memory = 4 * 512 * 3 * tiles_that_fit
+        held = scorer._holders(numba_engine, sites, memory)
+        groups = [k for k in range(1, size + 1) if size % k == 0 and k <= tiles]
+        most = {k: max(len(part) for part in _ranks.parts(range(tiles), 1, k)) for k in groups}
+        enough = [k for k in groups if most[k] <= tiles_that_fit]
+        assert held == (enough or groups)[0 if enough else -1]
+        assert not any(most[k] <= tiles_that_fit for k in groups if k < held)
+    # Of another rank that has less memory this one hears.
+    if len(groups) > 1:
+        monkeypatch.setattr(scorer._ranks, "everyones", lambda k: [k, groups[-1]])
+        assert scorer._holders(numba_engine, sites, 1 << 30) == groups[-1]
+    assert scorer._holders(torch_engine, sites, 1) == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [3, 4])
+@pytest.mark.parametrize("size", [3, 4, 6])
 def test_any_number_of_processes_that_share_the_sites_find_the_same(size):
     same_where_sites_are_shared(size)
 
@@ -129,6 +159,11 @@ def test_no_rank_waits_for_one_that_fails_differs_or_is_stopped(tmp_path):
     assert "labels" in second["classes"]
     assert "rank 1 of 2 failed in solve_conditional" in first["classes"]
     assert "must be the same on every rank" in first["rows"]
+    for name, told in {"labels": "labels", "seed": "seed", "memory": "memory"}.items():
+        assert first[name].startswith(f"ValueError: {told} must be the same on every rank"), name
+        assert first[name] == second[name]
+    assert first["calls"].startswith("RuntimeError: the 2 ranks do not make the same calls")
+    assert "solve_hierarchical" in second["calls"]
     assert second["callback"] == "LookupError: a callback of ours"
     assert "LookupError: a callback of ours" in first["callback"]
     assert first["ended"] == second["ended"]
@@ -140,8 +175,13 @@ def test_no_rank_waits_for_one_that_fails_differs_or_is_stopped(tmp_path):
     assert first["resumed"] == second["resumed"] == alone
     one = plain(work_together.told(aeot.solve_semidiscrete(box, y, tol=0.1)))
     assert [first["alone"], second["alone"]] == [None, one]
-    assert first["said"] == [False] * 7  # by a command: the first rank speaks, of all errors
-    assert second["said"] == [True] * 7
+    assert first["said"] == [False] * 11  # by a command: the first rank speaks, of all errors
+    assert second["said"] == [True] * 11
+    # Numbers that others wait for cannot be replaced by words: the connection ends.
+    assert second["lost"] == "MemoryError: no memory for sums"
+    assert "another of the 2 ranks is gone" in first["lost"]
+    for found in (first, second):
+        assert "start all of them again" in found["after"]
 
 
 def compared(size, folder, failing):

@@ -300,7 +300,7 @@ def raised(call, *arguments, **options):
     try:
         call(*arguments, **options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
-        SAID.append(error.said)
+        SAID.append(getattr(error, "said", False))
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -313,6 +313,9 @@ def troubles(folder):
     found["exact"] = raised(solve, aeot.UniformBox(dim=2), normal(50, 2, rank))
     found["bad"] = raised(solve, box, y, tol=0.1 if rank else -1.0)
     found["classes"] = raised(aeot.solve_conditional, box, y, [0] * (200 - 90 * rank), tol=0.1)
+    found["labels"] = raised(aeot.solve_conditional, box, y, [0] * 99 + [rank] * 101, tol=0.1)
+    found["seed"] = raised(aeot.solve_hierarchical, box, y, seed=rank, tol=0.1)
+    found["calls"] = raised(aeot.solve_hierarchical if rank else solve, box, y, tol=0.1)
     found["rows"] = raised(aeot.GAN(batch_size=4).fit, aeot.data.toy("ring", 40 + rank), steps=2)
 
     def fails(record):
@@ -322,6 +325,8 @@ def troubles(folder):
     found["callback"] = raised(solve, box, y, tol=0.05, on_step=fails)
     ended = solve(box, y, tol=0.05, on_step=lambda r: rank == 1 and r["stage"] == "grow")
     found["ended"] = [told(ended), ended.history[-1]["stage"]]
+
+    found["memory"] = raised(aeot.update_solution, ended, remove=[3], memory=1 << (20 + rank))
 
     def slow_and_stopped(record):
         if rank == 1:
@@ -336,9 +341,29 @@ def troubles(folder):
     if rank == 1:
         with aeot.alone():
             found["alone"] = told(solve(box, y, tol=0.1))
-    found["said"] = SAID
+    found["said"] = list(SAID)
+    torch.distributed.barrier()
+    with out_of_memory(rank == 1):
+        found["lost"] = raised(solve, box, y, tol=0.05)
+    found["after"] = raised(solve, box, y, tol=0.05)
     torch.distributed.barrier()
     return found
+
+
+@contextlib.contextmanager
+def out_of_memory(here):
+    """Let memory end where the other ranks wait for what this one was to add."""
+    before, times = _ranks._Call.reduced, []
+
+    def reduced(self, x):
+        times.append(None)
+        if here and len(times) == 3:
+            raise MemoryError("no memory for sums")
+        return before(self, x)
+
+    _ranks._Call.reduced = reduced
+    yield
+    _ranks._Call.reduced = before
 
 
 def killed(folder, answer):

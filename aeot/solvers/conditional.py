@@ -257,6 +257,7 @@ def solve_conditional(
         checkpoint = _check.path("checkpoint", checkpoint)
     if progress is not None:
         _check.flag("progress", progress)
+    _ranks.agree({"sites": y, "labels": numbers, "classes": classes})
     apart = torch.cat([numbers[:, None].to(y.device, torch.float64), y.to(torch.float64)], 1)
     reject_duplicates(apart)
     rows = [(numbers == k).nonzero()[:, 0] for k in range(len(classes))]

@@ -35,7 +35,15 @@ from aeot.solvers.exact import reject_duplicates
 from aeot.solvers.problem import OutOfSamples, Problem, Supply, check_fits, standardise, times
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.solution import Solution
-from aeot.solvers.solve import Keeper, finished, is_exact, run, solve_semidiscrete, unsolved
+from aeot.solvers.solve import (
+    Keeper,
+    agree,
+    finished,
+    is_exact,
+    run,
+    solve_semidiscrete,
+    unsolved,
+)
 from aeot.solvers.stages import NEWTON, Task
 from aeot.solvers.starts import gaussian_heights
 from aeot.solvers.state import State, fingerprint
@@ -197,8 +205,9 @@ def solve_hierarchical(
     places = _places(checkpoint, k)
     reject_duplicates(y)
     check_fits(source, len(y))
-    facts = {"sites": y, "masses": nu, "clusters": k, "tol": tol, "max_samples": max_samples}
-    _ranks.agree(facts | {"checkpoint": checkpoint is not None})
+    facts = {"sites": y, "masses": nu, "clusters": k, "tol": tol, "engine": engine, "seed": seed}
+    facts |= {"max_samples": max_samples, "checkpoint": checkpoint is not None}
+    agree(source, facts)
     # As `solve_semidiscrete` does it, with the sites of a cluster beside each other.
     order = torch.from_numpy(np.lexsort(y.detach().cpu().numpy().T[::-1]))
     labels = torch.from_numpy(cluster(y[order.to(y.device)], k, seed=seed))

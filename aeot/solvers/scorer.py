@@ -60,13 +60,13 @@ def _holders(engine: Engine, sites: torch.Tensor, memory: int) -> int:
     Each of them holds its tiles, and scores their blocks. Several groups of so many ranks share the
     blocks. One rank holds all sites where they fit, where there are few, or one process only.
     """
-    columns, size = padded_columns(len(sites)), _ranks.size()
-    possible = [k for k in range(2, min(size, columns // (16 * WIDTH)) + 1) if size % k == 0]
+    tiles, size = padded_columns(len(sites)) // (16 * WIDTH), _ranks.size()
+    possible = [k for k in range(2, min(size, tiles) + 1) if size % k == 0]
     if not possible or not hasattr(engine, "part_winners"):
         return 1
-    need = 4 * columns * sites.shape[1]
-    enough = [k for k in possible if need <= k * memory]
-    return max(_ranks.everyones(1 if need <= memory else min(enough, default=possible[-1])))
+    tile = 4 * 16 * WIDTH * sites.shape[1]
+    enough = [k for k in (1, *possible) if -(-tiles // k) * tile <= memory]
+    return max(_ranks.everyones(min(enough, default=possible[-1])))
 
 
 def _pays(at: leaves.Raised, n: int, d: int, split: int) -> bool:

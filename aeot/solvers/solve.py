@@ -185,9 +185,7 @@ def solve_semidiscrete(
         _io.check_writable(checkpoint, kind="transport", name="checkpoint")
     facts = {"sites": y, "masses": nu, "tol": tol, "method": method, "engine": engine, "seed": seed}
     facts |= {"init": start, "max_samples": max_samples, "checkpoint": checkpoint is not None}
-    _ranks.agree(facts)
-    if _ranks.size() > 1:
-        _ranks.agree({"source": source.sample(16, generator=generator(0, "transport", "ranks"))})
+    agree(source, facts)
     if is_exact(source, len(y), method):
         if checkpoint is not None:
             _check.warn("checkpoint is not used: exact solutions keep no state on the way")
@@ -391,6 +389,13 @@ class _Start:
         if self.unwritten and self.kept.history:
             self.keeper.write(self.kept)
             self.unwritten = False
+
+
+def agree(source: Measure, facts: dict[str, Any]) -> None:
+    """Refuse arguments, and a source, that are not the same on every rank."""
+    _ranks.agree(facts)
+    if _ranks.size() > 1:
+        _ranks.agree({"source": source.sample(16, generator=generator(0, "transport", "ranks"))})
 
 
 def unsolved(task: Task, scorer: Scorer) -> State:

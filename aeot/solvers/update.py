@@ -79,7 +79,7 @@ def update_solution(
         tol: See `solve_semidiscrete`; None: that of the solution, 0.02 where it was exact.
         engine: See there.
         seed: Of all samples, which are others than those of the solution.
-        memory: See there.
+        memory: See there. The correction takes as many samples as fit, so here it changes heights.
         options: Others of `solve_semidiscrete`, such as `threads` and `max_samples`.
 
     Returns:
@@ -102,6 +102,9 @@ def update_solution(
     new = old[:0]
     if add is not None:
         new = _check.points("add", add, dim=source.dim).detach().to(old)
+    # Memory says here how many samples the correction takes.
+    facts = {"solution": solution.heights, "remove": kept, "add": new, "memory": memory}
+    _ranks.agree(facts)
     sites = torch.cat([old[kept.to(old.device)], new])
     _check_new(sites, kept)
     if not len(sites):
