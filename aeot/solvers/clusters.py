@@ -42,11 +42,15 @@ def cluster(sites: torch.Tensor, k: int, *, seed: int, rounds: int = 6) -> np.nd
     chosen = rng.choice(y.shape[0], min(k, y.shape[0]), replace=False)
     centres = y[torch.from_numpy(np.sort(chosen)).to(y.device)]
     labels = torch.zeros(y.shape[0], dtype=torch.int64, device=y.device)
+    scores = y.new_empty(1024, len(centres))
     for _ in range(rounds):
         half = centres.square().sum(1) / 2
-        # Blocks of fixed size: the same rounding, and labels, for any number of threads.
-        parts = [torch.addmm(-half, part, centres.T).argmax(1) for part in y.split(1024)]
-        labels = torch.cat(parts)
+        # Blocks of fixed size: the same rounding, and labels, for any number of threads. They share
+        # their memory, because what is kept of each must not lie between fresh ones.
+        for first in range(0, len(y), len(scores)):
+            part = y[first : first + len(scores)]
+            torch.addmm(-half, part, centres.T, out=scores[: len(part)])
+            labels[first : first + len(part)] = scores[: len(part)].argmax(1)
         total = torch.zeros(centres.shape, dtype=torch.float64, device=y.device)
         total.index_add_(0, labels, y.to(torch.float64))
         count = torch.bincount(labels, minlength=centres.shape[0])
