@@ -423,7 +423,7 @@ def memory(options, count):
         cases.add(case, since, n=n, d=d, memory=budget, **told)
     for row in cases.rows:
         n, d = row["n"], row["d"]
-        lists = 24 * n * (70 + 8 * 16)  # k = 16: the longest
+        lists = 24 * n * (20 + 8 * 16) + 1200 * n  # k = 16: the longest; facets
         said = row["memory"] + 4 * n * d + lists + 8 * n * d + 800 * n + 16 * n * (d + 60)
         row["said_mb"] = round(said / 1e6, 1)  # without the 20 MB of any solve
         row["held"] = "status" not in row and row["peak_mb"] <= 1.1 * row["said_mb"]

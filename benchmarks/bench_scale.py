@@ -61,10 +61,13 @@ def digest(heights):
 
 
 def foreseen(n, d, memory, size):
-    """Return the GiB that `solve_semidiscrete` says it takes, of one of so many ranks."""
+    """Return the GiB that `solve_semidiscrete` says one of so many ranks takes, at most.
+
+    Beside what Python and libraries hold, which a peak of memory counts.
+    """
     trees = 8 * n * (d + 2) if n >= 1 << 16 else 0
     whole = memory + 4 * n * d + 8 * n * d + 800 * n + 2e7 + trees
-    return (whole + 24 * n * (70 + 8 * 16) / size) / 2**30
+    return (whole + 4000 * n + 24 * n * (20 + 8 * 16) / size) / 2**30
 
 
 class Traffic:
@@ -97,6 +100,12 @@ class Enough(Exception):
 
 def one(args):
     """Be one process of a solve; print what it took."""
+    keep = Path(args.keep)
+    keep.mkdir(parents=True, exist_ok=True)
+    log = keep / f"steps-{args.rank}.jsonl"
+    if args.until and enough(log, args.until):
+        print(json.dumps({"peak_memory_gib": 0.0}))  # the steps know what it took
+        return
     torch.set_num_threads(1)
     if args.size > 1:
         torch.distributed.init_process_group(
@@ -107,9 +116,7 @@ def one(args):
         aeot.solve_semidiscrete(
             source, clustered(600, args.d, 1), tol=0.2, progress=False
         )  # compiles
-    keep = Path(args.keep)
-    keep.mkdir(parents=True, exist_ok=True)
-    log, traffic = keep / f"steps-{args.rank}.jsonl", Traffic(args.size)
+    traffic = Traffic(args.size)
     clock, wall = time.process_time(), time.perf_counter()
     begun = wall
 
@@ -154,6 +161,8 @@ def one(args):
     if args.size == 2:
         row |= network()
     print(json.dumps(row))
+    if args.size > 1:
+        torch.distributed.destroy_process_group()
 
 
 def steps(log):

@@ -214,11 +214,14 @@ def laplacian(
         n: Number of sites.
     """
     index = np.int32 if n < 1 << 31 else np.int64
-    pairs = rows.astype(index), columns.astype(index)
+    pairs = rows.astype(index, copy=False), columns.astype(index, copy=False)
     half = scipy.sparse.coo_matrix((weights, pairs), shape=(n, n)).tocsr()
+    del pairs
     both = half + half.T
+    del half  # of very many pairs each of these takes gigabytes
     degree = np.asarray(both.sum(1)).ravel()
-    return (scipy.sparse.diags(degree) - both).tocsr()
+    np.negative(both.data, out=both.data)
+    return both + scipy.sparse.diags(degree, format="csr")
 
 
 @plain_torch()

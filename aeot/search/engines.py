@@ -190,11 +190,12 @@ class Engine(Protocol):
         """
 
     def relist(
-        self, lists: CandidateLists, heights: torch.Tensor
+        self, lists: CandidateLists, shift: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
         """Find winner and runner-up (-1 for none), (m,) int32, of every list at other heights.
 
-        Also the gap between them, (m,) float32, and the sum of the winners' values.
+        Also the gap between them, (m,) float32, and the sum of the winners' values. The heights are
+        told by `CandidateLists.shift`, once for all lists.
         """
 
     def close_pairs(

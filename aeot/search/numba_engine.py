@@ -859,12 +859,12 @@ def _relist(start, site, value, shift, first, second, gap):  # noqa: ANN001, ANN
 
 
 def relist(
-    lists: CandidateLists, heights: torch.Tensor
+    lists: CandidateLists, shift: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
     """Find winner and runner-up of every list at other heights."""
     first, second = torch.empty(2, lists.n_samples, dtype=torch.int32)
     gap = torch.empty(lists.n_samples, dtype=torch.float32)
-    arrays = lists.start, lists.site, lists.value, lists.shift(heights), first, second, gap
+    arrays = lists.start, lists.site, lists.value, shift, first, second, gap
     total = _relist(*(x.numpy() for x in arrays))
     return first, second, gap, total
 

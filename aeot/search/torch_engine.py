@@ -246,11 +246,10 @@ def cluster_maxima(
 
 
 def relist(
-    lists: CandidateLists, heights: torch.Tensor
+    lists: CandidateLists, shift: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
     """Find winner and runner-up of every list at other heights."""
-    shift = lists.shift(heights)
-    m, n = lists.n_samples, heights.shape[0]
+    m, n = lists.n_samples, shift.shape[0]
     row = torch.repeat_interleave(torch.arange(m, device=shift.device), lists.start.diff())
     site = lists.site.long()
     score = lists.value + shift[site]

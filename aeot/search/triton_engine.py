@@ -689,13 +689,13 @@ def cluster_maxima(
 
 
 def relist(
-    lists: CandidateLists, heights: torch.Tensor
+    lists: CandidateLists, shift: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
     """Find winner and runner-up of every list at other heights."""
-    m, device = lists.n_samples, heights.device
+    m, device = lists.n_samples, shift.device
     kinds = torch.int32, torch.int32, torch.float32, torch.float32
     out = [torch.empty(m, dtype=kind, device=device) for kind in kinds]
-    args = lists.start, lists.site, lists.value, lists.shift(heights), *out, m
+    args = lists.start, lists.site, lists.value, shift, *out, m
     with _on(device):
         relisted[(triton.cdiv(m, 128),)](*args, BM=128)
     first, second, gap, top = out

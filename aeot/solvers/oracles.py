@@ -60,10 +60,10 @@ class Bank:
         counts = torch.zeros(n, dtype=torch.int64, device=heights.device)
         values: list[float] = []
         edges: list[Edges] = []
-        width = widths(window, heights)
+        width, shift = widths(window, heights), self.shift(heights)
 
         def part(lists: CandidateLists) -> tuple[torch.Tensor, float, Edges | None]:
-            winner, runner, gap, best = self.engine.relist(lists, heights)
+            winner, runner, gap, best = self.engine.relist(lists, shift)
             sites, near = self.problem.sites, None
             if width is not None:
                 near = self.engine.close_pairs(sites, winner, runner, gap, width, NEAR)
@@ -89,7 +89,8 @@ class Bank:
     def gap_scale(self, heights: torch.Tensor) -> float:
         """Return the mean gap between winner and runner-up, from its lower quartile."""
         none = torch.zeros(0, dtype=torch.float32, device=heights.device)
-        found = [self.engine.relist(lists, heights)[2] for lists in self.lists]
+        shift = self.shift(heights)
+        found = [self.engine.relist(lists, shift)[2] for lists in self.lists]
         (gaps,) = _ranks.joined(torch.cat([none, *found]))
         gaps = gaps[gaps < 1e29]
         if not gaps.numel():
@@ -105,20 +106,23 @@ class Bank:
         is more: heavy tails have scales of their own. Few samples count as part of all.
         """
         n, device = self.problem.sites.shape[0], heights.device
-        found = [self.engine.relist(lists, heights) for lists in self.lists]
-        none = (
-            torch.zeros(0, dtype=torch.int64, device=device),
-            torch.zeros(0, device=device, dtype=torch.float32),
-        )
-        site, gap = _ranks.joined(
-            torch.cat([none[0], *(winner.long() for winner, _, _, _ in found)]),
-            torch.cat([none[1], *(gap for _, _, gap, _ in found)]),
-        )
-        site, gap = site[gap < 1e29], gap[gap < 1e29].to(torch.float64)
+        shift = self.shift(heights)
+        found = [self.engine.relist(lists, shift)[:3:2] for lists in self.lists]
+        none = [torch.zeros(0, dtype=kind, device=device) for kind in (torch.int32, torch.float32)]
+        site, gap = _ranks.joined(*map(torch.cat, zip(none, *found, strict=True)))
+        del found
+        far = gap >= 1e29  # a list of one
+        if bool(far.any()):
+            site, gap = site[~far], gap[~far]
         total = torch.full((n,), _PRIOR * unit, dtype=torch.float64, device=device)
-        total.index_add_(0, site, gap)
+        for own, part in zip(site.split(1 << 20), gap.split(1 << 20), strict=True):
+            total.index_add_(0, own, part.to(torch.float64))
         count = torch.bincount(site, minlength=n) + _PRIOR
         return (total / count / 4).clamp(min=unit)
+
+    def shift(self, heights: torch.Tensor) -> torch.Tensor:
+        """Return what heights gained since the lists were made, (n,) float32: all at the same."""
+        return self.lists[0].shift(heights) if self.lists else heights.to(torch.float32)
 
     def absent(self) -> np.ndarray:
         """Return the sites that are in no list."""
@@ -164,7 +168,7 @@ def facet_laplacian(edges: list[Edges], n: int, m: int, engine: Engine) -> Lapla
     i, j, weight = (torch.cat(part) for part in zip(*edges, strict=True))
     if not engine.HOST:
         return TorchLaplacian.of_pairs(i.long(), j.long(), weight, n) / m
-    return laplacian(i.numpy(), j.numpy(), weight.numpy() / m, n)
+    return laplacian(i.numpy(), j.numpy(), weight.div_(m).numpy(), n)
 
 
 def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor], Evaluation]:

@@ -338,7 +338,8 @@ def _corrected(
         if float((heights - lists.heights).max()) > unit:
             del bank  # two would be the most that is held
             lists, bank = listed(heights)
-        found = [bank.engine.relist(part, heights)[0].long() for part in bank.lists]
+        shift = bank.shift(heights)
+        found = [bank.engine.relist(part, shift)[0].long() for part in bank.lists]
         cells = torch.cat([*found, heights.new_zeros(0, dtype=torch.int64)])
         first = cells if first is None else first
         moved = cells != first

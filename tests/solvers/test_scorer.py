@@ -127,7 +127,7 @@ def test_every_engine_makes_the_lists_of_numba(engine, split):
     # Rounding may list a site at the very edge in one and not in the other.
     assert abs(int(a.start[-1]) - int(b.start[-1])) <= 2 + len(a.site) // 1000
     assert a.lead == pytest.approx(b.lead, rel=1e-6)
-    found = [x.engine.relist(y, moved) for x, y in ((fast, a), (slow, b), (fast, b))]
+    found = [x.engine.relist(y, y.shift(moved)) for x, y in ((fast, a), (slow, b), (fast, b))]
     for other in found[1:]:
         assert (found[0][0] != other[0]).double().mean() < 1e-3
         assert torch.allclose(found[0][2], other[2], atol=1e-4)
@@ -155,7 +155,7 @@ def test_lists_give_the_winner_after_a_move_they_are_exact_for():
     scorer, h = Scorer(p, split=8), heights_of(p)
     lists = scorer.candidates(h, "test", range(1), radius=0.6, least=4, longest=64)[0]
     moved = h + 0.1 * torch.rand(len(h), generator=torch.Generator().manual_seed(3)).double()
-    first, second, gap, _ = scorer.engine.relist(lists, moved)
+    first, second, gap, _ = scorer.engine.relist(lists, lists.shift(moved))
     x = samples_of(scorer, scorer.draw("test", 0))
     top = (x @ p.sites.T + moved.float()).topk(2, 1)
     clear = gap > 1e-4
