@@ -1,6 +1,6 @@
 """What the pages of the gallery on theory print and draw at full size, kept beside them.
 
-    python benchmarks/bench_examples.py                # 18, 19, 28, 44 and all of 60 to 69
+    python benchmarks/bench_examples.py                # 18, 19, 28, 30, 44 and all of 60 to 69
     python benchmarks/bench_examples.py 61 62          # these two
 
 The gallery is built with ``--quick``, which trains nothing. This runs the scripts whole, each in a
@@ -23,7 +23,7 @@ from aeot._io import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "examples"
-PAGES = ["18", "19", "28", "44", *(str(k) for k in range(60, 70))]
+PAGES = ["18", "19", "28", "30", "44", *(str(k) for k in range(60, 70))]
 
 
 def spent():

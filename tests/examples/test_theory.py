@@ -67,7 +67,7 @@ def test_examples_that_the_docs_leave_out_run(page, tmp_path, monkeypatch):
     assert list(tmp_path.glob(f"out/{page}_*.png"))
 
 
-PAGES = ["18", "19", "28", "44", *map(str, range(60, 70))]
+PAGES = ["18", "19", "28", "30", "44", *map(str, range(60, 70))]
 
 
 def test_every_output_that_is_kept_is_of_one_of_these_pages():
@@ -235,6 +235,33 @@ def test_the_inception_score_hardly_tells_copies_from_data_and_a_hundred_samples
     assert noise < min(made.values()) < max(made.values()) < copies < data
     assert max(made.values()) - min(made.values()) < 0.1 * data  # one law, whatever the source
     assert float(re.search(r"off by at most ([\d.]+)%", kept("28"))[1]) > 1  # which was asked for
+
+
+def test_rules_differ_in_how_much_they_cut_though_each_leaves_one_cloud():
+    row = r"^(.+): ([\d.]+)% of the facets are cut, ([\d.]+)% of the points kept; (\d+) pieces"
+    told = {name: [float(v) for v in rest] for name, *rest in re.findall(row, kept("28"), re.M)}
+    assert [*told] == ["by default", "angle 0.75", "90% of facets", "jumps above 3"]
+    assert told["90% of facets"][0] == pytest.approx(10, abs=0.1)
+    assert len({(cut, points) for cut, points, _ in told.values()}) == 4
+    assert {pieces for *_, pieces in told.values()} == {1}
+
+
+# 30: the update itself is tested in tests/models/test_cooperation.py.
+
+
+def test_the_pages_on_cooperation_say_what_the_whole_script_gave():
+    told = kept("30")
+    off = re.findall(r"^ *\d+ data: ([\d.]+) from the closed form", told, re.M)
+    before, after = re.search(r"cooperative update: ([\d.]+) -> ([\d.]+) in", told).groups()
+    theirs = re.search(r"after 2000 generator steps: ([\d.]+) in", told)[1]
+    low, high = re.search(r"from them: ([\d.]+) to ([\d.]+), eight", told).groups()
+    assert [float(v) for v in off] == sorted(map(float, off), reverse=True)
+    assert float(after) <= float(high) < float(before) / 10
+    page = (ROOT / "docs/adversarial.md").read_text()
+    for value in (*off, before, after, theirs, low, high):
+        assert f"{float(value):.2f}" in page
+    row = f"a sliced W2 of {float(after):.2f} after one update, of {float(theirs):.2f} after"
+    assert row in (ROOT / "docs/paper.md").read_text()
 
 
 # 44
@@ -425,6 +452,31 @@ def test_the_score_gap_of_a_trained_critic_ranks_distances():
         found[t] = critics.estimate(critic, line(1000, stream), moved(1000, stream))
         assert found[t] == pytest.approx(t * (1 + t / 20), rel=0.1)
     assert spearmanr([*found], [*found.values()]).statistic == 1
+
+
+def test_a_critic_that_grows_towards_the_data_agrees_with_the_plan():
+    """Of a shift the plan is the shift; a score that grows along it has cosine 1, against it -1."""
+    page = functions("62")
+    g = aeot.generator(0)
+    x, shift = torch.randn(200, 2, generator=g), torch.tensor([3.0, 4.0])
+    moved = page["displacement"](x, (x + shift)[torch.randperm(200, generator=g)])
+    torch.testing.assert_close(moved.mean(0), shift)
+    assert float((moved * shift).sum(1).mean()) == pytest.approx(25, rel=1e-5)
+    for sign in (1, -1):
+        cosine = page["agreement"](lambda p, sign=sign: sign * (p @ shift), x, shift.expand(200, 2))
+        torch.testing.assert_close(cosine, torch.full((200,), float(sign)))
+
+
+def test_a_verdict_on_correlations_needs_seeds_that_agree():
+    page = functions("62")
+    told = [page["verdict"](v) for v in ([0.3, 0.4, 0.5], [-0.3, -0.4, -0.5], [0.5, -0.4, 0.1])]
+    assert [one.split(", ")[1] for one in told] == ["above 0", "below 0", "within errors of 0"]
+    assert told[0].startswith("0.40 ± 0.06")
+    rising = torch.arange(20.0)
+    turned = torch.cat([rising[:10], 30 - rising[10:]])  # as far up as it then comes down
+    assert page["correlations"](rising, rising**3) == pytest.approx([1, 1])
+    assert page["correlations"](rising, turned)[1] == pytest.approx(-1)
+    assert 0 < page["correlations"](rising, turned)[0] < 1
 
 
 # 63: see tests/gan/test_wasserstein.py, too.
@@ -779,6 +831,25 @@ def test_no_order_of_the_nodes_changes_the_score_of_a_graph(graph_page):
     assert float(graphs(data).detach().std()) > 1e-4
 
 
+def test_the_graph_penalty_bounds_the_step_from_edge_to_edge(graph_page):
+    """A critic that counts edges s times steps by s."""
+    real, fake = graph_page["graphs"](40, 0), graph_page["graphs"](40, 1)
+    for s in (0.5, -1.0, 3.0):
+        penalty = graph_page["graph_penalty"](lambda a, s=s: s * a.sum((1, 2)) / 2, real, fake, 2.0)
+        assert float(penalty) == pytest.approx(2 * max(abs(s) - 1, 0) ** 2, abs=1e-5)
+        slope = 3 * s  # s / 2 in each of 36 numbers
+        penalty = graph_page["slope_penalty"](lambda a, s=s: s * a.sum((1, 2)) / 2, real, fake, 2.0)
+        assert float(penalty) == pytest.approx(2 * (abs(slope) - 1) ** 2, abs=1e-4)
+    seen = []
+    graph_page["graph_penalty"](lambda a: seen.append(a) or a.sum((1, 2)), real, fake)
+    without, with_it = seen[0].chunk(2)
+    changed = with_it - without
+    assert torch.equal(changed.sum((1, 2)), torch.full((40,), 2.0))
+    rest = changed == 0  # every other edge is of the real table or of the fake one
+    assert ((without == real) | (without == fake))[rest].all()
+    assert not torch.equal(without[rest], real[rest])
+
+
 def test_triangles_and_squares_are_those_that_can_be_listed(graph_page):
     g = aeot.generator(0)
     tables = graph_page["table"]((torch.rand(5, 15, generator=g) < 0.5).float())
@@ -822,12 +893,15 @@ def test_what_is_nearly_a_graph_of_the_data_is_not_counted(graph_page):
 
 
 def test_against_the_critic_of_graphs_both_kinds_come_as_often_as_in_the_data():
-    """In what the whole script gave; by the critic of tables more are wrong."""
+    """Under the penalty of slopes; under that of edges one kind, of a critic of tables fewer."""
     told = re.findall(r"^(.+): degrees .+\n +([\d.]+)% are one ring, ([\d.]+)%", kept("69"), re.M)
     shares = {name: (float(one), float(two)) for name, one, two in told}
-    assert [*shares] == ["data", "edges by chance", "critic of graphs", "critic of tables"]
-    assert sum(shares["data"]) == 100
-    assert sum(shares["critic of graphs"]) > 95
-    assert shares["critic of graphs"] == pytest.approx(shares["data"], abs=10)
-    assert sum(shares["edges by chance"]) < 1
-    assert sum(shares["critic of tables"]) < 80
+    data, chance, slopes, edges, tables = shares.values()
+    assert [*shares][2:4] == [f"critic of graphs, {by} penalty" for by in ("slope", "graph")]
+    assert sum(data) == 100
+    assert sum(slopes) > 95
+    assert slopes == pytest.approx(data, abs=10)
+    assert sum(chance) < 1
+    assert sum(edges) < 60
+    assert min(edges) < 1
+    assert sum(tables) < 80
