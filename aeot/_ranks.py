@@ -108,9 +108,9 @@ class _Call:
     @contextlib.contextmanager
     def data(self) -> Iterator[None]:
         """Tell the others what this rank has said that it would; they wait for nothing else."""
-        self.telling = True
+        before, self.telling = self.telling, True
         yield
-        self.telling = False
+        self.telling = before
 
     def differ(self) -> str:
         """Return what is said where other ranks do something else."""
