@@ -347,10 +347,20 @@ def _definition(module: str, name: str) -> tuple[ast.FunctionDef | ast.ClassDef,
             continue
         # A field for any object takes nothing that could be typed.
         if not ast.unparse(node.annotation).startswith(("ClassVar", "Any")):
-            field = ast.arg(ast.unparse(node.target), node.annotation)
+            field = ast.arg(ast.unparse(node.target), _typeable(node.annotation))
             fields[field.arg] = (field, node.value)
     names, defaults = zip(*fields.values(), strict=True) if fields else ((), ())
     return found, ast.arguments([], [], None, list(names), list(defaults), None, [])
+
+
+def _typeable(kind: ast.expr) -> ast.expr:
+    """Return a union of types without those of other modules, of which none can be typed."""
+    if not isinstance(kind, ast.BinOp):
+        return kind
+    left, *right = (
+        _typeable(k) for k in (kind.left, kind.right) if not isinstance(k, ast.Attribute)
+    )
+    return ast.BinOp(left, kind.op, right[0]) if right else left
 
 
 def _gathered(function: Callable[..., Any], argv: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import typing
 
 import numpy as np
 import pytest
@@ -172,6 +173,13 @@ def test_what_is_typed_is_refused_as_it_is_typed(typed, message, tmp_path, monke
     assert message.format(tmp_path) in error
     assert "\n" not in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "holes.npy", "vectors.npy"]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_has_a_type_that_the_command_line_can_read(command):
+    for place in cli.COMMANDS[command][::2]:  # one unknown name leaves all of them unchecked
+        empty = cli._signature(place)
+        assert typing.get_type_hints(empty).keys() <= inspect.signature(empty).parameters.keys()
 
 
 def test_no_option_is_explained_by_less_than_a_sentence():
