@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +25,11 @@ import aeot
 from aeot import _ranks, cli
 from aeot.commands import compare
 from aeot.search.planes import Block
+from aeot.solvers import laplacian
 from aeot.solvers import scorer as scores
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
+from aeot.solvers.state import State
 
 
 def start(size, what, *arguments):
@@ -153,7 +156,38 @@ def shared():
     options = {"tol": 0.3, "memory": 1 << 20, "max_samples": 1e5}
     found["solve"] = told(aeot.solve_semidiscrete(box, y, **options))
     found["pruned"] = pruned(box, y, **options)
+    found["rows"], held["rows"] = divided()
     return found, held
+
+
+def divided():
+    """Return the same of a solve whose ranks divide the Laplacian, and how many rows there are.
+
+    It is stopped, and goes on: together, and in one process with what the first rank kept.
+    """
+    before, held = (laplacian.DIVIDED, State.with_facets), []
+    problem = aeot.UniformBox(dim=6), normal(600, 6)
+    place = Path(tempfile.mkdtemp(), "state")
+    options = {"tol": 0.04, "checkpoint": place}
+
+    def noted(state, matrix, samples):
+        held.append(len(matrix.indptr) - 1)
+        return before[1](state, matrix, samples)
+
+    laplacian.DIVIDED, State.with_facets = 0, noted
+    try:
+        aeot.solve_semidiscrete(*problem, **options, on_step=lambda r: r["stage"] == "stream")
+        if place.exists():
+            shutil.copytree(place, f"{place} of one")
+        found = [told(aeot.solve_semidiscrete(*problem, **options))]
+        after = aeot.update_solution(aeot.solve_semidiscrete(*problem, tol=0.1), remove=[3, 9])
+        found.append(told(after))
+    finally:
+        laplacian.DIVIDED, State.with_facets = before
+    with aeot.alone():
+        again = aeot.solve_semidiscrete(*problem, **options | {"checkpoint": f"{place} of one"})
+    assert told(again) == found[0]
+    return found, held[0]
 
 
 def pruned(box, y, **options):

@@ -213,15 +213,33 @@ def laplacian(
         weights: (k,).
         n: Number of sites.
     """
-    index = np.int32 if n < 1 << 31 else np.int64
-    pairs = rows.astype(index, copy=False), columns.astype(index, copy=False)
-    half = scipy.sparse.coo_matrix((weights, pairs), shape=(n, n)).tocsr()
-    del pairs
+    half = pair_sums(rows, columns, weights, (n, n))
     both = half + half.T
     del half  # of very many pairs each of these takes gigabytes
-    degree = np.asarray(both.sum(1)).ravel()
-    np.negative(both.data, out=both.data)
-    return both + scipy.sparse.diags(degree, format="csr")
+    return with_degrees(both)
+
+
+def pair_sums(
+    rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+) -> scipy.sparse.csr_matrix:
+    """Sum the weights (k,) of every entry; each row in an order that depends on its own alone."""
+    index = np.int32 if shape[1] < 1 << 31 else np.int64
+    pairs = rows.astype(index, copy=False), columns.astype(index, copy=False)
+    return scipy.sparse.coo_matrix((weights, pairs), shape=shape).tocsr()
+
+
+def with_degrees(weights: scipy.sparse.csr_matrix, first: int = 0) -> scipy.sparse.csr_matrix:
+    """Return rows of a graph Laplacian.
+
+    Args:
+        weights: (k, n), those of k vertices with all, whose data are overwritten.
+        first: The number of the first of the k.
+    """
+    k = weights.shape[0]
+    degree = np.asarray(weights.sum(1)).ravel()
+    np.negative(weights.data, out=weights.data)
+    own = np.arange(first, first + k), np.arange(k + 1)
+    return weights + scipy.sparse.csr_matrix((degree, *own), shape=weights.shape)
 
 
 @plain_torch()

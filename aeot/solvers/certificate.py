@@ -131,7 +131,7 @@ def tally(
             doubtful = []
     _ranks.total(counts)
     if window is not None:
-        told = scorer.engine, heights.device
+        told = n, scorer.engine, heights.device
         edges = everyones(edges, *told) + everyones(again, *told)
     return Tally(counts, sums, edges, scorer.split > 1)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,15 +12,124 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 import torch
 
+from aeot import _ranks
 from aeot._compile import njit
+from aeot.geometry.diagram import pair_sums, with_degrees
 from aeot.solvers.torch_laplacian import TorchLaplacian
 
-# Where a GPU makes them they stay there; both know @, +, *, / and `diagonal`.
-Laplacian: TypeAlias = sp.csr_matrix | TorchLaplacian
-
+# Sites from which each rank holds the rows of some: fewer take less memory than messages take time.
+DIVIDED = 100_000
 _SMALL = 2000  # vertices up to which a dense-ish factor is nothing
 _COARSE = 20_000  # vertices of a plane from which a coarser graph beats a factor
 _DAMPED = 2 / 3  # of a Jacobi sweep: the Laplacian over its diagonal has no eigenvalue above 2
+
+
+def own_rows(n: int) -> range | None:
+    """Return which rows of a Laplacian of n sites this rank holds; None: it holds all of them."""
+    return _ranks.part(range(n)) if n >= DIVIDED and _ranks.size() > 1 else None
+
+
+@dataclass(frozen=True)
+class DividedLaplacian:
+    """A graph Laplacian of which every rank holds some rows: the bits of one process.
+
+    Attributes:
+        rows: (k, n), those of this rank (`own_rows`).
+    """
+
+    rows: sp.csr_matrix
+
+    @classmethod
+    def of_pairs(
+        cls, first: np.ndarray, second: np.ndarray, weight: np.ndarray, n: int
+    ) -> DividedLaplacian:
+        """Sum the weights of pairs; see `aeot.geometry.diagram.laplacian`.
+
+        Args:
+            first: (k,) int32, rows of this rank.
+            second: (k,) int32.
+            weight: (k,) float64.
+            n: Number of sites.
+        """
+        own = _ranks.part(range(n))
+        half = pair_sums(first - own.start, second, weight, (len(own), n))
+        row = np.repeat(np.arange(own.start, own.stop, dtype=np.int32), np.diff(half.indptr))
+        column = half.indices.astype(np.int32, copy=False)
+        row, column, data = to_rows(n, column, row, half.data)
+        both = half + pair_sums(row - own.start, column, data, half.shape)
+        del half, row, column, data
+        return cls(with_degrees(both, own.start))
+
+    @property
+    def first(self) -> int:
+        """The number of the first row."""
+        return _ranks.part(range(self.rows.shape[1])).start
+
+    @property
+    def data(self) -> np.ndarray:
+        """See `scipy.sparse.csr_matrix`: of the rows of this rank."""
+        return self.rows.data
+
+    @property
+    def indices(self) -> np.ndarray:
+        """See `data`."""
+        return self.rows.indices
+
+    @property
+    def indptr(self) -> np.ndarray:
+        """See `data`."""
+        return self.rows.indptr
+
+    def diagonal(self) -> np.ndarray:
+        """Return the degrees, (n,)."""
+        return _everyones(self.rows.diagonal(self.first))
+
+    def __matmul__(self, x: np.ndarray) -> np.ndarray:
+        """Return the product with a vector (n,)."""
+        return _everyones(self.rows @ x)
+
+    def __add__(self, other: DividedLaplacian) -> DividedLaplacian:
+        """Return the sum of two graphs on the same vertices."""
+        return DividedLaplacian(self.rows + other.rows)
+
+    def __mul__(self, factor: float) -> DividedLaplacian:
+        """Return a multiple, > 0."""
+        return DividedLaplacian(self.rows * factor)
+
+    def __truediv__(self, divisor: float) -> DividedLaplacian:
+        """Return a part, > 0."""
+        return DividedLaplacian(self.rows / divisor)
+
+
+# Where a GPU makes them they stay there; all know @, +, *, / and `diagonal`.
+Laplacian: TypeAlias = sp.csr_matrix | DividedLaplacian | TorchLaplacian
+
+
+def to_rows(n: int, row: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Give entries of n rows to the ranks that hold these (`own_rows`), in the order of ranks.
+
+    Args:
+        n: Number of rows.
+        row: (k,), of each entry.
+        others: (k,) each, what else there is of them.
+
+    Returns:
+        The same of the entries in this rank's rows.
+    """
+    ends = [part.stop for part in _ranks.parts(range(n))]
+    owner = np.searchsorted(ends, row, side="right")
+    order = np.argsort(owner, kind="stable")
+    bounds = np.searchsorted(owner[order], np.arange(len(ends) + 1))
+    found = []
+    for x in (row, *others):
+        own = torch.from_numpy(x[order])
+        parts = [own[a:b] for a, b in itertools.pairwise(bounds.tolist())]
+        found.append(torch.cat(_ranks.exchanged(parts)).numpy())
+    return tuple(found)
+
+
+def _everyones(own: np.ndarray) -> np.ndarray:
+    return _ranks.joined(torch.from_numpy(own))[0].numpy()
 
 
 def beside(laplacian: Laplacian, x: torch.Tensor) -> Any:  # noqa: ANN401

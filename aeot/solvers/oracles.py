@@ -14,7 +14,7 @@ from aeot import _loop, _ranks
 from aeot.geometry.diagram import laplacian
 from aeot.search.engines import Engine
 from aeot.search.planes import LOW, CandidateLists, Edges
-from aeot.solvers.laplacian import Laplacian
+from aeot.solvers.laplacian import DividedLaplacian, Laplacian, own_rows, to_rows
 from aeot.solvers.minimize import Evaluation
 from aeot.solvers.problem import Problem
 from aeot.solvers.scorer import PrunedScorer, Scorer
@@ -81,7 +81,7 @@ class Bank:
         nu = self.problem.target(masses)
         hessian = None
         if window is not None:
-            edges = everyones(edges, self.engine, heights.device)
+            edges = everyones(edges, n, self.engine, heights.device)
             hessian = facet_laplacian(edges, n, m, self.engine)
         energy = total / m - float(nu @ heights)
         return Evaluation(energy=energy, masses=masses, gradient=masses - nu, hessian=hessian)
@@ -141,15 +141,21 @@ class Bank:
             yield from pool.map(part, self.lists)
 
 
-def everyones(edges: list[Edges], engine: Engine, device: torch.device) -> list[Edges]:
-    """Return the samples near facets of all ranks, in their order."""
+def everyones(edges: list[Edges], n: int, engine: Engine, device: torch.device) -> list[Edges]:
+    """Return the samples near facets of n sites that all ranks found, in their order.
+
+    Where each rank holds some rows of the Laplacian, those whose first site is one of them.
+    """
     if _ranks.size() == 1:
         return edges
     whole = torch.int32 if engine.HOST else torch.int64
     none = [torch.zeros(0, dtype=kind, device=device) for kind in (whole, whole, torch.float64)]
-    parts = [torch.cat(part).to(part[0].dtype) for part in zip(none, *edges, strict=True)]
-    i, j, weight = _ranks.joined(*parts)
-    return [(i, j, weight)] if len(i) else []
+    i, j, weight = (torch.cat(part).to(part[0].dtype) for part in zip(none, *edges, strict=True))
+    if engine.HOST and own_rows(n) is not None:
+        own = to_rows(n, i.numpy(), j.numpy(), weight.numpy())
+        return [(torch.from_numpy(own[0]), torch.from_numpy(own[1]), torch.from_numpy(own[2]))]
+    i, j, weight = _ranks.joined(i, j, weight)
+    return [(i, j, weight)]
 
 
 def widths(window: torch.Tensor | float | None, heights: torch.Tensor) -> torch.Tensor | None:
@@ -164,11 +170,18 @@ def facet_laplacian(edges: list[Edges], n: int, m: int, engine: Engine) -> Lapla
     """Return the Laplacian (n, n) of the facets that m samples were collected near.
 
     On the host where the engine sums there, else where the samples are.
+
+    Args:
+        edges: As `everyones` returns them.
+        n: Number of sites.
+        m: See above.
+        engine: That collected them.
     """
     i, j, weight = (torch.cat(part) for part in zip(*edges, strict=True))
     if not engine.HOST:
         return TorchLaplacian.of_pairs(i.long(), j.long(), weight, n) / m
-    return laplacian(i.numpy(), j.numpy(), weight.div_(m).numpy(), n)
+    of_pairs = laplacian if own_rows(n) is None else DividedLaplacian.of_pairs
+    return of_pairs(i.numpy(), j.numpy(), weight.div_(m).numpy(), n)
 
 
 def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor], Evaluation]:

@@ -41,7 +41,16 @@ from aeot.solvers.starts import (
     picture_heights,
     radial_heights,
 )
-from aeot.solvers.state import Parts, State, fingerprint, load, placed, save
+from aeot.solvers.state import (
+    Compressed,
+    Parts,
+    State,
+    fingerprint,
+    load,
+    placed,
+    save,
+    with_all_rows,
+)
 
 METHODS = ("auto", "newton", "lbfgs", "adam", "exact")
 _EXACT_SITES = {1: 1 << 24, 2: 200_000, 3: 100_000}  # where exact cells beat samples
@@ -368,7 +377,7 @@ class _Start:
     def step(self, name: str, state: State) -> None:
         """Take the state of a part after a step."""
         kept, drawn = self.kept, self.task.problem.supply.drawn
-        kept.part, kept.state = name, replace(state, history=())
+        kept.part, kept.state = name, self.keeper.whole(replace(state, history=()))
         kept.seconds = time.perf_counter() - self.begun
         # The error is that of the part: of the whole nothing is known yet.
         record = state.history[-1] | {"stage": f"part {name}: {state.history[-1]['stage']}"}
@@ -548,6 +557,18 @@ class Keeper:
     def __init__(self, path: str | os.PathLike | None, mark: dict[str, Any]) -> None:
         self.path, self.mark = path, mark
         self.pace = _loop.Pace(0.0)
+        self._facets: tuple[Compressed, Compressed | None] | None = None
+
+    def whole(self, state: State) -> State:
+        """Return a state as it can be written, whatever the others do then; on every rank.
+
+        Of a Laplacian that ranks divide the first one holds all rows, where there is a checkpoint.
+        """
+        if self.path is None or state.facets is None:
+            return state
+        if self._facets is None or self._facets[0] is not state.facets:
+            self._facets = state.facets, with_all_rows(state).facets
+        return replace(state, facets=self._facets[1])
 
     def restored(self, device: torch.device, steps: dict[str, Step]) -> State | Parts | None:
         """Return what was written last of a solve in these stages, if there is anything."""
@@ -599,18 +620,18 @@ def run(
         steps: The stages, by name; those of the task's method if left out.
     """
     begun = time.perf_counter() - state.seconds
-    written = state if state.history else None
+    whole = written = keeper.whole(state)
     loop.first = state.n_samples
 
     def exhausted() -> bool:
         unlimited = math.isinf(task.problem.supply.limit)
         return unlimited and state.n_samples > _USUAL * task.expected(state)
 
-    def ends(state: State, record: dict[str, Any]) -> bool:
+    def ends(record: dict[str, Any]) -> bool:
         nonlocal written
         if keeper.pace.due():
-            keeper.write(state)
-            written = state
+            keeper.write(whole)
+            written = whole
         with _ranks.alone():
             return on_step is not None and on_step(record) is True
 
@@ -638,13 +659,14 @@ def run(
             loop.at(state.n_samples, {k: v for k, v in shown.items() if v is not None}, left)
             seen = {**record, "seconds": seconds, "left": left}
             try:
-                if _ranks.agreed(partial(ends, state, seen), state.heights):
+                whole = keeper.whole(state)
+                if _ranks.agreed(partial(ends, seen), state.heights):
                     return state, Outcome.STOPPED
             except _loop.Stopped as stopped:  # on another rank
                 raise keeper.stopped(stopped.number, state) from None
     finally:
-        if state is not written and state.history:
-            keeper.write(state)
+        if whole is not written and whole.history:
+            keeper.write(whole)
     return state, Outcome.CONVERGED
 
 

@@ -269,7 +269,8 @@ def stream(task: Task, state: State) -> tuple[State, dict[str, Any]]:
         return state, record
     if result.edges:
         engine = task.scorer(state).engine
-        facets = state.laplacian(engine.HOST) + facet_laplacian(result.edges, nu.size, 1, engine)
+        facets: Any = facet_laplacian(result.edges, nu.size, 1, engine)
+        facets = state.laplacian(engine.HOST) + facets
         state = state.with_facets(facets, state.edged + c.n_samples)
     if state.split > 1 and c.inflation > break_even(task.scorer(state)):
         # Cells that follow one half of the coordinates, such as slabs: sharing does not pay. The

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import scipy.sparse
 import torch
@@ -14,11 +14,12 @@ from aeot import _check, _io, _ranks
 from aeot._rng import generator
 from aeot.measures import Empirical
 from aeot.solvers.certificate import Certificate
-from aeot.solvers.laplacian import Laplacian
+from aeot.solvers.laplacian import DividedLaplacian, Laplacian, own_rows
 from aeot.solvers.problem import Problem
 from aeot.solvers.torch_laplacian import TorchLaplacian
 
 _PROBES = 256  # points of the source that stand for it in a checkpoint
+Compressed: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # data, indices, indptr
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class State:
         looks: Certificates so far that were thought to be the last.
         inflation: Variance of the masses relative to independent samples.
         facets: Laplacian of the facets between cells, summed over `edged` samples: data, indices
-            and indptr of its compressed rows.
+            and indptr of its compressed rows; of many sites those of this rank (`own_rows`).
         edged: See `facets`.
         n_samples: Samples drawn in all.
         seconds: Spent in all, those of processes that were stopped among them.
@@ -86,7 +87,7 @@ class State:
     returns: int = 0
     looks: int = 0
     inflation: float = 1.25
-    facets: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    facets: Compressed | None = None
     edged: float = 0
     n_samples: int = 0
     seconds: float = 0.0
@@ -120,9 +121,11 @@ class State:
                 return TorchLaplacian(*self.facets)
             none = torch.zeros(0, dtype=torch.int64, device=self.sums.device)
             return TorchLaplacian.of_pairs(none, none, none.to(torch.float64), n)
-        if self.facets is None:
-            return scipy.sparse.csr_matrix((n, n))
-        return scipy.sparse.csr_matrix(tuple(x.numpy() for x in self.facets), shape=(n, n))
+        own = own_rows(n)
+        shape = (n if own is None else len(own), n)
+        arrays = shape if self.facets is None else tuple(x.numpy() for x in self.facets)
+        rows = scipy.sparse.csr_matrix(arrays, shape=shape)
+        return rows if own is None else DividedLaplacian(rows)
 
 
 @dataclass
@@ -146,6 +149,31 @@ class Parts:
     state: State | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+
+
+def _of_rank(facets: Compressed) -> Compressed:
+    """Return the rows of this rank; copies, so that the rest is let go."""
+    data, indices, indptr = facets
+    own = own_rows(len(indptr) - 1)
+    if own is None or indices.dtype != torch.int32:  # torch's are held whole
+        return facets
+    first, last = int(indptr[own.start]), int(indptr[own.stop])
+    rows = indptr[own.start : own.stop + 1] - first
+    return data[first:last].clone(), indices[first:last].clone(), rows
+
+
+def with_all_rows(state: State) -> State:
+    """Return a state with the rows of all ranks, on the first; on the others it holds none.
+
+    Every rank has to call it.
+    """
+    n, facets = len(state.heights), state.facets
+    if facets is None or len(facets[2]) == n + 1:
+        return state
+    parts = [[x] + [x[:0]] * (_ranks.size() - 1) for x in (*facets[:2], facets[2].diff())]
+    data, indices, lengths = (torch.cat(_ranks.exchanged(some)) for some in parts)
+    indptr = torch.cat([lengths[:0].new_zeros(1), lengths.cumsum(0)])
+    return replace(state, facets=(data, indices, indptr))
 
 
 def fingerprint(problem: Problem, **options: float | str) -> dict[str, Any]:
@@ -227,6 +255,7 @@ def placed(state: State, shape: Sequence[int], device: torch.device) -> State:
         raise _io.Damaged(f"its Laplacian is none ({error})") from error
     lists, best, facets = state.lists, state.best_heights, state.facets
     if facets is not None:
+        facets = _of_rank(facets)
         facets = facets[0].to(device), facets[1].to(device), facets[2].to(device)
     return replace(
         state,
