@@ -39,6 +39,7 @@ import torch
 
 import aeot
 from aeot._environment import environment, peak_memory
+from aeot.solvers.laplacian import DIVIDED
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = ("part", "n", "d", "tol", "seed", "ranks")
@@ -67,14 +68,15 @@ def foreseen(n, d, memory, size):
     """
     trees = 8 * n * (d + 2) if n >= 1 << 16 else 0
     whole = memory + 4 * n * d + 8 * n * d + 800 * n + 2e7 + trees
-    return (whole + 4000 * n + 24 * n * (20 + 8 * 16) / size) / 2**30
+    facets = 4000 * n / (size if n >= DIVIDED else 1)
+    return (whole + facets + 24 * n * (20 + 8 * 16) / size) / 2**30
 
 
 class Traffic:
-    """Counts what this process sends in rings of `size` ranks."""
+    """Counts what this process, of this rank, sends in rings of `size` ranks."""
 
-    def __init__(self, size):
-        self.size, self.bytes, self.messages = size, 0, 0
+    def __init__(self, size, rank=0):
+        self.size, self.rank, self.bytes, self.messages = size, rank, 0, 0
         names = ("all_reduce", "all_gather", "all_to_all_single")
         if size > 1:
             for name in names:
@@ -85,9 +87,13 @@ class Traffic:
     def counting(self, name, function):
         def counted(*arguments, **options):
             # A ring passes sums on in parts, and rows whole; parts for others go once.
-            times = {"all_reduce": 2 / self.size, "all_to_all_single": 1 / self.size}.get(name, 1.0)
             sent = arguments[0 if name == "all_reduce" else 1]
-            self.bytes += int(times * (self.size - 1) * sent.numel() * sent.element_size())
+            numbers = (self.size - 1) * sent.numel()
+            if name == "all_reduce":
+                numbers *= 2 / self.size
+            elif name == "all_to_all_single":
+                numbers = sent.numel() - arguments[3][self.rank]
+            self.bytes += int(numbers * sent.element_size())
             self.messages += 1
             return function(*arguments, **options)
 
@@ -116,7 +122,7 @@ def one(args):
         aeot.solve_semidiscrete(
             source, clustered(600, args.d, 1), tol=0.2, progress=False
         )  # compiles
-    traffic = Traffic(args.size)
+    traffic = Traffic(args.size, args.rank)
     clock, wall = time.process_time(), time.perf_counter()
     begun = wall
 

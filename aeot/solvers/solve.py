@@ -112,9 +112,9 @@ def solve_semidiscrete(
     variation of about 0.4 sqrt(n / m), and the solver draws about n (0.6 / tol)^2, up to 1.4 times
     as many where recombined half points are used, and those of the early stages. Memory, in
     bytes: `memory` for scores, 4 n d for sites, about 24 n (20 + 8 k) for the lists, k <= 16
-    entries each, 1200 to 4000 n for facets (more where a site has more neighbours), 8 n d for
-    the cells' means, 800 n for counts, 20 MB, and for a checkpoint, while it is written,
-    16 n (d + 60) (docs/reliability.md).
+    entries each, 1200 to 4000 n for facets (more where a site has more neighbours; from 100 000
+    sites on ranks share these, as they do the lists), 8 n d for the cells' means, 800 n for counts,
+    20 MB, and for a checkpoint, while it is written, 16 n (d + 60) (docs/reliability.md).
 
     Args:
         source: The source measure.

@@ -70,11 +70,11 @@ def test_what_is_left_of_a_solve_takes_samples_a_site_and_time_a_score_of_anothe
 def test_what_two_ranks_send_is_counted(monkeypatch):
     for name in ("all_reduce", "all_gather", "all_to_all_single"):
         monkeypatch.setattr(torch.distributed, name, lambda *_, **__: None)
-    traffic, x = bench_scale.Traffic(4), torch.zeros(12)
+    traffic, x = bench_scale.Traffic(4, 1), torch.zeros(12)
     torch.distributed.all_reduce(x)  # of 48 bytes, six quarters
     torch.distributed.all_gather([x] * 4, x)  # to three others
-    torch.distributed.all_to_all_single(x, x, [3] * 4, [3] * 4)  # all but its own quarter
-    assert (traffic.bytes, traffic.messages) == (72 + 144 + 36, 3)
+    torch.distributed.all_to_all_single(x, x, [3] * 4, [2, 1, 0, 9])  # all but its own
+    assert (traffic.bytes, traffic.messages) == (72 + 144 + 44, 3)
 
 
 @pytest.mark.slow
