@@ -9,14 +9,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import scipy.sparse
 import torch
-from scipy.optimize import linear_sum_assignment, linprog
 
 from aeot import _check
 from aeot._check import ArrayLike, fail, points
 from aeot._environment import plain_torch
+from aeot.metrics.plans import PAIRS, REPEATED, cheapest_plan
 
 
 @dataclass(frozen=True)
@@ -37,32 +35,6 @@ class Splitting:
     split: float
     map_error: float
     map_points: torch.Tensor
-
-
-_REPEATED, _PAIRS = 2000, 250_000  # atoms of an assignment, entries of a linear program
-
-
-def _plan(cost: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor) -> torch.Tensor:
-    """Return a cheapest plan (n, m) between two sets of atoms."""
-    n, m = cost.shape
-    common = math.lcm(n, m)
-    if bool((mu == mu[0]).all()) and bool((nu == nu[0]).all()) and common <= _REPEATED:
-        # Equal masses 1/n against 1/m: both sides repeated to a common count make an assignment.
-        across, down = common // n, common // m
-        wide = cost.repeat_interleave(across, 0).repeat_interleave(down, 1)
-        first, second = linear_sum_assignment(wide.numpy())
-        flat = torch.as_tensor(first // across) * m + torch.as_tensor(second // down)
-        plan = torch.zeros(n * m, dtype=torch.float64)
-        plan.index_add_(0, flat, torch.full((common,), 1 / common, dtype=torch.float64))
-        return plan.view(n, m)
-    rows = scipy.sparse.kron(scipy.sparse.eye(n), np.ones((1, m)))
-    columns = scipy.sparse.kron(np.ones((1, n)), scipy.sparse.eye(m))
-    both = scipy.sparse.vstack([rows, columns], format="csr")[:-1]  # the last follows
-    wanted = np.concatenate([mu.numpy(), nu.numpy()])[:-1]
-    scale = float(cost.max()) or 1.0
-    found = linprog(cost.numpy().ravel() / scale, A_eq=both, b_eq=wanted, method="highs-ds")
-    assert found.x is not None, found.message
-    return torch.from_numpy(np.maximum(found.x, 0)).view(n, m)
 
 
 @plain_torch()
@@ -98,14 +70,14 @@ def mass_splitting(
     mu = _check.masses(source_masses, n, name="source_masses").cpu()
     nu = _check.masses(target_masses, m, name="target_masses").cpu()
     alike = source_masses is None and target_masses is None
-    if n * m > _PAIRS and not (alike and math.lcm(n, m) <= _REPEATED):
-        must = f"have n m <= {_PAIRS} atoms, or equal masses and lcm(n, m) <= {_REPEATED}"
+    if n * m > PAIRS and not (alike and math.lcm(n, m) <= REPEATED):
+        must = f"have n m <= {PAIRS} atoms, or equal masses and lcm(n, m) <= {REPEATED}"
         raise fail("source and target", must, f"{n} and {m}")
     cost = torch.cdist(source, target).square()
-    plan = _plan(cost, mu, nu)
+    plan = cheapest_plan(cost, mu, nu)
     mapped = (plan @ target) / mu[:, None]
     again = torch.cdist(mapped, target).square()  # the image of the source keeps its masses
-    remaining = float((_plan(again, mu, nu) * again).sum())
+    remaining = float((cheapest_plan(again, mu, nu) * again).sum())
     split = float(((plan > 1e-9 * plan.max()).sum(dim=1) > 1).double().mean())
     return Splitting(plan, float((plan * cost).sum()), split, remaining, mapped)
 

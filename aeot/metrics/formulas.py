@@ -18,6 +18,7 @@ from aeot._check import ArrayLike
 from aeot._environment import plain_torch
 from aeot.metrics.distances import BLOCK, pair
 from aeot.metrics.distances import features as _features
+from aeot.metrics.plans import PAIRS, cheapest_plan
 from aeot.search.nearest import PLAIN, nearest
 
 _ASSIGNED = 5000  # rows of an exact assignment: 200 MB and some seconds
@@ -192,9 +193,10 @@ def wasserstein1(
     Args:
         generated: Evaluated rows (m, width).
         reference: Reference rows (n, width).
-        projections: None: the distance itself, for width 1 by quantiles, else by an assignment,
-            in O(lcm(m, n)^3). A number: the mean of the one-dimensional distances along so many
-            random directions; at most the distance itself, and of a shift by t the part
+        projections: None: the distance itself, for width 1 by quantiles, else by an assignment of
+            lcm(m, n) rows, or a linear program where these were more than 5 000. A number: the mean
+            of the one-dimensional distances along so many random directions; at most the distance
+            itself, and of a shift by t the part
             |t| E|cos| of it (2 / pi in the plane, sqrt(2 / (pi width)) in many dimensions).
         seed: Seed of the directions.
 
@@ -202,7 +204,8 @@ def wasserstein1(
         The distance, in units of the rows.
 
     Raises:
-        ValueError: If the widths differ, or an assignment of more than 5 000 rows were needed.
+        ValueError: If the widths differ, or the rows are too many for an exact distance: more than
+            5 000 in an assignment and more than 250 000 pairs in a linear program.
 
     References:
         C. Villani, "Optimal Transport: Old and New", 2009, definition 6.1. N. Fournier,
@@ -221,11 +224,14 @@ def wasserstein1(
         return _along(generated, reference, count, seed, power=1)
     m, n = len(generated), len(reference)
     common = math.lcm(m, n)
-    if common > _ASSIGNED:
+    if common > _ASSIGNED and m * n > PAIRS:
         way_out = "take equally many rows of both, fewer of them, or projections=500"
-        must = f"have lcm(m, n) <= {_ASSIGNED} rows for an exact distance"
+        must = f"have lcm(m, n) <= {_ASSIGNED} or m n <= {PAIRS} rows for an exact distance"
         raise _check.fail("generated and reference", must, f"m = {m}, n = {n}", way_out)
     cost = torch.cdist(generated, reference, compute_mode="donot_use_mm_for_euclid_dist").cpu()
+    if common > _ASSIGNED:
+        mu, nu = (torch.full((k,), 1 / k, dtype=torch.float64) for k in (m, n))
+        return float((cheapest_plan(cost, mu, nu) * cost).sum())
     cost = cost.repeat_interleave(common // m, 0).repeat_interleave(common // n, 1)
     return float(cost[linear_sum_assignment(cost.numpy())].mean())
 

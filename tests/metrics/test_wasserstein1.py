@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import ot
 import pytest
 import torch
 from scipy.stats import norm, wasserstein_distance
@@ -57,9 +58,19 @@ def test_a_shadow_is_never_longer_and_a_seed_chooses_the_directions():
     assert first <= wasserstein1(a, b)
 
 
+@pytest.mark.parametrize(("m", "n"), [(97, 101), (71, 83)])
+def test_numbers_of_rows_without_a_small_common_multiple_are_taken(m, n):
+    """Of 97 and 101 rows it is 9 797, too many for an assignment: against POT's network simplex."""
+    a, b = rows(m, 3, "a"), 0.5 + rows(n, 3, "b", spread=2.0)
+    right = ot.emd2(ot.unif(m), ot.unif(n), torch.cdist(a, b).numpy())
+    assert math.lcm(m, n) > 5000
+    assert wasserstein1(a, b) == pytest.approx(right, rel=1e-7)
+
+
 def test_too_many_rows_for_an_assignment_have_a_way_out():
-    a, b = torch.zeros(100, 2), torch.ones(99, 2)
-    with pytest.raises(ValueError, match=r"lcm\(m, n\) <= 5000.*m = 100, n = 99.*projections"):
+    a, b = torch.zeros(600, 2), torch.ones(599, 2)
+    told = r"lcm\(m, n\) <= 5000 or m n <= 250000 .*m = 600, n = 599.*projections"
+    with pytest.raises(ValueError, match=told):
         wasserstein1(a, b)
     assert wasserstein1(a, b, projections=10) > 0
 
