@@ -368,8 +368,11 @@ def pairs(a: Dataset, b: Dataset) -> Domains:
     """Put two data sets side by side whose rows belong together (`paired` is the public face)."""
     if len(a) != len(b):
         raise _check.fail("b", f"have {len(a)} rows like a", str(len(b)))
-    if a.shape[-2:] != b.shape[-2:]:
-        raise _check.fail("b", f"have rows of size {a.shape[-2:]} like a", str(b.shape))
+    small, large = a.shape[-2:], b.shape[-2:]
+    times = large[0] // small[0]  # images may be larger in b, as a generator that enlarges wants
+    if large != (small if len(b.shape) < 3 else tuple(times * side for side in small)):
+        must = f"have rows of size {small} like a, or a whole number of times as large"
+        raise _check.fail("b", must, str(b.shape))
     return Domains(a, b, paired=True)
 
 
@@ -522,17 +525,17 @@ def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @plain_torch()
-def low_high(data: Dataset | ArrayLike, factor: int = 2) -> Domains:
+def low_high(data: Dataset | ArrayLike, factor: int = 2, *, enlarge: bool = True) -> Domains:
     """Make pairs for super-resolution: images with detail taken away beside the images themselves.
 
     Args:
         data: Images, as a `Dataset` or anything `tensors` takes, sides divisible by `factor`.
-        factor: How many pixels along each side become one, at least 2. They are averaged, and the
-            small image is brought back to the old size by bicubic interpolation, so that networks
-            which keep the size can be trained on the pairs.
+        factor: How many pixels along each side become one, at least 2. They are averaged.
+        enlarge: Bring the small images back to the old size by bicubic interpolation, for networks
+            that keep the size; False leaves them small, for ``Pix2Pix(generator="upscale")``.
 
     Returns:
-        Paired domains: ``a`` blurred, ``b`` as given.
+        Paired domains: ``a`` blurred or small, ``b`` as given.
 
     Raises:
         ValueError: If `data` holds no images or `factor` does not divide their sides.
@@ -544,6 +547,7 @@ def low_high(data: Dataset | ArrayLike, factor: int = 2) -> Domains:
     """
     data = domain("data", data)
     factor = _check.integer("factor", factor, minimum=2)
+    _check.flag("enlarge", enlarge)
     if len(data.shape) != 3:
         raise _check.fail("data", "hold images (C, H, W)", f"rows of shape {data.shape}")
     if any(side % factor for side in data.shape[1:]):
@@ -552,8 +556,9 @@ def low_high(data: Dataset | ArrayLike, factor: int = 2) -> Domains:
     parts = []
     for start in range(0, len(data), 1024):
         small = F.avg_pool2d(data[start : start + 1024], factor)
-        large = F.interpolate(small, data.shape[1:], mode="bicubic")
-        parts.append(large.clamp_(-1, 1))
+        if enlarge:
+            small = F.interpolate(small, data.shape[1:], mode="bicubic").clamp_(-1, 1)
+        parts.append(small)
     low = Dataset(torch.cat(parts), f"{data.name} at 1/{factor}", data.labels, data.classes)
     return pairs(low, data)
 

@@ -242,7 +242,8 @@ def paired(
             with files that show a on their left half and b on their right half. Files are read as
             by `images`; a pair of which one cannot be read is skipped and named. What follows is
             of folders alone.
-        b: As many rows, of the same height and width.
+        b: As many rows, of the same height and width; images may have both a whole number of times
+            as large, for ``Pix2Pix(generator="upscale")``.
         size: Height and width to which files from a folder are brought.
         white: What white is in floats and integers of 32 bits, as in `images`; if None, each of
             the subfolders has its own.

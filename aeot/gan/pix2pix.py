@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.nn.functional import l1_loss, mse_loss
+from torch.nn.functional import interpolate, l1_loss, mse_loss
 
 from aeot import _check
 from aeot._check import ArrayLike
@@ -32,9 +32,13 @@ class Pix2Pix(Translator):
     measures what the noise does, `aeot.gan_diagnostics.weights.l1_weight` what `l1` should be.
 
     Args:
-        generator: "unet" (as published) or "resnet".
-        n_blocks: Residual blocks of "resnet"; None for 9 from 256 px on, else 6.
-        filters: Channels of the first layer of all networks; 64 as published.
+        generator: "unet" (as published), "resnet", or "upscale", whose images of b are 2, 4, 8, ...
+            times as large as those of a (`aeot.data.low_high` makes such pairs): residual blocks
+            at the size of a, then stages that double it. The discriminator sees the small image
+            with every pixel repeated.
+        n_blocks: Residual blocks of "resnet" and "upscale"; None for 9 from 256 px on, else 6.
+        filters: Channels of the first layer of all networks, of "upscale" in its last stage; 64 as
+            published.
         n_layers: Depth of the discriminator: it judges patches of 1, 16, 34, 70, 142 px for
             0 to 4. Images of 32 px want 1 or 2.
         norm: "instance-affine" is what the published batch norm does at `batch_size=1`, in
@@ -58,9 +62,10 @@ class Pix2Pix(Translator):
         decay: Share of the steps, at their end, over which the rate falls linearly to zero.
         enlarge: Pairs are enlarged by this factor and cropped back at random; 1 for not at all.
         crop: Side of a square cropped at random from pairs as they are, in place of `enlarge`: 256
-            for images loaded at 286, as published; None: they are enlarged.
+            for images loaded at 286, as published; in pixels of a; None: they are enlarged.
         flip: Whether to mirror pairs at random.
-        upsampling: "transposed" convolutions in a "resnet", or "resize", without checkerboards.
+        upsampling: "transposed" convolutions in "resnet" and "upscale", or "resize", without
+            checkerboards.
         penalty: Weight of the gradient penalty of "wasserstein".
         precision: "float32", or "bfloat16" for the networks' arithmetic.
         device: Where to train; None: the first GPU, else the CPU.
@@ -89,7 +94,7 @@ class Pix2Pix(Translator):
     diversity: float = 0.0
 
     _checks = Translator._checks | {
-        "generator": partial(_check.choice, options=("unet", "resnet")),
+        "generator": partial(_check.choice, options=("unet", "resnet", "upscale")),
         "adversary": partial(_check.choice, options=(*ADVERSARIES, "none")),
         "dropout": partial(_check.real, minimum=0, maximum=0.999),
         "difference": partial(_check.choice, options=("absolute", "squared")),
@@ -113,7 +118,7 @@ class Pix2Pix(Translator):
             noise: Whether dropout and noise channels are on; without, the planes are zero.
 
         Returns:
-            (B, C', H, W) in [-1, 1], on the model's device.
+            (B, C', H, W) in [-1, 1], on the model's device; of "upscale" with larger sides.
 
         Raises:
             NotFittedError: Before `fit`.
@@ -141,11 +146,20 @@ class Pix2Pix(Translator):
         if self.diversity and not self.noise_channels:
             way_out = "8 is a good number"
             raise _check.fail("noise_channels", "be >= 1 with diversity", 0, way_out)
+        (_, *small), (_, *large) = self._cropped(data)
+        times = large[0] // small[0]
+        got = f"a of {small[0]} x {small[1]} and b of {large[0]} x {large[1]}"
+        if self.generator != "upscale" and times != 1:
+            way_out = "pass generator='upscale', which enlarges"
+            raise _check.fail("data", "have images of one size in a and b", got, way_out)
+        if self.generator == "upscale" and (times < 2 or times & (times - 1) or min(small) < 2):
+            must = "have images in b that are 2, 4, 8, ... times as large as in a, at least 2 x 2"
+            raise _check.fail("data", must, got, "aeot.data.low_high(b, 4, enlarge=False) has")
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
         if self.generator == "unet":
-            way_out = "pass generator='resnet'"
+            way_out = "pass generator='resnet' or 'upscale'"
             self._check_unused("in a U-Net", "n_blocks", "upsampling", way_out=way_out)
         if not self._has_critic:
             self._check_unused("with adversary 'none', which has no critic", "n_layers")
@@ -154,7 +168,7 @@ class Pix2Pix(Translator):
 
     @property
     def _sides(self) -> int:  # type: ignore[override]
-        return 8 if self.generator == "unet" else 4
+        return {"unet": 8, "resnet": 4, "upscale": 1}[self.generator]
 
     def _networks(self) -> dict[str, nn.Module]:
         (channels, *sides), outside = self.shape_, self.out_shape_[0]
@@ -171,7 +185,8 @@ class Pix2Pix(Translator):
                 dropout=self.dropout,
             )
         else:
-            self.to_b_ = self._resnet(inside, outside, self.dropout)
+            times = self.out_shape_[1] // sides[0]
+            self.to_b_ = self._resnet(inside, outside, self.dropout, times)
         if not self._has_critic:
             return {"to_b_": self.to_b_}
         self.critic_: nn.Module = self._critic(channels + outside)
@@ -188,8 +203,10 @@ class Pix2Pix(Translator):
             z = torch.randn(len(a), self.noise_channels, generator=stream).to(a)
             return z, self.to_b_(with_noise(a, z) if self.noise_channels else a)
 
+        beside = interpolate(a, b.shape[2:])  # as it is, or with every pixel repeated
+
         def judged(image: torch.Tensor) -> torch.Tensor:  # the input stands beside it
-            return self.critic_(torch.cat([a, image], 1))
+            return self.critic_(torch.cat([beside, image], 1))
 
         z, fake = draw()
         losses: dict[str, torch.Tensor] = {}

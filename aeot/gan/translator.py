@@ -24,7 +24,12 @@ from aeot.gan import losses
 from aeot.gan.estimator import OnStep, Trained, natural, set_gradient
 from aeot.networks import blocks
 from aeot.networks.discriminators import PatchDiscriminator
-from aeot.networks.generators import UPSAMPLING, ResNetGenerator, init_translator
+from aeot.networks.generators import (
+    UPSAMPLING,
+    ResNetGenerator,
+    UpscaleGenerator,
+    init_translator,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -117,19 +122,16 @@ class Translator(Trained):
         raise NotImplementedError
 
     # What all have.
-    def _resnet(self, inside: int, outside: int, dropout: float = 0.0) -> nn.Module:
+    def _resnet(self, inside: int, outside: int, dropout: float = 0.0, times: int = 1) -> nn.Module:
+        """Return a residual network that keeps the size, or makes it so many times as large."""
         n_blocks = self.n_blocks
         if n_blocks is None:
             n_blocks = 9 if min(self.shape_[1:]) >= 256 else 6
-        return ResNetGenerator(
-            inside,
-            outside,
-            n_blocks,
-            filters=self.filters,
-            norm=self.norm,
-            dropout=dropout,
-            upsampling=self.upsampling,
-        )
+        how: dict[str, Any] = {"n_blocks": n_blocks, "filters": self.filters, "norm": self.norm}
+        how |= {"dropout": dropout, "upsampling": self.upsampling}
+        if times > 1:
+            return UpscaleGenerator(inside, outside, times, **how)
+        return ResNetGenerator(inside, outside, **how)
 
     def _critic(self, channels: int) -> nn.Module:
         return PatchDiscriminator(channels, self.n_layers, filters=self.filters, norm=self.norm)
@@ -152,13 +154,17 @@ class Translator(Trained):
         norms = losses.gradient_norms(lambda x: critic(x).flatten(1).mean(1), points)
         return loss + losses.slope_penalty(norms, weight=self.penalty)
 
-    def _cropped(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of what networks see of images of this shape."""
-        return shape if self.crop is None else (shape[0], self.crop, self.crop)
+    def _cropped(self, data: Domains) -> list[tuple[int, ...]]:
+        """Return the shapes of what networks see of both domains, b a multiple of a in size."""
+        shapes, side = [data.a.shape, data.b.shape], data.a.shape[1]
+        if self.crop is None:
+            return shapes
+        return [(shape[0], *[self.crop * (shape[1] // side)] * 2) for shape in shapes]
 
     def _note(self, data: Domains) -> None:
-        self.shape_: tuple[int, ...] = self._cropped(data.a.shape)
-        self.out_shape_: tuple[int, ...] = self._cropped(data.b.shape)
+        self.shape_: tuple[int, ...]
+        self.out_shape_: tuple[int, ...]
+        self.shape_, self.out_shape_ = self._cropped(data)
 
     def _build(self) -> dict[str, nn.Module]:
         networks = self._networks()
@@ -217,14 +223,14 @@ class Translator(Trained):
         if self._adversary == "wasserstein" and self.norm == "batch":
             way_out = "'instance', 'instance-affine' and 'none' judge images one by one"
             raise _check.fail("norm", "not be 'batch' with 'wasserstein'", self.norm, way_out)
-        height, width = self._cropped(data.a.shape)[1:]
+        (_, height, width), (_, *large) = self._cropped(data)
         if height % self._sides or width % self._sides:
             name = "data" if self.crop is None else "crop"
             must = f"have sides that are multiples of {self._sides}"
             raise _check.fail(name, must, f"{height} x {width}", "resize it")
         judge = PatchDiscriminator(1, self.n_layers, filters=1)
-        if self._has_critic and judge.output_size(min(height, width)) < 1:
-            got = f"{self.n_layers} for {height} x {width} images"
+        if self._has_critic and judge.output_size(min(large)) < 1:
+            got = f"{self.n_layers} for {large[0]} x {large[1]} images"
             raise _check.fail("n_layers", "leave the discriminator an output", got, "use fewer")
         if steps is None:
             steps = 200 * math.ceil(len(data) / self.batch_size)
@@ -402,11 +408,12 @@ def jitter(
     """Enlarge, crop back at random and mirror at random, several batches in the same way.
 
     Args:
-        images: Batches (B, C, H, W); row i of each gets the same crop and flip.
+        images: Batches (B, C, H, W); row i of each gets the same crop and flip. Those after the
+            first may be a whole number of times as large, and are cropped where it is.
         enlarge: Factor on the sides before the crop, >= 1; 286 / 256 is the published one.
         flip: Whether to mirror every other image on average.
         generator: Source of the randomness.
-        crop: Side of the crop from images as they are; None: they are enlarged first.
+        crop: Side of the crop from the first as they are; None: they are enlarged first.
 
     Returns:
         Batches of the same shapes, or of square images of side `crop`, in [-1, 1].
@@ -421,11 +428,14 @@ def jitter(
     lefts = (draws[:, 1] * (wide - width + 1)).long().tolist()
     mirrored = (draws[:, 2] < 0.5).tolist() if flip else [False] * count
     out = []
+    side = images[0].shape[2]
     for batch in images:
-        if tuple(batch.shape[2:]) != (tall, wide):
-            batch = F.interpolate(batch, (tall, wide), mode="bicubic", antialias=True).clamp(-1, 1)
+        k = batch.shape[2] // side
+        if tuple(batch.shape[2:]) != (k * tall, k * wide):
+            how: dict[str, Any] = {"mode": "bicubic", "antialias": True}
+            batch = F.interpolate(batch, (k * tall, k * wide), **how).clamp(-1, 1)
         rows = [
-            image[:, top : top + height, left : left + width]
+            image[:, k * top : k * (top + height), k * left : k * (left + width)]
             for image, top, left in zip(batch, tops, lefts, strict=True)
         ]
         rows = [row.flip(-1) if mirror else row for row, mirror in zip(rows, mirrored, strict=True)]

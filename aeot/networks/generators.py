@@ -34,6 +34,17 @@ class _Residual(nn.Module):
         return x + self.body(x)
 
 
+def _twice(width: int, upsampling: str, norm: str) -> list[nn.Module]:
+    """Return the layers of a stage that doubles the sides and halves the channels."""
+    bias, half = has_bias(norm), width // 2
+    if upsampling == "resize":
+        layers = [nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1)]
+        layers.append(nn.Conv2d(width, half, 3, bias=bias))
+    else:
+        layers = [nn.ConvTranspose2d(width, half, 3, 2, 1, output_padding=1, bias=bias)]
+    return [*layers, *image_norm(norm, half), nn.ReLU(inplace=True)]
+
+
 def init_translator(network: nn.Module, norm: str) -> None:
     """Draw the first weights of an image-to-image network or of a judge of patches.
 
@@ -116,17 +127,7 @@ class ResNetGenerator(nn.Module):
             layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=bias)]
             layers += [*image_norm(norm, 2 * width), relu]
         layers += [_Residual(4 * filters, norm, dropout) for _ in range(n_blocks)]
-        for width in (4 * filters, 2 * filters):
-            if upsampling == "resize":
-                convolution = nn.Conv2d(width, width // 2, 3, bias=bias)
-                layers += [nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), convolution]
-            else:
-                layers.append(
-                    nn.ConvTranspose2d(
-                        width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=bias
-                    )
-                )
-            layers += [*image_norm(norm, width // 2), relu]
+        layers += [*_twice(4 * filters, upsampling, norm), *_twice(2 * filters, upsampling, norm)]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(filters, out_channels, 7), nn.Tanh()]
         self.body = nn.Sequential(*layers)
 
@@ -134,6 +135,70 @@ class ResNetGenerator(nn.Module):
         """Translate images (B, in_channels, H, W) into (B, out_channels, H, W)."""
         if x.shape[-1] % 4 or x.shape[-2] % 4:
             raise fail("image sides", "be multiples of 4", tuple(x.shape[-2:]), "resize them")
+        return self.body(x)
+
+
+class UpscaleGenerator(nn.Module):
+    """A network that enlarges images: residual blocks at their size, then stages that double it.
+
+    All but the last layers work on small images, and nothing is interpolated before them.
+
+    Args:
+        in_channels: Channels of the input (small images, or small images and noise).
+        out_channels: Channels of the output image, in [-1, 1] through a tanh.
+        factor: How many times as large the output's sides are: a power of two, at least 2.
+        n_blocks: Residual blocks at the size of the input.
+        filters: Channels of the last stage; the blocks have `factor` times as many.
+        norm: As of `ResNetGenerator`.
+        dropout: Dropout inside the residual blocks, 0 for none.
+        upsampling: As of `ResNetGenerator`.
+
+    Raises:
+        ValueError: If an argument is out of range, or an image has a side of one pixel.
+
+    References:
+        C. Ledig and others, "Photo-realistic single image super-resolution using a generative
+        adversarial network", 2017, section 2.1, whose stages shuffle pixels where these resize.
+
+    Example:
+        >>> import torch
+        >>> UpscaleGenerator(1, 3, 4, n_blocks=2, filters=4)(torch.zeros(2, 1, 7, 5)).shape
+        torch.Size([2, 3, 28, 20])
+    """
+
+    size = 1  # sides need be multiples of nothing
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        factor: int = 4,
+        *,
+        n_blocks: int = 6,
+        filters: int = 64,
+        norm: str = "instance",
+        dropout: float = 0.0,
+        upsampling: str = "resize",
+    ) -> None:
+        super().__init__()
+        _check(in_channels, out_channels, filters, norm, dropout)
+        integer("n_blocks", n_blocks, minimum=0)
+        choice("upsampling", upsampling, UPSAMPLING)
+        if integer("factor", factor, minimum=2) & (factor - 1):
+            raise fail("factor", "be a power of two", factor, "resize the images")
+        widths = [filters * factor >> stage for stage in range(factor.bit_length() - 1)]
+        bias, relu = has_bias(norm), nn.ReLU(inplace=True)
+        layers = [nn.ReflectionPad2d(1), nn.Conv2d(in_channels, widths[0], 3, bias=bias)]
+        layers += [*image_norm(norm, widths[0]), relu]
+        layers += [_Residual(widths[0], norm, dropout) for _ in range(n_blocks)]
+        layers += [layer for width in widths for layer in _twice(width, upsampling, norm)]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(filters, out_channels, 7), nn.Tanh()]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Enlarge images (B, in_channels, H, W) to (B, out_channels, factor H, factor W)."""
+        if min(x.shape[-2:]) < 2:
+            raise fail("image sides", "be at least 2", tuple(x.shape[-2:]), "take larger ones")
         return self.body(x)
 
 

@@ -461,6 +461,9 @@ def test_low_resolution_is_the_mean_of_blocks_and_interpolates_them():
     wanted = torch.nn.functional.interpolate(small, (16, 16), mode="bicubic").clamp(-1, 1)
     torch.testing.assert_close(low, wanted)
     assert float((low - x).square().mean()) > 0.1  # the detail is gone
+    tiny = low_high(x, 4, enlarge=False)
+    torch.testing.assert_close(tiny.a[:], small)
+    assert torch.equal(tiny.b[:], x)
     for data, factor, told in [
         (x, 3, "factor must divide the sides of the images, 16 x 16"),
         (torch.zeros(2, 5), 2, "data must hold images"),

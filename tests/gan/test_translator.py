@@ -325,6 +325,23 @@ def test_pix2pix_learns_to_invert(generator, norm):
         (Pix2Pix(), lambda: unpaired(pictures(), pictures()), "data must be paired"),
         (Pix2Pix(), lambda: paired(pictures(), pictures(5)), "rows like a"),
         (Pix2Pix(), lambda: paired(pictures(size=20), pictures(size=20)), "multiples of 8"),
+        (Pix2Pix(), lambda: paired(pictures(size=16), pictures(size=24)), "whole number of times"),
+        (Pix2Pix(), lambda: paired(pictures(), pictures(size=32)), "pass generator='upscale'"),
+        (
+            Pix2Pix(generator="upscale"),
+            lambda: paired(pictures(), pictures()),
+            "times as large as in a, at least 2 x 2, got a of 16 x 16 and b of 16 x 16",
+        ),
+        (
+            Pix2Pix(generator="upscale"),
+            lambda: paired(pictures(size=4), pictures(size=12)),
+            "got a of 4 x 4 and b of 12 x 12; aeot.data.low_high",
+        ),
+        (
+            Pix2Pix(generator="upscale", crop=1),
+            lambda: paired(pictures(size=4), pictures(size=8)),
+            "got a of 1 x 1 and b of 2 x 2",
+        ),
         (Pix2Pix(diversity=1.0), lambda: paired(pictures(), pictures()), "noise_channels must"),
         (Pix2Pix(generator="x"), lambda: paired(pictures(), pictures()), "generator must be"),
         (CycleGAN(device="foo"), lambda: unpaired(pictures(), pictures()), "device must be"),
@@ -552,6 +569,56 @@ def test_up_sampling_by_resizing_is_the_resnets_alone():
         for how in ("transposed", "resize")
     )
     assert plain.count_parameters() == other.count_parameters()
+
+
+def blocks_with_detail(count=2000, side=3, factor=2, seed=0):
+    """Small images, and large ones in which every pixel has become a bright and a dark column."""
+    small = pictures(count, side, seed=seed) / 2
+    lit = torch.where(torch.arange(factor * side) % 2 == 0, 0.4, -0.4)
+    return small, small.repeat_interleave(factor, 2).repeat_interleave(factor, 3) + lit
+
+
+def test_upscaling_inverts_means_of_blocks():
+    """Detail that the mean has lost is there again, which no interpolation of the input has."""
+    small, large = blocks_with_detail()
+    assert torch.allclose(torch.nn.functional.avg_pool2d(large, 2), small, atol=1e-6)
+    model = Pix2Pix(
+        generator="upscale", upsampling="resize", n_blocks=1, filters=8, norm="none", n_layers=0,
+        dropout=0.0, adversary="wasserstein", enlarge=1, flip=False, batch_size=16,
+        learning_rate=3e-3,
+    )  # fmt: skip
+    model.fit(paired(small, large), steps=200)
+    small, large = blocks_with_detail(seed=1)
+    off = (model.translate(small) - large).abs().mean()
+    assert float(off) < 0.1  # every pixel repeated is off by 0.4
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_model_that_enlarges_is_cropped_alike_saved_and_loaded(factor, tmp_path):
+    seen = []
+
+    class Watched(Pix2Pix):
+        def _update(self, step, a, b):
+            seen.append((a, b))
+            return super()._update(step, a, b)
+
+    ramp = torch.arange(36.0).view(1, 1, 6, 6) / 36 - 0.5
+    both = paired(ramp, ramp.repeat_interleave(factor, 2).repeat_interleave(factor, 3))
+    options = SMALL | {"generator": "upscale", "n_blocks": 1, "noise_channels": 1, "n_layers": 0}
+    model = Watched(**options, crop=4).fit(both, steps=6)
+    assert (model.shape_, model.out_shape_) == ((1, 4, 4), (1, 4 * factor, 4 * factor))
+    for a, b in seen:
+        assert torch.equal(a.repeat_interleave(factor, 2).repeat_interleave(factor, 3), b)
+    assert len({float(a.sum()) for a, _ in seen}) > 1
+    model = Pix2Pix(**options).fit(both, steps=2)  # enlarged by 286/256 and cropped: 7 of 6, and 6
+    x = pictures(3, 5)
+    made = model.translate(x)
+    assert made.shape == (3, 1, 5 * factor, 5 * factor)
+    model.save(tmp_path / "m")
+    assert torch.equal(Pix2Pix.load(tmp_path / "m", device="cpu").translate(x), made)
+    assert model.translate(x[:0]).shape[0] == 0
+    with pytest.raises(ValueError, match="image sides must be at least 2"):
+        model.translate(pictures(1, 1))
 
 
 def test_without_an_adversary_there_is_no_critic(tmp_path):

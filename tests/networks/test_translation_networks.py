@@ -6,7 +6,12 @@ from torch import nn
 
 from aeot.networks.blocks import count_parameters
 from aeot.networks.discriminators import PatchDiscriminator
-from aeot.networks.generators import ResNetGenerator, UNetGenerator, init_translator
+from aeot.networks.generators import (
+    ResNetGenerator,
+    UNetGenerator,
+    UpscaleGenerator,
+    init_translator,
+)
 
 
 def test_parameter_counts_are_the_published_ones():
@@ -68,6 +73,26 @@ def test_shapes_for_every_norm(norm):
     assert PatchDiscriminator(3, 2, filters=2, norm=norm)(x).shape == (2, 1, 6, 14)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("upsampling", ["transposed", "resize"])
+def test_a_generator_that_enlarges(factor, upsampling):
+    torch.manual_seed(0)
+    how = {"n_blocks": 1, "filters": 2, "norm": "none", "upsampling": upsampling}
+    net = UpscaleGenerator(3, 1, factor, **how)
+    x = torch.randn(2, 3, 5, 7)
+    seen = []
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.register_forward_hook(lambda _m, _x, y: seen.append(tuple(y.shape[2:])))
+    made = net(x)
+    assert made.shape == (2, 1, 5 * factor, 7 * factor)
+    # Nothing is enlarged before the network: the first layer and the blocks see small images.
+    assert seen[:3] == [(5, 7)] * 3
+    assert seen[-1] == (5 * factor, 7 * factor)
+    made.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
 def test_unet_levels_norms_and_dropout_stand_where_published():
     net = UNetGenerator(size=256)
     # 8 levels: no norm on the outermost and the innermost down (6 left), none on the last up (7).
@@ -121,6 +146,10 @@ def test_spectral_norm_bounds_every_matrix():
         (lambda: ResNetGenerator(dropout=1.0), "dropout must be below 1"),
         (lambda: UNetGenerator(size=48), "size must be a power of two"),
         (lambda: PatchDiscriminator(n_layers=-1), "n_layers must be"),
+        (lambda: UpscaleGenerator(factor=3), "factor must be a power of two, got 3"),
+        (lambda: UpscaleGenerator(factor=1), "factor must be a whole number >= 2"),
+        (lambda: UpscaleGenerator(upsampling="cubic"), "upsampling must be one of"),
+        (lambda: UpscaleGenerator(1, 1, 2)(torch.zeros(1, 1, 1, 4)), "sides must be at least 2"),
         (lambda: ResNetGenerator(1, 1, 1)(torch.zeros(1, 1, 30, 32)), "multiples of 4"),
         (lambda: UNetGenerator(1, 1, 16)(torch.zeros(1, 1, 40, 32)), "multiples of 16"),
         (lambda: PatchDiscriminator(1, 4)(torch.zeros(1, 1, 32, 32)), "leave an output for 32"),
@@ -136,6 +165,7 @@ def test_bad_arguments(make, message):
     [
         lambda: ResNetGenerator(1, 1, 3, filters=8, norm="none"),
         lambda: ResNetGenerator(1, 1, 3, filters=8, norm="none", upsampling="resize"),
+        lambda: UpscaleGenerator(1, 1, 4, n_blocks=3, filters=8, norm="none"),
         lambda: UNetGenerator(1, 1, 16, filters=8, norm="none", dropout=0.0),
         lambda: PatchDiscriminator(1, 2, filters=8, norm="none"),
     ],
