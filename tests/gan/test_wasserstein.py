@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 
 from aeot import GAN, WGAN, WGANGP, ConditionalWGANGP
 from aeot._rng import generator
-from aeot.data import tensors, toy
+from aeot.data import dataset, tensors, toy
 from aeot.gan import losses
 
 SMALL = {"latent_dim": 2, "hidden": 8, "batch_size": 10}
@@ -230,6 +230,26 @@ def test_images_are_conditions_once_they_are_flat():
     off = (model.sample(512, conditions=pictures) - bright).norm(dim=1).mean()
     chance = (model.sample(512) - bright).norm(dim=1).mean()
     assert float(off) < 0.5 * float(chance)
+
+
+def test_an_embedding_of_images_says_what_is_drawn():
+    """Of noughts and ones: judged by the nearest of other images, which knows no embedding."""
+    digits = dataset("digits", size=8)
+    digits = digits.subset((digits.labels < 2).nonzero()[:, 0])
+    train, test = digits.subset(range(200)), digits.subset(range(200, 280))
+    x, other = train[:].flatten(1), test[:].flatten(1)
+    # Two numbers: along the difference of the classes' means, and the first one across it.
+    means = torch.stack([x[train.labels == k].mean(0) for k in (0, 1)])
+    axes = torch.stack([means[1] - means[0], torch.linalg.svd(x - x.mean(0))[2][1]], 1)
+    codes = (x - x.mean(0)) @ axes
+    model = ConditionalWGANGP(
+        latent_dim=4, hidden=64, batch_size=64, penalty=1.0, critic_steps=2, learning_rate=2e-3
+    )
+    model.fit(tensors(x), conditions=codes / codes.std(0), steps=150)
+    asked = (other - x.mean(0)) @ axes / codes.std(0)
+    made = model.sample(len(other), conditions=asked)
+    called = train.labels[torch.cdist(made, x).argmin(1)]
+    assert float((called == test.labels).double().mean()) > 0.9  # 0.5 if conditions were ignored
 
 
 def test_a_model_of_conditions_is_stored_and_draws_from_them(tmp_path):
