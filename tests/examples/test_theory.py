@@ -522,8 +522,15 @@ def test_what_was_trained_shows_the_mean_without_detail_and_critics_with_it():
     distance = numbers("64", r"^(.+): PSNR .+ pixels ([\d.]+)$")
     critics = {name for name in psnr if "patches" in name}
     assert len(critics) == 2
-    assert max(psnr, key=psnr.get) == "L2"
+    nets = {name: value for name, value in psnr.items() if "enlarged" not in name}
+    assert max(nets, key=nets.get) == "L2"
     assert psnr["L2"] > psnr["bicubic"] + 5
+    # What enlarges by itself is no worse by L2, and by a critic it is unfinished.
+    whole, critic = (f"{name}, enlarged by itself" for name in ("L2", "non-saturating"))
+    assert psnr[whole] > psnr["L2"]
+    assert detail["L2"] < detail[whole]
+    assert distance[whole] < min(distance[name] for name in nets)
+    assert distance[critic] > max(distance[name] for name in critics)
     for name in critics:
         assert detail["L2"] < detail["L1"] < detail[name]
         assert distance[name] < min(distance["L1"], distance["L2"])
