@@ -7,12 +7,13 @@ a determinant in every triangle, and where the target is a fine version of a smo
 come out as f / g. Between two Gaussians everything is known: grad u is linear.
 
 Three things are measured: the equation's error against the number of sites; the share of triangles
-that the extension turns over, which a convex potential never does; and how fast the solvers
-converge on exact cells.
+that the extension turns over, which a convex potential never does, inside the modes of the map and
+between them; and how fast the solvers converge on exact cells.
 
 Seeds: 0 of the draws, 1 of the folded ones, 2 of the sites of the solvers.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -97,18 +98,31 @@ for name, found in rows.items():
 
 
 # %%
-# Folds. In three dimensions cells are tetrahedra's dual; the same count.
+# Folds: of one group of sites, and of two that are far apart, between which the map tears. There
+# the extension has to turn over what joins the groups; inside each it is hardly ever more than the
+# map of one group. In three dimensions simplices are tetrahedra.
 def folds(sites, where):
-    diagram = aeot.power_diagram(where, sites, aeot.solve_exact(where, sites).heights)
-    _, volumes, stretch = determinants(diagram.centroids, sites)
-    return float(volumes[stretch < 0].sum() / volumes.sum())
+    """Folded shares of the simplices inside a mode of the map, and of those from one to another."""
+    solution = aeot.solve_exact(where, sites)
+    modes = aeot.find_singularities(solution.map()).components
+    centroids = aeot.power_diagram(where, sites, solution.heights).centroids
+    simplices, volumes, stretch = determinants(centroids, sites)
+    inside = (modes[simplices] == modes[simplices[:, :1]]).all(1)
+    shares = [
+        volumes[part & (stretch < 0)].sum() / volumes[part].sum() for part in (inside, ~inside)
+    ]
+    return [float(share) for share in shares]
 
 
 g = aeot.generator(1)
 for dim, n in ((2, 1000), (3, 150 if quick else 2000)):
-    sites = torch.randn(n, dim, generator=g, dtype=torch.float64)
-    share = folds(sites, aeot.UniformBox(dim=dim))
-    print(f"{n} draws of a Gaussian in {dim} dimensions: {share:.2%} of the cube's hull is folded")
+    group = torch.randn(n, dim, generator=g, dtype=torch.float64)
+    two = group.clone()
+    two[::2, 0] += 20
+    for name, sites in (("one group", group), ("two groups", two)):
+        inside, between = folds(sites, aeot.UniformBox(dim=dim))
+        told = "" if math.isnan(between) else f", {between:.2%} between modes"
+        print(f"{n} sites in {dim} dimensions, {name}: {inside:.2%} folded inside a mode{told}")
 
 # %%
 # Convergence on exact cells: the errors of heights from step to step. Newton's squares them; a
