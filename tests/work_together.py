@@ -22,11 +22,12 @@ import numpy as np
 import torch
 
 import aeot
-from aeot import _ranks, cli
+from aeot import _loop, _ranks, cli
 from aeot.commands import compare
 from aeot.search.planes import Block
 from aeot.solvers import laplacian
 from aeot.solvers import scorer as scores
+from aeot.solvers import solve as solving
 from aeot.solvers.problem import standardise
 from aeot.solvers.scorer import Scorer
 from aeot.solvers.state import State
@@ -163,9 +164,11 @@ def shared():
 def divided():
     """Return the same of a solve whose ranks divide the Laplacian, and how many rows there are.
 
-    It is stopped, and goes on: together, and in one process with what the first rank kept.
+    A signal stops it between a step and the gathering of its rows, which are written at the end
+    alone, and it goes on: together, and in one process with what the first rank kept.
     """
-    before, held = (laplacian.DIVIDED, State.with_facets), []
+    before, held, made = (laplacian.DIVIDED, State.with_facets, solving.advance), [], []
+    due = _loop.Pace.due
     problem = aeot.UniformBox(dim=6), normal(600, 6)
     place = Path(tempfile.mkdtemp(), "state")
     options = {"tol": 0.04, "checkpoint": place}
@@ -174,16 +177,28 @@ def divided():
         held.append(len(matrix.indptr) - 1)
         return before[1](state, matrix, samples)
 
-    laplacian.DIVIDED, State.with_facets = 0, noted
+    def stopped(task, steps, state):
+        after = before[2](task, steps, state)
+        if state.phase == "stream":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return after
+
+    laplacian.DIVIDED, State.with_facets, solving.advance = 0, noted, stopped
+    _loop.Pace.due = lambda _: False
     try:
-        aeot.solve_semidiscrete(*problem, **options, on_step=lambda r: r["stage"] == "stream")
+        assert "Stopped" in raised(aeot.solve_semidiscrete, *problem, **options)
+        solving.advance, _loop.Pace.due = before[2], due
         if place.exists():
             shutil.copytree(place, f"{place} of one")
-        found = [told(aeot.solve_semidiscrete(*problem, **options))]
+        again = aeot.solve_semidiscrete(*problem, **options, on_step=made.append)
+        found = [told(again), len(made)]
         after = aeot.update_solution(aeot.solve_semidiscrete(*problem, tol=0.1), remove=[3, 9])
         found.append(told(after))
+        whole = {"tol": 0.12, "engine": "torch", "threads": 1}  # whose facets no rank divides
+        found.append(told(aeot.solve_semidiscrete(aeot.Gaussian(dim=5), normal(150, 5), **whole)))
     finally:
-        laplacian.DIVIDED, State.with_facets = before
+        laplacian.DIVIDED, State.with_facets, solving.advance = before
+        _loop.Pace.due = due
     with aeot.alone():
         again = aeot.solve_semidiscrete(*problem, **options | {"checkpoint": f"{place} of one"})
     assert told(again) == found[0]

@@ -567,7 +567,8 @@ class Keeper:
         if self.path is None or state.facets is None:
             return state
         if self._facets is None or self._facets[0] is not state.facets:
-            self._facets = state.facets, with_all_rows(state).facets
+            with _loop.whole():  # a signal that comes now shall not cost the step just made
+                self._facets = state.facets, with_all_rows(state).facets
         return replace(state, facets=self._facets[1])
 
     def restored(self, device: torch.device, steps: dict[str, Step]) -> State | Parts | None:
@@ -620,7 +621,7 @@ def run(
         steps: The stages, by name; those of the task's method if left out.
     """
     begun = time.perf_counter() - state.seconds
-    whole = written = keeper.whole(state)
+    whole, unwritten = state, False  # not the state written last, which would be held beside it
     loop.first = state.n_samples
 
     def exhausted() -> bool:
@@ -628,10 +629,10 @@ def run(
         return unlimited and state.n_samples > _USUAL * task.expected(state)
 
     def ends(record: dict[str, Any]) -> bool:
-        nonlocal written
+        nonlocal unwritten
         if keeper.pace.due():
             keeper.write(whole)
-            written = whole
+            unwritten = False
         with _ranks.alone():
             return on_step is not None and on_step(record) is True
 
@@ -659,13 +660,13 @@ def run(
             loop.at(state.n_samples, {k: v for k, v in shown.items() if v is not None}, left)
             seen = {**record, "seconds": seconds, "left": left}
             try:
-                whole = keeper.whole(state)
+                whole, unwritten = keeper.whole(state), True
                 if _ranks.agreed(partial(ends, seen), state.heights):
                     return state, Outcome.STOPPED
             except _loop.Stopped as stopped:  # on another rank
                 raise keeper.stopped(stopped.number, state) from None
     finally:
-        if whole is not written and whole.history:
+        if unwritten:
             keeper.write(whole)
     return state, Outcome.CONVERGED
 
