@@ -607,6 +607,18 @@ def test_a_number_of_rows_is_learned_from_and_drawn_in_the_plane(blobs, tmp_path
     assert "rows must be at most" in capsys.readouterr().err
 
 
+def test_the_settings_of_the_paper_are_options(blobs, tmp_path):
+    path = tmp_path / "run"
+    chosen = ["--source", "ball", "--samples_per_site", "100", "--max_angle", "90%"]
+    assert cli.main(["fit", str(blobs), *OPTIONS, *chosen, "--out", str(path)]) == 0
+    model = aeot.AEOT.load(path)
+    assert (model.source, model.samples_per_site, model.max_angle) == ("ball", 100, "90%")
+    assert isinstance(model.brenier_.source, aeot.UniformBall)
+    cut = model.singular_
+    share = len(cut.pairs) / len(cut.facets.pairs)
+    assert share == pytest.approx(0.1, abs=1.5 / len(cut.facets.pairs))
+
+
 def test_an_option_that_a_config_says_twice_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")

@@ -6,6 +6,7 @@ import torch
 from matplotlib.path import Path
 from PIL import Image
 
+from aeot.data import tensors
 from aeot.plotting import images as pictures
 
 
@@ -167,6 +168,21 @@ def test_an_embedding_keeps_clusters_apart_and_outlines_modes():
     assert not second.contains_point(a)
     some = pictures.embedding(codes, kinds, most=30)
     assert sum(len(dots.get_offsets()) for dots in some.axes[0].collections) == 30
+
+
+def test_images_and_data_sets_lie_where_their_pixels_as_vectors_do():
+    images = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    kinds = torch.arange(24) % 2
+    data = tensors(images, kinds, classes=("even", "odd"))
+    flat, stacked, named = (
+        pictures.embedding(*given)
+        for given in ((images.flatten(1), kinds), (images, kinds), (data,))
+    )
+    wanted = [dots.get_offsets().data for dots in flat.axes[0].collections]
+    for figure in (stacked, named):
+        for dots, places in zip(figure.axes[0].collections, wanted, strict=True):
+            np.testing.assert_array_equal(dots.get_offsets().data, places)
+    assert [text.get_text() for text in named.legends[0].get_texts()] == ["even", "odd"]
 
 
 @pytest.mark.parametrize(
