@@ -583,6 +583,19 @@ def test_what_was_drawn_under_conditions_between_lies_between():
 # 64: means and medians, see tests/gan/test_translator.py.
 
 
+def test_of_two_answers_squares_want_the_mean_and_absolute_differences_the_median(
+    capsys, tmp_path, monkeypatch
+):
+    """1 with probability 0.7 and -1 with 0.3: 0.4 and 1."""
+    monkeypatch.chdir(tmp_path)
+    told = re.findall(r"(\w+) differences: .+ is (\S+)$", printed("64", (0, 1), capsys), re.M)
+    assert {name: float(value) for name, value in told} == {
+        "squared": pytest.approx(0.7 - 0.3, abs=0.005),
+        "absolute": pytest.approx(1, abs=0.02),  # Adam's last steps
+    }
+    assert re.findall(r"(\w+) differences: .+ is (\S+)$", kept("64"), re.M) == told
+
+
 def test_the_mean_has_the_least_error_and_no_detail():
     """Boards of two phases have one blurred image: their mean is 3 dB nearer than one of them."""
     board = ((torch.arange(16)[:, None] + torch.arange(16)) % 2) * 2.0 - 1
