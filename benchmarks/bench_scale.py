@@ -661,12 +661,16 @@ def draw(kinds, path):
         curves[f"clusters first, d = {r['d']}"].append((r["n"], r["seconds"]))
     for name, points in curves.items():
         left.loglog(*zip(*points, strict=True), marker="o", ms=3, label=name)
+    for r in kinds["begun"]:
+        name = f"global, d = {r['d']}, each of {r['ranks']}: grown, no certificate"
+        left.loglog(r["n"], r["processor_seconds"], "o", ms=5, mfc="none", color="C1", label=name)
     left.set(title="a certified map", xlabel="sites", ylabel="processor seconds")
     left.legend(fontsize=7)
     for d in sorted({r["d"] for r in kinds["pruning"]}):
         points = [(r["n"], r["looked"] / r["n"]) for r in kinds["pruning"] if r["d"] == d]
         right.loglog(*zip(*points, strict=True), marker="o", ms=3, label=f"d = {d}")
     right.axhline(1.0, color="grey", lw=0.8, ls=":")
+    right.text(1.0, 1.03, "no help", transform=right.get_yaxis_transform(), ha="right", fontsize=7)
     right.set(title="what bounds leave to be scored", xlabel="sites", ylabel="share of the sites")
     right.legend(fontsize=7)
     figure.savefig(path, dpi=110)
