@@ -172,7 +172,7 @@ def with_all_rows(state: State) -> State:
         return state
     parts = [[x] + [x[:0]] * (_ranks.size() - 1) for x in (*facets[:2], facets[2].diff())]
     data, indices, lengths = (torch.cat(_ranks.exchanged(some)) for some in parts)
-    indptr = torch.cat([lengths[:0].new_zeros(1), lengths.cumsum(0)])
+    indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(facets[2])
     return replace(state, facets=(data, indices, indptr))
 
 
