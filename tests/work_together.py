@@ -162,47 +162,55 @@ def shared():
 
 
 def divided():
-    """Return the same of a solve whose ranks divide the Laplacian, and how many rows there are.
+    """Return the same of solves whose ranks divide the Laplacian, and how many rows there are.
 
-    A signal stops it between a step and the gathering of its rows, which are written at the end
-    alone, and it goes on: together, and in one process with what the first rank kept.
+    A signal stops each between a step and the gathering of its rows, which are written at the end
+    alone: the second in a part of its start. They go on: together, and in one process with what
+    the first rank kept.
     """
-    before, held, made = (laplacian.DIVIDED, State.with_facets, solving.advance), [], []
-    due = _loop.Pace.due
-    problem = aeot.UniformBox(dim=6), normal(600, 6)
-    place = Path(tempfile.mkdtemp(), "state")
-    options = {"tol": 0.04, "checkpoint": place}
+    before, held, found = (laplacian.DIVIDED, State.with_facets), [], []
 
     def noted(state, matrix, samples):
         held.append(len(matrix.indptr) - 1)
         return before[1](state, matrix, samples)
 
+    laplacian.DIVIDED, State.with_facets = 0, noted
+    tight = normal(6, 6).repeat_interleave(50, 0) + 1e-4 * normal(300, 6, 1)
+    try:
+        for y, tol in ((normal(600, 6), 0.04), (tight, 0.1)):
+            found += stopped_before_gathering(aeot.UniformBox(dim=6), y, tol)
+        first = aeot.solve_semidiscrete(aeot.UniformBox(dim=6), normal(600, 6), tol=0.1)
+        found.append(told(aeot.update_solution(first, remove=[3, 9])))
+        whole = {"tol": 0.12, "engine": "torch", "threads": 1}  # whose facets no rank divides
+        found.append(told(aeot.solve_semidiscrete(aeot.Gaussian(dim=5), normal(150, 5), **whole)))
+    finally:
+        laplacian.DIVIDED, State.with_facets = before
+    return found, held[0]
+
+
+def stopped_before_gathering(box, y, tol):
+    """Return what a solve comes to that a signal has stopped, and the steps that it still took."""
+    before, made = (solving.advance, _loop.Pace.due), []
+    options = {"tol": tol, "checkpoint": Path(tempfile.mkdtemp(), "state")}
+    one = f"{options['checkpoint']} of one"
+
     def stopped(task, steps, state):
-        after = before[2](task, steps, state)
+        after = before[0](task, steps, state)
         if state.phase == "stream":
             os.kill(os.getpid(), signal.SIGTERM)
         return after
 
-    laplacian.DIVIDED, State.with_facets, solving.advance = 0, noted, stopped
-    _loop.Pace.due = lambda _: False
+    solving.advance, _loop.Pace.due = stopped, lambda _: False
     try:
-        assert "Stopped" in raised(aeot.solve_semidiscrete, *problem, **options)
-        solving.advance, _loop.Pace.due = before[2], due
-        if place.exists():
-            shutil.copytree(place, f"{place} of one")
-        again = aeot.solve_semidiscrete(*problem, **options, on_step=made.append)
-        found = [told(again), len(made)]
-        after = aeot.update_solution(aeot.solve_semidiscrete(*problem, tol=0.1), remove=[3, 9])
-        found.append(told(after))
-        whole = {"tol": 0.12, "engine": "torch", "threads": 1}  # whose facets no rank divides
-        found.append(told(aeot.solve_semidiscrete(aeot.Gaussian(dim=5), normal(150, 5), **whole)))
+        assert "Stopped" in raised(aeot.solve_semidiscrete, box, y, **options)
     finally:
-        laplacian.DIVIDED, State.with_facets, solving.advance = before
-        _loop.Pace.due = due
+        solving.advance, _loop.Pace.due = before
+    if options["checkpoint"].exists():
+        shutil.copytree(options["checkpoint"], one)
+    again = told(aeot.solve_semidiscrete(box, y, **options, on_step=made.append))
     with aeot.alone():
-        again = aeot.solve_semidiscrete(*problem, **options | {"checkpoint": f"{place} of one"})
-    assert told(again) == found[0]
-    return found, held[0]
+        assert told(aeot.solve_semidiscrete(box, y, **options | {"checkpoint": one})) == again
+    return [again, len(made)]
 
 
 def pruned(box, y, **options):
