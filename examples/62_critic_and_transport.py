@@ -135,6 +135,6 @@ for axis, arrows, title in (
     axis.set(title=title, aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6))
 for name, values in (("score gap", gap), ("Frechet distance", fd), ("sliced W2", sw)):
     three.plot(step, values / values.max(), ".-", label=name)
-three.set(title="over training (seed 0), each over its maximum", xlabel="step")
+three.set(title="over training, seed 0,\neach over its maximum", xlabel="step")
 three.legend(frameon=False)
 figure.savefig(OUT / "62_critic_and_transport.png", dpi=120)

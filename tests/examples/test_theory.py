@@ -580,6 +580,20 @@ def test_what_was_drawn_under_conditions_between_lies_between():
     assert float(back) < between < true < blurred
 
 
+def test_embeddings_and_sentences_say_what_is_drawn_and_change_it_evenly():
+    share = numbers("63", r"^class of the digit, (.+): (\d+)%$")
+    assert share["asked for"] > 80 > 20 > share["asked for by another"]
+    back, other = re.search(r"embedded again.+ are ([\d.]+) .+ is ([\d.]+);", kept("63")).groups()
+    assert float(back) < float(other) / 4
+    # Of 20 steps the largest, as a share of the whole: near 1/20, and a jump from datum to datum.
+    largest = numbers("63", r"^between classes, (.+): the largest of 20 steps is ([\d.]+) of")
+    assert 1 / 20 < largest["samples"] < 0.15 < 0.5 < largest["nearest training digits"]
+    row = r"^sentences (.+): .+ right in (\d+)%, the boldness in (\d+)%, the lean in (\d+)%$"
+    found = {name: list(map(int, rest)) for name, *rest in re.findall(row, kept("63"), re.M)}
+    for name in ("seen", "held out"):  # by chance 10, 33 and 33 %
+        assert all(x > 1.5 * y for x, y in zip(found[name], (10, 33, 33), strict=True)), name
+
+
 # 64: means and medians, see tests/gan/test_translator.py.
 
 
