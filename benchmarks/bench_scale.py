@@ -565,6 +565,11 @@ def of_solves(found, begun):
         return
     told = {k: round(exponent(alone, k), 2) for k in ("processor_seconds", "samples")}
     print(f"exponents from n = {alone[1]['n']} on: {told}")
+    one = {row["n"]: row["processor_seconds"] for row in alone}
+    for r in found:
+        if r["ranks"] > 1 and r["n"] in one:
+            share = one[r["n"]] / r["ranks"] / r["processor_seconds"]
+            print(f"n = {r['n']}: efficiency of {r['ranks']} processes {share:.2f} (slowest rank)")
     largest = max(row["n"] for row in found)
     known = [row for row in found if row["n"] < largest]
     model = Model(known)
