@@ -69,8 +69,8 @@ def test_options_read_from_the_source_are_those_of_the_code(place):
         for x in (read, real)
     )
     wanted.pop("model", None)
-    # What takes any object, such as networks of one's own, cannot be typed: it is no option. Nor can
-    # the types of other modules among several, such as a function.
+    # What takes any object, such as networks of one's own, cannot be typed: it is no option. Nor
+    # can the types of other modules among several, such as a function.
     wanted = {
         name: (default, " | ".join(kind for kind in str(kinds).split(" | ") if "." not in kind))
         for name, (default, kinds) in wanted.items()
