@@ -679,7 +679,8 @@ def test_the_identity_loss_kept_edges_and_resizing_left_no_checkerboard():
     tint = numbers("65", r"^(.+): (\d+)% of the tint missing")
     edges = numbers("65", r"^(.+): .+ edges kept (-?[\d.]+)")
     board = numbers("65", r"^(.+): .+ checkerboard ([\d.]+)$")
-    assert {name for name, missing in tint.items() if missing > 10} == {"patches, WGAN-GP"}
+    unfinished = {name for name, missing in tint.items() if missing > 10}
+    assert unfinished == {"patches, WGAN-GP", "cycle 0"}
     assert edges["cycle 0"] < 0.3  # it need not keep anything
     assert edges["identity 0"] < 0.3 < 0.6 < edges["as published"] < edges["identity 5"]
     assert board["resize convolution"] < board["as published"] < board["identity 0"]
