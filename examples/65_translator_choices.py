@@ -6,9 +6,9 @@ the cycle, the adversary, the way of up-sampling. Disks and bars on a plain grou
 same pictures with a blue tint. Three numbers say what happened: the tint that is still missing, how
 far edges stayed where they were, and how much outputs still differ from each other. One seed and
 few steps: a choice that looks bad may only be slower. Without the cycle three times as many are
-taken, and what becomes of it depends on rounding: the same steps on another kind of processor left
-8 % of the tint missing and pictures that differ. With critics of patches under the gradient penalty
-twice as many, smaller ones, are still not enough.
+taken, and what becomes of it depends on rounding: another kind of processor ended far from this.
+With critics of patches under the gradient penalty twice as many, smaller ones, are still not
+enough.
 
 A few steps train nothing: the whole script was run apart, and what it gave is shown below.
 
