@@ -1,7 +1,7 @@
-"""What the pages of the gallery on theory print and draw at full size, kept beside them.
+"""What pages of the gallery on theory and translation print and draw at full size, kept beside them.
 
-    python benchmarks/bench_examples.py                # 18, 19, 28, 30, 44 and all of 60 to 69
-    python benchmarks/bench_examples.py 61 62          # these two
+    python benchmarks/bench_examples.py        # 18, 19, 28, 30, 40, 41, 44 and all of 60 to 69
+    python benchmarks/bench_examples.py 61 62  # these two
 
 The gallery is built with ``--quick``, which trains nothing. This runs the scripts whole, each in a
 process and a folder of its own, and keeps what was printed in ``results/examples/NAME.txt``, under
@@ -23,7 +23,7 @@ from aeot._io import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "examples"
-PAGES = ["18", "19", "28", "30", "44", *(str(k) for k in range(60, 70))]
+PAGES = ["18", "19", "28", "30", "40", "41", "44", *(str(k) for k in range(60, 70))]
 
 
 def spent():
