@@ -155,7 +155,8 @@ def _of_rank(facets: Compressed) -> Compressed:
     """Return the rows of this rank; copies, so that the rest is let go."""
     data, indices, indptr = facets
     own = own_rows(len(indptr) - 1)
-    if own is None or indices.dtype != torch.int32:  # torch's are held whole
+    # Torch's, which is weights alone, all above 0, is held whole.
+    if own is None or not len(data) or float(data.min()) > 0:
         return facets
     first, last = int(indptr[own.start]), int(indptr[own.stop])
     rows = indptr[own.start : own.stop + 1] - first

@@ -3,13 +3,16 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 import aeot
 from aeot import generator
+from aeot.geometry.diagram import laplacian
 from aeot.measures import Empirical, Gaussian, Sampler, UniformBall, UniformBox
 from aeot.solvers.certificate import Certificate
-from aeot.solvers.state import Drawn, State, load, save
+from aeot.solvers.state import Drawn, State, load, placed, save
+from aeot.solvers.torch_laplacian import TorchLaplacian
 
 
 def draw(*shape):
@@ -64,6 +67,25 @@ def test_every_field_of_a_checkpoint_comes_back(tmp_path):
 
     for f in dataclasses.fields(State):
         assert same(getattr(state, f.name), getattr(back, f.name)), f.name
+
+
+@pytest.mark.parametrize("whole", [torch.int32, torch.int64])  # of more than 2^31 entries
+def test_a_rank_takes_its_rows_of_the_laplacian_of_the_host_alone(whole, monkeypatch):
+    monkeypatch.setattr("aeot.solvers.state.own_rows", lambda _: range(1, 3))
+    i, j, weight = torch.tensor([0, 1, 1]), torch.tensor([1, 2, 3]), draw(3).abs()
+    of_host = laplacian(i.numpy(), j.numpy(), weight.numpy(), 4)
+    state = State("grow", draw(4), 8, torch.zeros(4, 3).long(), torch.zeros(4).long())
+
+    def restored(graph):
+        data, *others = map(torch.as_tensor, (graph.data, graph.indices, graph.indptr))
+        kept = dataclasses.replace(state, facets=(data, *(x.to(whole) for x in others)))
+        return [x.numpy() for x in placed(kept, (4, 3), torch.device("cpu")).facets]
+
+    rows = scipy.sparse.csr_matrix(tuple(restored(of_host)), shape=(2, 4)).toarray()
+    assert rows.tolist() == of_host.toarray()[1:3].tolist()
+    on_device = TorchLaplacian.of_pairs(i, j, weight, 4)
+    assert restored(on_device)[0].tolist() == on_device.data.tolist()
+    assert len(restored(on_device)[2]) == 5
 
 
 BOXES = "the unit cube"
