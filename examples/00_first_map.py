@@ -1,9 +1,9 @@
 """A first map, in five lines
 ==========================
 
-Points in several groups, and a square that is to be carried onto them. Every point gets its own
-cell of the square, all of the same area; where neighbouring cells have points in different
-groups, the map tears.
+A square is carried onto points in several groups. Every point gets its own cell of the square, and
+all cells have the same area. Where neighbouring cells belong to points of different groups, the map
+tears.
 """
 
 from pathlib import Path

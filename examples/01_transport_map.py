@@ -1,9 +1,10 @@
 """A transport map on codes
 ===========================
 
-The heart of the package without any network: principal components are the autoencoder. The
-uniform measure on the unit cube is carried onto the codes of scikit-learn's digits, the places
-where the map jumps are marked, and new codes are drawn from the extended map and decoded.
+This is the core of the package without any network: principal components take the place of the
+autoencoder. The uniform measure on the unit cube is carried onto the codes of scikit-learn's
+digits, the places where the map jumps are marked, and new codes are drawn from the extended map and
+decoded.
 """
 
 import sys

@@ -2,8 +2,8 @@
 =====================
 
 An autoencoder learns codes of scikit-learn's digits, optimal transport carries a uniform
-distribution onto the codes, and new digits are decoded from the extended map. Every stage says
-how well it did.
+distribution onto the codes, and new digits are decoded from the extended map. Every stage reports
+how well it worked.
 """
 
 import sys

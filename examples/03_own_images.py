@@ -1,8 +1,8 @@
 """A folder of your own images
 ==============================
 
-Point `--data` at a folder; without one, a folder is filled with digits first, in the sizes and
-formats one finds in real folders, and with a broken file among them.
+Give a folder with `--data`. Without it, the script first fills a folder with digits, in the sizes
+and formats that are found in real folders, and with one broken file among them.
 """
 
 import argparse

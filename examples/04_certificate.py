@@ -2,8 +2,8 @@
 =======================
 
 In many dimensions the masses of cells can only be counted on samples. The solver counts on points
-that it has not optimised on, takes their own noise out, and gives a bound that holds with 95 %
-confidence. Here the bound is set beside what a much larger sample says.
+that it has not optimised on, subtracts the noise of the count, and gives a bound that holds with
+95 % confidence. Here the bound is compared with the count on a much larger sample.
 """
 
 import sys

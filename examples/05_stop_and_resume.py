@@ -2,7 +2,7 @@
 =================================
 
 A solve with a checkpoint may be stopped at any time, by Ctrl-C, a scheduler or a power cut. The
-same call goes on where it was, and ends with exactly the heights of a solve that nobody stopped.
+same call resumes where it was, and ends with exactly the heights of a solve that was never stopped.
 """
 
 import shutil

@@ -1,9 +1,9 @@
 """Threads, processes, a GPU
 =========================
 
-What runs in parallel, and what that changes. Threads change no bit of a solve. Several processes
-(`torchrun -m aeot fit ...`) share the work, and the first one writes. A GPU is used where torch
-sees one; `device="cpu"` says no.
+This page shows what runs in parallel, and what that changes. The number of threads changes no bit
+of a solve. Several processes (`torchrun -m aeot fit ...`) share the work, and the first process
+writes the files. A GPU is used if torch finds one; `device="cpu"` forbids it.
 """
 
 import sys

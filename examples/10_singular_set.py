@@ -1,9 +1,9 @@
 """Where a transport map must break
 ===================================
 
-The source is a disk. The target is a square with a notch, a slit and a triangular hole. No
-continuous map reaches around a hole: the exact map jumps along curves, the singular set, and
-where three sides of the hole meet the curves meet in a branch point, whose subgradient is the
+The source is a disk. The target is a square with a notch, a slit and a triangular hole. No optimal
+map onto a target with a hole is continuous: the exact map jumps along curves, the singular set. The
+curves that belong to the three sides of the hole meet in a branch point, whose subgradient is the
 triangle itself. (Cf. Fig. 5 of Lei et al., "A geometric understanding of deep learning".)
 """
 

@@ -1,7 +1,7 @@
 """Potential, dual, power diagram, weighted Delaunay triangulation
 ==================================================================
 
-One convex function holds the whole map. Its graph is an upper envelope of planes, one for each
+One convex function determines the whole map. Its graph is an upper envelope of planes, one for each
 site; seen from above it is the power diagram. Its Legendre dual is the lower hull of the points
 (y, -h); seen from above it is the weighted Delaunay triangulation, dual to the diagram.
 (Cf. Fig. 6 and 7 of Lei et al., "A geometric understanding of deep learning".)

@@ -1,9 +1,9 @@
 """A target in two pieces
 =========================
 
-The uniform disk is carried onto two half-disks that lie apart. The potential gets a ridge, the
-map jumps across it, and the cells on its two sides fly apart as the mass travels.
-(Cf. Fig. 8 and 9 of Lei et al., "A geometric understanding of deep learning".)
+The uniform disk is carried onto two half-disks that lie apart. The potential has a ridge, the map
+jumps across it, and the cells on its two sides move apart as the mass travels. (Cf. Fig. 8 and 9 of
+Lei et al., "A geometric understanding of deep learning".)
 """
 
 import sys

@@ -1,9 +1,9 @@
 """A connected target is no help: the dumbbell
 ==============================================
 
-The target is in one piece, but not convex. The map still breaks, along two curves that come in
-from the border above and below the neck and end where the neck holds the halves together.
-(Cf. Fig. 10 of Lei et al., "A geometric understanding of deep learning".)
+The target is in one piece, but not convex. The map still breaks, along two curves. They start at
+the border above and below the neck and end where the neck connects the two halves. (Cf. Fig. 10 of
+Lei et al., "A geometric understanding of deep learning".)
 """
 
 import sys

@@ -1,10 +1,10 @@
 """From a ball to a solid with ears
 ===================================
 
-In space everything is exact too: the cells are polyhedra, cut by the ball in closed form. The
+In space everything is exact, too: the cells are polyhedra, cut by the ball in closed form. The
 ball's mass travels to a body with a head and two ears, in four stages. Between the ears the map
-breaks along sheets; the folds that they tear open are marked in red.
-(Cf. Fig. 11 of Lei et al., "A geometric understanding of deep learning".)
+breaks along sheets; the folds that these sheets open are marked in red. (Cf. Fig. 11 of Lei et al.,
+"A geometric understanding of deep learning".)
 
 `--mesh file.obj` takes any watertight triangle mesh instead.
 """

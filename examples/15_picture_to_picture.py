@@ -2,9 +2,9 @@
 ===================================
 
 A picture is a density: dark pixels hold mass (in the second picture, light ones). Exact transport
-cuts it into cells of equal mass, and moving every site to the centroid of its cell, a few times
-over, turns the picture into dots that each stand for the same amount of ink. Then the ink of one
-picture is carried onto the dots of the other: the cheapest way to turn the first into the second.
+cuts it into cells of equal mass. Moving every site to the centroid of its cell, a few times in
+turn, makes dots that each stand for the same amount of ink. Then the ink of one picture is carried
+onto the dots of the other: this is the cheapest way to turn the first into the second.
 """
 
 import sys

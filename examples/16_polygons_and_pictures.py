@@ -2,7 +2,7 @@
 ====================
 
 The source need not be a square. Cells are exact in any polygon without crossings, and for a density
-that is given as a picture: where it is dark little mass lies, and cells are large.
+that is given as a picture. Where the picture is dark there is little mass, and the cells are large.
 """
 
 from pathlib import Path

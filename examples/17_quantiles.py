@@ -2,7 +2,7 @@
 =================================
 
 In one dimension the optimal map is the quantile function, and the solver uses it: heights are exact
-for a box, a Gaussian or points, for a million sites in seconds. A step of the map is a site, and
+for a box, a Gaussian or points, for a million sites in seconds. Each step of the map is a site, and
 a jump over a gap in the data is a tear. The 1-Wasserstein distance is the mean distance of
 quantiles, which has a closed form for two Gaussians.
 """

@@ -1,10 +1,10 @@
 """Where two, three or more planes meet
 ====================================
 
-The potential is the highest of many planes. Where one is highest the map is continuous; on a facet
-two are, and the subdifferential is the segment between their sites; at a vertex it is a triangle.
-The dimension of that hull sorts all points into the sets Sigma_0, Sigma_1, Sigma_2 of Lei et al.,
-"A geometric understanding of deep learning", section 4.
+The potential is the highest of many planes. Where one plane is highest, the map is continuous. On a
+facet two planes are highest, and the subdifferential is the segment between their sites; at a
+vertex it is a triangle. The dimension of this hull divides all points into the sets Sigma_0,
+Sigma_1, Sigma_2 of Lei et al., "A geometric understanding of deep learning", section 4.
 
 Seeds: 2, of sites and points; 0 of transports.
 """

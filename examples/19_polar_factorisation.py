@@ -1,10 +1,11 @@
 """Any map is a rearrangement, then an optimal map
 ===============================================
 
-A network, a shear, a spiral: whatever carries the source onto a law of data, it is the gradient of
-a convex function after a rearrangement that keeps the source as it is (Brenier's polar
-factorisation, theorem 3.9 of Lei et al., "A geometric understanding of deep learning"). The second
-factor depends on the law alone; the first is what a generator was free to do besides, and paid for.
+Take any map that carries the source onto a law of data: a network, a shear, a spiral. It is a
+rearrangement that leaves the law of the source unchanged, followed by the gradient of a convex
+function (Brenier's polar factorisation, theorem 3.9 of Lei et al., "A geometric understanding of
+deep learning"). The second factor depends on the law alone. The first is the free choice of a
+generator, and it makes the map cost more than the optimal one.
 
 Seed: 0, of the points.
 """

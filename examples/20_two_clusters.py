@@ -1,9 +1,9 @@
 """Two clusters: the map breaks along a line
 ============================================
 
-The uniform disk is carried onto two clusters. The map cannot be continuous: it breaks along a
-curve that shares the disk out by the masses of the clusters. New points are generated on either
-side, and none between the clusters.
+The uniform disk is carried onto two clusters. The map cannot be continuous: it breaks along a curve
+that divides the disk according to the masses of the clusters. New points are generated on both
+sides, and none between the clusters.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """Twenty-five modes, found without tuning
 ==========================================
 
-The grid of 25 Gaussians on which generators are tested for mode collapse. The map from the unit
-square is exact; its singular set cuts the square into 25 patches, one for each mode, and nothing
-is generated between them. A perfect sampler has 98.9 % of its points within three standard
+The data are the grid of 25 Gaussians on which generators are tested for mode collapse. The map from
+the unit square is exact; its singular set cuts the square into 25 patches, one for each mode, and
+nothing is generated between them. A perfect sampler has 98.9 % of its points within three standard
 deviations of a mode and a variance ratio of 1; more points inside, or a ratio below 1, mean that
 modes have shrunk.
 """

@@ -1,10 +1,10 @@
 """A path across the singular set
 =================================
 
-A straight line in the source is followed through the map. Where it crosses the singular set the
-cut map jumps from one kind of image to another; blending the two codes instead shows images
-that are neither: the mixtures that a continuous generator must produce somewhere. (Cf. Fig. 12
-of Lei et al., "A geometric understanding of deep learning".)
+The map is followed along a straight line in the source. Where the line crosses the singular set,
+the cut map jumps from one kind of image to another. Blending the two codes instead gives images
+that are neither: the mixtures that a continuous generator must produce somewhere. (Cf. Fig. 12 of
+Lei et al., "A geometric understanding of deep learning".)
 """
 
 import argparse

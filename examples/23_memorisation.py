@@ -1,9 +1,9 @@
 """New images, not copies
 =========================
 
-A generator that returns training images scores well and is useless. Here every generated digit
-stands above the training digit it is nearest to, and the distances are compared with those of
-held-out digits, which are new by construction: in pixels and in the code.
+A generator that returns training images scores well and is useless. Here every generated digit is
+shown above its nearest training digit. The distances, in pixels and in the code, are compared with
+those of held-out digits, which are new by construction.
 """
 
 import sys

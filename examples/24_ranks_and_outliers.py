@@ -1,13 +1,13 @@
 """Ranks, quantile contours and outliers in the plane
 =====================================================
 
-On a line the rank of a number is its place among the others, between 0 and 1. In the plane the
-optimal transport of the data onto the uniform disk gives every point a place there: its centre-
-outward rank. The middle of the disk is the middle of the data, and the share p that lies deepest
-fills the disk of radius sqrt(p). The image of a circle is a quantile contour, which follows data
-that no ellipse fits, and what lies farthest out on its side is found without a model of the data.
-(V. Chernozhukov, A. Galichon, M. Hallin, M. Henry, "Monge-Kantorovich depth, quantiles, ranks and
-signs", Annals of Statistics 45, 2017.)
+On a line the rank of a number is its place among the others, between 0 and 1. In the plane, the
+optimal transport of the data onto the uniform disk gives every point a place in the disk: its
+centre-outward rank. The middle of the disk is the middle of the data, and the deepest share p of
+the data fills the disk of radius sqrt(p). The image of a circle is a quantile contour, which
+follows data that no ellipse fits. The points that lie farthest out in their direction are found
+without a model of the data. (V. Chernozhukov, A. Galichon, M. Hallin, M. Henry, "Monge-Kantorovich
+depth, quantiles, ranks and signs", Annals of Statistics 45, 2017.)
 """
 
 import sys

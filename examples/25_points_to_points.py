@@ -1,9 +1,9 @@
 """From points to points: the colours of one picture for another
 =============================================================
 
-A source may be a heap of points (`aeot.Empirical`). Here it is the colours of one picture, and the
-sites are colours of another: the map recolours the first with the palette of the second, every
-colour as often as it came there.
+A source may be a set of points (`aeot.Empirical`). Here it is the colours of one picture, and the
+sites are colours of another. The map recolours the first picture with the palette of the second,
+and every colour is used as often as it occurs in the second.
 """
 
 import sys

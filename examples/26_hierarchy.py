@@ -1,9 +1,9 @@
 """A map in two stages
 ===================
 
-Clusters first, then the sites inside each: small problems that need little memory and could run
-anywhere. The map preserves measure, but pays for it: it jumps along the borders of the coarse
-cells, and costs more than the optimal one.
+The map is solved for clusters first, then for the sites inside each cluster. These are small
+problems that need little memory and could run anywhere. The map preserves measure, but it has a
+price: it jumps along the borders of the coarse cells, and it costs more than the optimal map.
 """
 
 from pathlib import Path

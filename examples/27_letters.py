@@ -1,7 +1,7 @@
 """Four letters: what the tears are for
 ====================================
 
-A rectangle is carried onto four letters. Drawn with the tears left out, new points lie in letters;
+A rectangle is carried onto four letters. If the tears are left out, new points lie in the letters;
 a continuous map through the same points has to draw bridges between them.
 """
 

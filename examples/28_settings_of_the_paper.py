@@ -1,11 +1,11 @@
 """The source, the samples, the angle, and the codes in the plane
 ==============================================================
 
-What Lei et al. fix can be chosen here: the source is a cube, a Gaussian or a ball; a hundred
-samples for each code are an argument, and the certificate says what they are worth; the map is cut
-by an angle, by a share of its facets, or by a rule of one's own. Beside them their figure 1, the
-data in the plane, and the inception score, which asks only whether classes are clear and all there
-(ten copied digits do nearly as well as the data). The
+Settings that Lei et al. fix can be chosen here. The source is a cube, a Gaussian or a ball. Their
+hundred samples for each code can be changed by an argument, and the certificate says how exact the
+result is. The map is cut by an angle, by a share of its facets, or by a rule of your own. The page
+also has their figure 1, the data in the plane, and the inception score, which measures only whether
+classes are clear and all present (ten copied digits score nearly as well as the data). The
 autoencoder is the best linear one, so that nothing needs training; on the command line the same
 choices are ``aeot fit digits --rows 500 --embedding``.
 

@@ -2,14 +2,16 @@
 =====================================
 
 A GAN's discriminator fights its generator for thousands of rounds. If the potential of the
-*quadratic* transport cost between the generator's samples and the data is known instead, the
-next generator is known in closed form: with `u = |x|^2 / 2 - phi` it is `g <- grad u` after `g`,
-and one such update carries the samples onto the data.
+*quadratic* transport cost between the generator's samples and the data is known instead, the next
+generator is known in closed form. With `u = |x|^2 / 2 - phi` it is `g <- grad u` after `g`, and one
+such update carries the samples onto the data.
 
-First the law is checked where everything is known, between two Gaussians. Then a ring of eight
-Gaussians is learned from one update, and by WGAN-GP's alternation, seconds counted for both.
+First this rule is checked between two Gaussians, where everything is known. Then a ring of eight
+Gaussians is learned by one update and by WGAN-GP's alternation, and the seconds of both are
+counted.
 
-A few steps train nothing: the whole script was run apart, and what it gave is shown below.
+A few training steps would show nothing, so the whole script was run separately, and its output is
+shown below.
 
 Seeds: 0, of networks and batches; 1 to 3, of data and noise; 0 to 7, of draws from the data.
 """

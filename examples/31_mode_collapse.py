@@ -2,8 +2,8 @@
 =========================
 
 Twenty-five Gaussians on a grid. A GAN finds some modes, loses others, and lays bridges between
-them: its generator is continuous, and no continuous map takes a disc to 25 islands. The
-transport map jumps instead, says where, and generates nothing there.
+them: its generator is continuous, and no continuous map takes a disc to 25 islands. The transport
+map jumps instead. The places of its jumps are known, and it generates nothing there.
 """
 
 import sys

@@ -1,17 +1,17 @@
 """Where the Jensen-Shannon divergence says nothing
 ===================================================
 
-The minimax GAN descends the Jensen-Shannon divergence, which is log 2 between disjoint supports
-whatever their distance: a discriminator near its best tells everything apart and is flat. The
-critic of WGAN-GP estimates a distance instead, and its slope points along the transport.
+The minimax GAN descends the Jensen-Shannon divergence, which is log 2 between disjoint supports at
+any distance: a discriminator near its optimum separates all points and is flat. The critic of
+WGAN-GP estimates a distance instead, and its slope points along the transport.
 
-First both are computed: for lines moved over lines, and for two samples of one law, whose
-histograms overlap less the finer they are. Then models are trained.
+First both quantities are computed: for lines moved over lines, and for two samples of one law,
+whose histograms overlap less as their bins become finer. Then models are trained.
 
-Two parallel lines have no area, so that samples of a generator never lie on them; two islands
-have area, but here they are shifted by six units, away from where the generator starts, a fan
-of points from the origin to the upper left. Both opponents make 50
-steps for each of the generator, to be near their best.
+Two parallel lines have no area, so that samples of a generator never lie on them. Two islands have
+area, but here they are shifted by six units away from the generator's first samples, which are a
+fan of points from the origin to the upper left. Both opponents make 50 steps for each step of the
+generator, to be near their optimum.
 """
 
 import math

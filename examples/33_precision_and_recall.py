@@ -1,8 +1,8 @@
 """Two ways to be wrong
 ====================
 
-A generator may draw points that are no data, or leave data out. One number cannot tell these apart;
-precision and recall do, and so do density and coverage.
+A generator may draw points that are no data, or leave data out. One number cannot tell these two
+faults apart; precision and recall can, and so can density and coverage.
 """
 
 import sys

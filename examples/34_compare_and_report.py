@@ -2,8 +2,8 @@
 =================================
 
 Any object with `sample(n, *, seed)` can be compared: the same features, the same numbers of images,
-rounded to 8 bits. Here a Gaussian on principal components stands beside AE-OT. The comparison is a
-table, pictures, and one HTML page that needs nothing else.
+rounded to 8 bits. Here a Gaussian on principal components stands beside AE-OT. The comparison gives
+a table, pictures, and one HTML page that needs no other files.
 """
 
 import sys

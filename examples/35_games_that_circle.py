@@ -1,10 +1,11 @@
 """Why a GAN circles, in two numbers
 =================================
 
-The smallest game: the generator is a number g, the critic's slope a number d, and the value g d.
-Steps multiply (g, d) by a matrix; the modulus of its eigenvalues says whether the players leave,
-circle or settle. A penalty on the critic damps; spectral normalisation bounds its slope and turns
-all the same. Then WGAN-GP on a single datum, which circles for ever or comes to rest beside it.
+In the smallest game, the generator is a number g, the critic's slope a number d, and the value g d.
+Each step multiplies (g, d) by a matrix; the modulus of its eigenvalues says whether the players
+diverge, circle or converge. A penalty on the critic damps the motion; spectral normalisation bounds
+the critic's slope, but the players still circle. The last part is WGAN-GP on a single datum, which
+circles for ever or comes to rest beside the datum.
 """
 
 from pathlib import Path
