@@ -174,17 +174,16 @@ class _Call:
                 raise self.lost(error) from error
             return here.cpu().numpy().tobytes()
 
-    def exchanged(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Give every rank its part, of one dimension each; return what the ranks gave this one."""
-        sent = [len(part) for part in parts]
-        come = self.gathered(torch.tensor(sent))[:, self.rank].tolist()
-        here = torch.cat(parts).to(self.device)
+    def exchanged(self, rows: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, list[int]]:
+        """Give every rank some rows, in the middle of a step."""
+        come = self.gathered(torch.tensor(lengths))[:, self.rank].tolist()
+        here = rows.to(self.device)
         found = here.new_empty(sum(come))
         try:
-            distributed.all_to_all_single(found, here, come, sent, group=self.group)
+            distributed.all_to_all_single(found, here, come, lengths, group=self.group)
         except RuntimeError as error:
             raise self.lost(error) from error
-        return list(found.to(parts[0].device).split(come))
+        return found.to(rows.device), come
 
     def lost(self, error: RuntimeError) -> ConnectionError:
         """Return what is raised where another rank is gone."""
@@ -402,14 +401,22 @@ def part(items: range, unit: int = 1) -> range:
     return parts(items, unit)[rank()]
 
 
-def exchanged(parts: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Give every rank its part, of one dimension each; return what the ranks gave this one."""
+def exchanged(rows: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, list[int]]:
+    """Give every rank some rows.
+
+    Args:
+        rows: (k,), those for the first rank first.
+        lengths: How many are for each rank.
+
+    Returns:
+        What the ranks gave this one, in the same order, and how much each gave.
+    """
     call = _thread.call
     if call is None or call.size == 1:
-        return parts
+        return rows, lengths
     call.meet(_EXCHANGED)
     with call.data():
-        return call.exchanged(parts)
+        return call.exchanged(rows, lengths)
 
 
 def total(*tensors: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What pages of the gallery on theory and translation print and draw at full size, kept beside them.
+"""What pages of the gallery print and draw at full size, kept beside them.
 
     python benchmarks/bench_examples.py        # 18, 19, 28, 30, 40, 41, 44 and all of 60 to 69
     python benchmarks/bench_examples.py 61 62  # these two

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -116,16 +115,12 @@ def to_rows(n: int, row: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, .
     Returns:
         The same of the entries in this rank's rows.
     """
-    ends = [part.stop for part in _ranks.parts(range(n))]
-    owner = np.searchsorted(ends, row, side="right")
+    ends = np.array([part.stop for part in _ranks.parts(range(n))], row.dtype)
+    owner = np.searchsorted(ends, row, side="right").astype(np.uint16)
+    lengths = np.bincount(owner, minlength=len(ends)).tolist()
     order = np.argsort(owner, kind="stable")
-    bounds = np.searchsorted(owner[order], np.arange(len(ends) + 1))
-    found = []
-    for x in (row, *others):
-        own = torch.from_numpy(x[order])
-        parts = [own[a:b] for a, b in itertools.pairwise(bounds.tolist())]
-        found.append(torch.cat(_ranks.exchanged(parts)).numpy())
-    return tuple(found)
+    given = (torch.from_numpy(x[order]) for x in (row, *others))
+    return tuple(_ranks.exchanged(x, lengths)[0].numpy() for x in given)
 
 
 def _everyones(own: np.ndarray) -> np.ndarray:

@@ -144,13 +144,16 @@ class Bank:
 def everyones(edges: list[Edges], n: int, engine: Engine, device: torch.device) -> list[Edges]:
     """Return the samples near facets of n sites that all ranks found, in their order.
 
-    Where each rank holds some rows of the Laplacian, those whose first site is one of them.
+    Where each rank holds some rows of the Laplacian, those whose first site is one of them. Where
+    there are several ranks `edges` is emptied: of very many there is no room for copies.
     """
     if _ranks.size() == 1:
         return edges
     whole = torch.int32 if engine.HOST else torch.int64
     none = [torch.zeros(0, dtype=kind, device=device) for kind in (whole, whole, torch.float64)]
-    i, j, weight = (torch.cat(part).to(part[0].dtype) for part in zip(none, *edges, strict=True))
+    columns = [list(column) for column in zip(none, *edges, strict=True)]
+    edges.clear()
+    i, j, weight = (torch.cat(columns.pop(0)).to(x.dtype) for x in none)
     if engine.HOST and own_rows(n) is not None:
         own = to_rows(n, i.numpy(), j.numpy(), weight.numpy())
         return [(torch.from_numpy(own[0]), torch.from_numpy(own[1]), torch.from_numpy(own[2]))]
@@ -177,11 +180,12 @@ def facet_laplacian(edges: list[Edges], n: int, m: int, engine: Engine) -> Lapla
         m: See above.
         engine: That collected them.
     """
-    i, j, weight = (torch.cat(part) for part in zip(*edges, strict=True))
+    columns = zip(*edges, strict=True)
+    i, j, weight = (part[0] if len(part) == 1 else torch.cat(part) for part in columns)
     if not engine.HOST:
         return TorchLaplacian.of_pairs(i.long(), j.long(), weight, n) / m
     of_pairs = laplacian if own_rows(n) is None else DividedLaplacian.of_pairs
-    return of_pairs(i.numpy(), j.numpy(), weight.div_(m).numpy(), n)
+    return of_pairs(i.numpy(), j.numpy(), (weight / m).numpy(), n)
 
 
 def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor], Evaluation]:

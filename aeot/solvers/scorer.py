@@ -467,7 +467,8 @@ class Scorer:
             found = [None if index is None else next(done) for index in turn[group]]
             given = [none] * _ranks.size()
             given[group] = [none if part is None else part[1] for part in found]
-            told = _ranks.exchanged(given)[group]
+            everyones, come = _ranks.exchanged(torch.cat(given), [len(part) for part in given])
+            told = list(everyones.split(come)[group])
             _loop.beat()
             if (own := found[rank - group.start]) is not None:
                 yield whole(own[0], told)

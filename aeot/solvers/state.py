@@ -171,8 +171,8 @@ def with_all_rows(state: State) -> State:
     n, facets = len(state.heights), state.facets
     if facets is None or len(facets[2]) == n + 1:
         return state
-    parts = [[x] + [x[:0]] * (_ranks.size() - 1) for x in (*facets[:2], facets[2].diff())]
-    data, indices, lengths = (torch.cat(_ranks.exchanged(some)) for some in parts)
+    own, none = (*facets[:2], facets[2].diff()), [0] * (_ranks.size() - 1)
+    data, indices, lengths = (_ranks.exchanged(x, [len(x), *none])[0] for x in own)
     indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(facets[2])
     return replace(state, facets=(data, indices, indptr))
 

@@ -264,6 +264,28 @@ def test_the_pages_on_cooperation_say_what_the_whole_script_gave():
     assert row in (ROOT / "docs/paper.md").read_text()
 
 
+# 41
+
+
+def test_noise_finds_both_answers_and_the_page_has_what_patches_did():
+    told = kept("41")
+    left = numbers("41", r"^(.+): diversity .+ answers ([\d.]+)$")
+    spread = numbers("41", r"^(.+): diversity ([\d.]+),")
+    # A half of the answers at 0.8, a half at -0.8: what is nearest to both leaves 0.8^2.
+    assert left["deterministic"] == pytest.approx(0.64, abs=0.001)
+    assert spread["deterministic"] == 0
+    assert left["stochastic"] < 0.64 / 4 < 0.5 < spread["stochastic"]
+    page = (ROOT / "docs/translation.md").read_text()
+    assert f"leaves W2^2 {left['stochastic']:.2f}" in page
+    rows = re.findall(r"^patch +(\d+) px: (\{.+\})$", told, re.MULTILINE)
+    for size, row in rows:
+        found = ast.literal_eval(row)
+        values = f"{found['structure']:.4f} | {found['texture']:.4f} | {found['texture_power']:.2f}"
+        assert f"| {size} | {values} |" in page
+    (_, least), *others = [(size, ast.literal_eval(row)) for size, row in rows]
+    assert all(found["texture"] > least["texture"] for _, found in others)
+
+
 # 44
 
 
