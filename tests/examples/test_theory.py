@@ -264,6 +264,19 @@ def test_the_pages_on_cooperation_say_what_the_whole_script_gave():
     assert row in (ROOT / "docs/paper.md").read_text()
 
 
+# 40
+
+
+def test_the_way_back_reads_no_hidden_message():
+    (row,) = re.findall(r"^cycle error: (\{.+\})$", kept("40"), re.MULTILINE)
+    error = ast.literal_eval(row)
+    assert max(error[k] for k in ("8-bit", "jpeg", "blur")) < 1.25 * error["clean"]
+    assert error["clean"] < error["chance"] / 4
+    page = (ROOT / "docs/paper.md").read_text()
+    assert f"is {error['clean']:.3f}, also" in page
+    assert f"{error['blur']:.3f} after blurring" in page
+
+
 # 41
 
 
@@ -702,11 +715,15 @@ def test_the_identity_loss_kept_edges_and_resizing_left_no_checkerboard():
     tint = numbers("65", r"^(.+): (\d+)% ± \d+% of the tint missing")
     edges = numbers("65", r"^(.+): .+ edges kept (-?[\d.]+)")
     board = numbers("65", r"^(.+): .+ checkerboard ([\d.]+) ±")
-    unfinished = {name for name, missing in tint.items() if missing > 10}
+    unfinished = {name for name, missing in tint.items() if missing > 20}
     assert unfinished == {"patches, WGAN-GP", "cycle 0"}
     assert edges["cycle 0"] < 0.3  # it need not keep anything
     assert edges["identity 0"] < 0.3 < 0.6 < edges["as published"] < edges["identity 5"]
     assert board["resize convolution"] < board["as published"] < board["identity 0"]
+    page = (ROOT / "docs/paper.md").read_text()
+    assert f"{tint['patches, WGAN-GP']:g} ± 6 % of the tint is missing" in page
+    assert f"{tint['cycle 0']:g} ± 7 % of the tint is missing" in page
+    assert f"({edges['as published']:.2f} in place of {edges['identity 0']:.2f} ±" in page
 
 
 # 66
@@ -1037,16 +1054,22 @@ def test_what_is_nearly_a_graph_of_the_data_is_not_counted(graph_page):
 
 
 def test_against_the_critic_of_graphs_both_kinds_come_as_often_as_in_the_data():
-    """Under the penalty of slopes; under that of edges one kind, of a critic of tables fewer."""
+    """Under the penalty of slopes; under that of edges never both, of a critic of tables fewer."""
     row = r"^(.+): degrees .+\n +([\d.]+)(?: ± [\d.]+)? % are one ring, ([\d.]+)"
     told = re.findall(row, kept("69"), re.M)
     shares = {name: (float(one), float(two)) for name, one, two in told}
     data, chance, slopes, edges, tables = shares.values()
     assert [*shares][2:4] == [f"critic of graphs, {by} penalty" for by in ("slope", "graph")]
+    both = dict(
+        zip(shares, re.findall(r"each a tenth or more in (\d) of \d", kept("69")), strict=True)
+    )
+    assert [both[name] for name in [*shares][2:]] == ["5", "0", "5"]
     assert sum(data) == 100
     assert sum(slopes) > 95
-    assert slopes == pytest.approx(data, abs=10)
+    assert slopes == pytest.approx(data, abs=5)
     assert sum(chance) < 1
-    assert sum(edges) < 60
-    assert min(edges) < 1
+    assert sum(edges) < 30
     assert sum(tables) < 80
+    page = (ROOT / "docs/paper.md").read_text()
+    assert f"{sum(slopes):.0f} % of the graphs are right, {slopes[0]:.0f} ± 3 % rings" in page
+    assert f"a critic of the table {sum(tables):.0f} %" in page
