@@ -879,6 +879,13 @@ def test_the_plain_gan_loses_modes_and_the_minority_and_transport_keeps_its_shar
     page = (ROOT / "docs/paper.md").read_text()
     for found, off in (gan[:2], wgan[:2], rows["transport, masses of the data"][4:6]):
         assert f"{found:g} ± {off:g}" in page
+    # Digits: as many fours as the masses say, but for what the judge takes for another digit.
+    digits = re.findall(r"^masses (.+): ([\d.]+)% ± ([\d.]+)% of the samples", kept("67"), re.M)
+    (_, data, _), (_, even, spread) = digits
+    (wanted,) = re.findall(r"AE-OT on digits, ([\d.]+)% of which are fours", kept("67"))
+    assert float(data) == pytest.approx(float(wanted), rel=0.25)
+    assert float(even) == pytest.approx(10, rel=0.2)
+    assert f"{data} % or {even} ± {spread} % fours" in page
 
 
 # 68
