@@ -67,11 +67,13 @@ class Bank:
             sites, near = self.problem.sites, None
             if width is not None:
                 near = self.engine.close_pairs(sites, winner, runner, gap, width, NEAR)
-            return torch.bincount(winner, minlength=n), lists.lead + best, near
+            return winner, lists.lead + best, near
 
-        for count, best, near in self._map(part):
+        # No vector of n between the pieces that are kept: the heap would grow by one for each.
+        one = torch.ones((), dtype=torch.int64, device=heights.device)
+        for winner, best, near in self._map(part):
             _loop.beat()
-            counts += count
+            counts.index_add_(0, winner, one.expand(len(winner)))
             values.append(best)
             if near is not None:
                 edges.append(near)
@@ -200,8 +202,9 @@ def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor
     def oracle(heights: torch.Tensor) -> Evaluation:
         counts = torch.zeros(n, dtype=torch.int64, device=heights.device)
         values: list[float] = []
+        one = torch.ones((), dtype=torch.int64, device=heights.device)
         for won in scorer.winners(heights, stage, blocks):
-            counts += torch.bincount(won.site, minlength=n)
+            counts.index_add_(0, won.site, one.expand(len(won.site)))
             values.append(float(won.value.sum(dtype=torch.float64)))
         _ranks.total(counts)
         total = _ranks.added(values)
