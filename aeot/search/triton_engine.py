@@ -5,7 +5,7 @@ scores these chunks again in float32 by products and sums of their own. Where a 
 first pass multiplies in TF32; where it is certified, in three TF32 products that make one of nearly
 float32, whose error the doubts take into account. Half points are multiplied once for all that they
 meet, and what remains of a score is one addition and one comparison. Sites that are wider than a
-tile are multiplied in slices, halves of them by torch.
+tile are multiplied in slices, halves of them by torch, as are all halves of certificates.
 
 On a CPU, Triton's interpreter (TRITON_INTERPRET=1) runs the same kernels, slowly, for tests.
 `aeot.search.engines.Engine` says what every function does.
