@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +109,44 @@ def test_a_band_may_be_wider_for_one_cell_than_for_another():
     widths = torch.tensor([0.2, 0.05], dtype=torch.float64)
     matrix = bank.evaluate(h, widths).hessian.toarray() / p.scale
     assert np.abs(matrix - np.array([[1, -1], [-1, 1]]) / 0.8).max() < 0.03 * 1.25
+
+
+PIECES = """
+import torch
+from aeot.measures import UniformBox
+from aeot.search.engines import bind
+from aeot.search.planes import CandidateLists
+from aeot.solvers.oracles import Bank
+from aeot.solvers.problem import standardise
+def status(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+def bank(n, pieces, m):
+    generator = torch.Generator().manual_seed(0)
+    sites = torch.rand(n, 2, dtype=torch.float64, generator=generator)
+    p = standardise(UniformBox(dim=2), sites, torch.full((n,), 1 / n).double(), 0)
+    value = torch.tensor([0.0, -1e-4]).repeat(m)
+    arrays = torch.arange(m + 1) * 2, value, torch.full((m,), -1.0)
+    listed = [torch.randperm(n, generator=generator)[: 2 * m].int() for _ in range(pieces)]
+    h = torch.zeros(n, dtype=torch.float64)
+    lists = [CandidateLists(h, arrays[0], site, *arrays[1:], 0.0) for site in listed]
+    return Bank(p, bind("numba", p.sites), lists, pieces * m), h
+few, h = bank(100, 2, 40)
+few.evaluate(h, 0.1)
+many, h = bank(1_000_000, 150, 2000)
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts from here
+many.evaluate(h, 0.1)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_no_vector_of_all_sites_stays_behind_in_the_heap_for_each_piece_of_lists():
+    """150 pieces, of a million sites: 8 MB each if one were made between what is kept."""
+    pytest.importorskip("numba")
+    found = subprocess.run([sys.executable, "-c", PIECES], check=True, capture_output=True)
+    assert int(found.stdout) < 400e6
 
 
 def test_best_gaps_lift_a_site_to_its_share():
