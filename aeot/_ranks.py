@@ -197,9 +197,11 @@ class _Call:
 
     def failed(self, error: BaseException) -> None:
         """Tell the others, who wait for this rank, why it does not come."""
-        if self.over or (isinstance(error, _loop.Stopped) and error.at_once):
+        if self.over:
             return
-        if self.telling:  # only the end of the connection tells those who wait for data
+        if self.telling or (isinstance(error, _loop.Stopped) and error.at_once):
+            # Only the end of the connection tells those who wait for data, or who come later than
+            # one that was asked twice to stop and waits for nobody.
             self.over, self.group = True, None
             _give_up()
             return

@@ -182,6 +182,9 @@ def test_no_rank_waits_for_one_that_fails_differs_or_is_stopped(tmp_path):
     assert "another of the 2 ranks is gone" in first["lost"]
     for found in (first, second):
         assert "start all of them again" in found["after"]
+    # A caller who catches the second signal ends no process: the others hear of it all the same.
+    assert second["twice"].startswith("Stopped: ")
+    assert "another of the 2 ranks is gone" in first["twice"]
 
 
 def compared(size, folder, failing):

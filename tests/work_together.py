@@ -404,6 +404,18 @@ def troubles(folder):
         found["lost"] = raised(solve, box, y, tol=0.05)
     found["after"] = raised(solve, box, y, tol=0.05)
     torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    connect(rank, f"{folder}.store", 2)
+
+    def asked_twice(*_):
+        if rank == 1:
+            for wait in (2 * _loop._TWICE, 0):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(wait)
+
+    ring = aeot.data.toy("ring", 40)
+    found["twice"] = raised(aeot.GAN(batch_size=4).fit, ring, steps=3, on_step=asked_twice)
+    torch.distributed.barrier()  # no process has ended by then
     return found
 
 
@@ -440,15 +452,19 @@ def killed(folder, answer):
         Path(answer).write_text(json.dumps([found, first, len(steps)]))
 
 
+def connect(rank, store, size):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+    )
+
+
 def main(rank, store, size, what, *arguments):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if rank == "torchrun":
         torch.distributed.init_process_group("gloo")
     else:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(size)
-        )
+        connect(int(rank), store, int(size))
     np.random.seed(torch.distributed.get_rank())  # which decides nothing
     print(json.dumps(globals()[what](*arguments)))
 
