@@ -79,7 +79,7 @@ class AEOT(AutoencoderOptions):
             `aeot.models.given.GivenAutoencoder` says how it is used. Its codes have their own
             size and nothing is trained, so that what is above has to be left out.
         tol: How wrong the transport may be: the share of the mass that goes to other codes than it
-            should, measured on fresh samples. Half as much takes about four times as long. Its
+            should, measured on fresh samples. Half as much takes up to four times as long. Its
             floor for N equal masses and m samples is about 0.4 sqrt(N / m).
         source: What is transported: "cube", uniform on [0, 1]^d; "gaussian", standard normal; or
             "ball", uniform on the unit ball.

@@ -109,7 +109,7 @@ def solve_semidiscrete(
     bit (docs/scale.md).
 
     Accuracy costs samples: after m of them the masses of n equal cells are off by a total
-    variation of about 0.4 sqrt(n / m), and the solver draws about n (0.6 / tol)^2, up to 1.4 times
+    variation of about 0.4 sqrt(n / m), and the solver draws about n (0.6 / tol)^2, up to 1.5 times
     as many where recombined half points are used, and those of the early stages. Memory, in
     bytes: `memory` for scores, 4 n d for sites, about 24 n (20 + 8 k) for the lists, k <= 16
     entries each, 1200 to 4000 n for facets (more where a site has more neighbours; from 100 000
