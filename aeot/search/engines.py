@@ -44,9 +44,9 @@ def choose_engine(
     other   any            any    any    torch   not measured
     ======  =============  =====  =====  ======  =======================
 
-    The kd-tree is up to three times faster on Voronoi-like cells (d <= 6), but many times slower
+    The kd-tree is up to 2.4 times faster on Voronoi-like cells (d <= 6), but many times slower
     on the transport cells of 10 000 clustered codes, and nothing in n and d tells the two apart;
-    KeOps is slower throughout on a CPU, and on a card it was not measured, either.
+    KeOps is slower on a CPU from 1000 sites on, and on a card it was not measured, either.
     ``benchmarks/bench_engines.py`` makes the figures, ``docs/engines.md`` shows them;
     ``benchmarks/bench_gpu.py`` will, on a card.
 
