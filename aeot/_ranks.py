@@ -22,6 +22,7 @@ import logging
 import os
 import threading
 import warnings
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -233,7 +234,9 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-_groups: list[tuple[Any, Any]] = []  # the process group of the caller's, and ours of the same ranks
+# The process group of the caller's, and ours of the same ranks, None once it is lost. Weak: torch
+# holds both until they are destroyed, and a group that outlives this may abort the process.
+_groups: list[tuple[weakref.ref[Any], weakref.ref[Any] | None]] = []
 
 
 def _bytes(text: str, length: int) -> torch.Tensor:
@@ -243,18 +246,21 @@ def _bytes(text: str, length: int) -> torch.Tensor:
 
 def _group(name: str) -> Any:  # noqa: ANN401
     """Return a group of our own, in which no message of the caller's can be mistaken for one."""
-    world = distributed.group.WORLD
-    if not _groups or _groups[0][0] is not world:
-        _groups[:] = [(world, distributed.new_group(timeout=_LONGEST))]
-    if _groups[0][1] is None:
+    world: Any = distributed.group.WORLD
+    if not _groups or _groups[0][0]() is not world:
+        ours: Any = distributed.new_group(timeout=_LONGEST)
+        _groups[:] = [(weakref.ref(world), weakref.ref(ours))]
+    kept = _groups[0][1]
+    if kept is None:
         why = "another rank was gone in an earlier call; start all of them again"
         raise ConnectionError(f"{name} cannot begin: {why}")
-    return _groups[0][1]
+    return kept()
 
 
 def _give_up() -> None:
     """Close the connections of our group, for good."""
-    if _groups and (group := _groups[0][1]) is not None:
+    kept = _groups[0][1] if _groups else None
+    if kept is not None and (group := kept()) is not None:
         _groups[:] = [(_groups[0][0], None)]
         group.abort()  # NCCL would wait for what has begun
         distributed.destroy_process_group(group)
