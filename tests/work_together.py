@@ -4,6 +4,7 @@ Every process prints what it found as one line of JSON. `run` starts them.
 """
 
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -466,7 +467,12 @@ def main(rank, store, size, what, *arguments):
     else:
         connect(int(rank), store, int(size))
     np.random.seed(torch.distributed.get_rank())  # which decides nothing
-    print(json.dumps(globals()[what](*arguments)))
+    print(json.dumps(globals()[what](*arguments)), flush=True)
+    # A group that outlives its destruction may abort the process.
+    ours = _ranks._groups[0][1]
+    torch.distributed.destroy_process_group()
+    gc.collect()
+    assert ours is None or ours() is None
 
 
 if __name__ == "__main__":
