@@ -69,11 +69,9 @@ class Bank:
                 near = self.engine.close_pairs(sites, winner, runner, gap, width, NEAR)
             return winner, lists.lead + best, near
 
-        # No vector of n between the pieces that are kept: the heap would grow by one for each.
-        one = torch.ones((), dtype=torch.int64, device=heights.device)
         for winner, best, near in self._map(part):
             _loop.beat()
-            counts.index_add_(0, winner, one.expand(len(winner)))
+            _count(winner, counts)
             values.append(best)
             if near is not None:
                 edges.append(near)
@@ -143,6 +141,12 @@ class Bank:
             yield from pool.map(part, self.lists)
 
 
+def _count(site: torch.Tensor, counts: torch.Tensor) -> None:
+    # In place, without a vector of n: the heap would grow by one for each piece that is kept.
+    one = torch.ones((), dtype=torch.int64, device=counts.device)
+    counts.index_add_(0, site, one.expand(len(site)))
+
+
 def everyones(edges: list[Edges], n: int, engine: Engine, device: torch.device) -> list[Edges]:
     """Return the samples near facets of n sites that all ranks found, in their order.
 
@@ -202,9 +206,8 @@ def sampled(scorer: Scorer, stage: str, blocks: range) -> Callable[[torch.Tensor
     def oracle(heights: torch.Tensor) -> Evaluation:
         counts = torch.zeros(n, dtype=torch.int64, device=heights.device)
         values: list[float] = []
-        one = torch.ones((), dtype=torch.int64, device=heights.device)
         for won in scorer.winners(heights, stage, blocks):
-            counts.index_add_(0, won.site, one.expand(len(won.site)))
+            _count(won.site, counts)
             values.append(float(won.value.sum(dtype=torch.float64)))
         _ranks.total(counts)
         total = _ranks.added(values)
